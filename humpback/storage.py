@@ -1,0 +1,133 @@
+"""The only writer besides Orbax and tfds: whole files, written once, local or on gs://.
+
+A file that has its final name is complete: it was written under a temporary name, synced and renamed. Nothing is appended to.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from etils import epath
+
+from humpback.errors import UserError
+
+_TEMPORARY = ".humpback-tmp-"
+PathLike = str | os.PathLike
+
+
+def publish(path: PathLike, data: bytes | str | Iterable[bytes], *, replace: bool = False) -> str:
+    """Writes a whole file once and returns the sha256 of its bytes as hex digits.
+
+    A file that is already there with the same bytes counts as done. One with other bytes raises FileExistsError unless `replace`,
+    which is only for files derived from everything else (summary.json, timing.json, report.md).
+    """
+    chunks = _chunks(data)
+    target = epath.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not _is_local(target):
+        return _publish_remote(target, b"".join(chunks), replace)
+    temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{target.name}"
+    digest = hashlib.sha256()
+    try:
+        with open(temporary, "wb") as file:
+            for chunk in chunks:
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if not replace and target.exists():
+            if sha256_file(target) != digest.hexdigest():
+                raise FileExistsError(f"{target}: already there with other contents; a published file is never rewritten")
+            return digest.hexdigest()
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{target}: no room left on the disk; free some space and run the same command again, what is finished stays"
+            ) from error
+        raise
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+    return digest.hexdigest()
+
+
+def publish_json(path: PathLike, value: Any, *, replace: bool = False) -> str:
+    """`publish` for a JSON value in one canonical form (sorted keys, two spaces, UTF-8), so equal values are equal bytes."""
+    return publish(path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n", replace=replace)
+
+
+def read_json(path: PathLike) -> Any:
+    """Reads a JSON file; UserError names the file, and the line where it is malformed."""
+    path = epath.Path(path)
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+
+
+def read_chunks(path: PathLike, size: int = 1 << 20) -> Iterator[bytes]:
+    """Yields a file's bytes in pieces of at most `size` bytes."""
+    with epath.Path(path).open("rb") as file:
+        while chunk := file.read(size):
+            yield chunk
+
+
+def sha256_file(path: PathLike) -> str:
+    """sha256 of a file's bytes as hex digits, read in pieces."""
+    digest = hashlib.sha256()
+    for chunk in read_chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def clean(folder: PathLike) -> None:
+    """Removes what killed writers left in `folder` (not below it)."""
+    folder = epath.Path(folder)
+    if folder.exists():
+        for path in folder.iterdir():
+            if path.name.startswith(_TEMPORARY):
+                path.unlink(missing_ok=True)
+
+
+def list_files(folder: PathLike) -> list[str]:
+    """Names of the published files right in `folder`, sorted; [] when there is no such folder."""
+    folder = epath.Path(folder)
+    if not folder.exists():
+        return []
+    return sorted(p.name for p in folder.iterdir() if not p.is_dir() and not p.name.startswith(_TEMPORARY))
+
+
+def _chunks(data: bytes | str | Iterable[bytes]) -> Iterable[bytes]:
+    if isinstance(data, str):
+        return (data.encode(),)
+    return (data,) if isinstance(data, bytes) else data
+
+
+def _is_local(path: epath.Path) -> bool:
+    return "://" not in os.fspath(path)
+
+
+def _publish_remote(target: epath.Path, data: bytes, replace: bool) -> str:
+    # An object store shows an upload whole or not at all, so no temporary name is needed.
+    digest = hashlib.sha256(data).hexdigest()
+    if not replace and target.exists():
+        if sha256_file(target) != digest:
+            raise FileExistsError(f"{target}: already there with other contents; a published file is never rewritten")
+        return digest
+    target.write_bytes(data)
+    return digest
+
+
+def _sync_folder(folder: epath.Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The loop on pages that nobody here wrote: launch/real_pages.sh [PAGES [SEED]]
+# PAGES: a folder of HTML; default: Debian's debian-reference-en, debian-faq and developers-reference, brought by apt.
+# SEED: an Open Assistant export (.jsonl, .jsonl.gz) or pairs; default: the demo's. HUMPBACK_WORKDIR moves runs/real_pages.
+set -euo pipefail
+# shellcheck source=SCRIPTDIR/common.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+PACKAGES=(debian-reference-en debian-faq developers-reference)
+
+# Unpacks the three packages below runs/cache (they are read, not installed) and prints the folder.
+debian_pages() {
+  local cache=$ROOT/runs/cache/debian-pages package archive
+  if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
+    die "the default pages come through Debian's apt-get and dpkg, which are not here; name a folder of HTML instead: $0 PAGES"
+  fi
+  mkdir -p "$cache"
+  for package in "${PACKAGES[@]}"; do
+    if [[ -d $cache/$package ]]; then continue; fi
+    rm -rf "$cache/$package.part"
+    mkdir -p "$cache/$package.part/deb"
+    (cd "$cache/$package.part/deb" && apt-get download -q "$package" >&2) ||
+      die "apt-get download $package failed; with no package list yet: apt-get update (as root)"
+    archive=("$cache/$package.part/deb/"*.deb)
+    dpkg -x "${archive[0]}" "$cache/$package.part" || die "${archive[0]}: cannot be unpacked"
+    rm -r "$cache/$package.part/deb"
+    mv "$cache/$package.part" "$cache/$package" # whole or not at all
+  done
+  say "$cache"
+}
+
+absolute() { if [[ $1 == /* || $1 == *:* ]]; then say "$1"; else say "$PWD/$1"; fi; } # tfds:NAME and gs:// stay as they are
+
+case ${1:-} in
+  -h | --help) sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" && exit ;;
+  -*) die "unknown flag $1" ;;
+esac
+(($# <= 2)) || die "too many arguments; usage: $0 [PAGES [SEED]]"
+if (($# >= 1)); then
+  [[ -e $1 ]] || die "$1: no such folder or file of pages"
+  pages=$(absolute "$1")
+else
+  pages=$(debian_pages)
+fi
+arguments=(--config=configs/real_pages.py "--config.segments.input=$pages")
+if (($# == 2)); then
+  [[ $2 == *:* || -e $2 ]] || die "$2: no such file of seed pairs"
+  arguments+=("--config.seed_pairs.source=$(absolute "$2")")
+fi
+workdir=$(absolute "${HUMPBACK_WORKDIR:-$ROOT/runs/real_pages}")
+
+cd "$ROOT"
+environment .venv demo "$WEIGHTS"
+say "Running configs/real_pages.py on $pages into $workdir"
+"$PY" -m humpback run "${arguments[@]}" --workdir="$workdir"

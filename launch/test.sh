@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The tests, without torch: launch/test.sh [PYTEST ARGUMENTS], for example launch/test.sh tests/model -x
+# The real weights are installed too, so that tests on them do not skip. HUMPBACK_TEST_DATA names a folder of further test data.
+set -euo pipefail
+# shellcheck source=SCRIPTDIR/common.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+targets=(tests)
+for argument in "$@"; do
+  if [[ $argument == tests* ]]; then targets=(); fi # the caller says which
+done
+cd "$ROOT"
+environment .venv test "$WEIGHTS"
+"$PY" -m pytest -q ${targets[@]+"${targets[@]}"} "$@"

