@@ -1,0 +1,163 @@
+"""GGUF files of the llama architecture in: weights (F32, F16, BF16, Q8_0, Q4_0, Q4_1), config and tokenizer."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gguf
+import numpy as np
+
+from humpback.convert import names, vocabulary
+from humpback.errors import UserError
+from humpback.model.weights import LlamaConfig, RopeScaling, leaves
+from humpback.tokens.tokenizer import Tokenizer
+
+_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+_ROPE_FREQS = "rope_freqs.weight"
+_REQUIRED: Any = object()
+_AGAIN = "the file is broken or was cut off, download it again"
+
+Field = Callable[..., Any]
+
+
+class _Reader(gguf.GGUFReader):
+    """The library's reader on a plain view of its memory map: slicing np.memmap itself takes four times as long."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, np.asarray(value) if name == "data" else value)
+
+
+def read_file(path: str) -> tuple[LlamaConfig, Callable[[names.Path], np.ndarray], Tokenizer]:
+    """(config, reader of one weight by its path, tokenizer) of a GGUF file.
+
+    The reader returns f32 arrays in our layout, dequantised when asked, so one tensor is in memory at a time. Names and
+    shapes of all tensors are checked before. Raises UserError naming the file and the tensor or metadata field.
+    """
+    try:
+        reader = _Reader(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a broken file makes the library stumble in many ways
+        raise UserError(f"{path}: not a whole GGUF file ({error}); {_AGAIN}") from error
+    if reader.endianess != gguf.GGUFEndian.LITTLE:
+        raise UserError(f"{path}: a big-endian GGUF file; only little-endian ones can be read")
+    field = _fields(reader, path)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    cfg = _config(field, tensors, path)
+    _check_tensors(cfg, tensors, path)
+    tokenizer = vocabulary.from_gguf(field, path)
+    names.check_vocabulary(tokenizer.vocab_size, cfg, path)
+
+    def read(leaf: names.Path) -> np.ndarray:
+        tensor = tensors[names.outside_name(leaf, "gguf")]
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+        return names.from_gguf(leaf, values.reshape(names.outside_shape(leaf, cfg)), cfg)
+
+    return cfg, read, tokenizer
+
+
+def _fields(reader: gguf.GGUFReader, path: str) -> Field:
+    def field(key: str, default: Any = _REQUIRED) -> Any:
+        found = reader.get_field(key)
+        if found is not None:
+            return found.contents()
+        if default is _REQUIRED:
+            raise UserError(f"{path}: the metadata have no {key}; convert the model's Hugging Face folder instead")
+        return default
+
+    return field
+
+
+def _config(field: Field, tensors: dict[str, Any], path: str) -> LlamaConfig:
+    architecture = field("general.architecture")
+    if architecture != "llama":
+        raise UserError(
+            f'{path}: general.architecture is {architecture!r}; only "llama" can be read '
+            "(LLaMA 1 to 3, TinyLlama, SmolLM2)"
+        )
+
+    def number(key: str, default: Any = _REQUIRED) -> Any:
+        value = field(f"llama.{key}", default)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UserError(f"{path}: llama.{key} is {value!r}, must be one number for the whole model")
+        return value
+
+    heads, width = number("attention.head_count"), number("embedding_length")
+    head_dim = number("attention.key_length", width // heads if heads else 0)
+    for key, allowed in (
+        ("rope.dimension_count", head_dim),
+        ("attention.value_length", head_dim),
+        ("rope.scale_linear", 1.0),
+        ("rope.scaling.factor", 1.0),
+        ("expert_count", 0),
+        ("attention.sliding_window", 0),
+    ):
+        if number(key, allowed) != allowed:
+            raise UserError(f"{path}: llama.{key} is {number(key)}; only {allowed} is supported for this model")
+    scaling_type = field("llama.rope.scaling.type", "none")
+    if scaling_type != "none":
+        raise UserError(f'{path}: llama.rope.scaling.type is {scaling_type!r}; only "none" is supported')
+    tokens = field("tokenizer.ggml.tokens")
+    theta = _decimal(number("rope.freq_base", 10000.0))
+    try:
+        return LlamaConfig(
+            vocab_size=number("vocab_size", len(tokens)),
+            d_model=width,
+            num_layers=number("block_count"),
+            num_heads=heads,
+            num_kv_heads=number("attention.head_count_kv", heads),
+            head_dim=head_dim,
+            d_ff=number("feed_forward_length"),
+            rope_theta=theta,
+            rope_scaling=_rope_scaling(tensors.get(_ROPE_FREQS), head_dim, theta, path),
+            rms_eps=_decimal(number("attention.layer_norm_rms_epsilon")),
+            tied="output.weight" not in tensors,
+            max_positions=number("context_length"),
+        )
+    except ValueError as error:
+        raise UserError(f"{path}: the metadata contradict themselves: {error}") from error
+
+
+def _decimal(value: float) -> float:
+    """The shortest decimal with the same f32: the metadata keep 1e-5 as 9.99999975e-06, config.json as 1e-05."""
+    return float(str(np.float32(value)))
+
+
+def _rope_scaling(tensor: Any, head_dim: int, theta: float, path: str) -> RopeScaling | None:
+    """Llama 3's scaling, which GGUF keeps as one factor per frequency only; the published constants must give them."""
+    if tensor is None:
+        return None
+    factors = np.asarray(tensor.data, np.float64).reshape(-1)
+    scaling = RopeScaling(
+        factor=_decimal(factors.max()), low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=8192
+    )
+    wanted = llama3_factors(scaling, head_dim, theta)
+    if factors.shape != wanted.shape or not np.allclose(factors, wanted, rtol=1e-5):
+        raise UserError(
+            f"{path}: {_ROPE_FREQS} are not the factors of Llama 3.1's RoPE scaling; "
+            "convert the model's Hugging Face folder instead"
+        )
+    return scaling
+
+
+def llama3_factors(scaling: RopeScaling, head_dim: int, theta: float) -> np.ndarray:
+    """By how much Llama 3 divides each of the H / 2 rotary frequencies, f64."""
+    frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    turns = scaling.original_max_position * frequencies / (2 * math.pi)  # within the original context
+    smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    smooth = np.clip(smooth, 0.0, 1.0)
+    return 1.0 / ((1.0 - smooth) / scaling.factor + smooth)
+
+
+def _check_tensors(cfg: LlamaConfig, tensors: dict[str, Any], path: str) -> None:
+    wanted = {names.outside_name(leaf, "gguf"): leaf for leaf, _ in leaves(cfg)}
+    names.check_names(wanted, [name for name in tensors if name != _ROPE_FREQS], path, _AGAIN)
+    for name, leaf in wanted.items():
+        tensor = tensors[name]
+        if tensor.tensor_type.name not in _TYPES:
+            raise UserError(
+                f"{path}: tensor {name} has type {tensor.tensor_type.name}; readable are {', '.join(_TYPES)}. "
+                "Take another quantisation of the same model."
+            )
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        names.check_shape(name, shape, leaf, cfg, path)

@@ -1,0 +1,120 @@
+"""One table from this project's weight names to the outside ones, and how one tensor is turned into ours and back.
+
+Outside, a matrix is (outputs, inputs) with all heads in one dimension; here it is inputs first, one letter a dimension.
+What counts as input is the weight table's `fan_in`, so a new weight needs one line there and one here.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from humpback.errors import UserError
+from humpback.model.weights import WEIGHTS, LlamaConfig, Weight
+
+Path = tuple[str, ...]  # ("embedding",) or ("layers", "0", "q")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outside:
+    """A weight's names elsewhere, `{layer}` standing for the layer's number.
+
+    rotary: the rows are rotated in pairs, which GGUF stores side by side and Hugging Face half a head apart.
+    """
+
+    huggingface: str
+    gguf: str
+    rotary: bool = False
+
+
+NAMES: dict[str, Outside] = {
+    "embedding": Outside("model.embed_tokens.weight", "token_embd.weight"),
+    "attention_norm": Outside("model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight"),
+    "q": Outside("model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", rotary=True),
+    "k": Outside("model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", rotary=True),
+    "v": Outside("model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight"),
+    "o": Outside("model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight"),
+    "ffn_norm": Outside("model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight"),
+    "gate": Outside("model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight"),
+    "up": Outside("model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight"),
+    "down": Outside("model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight"),
+    "final_norm": Outside("model.norm.weight", "output_norm.weight"),
+    "head": Outside("lm_head.weight", "output.weight"),
+}
+
+
+def outside_name(path: Path, family: str) -> str:
+    """The tensor's name in `family` ("huggingface" or "gguf")."""
+    name = getattr(NAMES[path[-1]], family)
+    return name.format(layer=path[1]) if len(path) > 1 else name
+
+
+def outside_shape(path: Path, cfg: LlamaConfig) -> tuple[int, ...]:
+    """The tensor's shape in both families: (outputs, inputs) for matrices."""
+    weight = WEIGHTS[path[-1]]
+    sizes, inputs = weight.sizes(cfg), _inputs(weight)
+    return (math.prod(sizes[inputs:]), math.prod(sizes[:inputs])) if inputs else sizes
+
+
+def from_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
+    """Our array of a Hugging Face tensor; same numbers, same dtype."""
+    weight = WEIGHTS[path[-1]]
+    sizes, inputs = weight.sizes(cfg), _inputs(weight)
+    if not inputs:
+        return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array.T).reshape(sizes)
+
+
+def to_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
+    """The inverse of `from_huggingface`, exact."""
+    if not _inputs(WEIGHTS[path[-1]]):
+        return np.ascontiguousarray(array)
+    outputs, inputs = outside_shape(path, cfg)
+    return np.ascontiguousarray(array.reshape(inputs, outputs).T)
+
+
+def from_gguf(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
+    """Our array of a dequantised GGUF tensor (outputs, inputs), its rotary rows put half a head apart."""
+    if NAMES[path[-1]].rotary:
+        # The heads' letter decides how many heads the rows are cut into: N for q, K for k.
+        heads, head_dim = WEIGHTS[path[-1]].sizes(cfg)[1:]
+        pairs = array.reshape(heads, head_dim // 2, 2, array.shape[-1])
+        array = pairs.swapaxes(1, 2).reshape(array.shape)
+    return from_huggingface(path, array, cfg)
+
+
+def _inputs(weight: Weight) -> int:
+    """How many leading dimensions are summed over; 0 for norms and the embedding, which stay as they are."""
+    return len(weight.fan_in) if weight.fan_in and weight.shape.startswith(weight.fan_in) else 0
+
+
+def check_names(wanted: Iterable[str], found: Iterable[str], where: str, advice: str) -> None:
+    """Raises UserError naming the first tensor that is missing or that nothing here reads."""
+    wanted, found = set(wanted), set(found)
+    for name in sorted(wanted - found):
+        raise UserError(f"{where}: tensor {name} is missing ({len(wanted - found)} in all); {advice}")
+    for name in sorted(found - wanted):
+        raise UserError(
+            f"{where}: unknown tensor {name} ({len(found - wanted)} in all); this is not a plain LLaMA model, "
+            "and leaving a weight out would change what it computes"
+        )
+
+
+def check_shape(name: str, shape: tuple[int, ...], leaf: Path, cfg: LlamaConfig, where: str) -> None:
+    """Raises UserError when an outside tensor's shape is not what the hyper-parameters ask for."""
+    wanted = outside_shape(leaf, cfg)
+    if shape != wanted:
+        raise UserError(
+            f"{where}: tensor {name} has shape {shape}, the config asks for {wanted}; "
+            "config and weights are not of the same model, or one of them is broken"
+        )
+
+
+def check_vocabulary(tokens: int, cfg: LlamaConfig, where: str) -> None:
+    """Raises UserError when a tokenizer has ids that the embedding has no row for; spare rows are fine."""
+    if tokens > cfg.vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer has {tokens} ids, but the model's vocabulary only {cfg.vocab_size}; "
+            "the tokenizer is not this model's"
+        )

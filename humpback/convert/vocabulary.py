@@ -1,0 +1,194 @@
+"""Tokenizers between formats: GGUF metadata to a tokenizer, and a sentencepiece model to a tokenizer.json."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tokenizers
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from humpback.errors import UserError
+from humpback.tokens.tokenizer import CONFIG_FILE, JSON_FILE, MODEL_FILE, Tokenizer
+
+# Token types of GGUF, the same numbers as sentencepiece's.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _gpt2() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _smollm() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
+
+
+def _llama3() -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(tokenizers.Regex(_LLAMA3_SPLIT), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+# `tokenizer.ggml.pre` -> (how text is cut before merging, whole pieces in the vocabulary skip merging, bos by default)
+_PRE: dict[str, tuple[Callable[[], pre_tokenizers.PreTokenizer], bool, bool]] = {
+    "gpt-2": (_gpt2, False, False),
+    "smollm": (_smollm, False, False),
+    "llama-bpe": (_llama3, True, True),
+    "llama3": (_llama3, True, True),
+    "llama-v3": (_llama3, True, True),
+}
+
+
+def from_gguf(field: Callable[..., Any], name: str) -> Tokenizer:
+    """The tokenizer that a GGUF file's metadata describe.
+
+    `field(key, default)` gives a metadata value and raises UserError without a default when it is missing; `name` is
+    the file's, for messages. Raises UserError for a kind of tokenizer that is not known here.
+    """
+    model = field("tokenizer.ggml.model")
+    if model not in ("gpt2", "llama"):
+        raise UserError(
+            f'{name}: tokenizer.ggml.model is {model!r}; only "gpt2" and "llama" can be read. '
+            "Convert the model's Hugging Face folder instead."
+        )
+    tokens = field("tokenizer.ggml.tokens")
+    types = field("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
+    if len(types) != len(tokens):
+        raise UserError(f"{name}: tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens")
+    if len(set(tokens)) != len(tokens):
+        twice = Counter(tokens).most_common(1)[0][0]
+        raise UserError(f"{name}: tokenizer.ggml.tokens holds {twice!r} twice; the file is broken, download it again")
+    settings: dict[str, Any] = {}
+    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        key = f"tokenizer.ggml.{theirs}_token_id"
+        token_id = field(key, None)
+        if token_id is None:
+            continue
+        if not 0 <= token_id < len(tokens):
+            raise UserError(f"{name}: {key} is {token_id}, beyond the {len(tokens)} tokens")
+        settings[f"{ours}_token"] = tokens[token_id]
+    build = _byte_level if model == "gpt2" else _sentencepiece
+    files, default_bos = build(field, name, tokens, types, settings)
+    settings["add_bos_token"] = bool(field("tokenizer.ggml.add_bos_token", default_bos and "bos_token" in settings))
+    return Tokenizer({**files, CONFIG_FILE: json.dumps(settings).encode()}, name)
+
+
+def _byte_level(
+    field: Callable[..., Any], name: str, tokens: Sequence[str], types: Sequence[int], settings: dict[str, Any]
+) -> tuple[dict[str, bytes], bool]:
+    """A byte-level BPE tokenizer.json from tokens, types and merges."""
+    pre = field("tokenizer.ggml.pre", "absent")
+    if pre not in _PRE:
+        raise UserError(
+            f"{name}: tokenizer.ggml.pre is {pre!r}, which is not known here (known: {', '.join(sorted(_PRE))}); "
+            "convert the model's Hugging Face folder instead, its tokenizer.json says how to split"
+        )
+    make_pre, ignore_merges, default_bos = _PRE[pre]
+    merges = []
+    for i, merge in enumerate(field("tokenizer.ggml.merges")):
+        parts = merge.split(" ")
+        if len(parts) != 2:
+            raise UserError(f"{name}: entry {i} of tokenizer.ggml.merges is {merge!r}, must be two tokens")
+        merges.append((parts[0], parts[1]))
+    vocab = {token: i for i, token in enumerate(tokens)}
+    try:
+        tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{name}: tokenizer.ggml.merges do not fit tokenizer.ggml.tokens ({error})") from error
+    tokenizer.pre_tokenizer = make_pre()
+    tokenizer.decoder = decoders.ByteLevel()
+    for token, kind in zip(tokens, types, strict=True):
+        if kind in (CONTROL, UNKNOWN) or token in settings.values():
+            tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False)])
+        elif kind == USER_DEFINED:
+            tokenizer.add_tokens([tokenizers.AddedToken(token, special=False, normalized=False)])
+    if field("tokenizer.ggml.add_bos_token", default_bos) and "bos_token" in settings:
+        tokenizer.post_processor = bos_first(settings["bos_token"], vocab[settings["bos_token"]])
+    return {JSON_FILE: tokenizer.to_str().encode()}, default_bos
+
+
+def _sentencepiece(
+    field: Callable[..., Any], name: str, tokens: Sequence[str], types: Sequence[int], settings: dict[str, Any]
+) -> tuple[dict[str, bytes], bool]:
+    """A sentencepiece BPE model from tokens, scores and types."""
+    scores = field("tokenizer.ggml.scores")
+    if len(scores) != len(tokens):
+        raise UserError(f"{name}: tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens")
+    proto = sentencepiece_model_pb2.ModelProto()
+    for token, score, kind in zip(tokens, scores, types, strict=True):
+        proto.pieces.add(piece=token, score=float(score), type=int(kind))
+    trainer = proto.trainer_spec
+    trainer.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
+    trainer.vocab_size = len(tokens)
+    trainer.byte_fallback = BYTE in types
+    for key in ("bos", "eos", "unk", "pad"):
+        text = settings.get(f"{key}_token")
+        if text is not None:
+            setattr(trainer, f"{key}_piece", text)
+            setattr(trainer, f"{key}_id", tokens.index(text))
+    proto.normalizer_spec.name = "identity"
+    proto.normalizer_spec.add_dummy_prefix = bool(field("tokenizer.ggml.add_space_prefix", True))
+    proto.normalizer_spec.remove_extra_whitespaces = False
+    proto.normalizer_spec.escape_whitespaces = True
+    return {MODEL_FILE: proto.SerializeToString(deterministic=True)}, True
+
+
+def bos_first(token: str, token_id: int) -> processors.PostProcessor:
+    """The post-processor that puts one token before a text."""
+    return processors.TemplateProcessing(
+        single=f"{token}:0 $A:0", pair=f"{token}:0 $A:0 {token}:1 $B:1", special_tokens=[(token, token_id)]
+    )
+
+
+def sentencepiece_to_json(data: bytes, name: str) -> tokenizers.Tokenizer:
+    """The fast tokenizer with the same ids as a sentencepiece BPE model, special tokens recognised, without bos.
+
+    Raises UserError for a unigram model or one that normalises characters, which the LLaMA family does not have.
+    """
+    proto = sentencepiece_model_pb2.ModelProto.FromString(data)
+    spec, trainer = proto.normalizer_spec, proto.trainer_spec
+    if trainer.model_type != trainer.BPE or spec.precompiled_charsmap or not spec.escape_whitespaces:
+        raise UserError(f"{name}: only sentencepiece BPE models without normalisation rules have a tokenizer.json")
+    pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
+    vocab = {text: i for i, (text, _, _) in enumerate(pieces)}
+    unknown = next((text for text, _, kind in pieces if kind == UNKNOWN), None)
+    bpe = models.BPE(
+        vocab=vocab, merges=_merges(pieces), unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback
+    )
+    tokenizer = tokenizers.Tokenizer(bpe)
+    steps: list[normalizers.Normalizer] = []
+    if spec.remove_extra_whitespaces:
+        steps.append(normalizers.Replace(tokenizers.Regex(r"\A +|[ ▁]+\z"), ""))
+        steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend("▁"))
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+    parts: list[decoders.Decoder] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if spec.add_dummy_prefix:
+        parts.append(decoders.Strip(" ", 1, 0))
+    tokenizer.decoder = decoders.Sequence(parts)
+    for text, _, kind in pieces:
+        if kind in (CONTROL, UNKNOWN):
+            tokenizer.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False)])
+        elif kind == USER_DEFINED:
+            tokenizer.add_tokens([tokenizers.AddedToken(text, special=False, normalized=False)])
+    return tokenizer
+
+
+def _merges(pieces: Sequence[tuple[str, float, int]]) -> list[tuple[str, str]]:
+    """Every pair of pieces that makes a piece, best score first: sentencepiece merges by the score of the result."""
+    rank = {text: i for i, (text, _, kind) in enumerate(pieces) if kind == NORMAL}
+    found = []
+    for text, score, kind in pieces:
+        if kind != NORMAL:
+            continue
+        for cut in range(1, len(text)):
+            left, right = text[:cut], text[cut:]
+            if left in rank and right in rank:
+                found.append((-score, rank[text], rank[left], rank[right], left, right))
+    return [(left, right) for *_, left, right in sorted(found)]

@@ -1,0 +1,95 @@
+"""The attention mathematics: rotary positions, causal attention inside segments, attention to a cache.
+
+Grouped queries share their keys: the G query heads of one key head become G·T rows of one matrix, so K and V are
+never repeated in memory. Softmax is in float32. Dimension letters: see weights.py.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from humpback.model.weights import LlamaConfig
+
+# Queries are taken in blocks that see only the keys up to their own end: the upper triangle of the score matrix is
+# not computed at all. At most MAX_BLOCKS, because each is compiled.
+MIN_BLOCK = 128
+MAX_BLOCKS = 8
+MASKED = -1e30  # finite: a row that is masked everywhere gives a mean, not NaN
+
+
+def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
+    """Radians per position of the H/2 rotations, float32, with Llama 3's scaling where the config has it."""
+    freq = 1.0 / cfg.rope_theta ** (np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim)
+    if (scaling := cfg.rope_scaling) is not None:
+        wavelength = 2 * np.pi / freq
+        # How far each wavelength lies between "slow, fully stretched" (0) and "fast, untouched" (1).
+        span = scaling.high_freq_factor - scaling.low_freq_factor
+        smooth = (scaling.original_max_position / wavelength - scaling.low_freq_factor) / span
+        smooth = np.clip(smooth, 0.0, 1.0)
+        freq = (1 - smooth) * freq / scaling.factor + smooth * freq
+    return freq.astype(np.float32)
+
+
+def rope_tables(cfg: LlamaConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """positions (…) int -> cosines and sines (…, H/2) float32."""
+    angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(cfg)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates x (B, T, heads, H) by its positions; Hugging Face's layout: element i pairs with i + H/2."""
+    cos, sin = (table[:, :, None, :] for table in tables)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def causal_attention(
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array | None
+) -> jax.Array:
+    """Each token attends to itself and to the earlier tokens of its row that have its segment number -> (B, T, N, H).
+
+    Earlier means earlier in the row, whatever the positions say. Every token sees at least itself.
+    """
+    B, T, N, H = q_BTNH.shape
+    K = k_BTKH.shape[2]
+    G = N // K
+    q_BKGTH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4) * H**-0.5
+    k_BKTH = k_BTKH.transpose(0, 2, 1, 3)
+    v_BKTH = v_BTKH.transpose(0, 2, 1, 3)
+    block = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
+    outputs = []
+    for start in range(0, T, block):
+        stop = min(start + block, T)
+        mask = np.arange(stop)[None, :] <= np.arange(start, stop)[:, None]
+        mask_BTS = jnp.asarray(mask)[None]
+        if segments_BT is not None:
+            mask_BTS &= segments_BT[:, start:stop, None] == segments_BT[:, None, :stop]
+        outputs.append(_block(q_BKGTH[:, :, :, start:stop], k_BKTH[:, :, :stop], v_BKTH[:, :, :stop], mask_BTS))
+    out_BKGTH = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    B, K, G, T, H = q_BKGTH.shape
+    scores = jnp.einsum(
+        "bkmh,bksh->bkms", q_BKGTH.reshape(B, K, G * T, H), k_BKSH, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(mask_BTS[:, None, None], scores.reshape(B, K, G, T, -1), MASKED)
+    probs = jax.nn.softmax(scores, axis=-1).astype(v_BKSH.dtype)
+    out = jnp.einsum("bkms,bksh->bkmh", probs.reshape(B, K, G * T, -1), v_BKSH)
+    return out.reshape(B, K, G, T, H)
+
+
+def cache_attention(q_BNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, positions_B: jax.Array) -> jax.Array:
+    """One query per row against that row's cache entries 0 … position -> (B, N, H).
+
+    Keys lie as (H, S) and values as (S, H), so that both products are plain ones over contiguous rows: on a CPU a step
+    with 16 rows of 1,024 entries takes half the time it takes with (S, K, H) for both.
+    """
+    B, N, H = q_BNH.shape
+    K, S = k_BKHS.shape[1], k_BKHS.shape[3]
+    q_BKGH = q_BNH.reshape(B, K, N // K, H) * H**-0.5
+    scores = jnp.einsum("bkgh,bkhs->bkgs", q_BKGH, k_BKHS, preferred_element_type=jnp.float32)
+    mask_BS = jnp.arange(S)[None, :] <= positions_B[:, None]
+    probs = jax.nn.softmax(jnp.where(mask_BS[:, None, None], scores, MASKED), axis=-1).astype(v_BKSH.dtype)
+    return jnp.einsum("bkgs,bksh->bkgh", probs, v_BKSH).reshape(B, N, H)

@@ -1,0 +1,361 @@
+"""LLaMA's forward pass: for training (layers scanned), prefilling and decoding (layers unrolled, cache in and out).
+
+The NNX modules below hold one layer's weights, or those outside the layers; outside this file there are only nested
+dicts of arrays (weights.py) and pure functions. Dimension letters: see weights.py.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from humpback.model import attention
+from humpback.model.weights import (
+    WEIGHTS,
+    LlamaConfig,
+    Params,
+    RopeScaling,
+    Weight,
+    check_params,
+    layer_names,
+    outer_names,
+    parameter_count,
+    stack_layers,
+    unstack_layers,
+)
+
+__all__ = [
+    "WEIGHTS",
+    "LlamaConfig",
+    "Params",
+    "RopeScaling",
+    "Weight",
+    "abstract_params",
+    "check_params",
+    "decode_step",
+    "empty_cache",
+    "forward",
+    "hidden",
+    "init_params",
+    "insert_cache",
+    "logits",
+    "parameter_count",
+    "prefill",
+    "stack_layers",
+    "unstack_layers",
+]
+
+# Per layer: rotated keys (B, K, H, S) and values (B, K, S, H).
+Cache = tuple[tuple[jax.Array, jax.Array], ...]
+Remat = Literal["none", "dots", "full"]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Drop = Callable[[jax.Array, int], jax.Array]
+
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+BATCH_AXES = ("data", "fsdp")  # the mesh axes that share the rows of a training batch
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x (…, D) over its root mean square, times scale; computed in float32, returned in x's dtype."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """One transformer layer; its weights are the table's `per_layer` rows."""
+
+    def __init__(self, cfg: LlamaConfig, key: jax.Array, dtype: Any):
+        self.cfg = cfg
+        for index, name in enumerate(layer_names()):
+            setattr(self, name, nnx.Param(WEIGHTS[name].init(cfg, jax.random.fold_in(key, index), dtype)))
+
+    def __call__(
+        self, x_BTD: jax.Array, tables: tuple[jax.Array, jax.Array], attend: Attend, drop: Drop | None = None
+    ) -> jax.Array:
+        """`attend(q, k, v)` is given rotated queries and keys; `drop(branch, number)` is dropout on a branch."""
+        branch = self.attention(rms_norm(x_BTD, self.attention_norm[...], self.cfg.rms_eps), tables, attend)
+        x_BTD = x_BTD + (drop(branch, 0) if drop else branch)
+        branch = self.feed_forward(rms_norm(x_BTD, self.ffn_norm[...], self.cfg.rms_eps))
+        return x_BTD + (drop(branch, 1) if drop else branch)
+
+    def attention(self, x_BTD: jax.Array, tables: tuple[jax.Array, jax.Array], attend: Attend) -> jax.Array:
+        # Every product is one plain matrix product (B·T, D) @ (D, heads·H): the form all backends do fastest.
+        B, T, D = x_BTD.shape
+        cfg, dtype = self.cfg, x_BTD.dtype
+        x = x_BTD.reshape(B * T, D)
+        q = (x @ self.q[...].astype(dtype).reshape(D, -1)).reshape(B, T, cfg.num_heads, cfg.head_dim)
+        k = (x @ self.k[...].astype(dtype).reshape(D, -1)).reshape(B, T, cfg.num_kv_heads, cfg.head_dim)
+        v = (x @ self.v[...].astype(dtype).reshape(D, -1)).reshape(B, T, cfg.num_kv_heads, cfg.head_dim)
+        out = attend(attention.rotate(q, tables), attention.rotate(k, tables), v)
+        return (out.reshape(B * T, -1) @ self.o[...].astype(dtype).reshape(-1, D)).reshape(B, T, D)
+
+    def feed_forward(self, x_BTD: jax.Array) -> jax.Array:
+        B, T, D = x_BTD.shape
+        x = x_BTD.reshape(B * T, D)
+        gate, up, down = (weight[...].astype(x.dtype) for weight in (self.gate, self.up, self.down))
+        return ((jax.nn.silu(x @ gate) * (x @ up)) @ down).reshape(B, T, D)
+
+
+class Outer(nnx.Module):
+    """What stands before and after the layers: embedding, final norm, head."""
+
+    def __init__(self, cfg: LlamaConfig, key: jax.Array, dtype: Any):
+        self.cfg = cfg
+        for index, name in enumerate(outer_names(cfg)):
+            setattr(self, name, nnx.Param(WEIGHTS[name].init(cfg, jax.random.fold_in(key, index), dtype)))
+
+    def embed(self, ids: jax.Array, dtype: Any) -> jax.Array:
+        return jnp.take(self.embedding[...], ids, axis=0).astype(dtype)
+
+    def norm(self, x: jax.Array) -> jax.Array:
+        return rms_norm(x, self.final_norm[...], self.cfg.rms_eps)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        rows = x.reshape(-1, self.cfg.d_model)
+        if self.cfg.tied:
+            out = jnp.einsum("rd,vd->rv", rows, self.embedding[...].astype(x.dtype), preferred_element_type=jnp.float32)
+        else:
+            out = jnp.einsum("rd,dv->rv", rows, self.head[...].astype(x.dtype), preferred_element_type=jnp.float32)
+        return out.reshape(*x.shape[:-1], self.cfg.vocab_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _graphdefs(cfg: LlamaConfig) -> tuple[Any, Any]:
+    """(of Outer, of Layer): the static halves of the modules, made once per config without allocating a weight."""
+    key = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
+    return tuple(
+        nnx.split(nnx.eval_shape(lambda k, module=module: module(cfg, k, jnp.float32), key))[0]
+        for module in (Outer, Layer)
+    )
+
+
+def _outer(cfg: LlamaConfig, params: Mapping[str, Any]) -> Outer:
+    return nnx.merge(_graphdefs(cfg)[0], {name: value for name, value in params.items() if name != "layers"})
+
+
+def _layer(cfg: LlamaConfig, weights: Mapping[str, jax.Array]) -> Layer:
+    return nnx.merge(_graphdefs(cfg)[1], dict(weights))
+
+
+def abstract_params(cfg: LlamaConfig, dtype: Any = jnp.float32) -> Params:
+    """The unstacked tree with a jax.ShapeDtypeStruct at every leaf; allocates nothing."""
+    return jax.eval_shape(lambda: init_params(cfg, jax.random.key(0), dtype))
+
+
+def init_params(cfg: LlamaConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
+    """A fresh unstacked tree: norms are ones, the rest normal with standard deviation fan_in ** -0.5."""
+
+    def pure(module: nnx.Module) -> dict[str, jax.Array]:
+        return nnx.to_pure_dict(nnx.state(module))
+
+    layers = {
+        str(layer): pure(Layer(cfg, jax.random.fold_in(key, layer + 1), dtype)) for layer in range(cfg.num_layers)
+    }
+    return {**pure(Outer(cfg, jax.random.fold_in(key, 0), dtype)), "layers": layers}
+
+
+def forward(
+    cfg: LlamaConfig,
+    stacked_params: Mapping[str, Any],
+    ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    segments_BT: jax.Array | None = None,
+    *,
+    compute_dtype: Any = jnp.float32,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    remat: Remat = "none",
+) -> jax.Array:
+    """Logits (B, T, V) float32 of every position: `logits` of `hidden`, whose arguments these are."""
+    x_BTD = hidden(
+        cfg,
+        stacked_params,
+        ids_BT,
+        positions_BT,
+        segments_BT,
+        compute_dtype=compute_dtype,
+        dropout_rate=dropout_rate,
+        dropout_key=dropout_key,
+        remat=remat,
+    )
+    return logits(cfg, stacked_params, x_BTD)
+
+
+def hidden(
+    cfg: LlamaConfig,
+    stacked_params: Mapping[str, Any],
+    ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    segments_BT: jax.Array | None = None,
+    *,
+    compute_dtype: Any = jnp.float32,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    remat: Remat = "none",
+) -> jax.Array:
+    """What the last layer says, after the final norm: (B, T, D) in compute_dtype. For training and evaluation.
+
+    ids_BT, positions_BT int: tokens and their rotary positions, which restart in every segment of a packed row.
+    segments_BT int: tokens attend to earlier tokens with the same number; padding is a segment (0) like any other.
+    None: the whole row is one segment. dropout acts on both residual branches of every layer, only when dropout_key
+    is given, and is a function of the key and the layer. remat: what the backward pass computes again: nothing, all
+    but the matrix products with weights, or everything inside a layer.
+    Raises ValueError for a row longer than max_positions without segments, an unknown remat or a bad rate.
+    """
+    if segments_BT is None:
+        _check_length(cfg, ids_BT.shape[1])
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"remat must be one of {sorted(REMAT_POLICIES)}, not {remat!r}")
+    if not 0.0 <= dropout_rate < 1.0:
+        raise ValueError(f"dropout_rate must be at least 0 and below 1, not {dropout_rate}")
+    outer = _outer(cfg, stacked_params)
+    tables = attention.rope_tables(cfg, positions_BT)
+    attend = functools.partial(attention.causal_attention, segments_BT=segments_BT)
+    keys_L = None
+    if dropout_key is not None and dropout_rate > 0.0:
+        keys_L = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(jnp.arange(cfg.num_layers))
+
+    def step(x_BTD: jax.Array, scanned: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
+        weights, key = scanned
+        drop = None if key is None else functools.partial(_dropout, key, dropout_rate)
+        return _constrain_batch(_layer(cfg, weights)(x_BTD, tables, attend, drop)), None
+
+    if remat != "none":
+        # Inside a scan nothing can be merged across iterations, so the barrier against it is not needed.
+        step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    x_BTD = _constrain_batch(outer.embed(ids_BT, compute_dtype))
+    x_BTD, _ = jax.lax.scan(step, x_BTD, (stacked_params["layers"], keys_L))
+    return outer.norm(x_BTD)
+
+
+def logits(cfg: LlamaConfig, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    """x (…, D) after the final norm -> (…, V) float32. params may be stacked or not."""
+    return _outer(cfg, params).logits(x)
+
+
+def prefill(
+    cfg: LlamaConfig,
+    params: Mapping[str, Any],
+    ids_BT: jax.Array,
+    lengths_B: jax.Array,
+    *,
+    compute_dtype: Any = jnp.float32,
+) -> tuple[jax.Array, Cache]:
+    """Reads prompts padded on the right -> (logits (B, V) float32 of each row's last token, cache with S = T).
+
+    params: the unstacked tree. The cache is that of `empty_cache`, full up to T; what lies past a row's length is never
+    attended to, because decoding overwrites it first.
+    Raises ValueError when T exceeds max_positions.
+    """
+    B, T = ids_BT.shape
+    _check_length(cfg, T)
+    outer = _outer(cfg, params)
+    tables = attention.rope_tables(cfg, jnp.broadcast_to(jnp.arange(T), (B, T)))
+    cache = []
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        cache.append((k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)))
+        return attention.causal_attention(q, k, v, None)
+
+    x_BTD = outer.embed(ids_BT, compute_dtype)
+    for layer in range(cfg.num_layers):
+        x_BTD = _layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend)
+    last_BD = x_BTD[jnp.arange(B), jnp.maximum(lengths_B - 1, 0)]
+    return outer.logits(outer.norm(last_BD)), tuple(cache)
+
+
+def empty_cache(cfg: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
+    """Zeros for `batch` rows of up to `length` tokens: per layer rotated keys (B, K, H, S) and values (B, K, S, H).
+
+    Rows and key/value heads are the first two axes of every array, so one PartitionSpec fits all of them.
+    """
+    B, S, K, H = batch, length, cfg.num_kv_heads, cfg.head_dim
+    return tuple((jnp.zeros((B, K, H, S), dtype), jnp.zeros((B, K, S, H), dtype)) for _ in range(cfg.num_layers))
+
+
+def insert_cache(cache: Cache, chunk: Cache, slots_P: jax.Array) -> Cache:
+    """Puts `chunk` (a prefill of P rows, T <= S) into rows slots_P of the cache; rows past the end are dropped."""
+    T = chunk[0][0].shape[3]
+    return tuple(
+        (k.at[slots_P, :, :, :T].set(new_k, mode="drop"), v.at[slots_P, :, :T].set(new_v, mode="drop"))
+        for (k, v), (new_k, new_v) in zip(cache, chunk, strict=True)
+    )
+
+
+def decode_step(
+    cfg: LlamaConfig,
+    params: Mapping[str, Any],
+    cache: Cache,
+    ids_B: jax.Array,
+    positions_B: jax.Array,
+    *,
+    compute_dtype: Any = jnp.float32,
+) -> tuple[jax.Array, Cache]:
+    """One token per row -> (logits (B, V) float32 of the next one, the cache with this token in it).
+
+    params: the unstacked tree. Writes each row's key and value at its position and attends to entries 0 … position.
+    Donate the cache to the jitted function and it is updated in place.
+    Raises ValueError when S exceeds max_positions or the cache is not one of `empty_cache` or `prefill`.
+    """
+    _check_cache(cfg, cache, ids_B.shape[0])
+    outer = _outer(cfg, params)
+    tables = attention.rope_tables(cfg, positions_B[:, None])
+    rows_B = jnp.arange(ids_B.shape[0])
+    x_BTD = outer.embed(ids_B[:, None], compute_dtype)
+    new_cache = []
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        k_BKHS, v_BKSH = cache[len(new_cache)]
+        k_BKHS = k_BKHS.at[rows_B, :, :, positions_B].set(k[:, 0].astype(k_BKHS.dtype))
+        v_BKSH = v_BKSH.at[rows_B, :, positions_B].set(v[:, 0].astype(v_BKSH.dtype))
+        new_cache.append((k_BKHS, v_BKSH))
+        return attention.cache_attention(q[:, 0], k_BKHS, v_BKSH, positions_B)[:, None]
+
+    for layer in range(cfg.num_layers):
+        x_BTD = _layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend)
+    return outer.logits(outer.norm(x_BTD[:, 0])), tuple(new_cache)
+
+
+def _check_length(cfg: LlamaConfig, length: int) -> None:
+    if length > cfg.max_positions:
+        raise ValueError(f"{length} positions are more than this model's max_positions, {cfg.max_positions}")
+
+
+def _check_cache(cfg: LlamaConfig, cache: Cache, batch: int) -> None:
+    shapes = [(k.shape, v.shape) for k, v in cache]
+    length = shapes[0][0][-1]
+    k_BKHS = (batch, cfg.num_kv_heads, cfg.head_dim, length)
+    v_BKSH = (batch, cfg.num_kv_heads, length, cfg.head_dim)
+    if len(shapes) != cfg.num_layers or any(shape != (k_BKHS, v_BKSH) for shape in shapes):
+        raise ValueError(
+            f"a cache of this model for {batch} rows has {cfg.num_layers} layers of keys (B, K, H, S) and values "
+            f"(B, K, S, H), as empty_cache, prefill and insert_cache make it; this one starts with {shapes[0]}"
+        )
+    _check_length(cfg, length)
+
+
+def _dropout(key: jax.Array, rate: float, x: jax.Array, branch: int) -> jax.Array:
+    """Zeroes elements of x with probability `rate` and scales the others, so that the expectation is x."""
+    keep = jax.random.bernoulli(jax.random.fold_in(key, branch), 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def _constrain_batch(x_BTD: jax.Array) -> jax.Array:
+    """Pins the rows to the mesh axes of the batch, when a mesh is set (jax.set_mesh).
+
+    Without it the compiler may follow the weights' sharding and split D instead of the batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    if not axes:
+        return x_BTD
+    return jax.lax.with_sharding_constraint(x_BTD, PartitionSpec(axes, None, None))

@@ -1,0 +1,114 @@
+"""Which mesh axis each weight is split over: logical axes (weights.py) through a rule table, strictly.
+
+Three mesh axes: `data` (copies of the model), `fsdp` (weights split, gathered when used), `tensor` (heads and
+feed-forward split). A rule table names a mesh axis, several, or None (not split) for every logical axis; a name
+that is not there, or that nothing uses, raises, because a silent fallback replicates the largest matrix.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from humpback.model.weights import WEIGHTS, LlamaConfig, Params, Weight, make_tree
+
+MESH_AXES = ("data", "fsdp", "tensor")
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+TRAINING_RULES: Rules = {
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "ffn": "tensor",
+    "norm": None,  # a few kilobytes: gathering them would cost more than keeping them
+    "layers": None,
+}
+# Decoding reads every weight for every token, so none is gathered: `data` and `fsdp` both hold copies and share rows.
+DECODING_RULES: Rules = {**TRAINING_RULES, "embed": None}
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices` (default: all). One of the sizes may be -1: what is left.
+
+    Raises ValueError when the product is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [data, fsdp, tensor]
+    shown = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"mesh {shown}: sizes must be positive, and at most one of them -1")
+    if -1 in sizes:
+        known = math.prod(size for size in sizes if size != -1)
+        if len(devices) % known:
+            raise ValueError(f"mesh {shown}: {len(devices)} devices are not a multiple of {known}")
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise ValueError(f"mesh {shown} takes {math.prod(sizes)} devices, there are {len(devices)}")
+    # Auto on purpose: the compiler places the collectives; make_mesh's own default is Explicit.
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """For arrays [B, …]: rows over data and fsdp, whole over tensor."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def param_shardings(cfg: LlamaConfig, mesh: Mesh, rules: Rules, stacked: bool = False) -> Params:
+    """A NamedSharding for every weight of the model, in the shape of its (stacked or unstacked) tree.
+
+    Raises ValueError naming leaf, dimension and axis: a logical axis without a rule, a rule nothing uses, a mesh axis
+    that the mesh does not have or that one weight uses twice, a dimension the mesh axis does not divide. The one
+    exception: when there are fewer key/value heads than shards of their axis and the heads divide the shards, k and v
+    are replicated over that axis (every shard then computes the few heads its queries need).
+    """
+    check_rules(mesh, rules)
+    return make_tree(cfg, lambda path, weight: NamedSharding(mesh, _spec(cfg, mesh, rules, path, weight, stacked)),
+                     stacked=stacked)  # fmt: skip
+
+
+def check_rules(mesh: Mesh, rules: Rules) -> None:
+    """Raises ValueError when the table and the weights' logical axes are not the same set, or name no mesh axis."""
+    used = {axis for weight in WEIGHTS.values() for axis in weight.axes} | {"layers"}
+    if missing := sorted(used - set(rules)):
+        raise ValueError(f"no sharding rule for logical axis {missing[0]!r}; rules: {sorted(rules)}")
+    if unused := sorted(set(rules) - used):
+        raise ValueError(f"sharding rule {unused[0]!r} is used by no weight; logical axes: {sorted(used)}")
+    for logical, rule in rules.items():
+        for axis in _axes(rule):
+            if axis not in mesh.axis_names:
+                raise ValueError(f"sharding rule {logical!r} names {axis!r}; the mesh has {mesh.axis_names}")
+
+
+def _axes(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if rule is None else (rule,) if isinstance(rule, str) else tuple(rule)
+
+
+def _spec(
+    cfg: LlamaConfig, mesh: Mesh, rules: Rules, path: tuple[str, ...], weight: Weight, stacked: bool
+) -> PartitionSpec:
+    name = "/".join(path)
+    dims = list(zip(weight.shape, weight.axes, weight.sizes(cfg), strict=True))
+    if stacked and weight.per_layer:
+        dims.insert(0, ("L", "layers", cfg.num_layers))
+    entries: list[Any] = []
+    seen: dict[str, str] = {}
+    for letter, logical, size in dims:
+        axes = _axes(rules[logical])
+        shards = math.prod(mesh.shape[axis] for axis in axes)
+        if logical == "kv_heads" and size < shards and shards % size == 0:
+            axes, shards = (), 1
+        for axis in axes:
+            if axis in seen:
+                raise ValueError(f"weight {name}: mesh axis {axis!r} is used by both {seen[axis]!r} and {logical!r}")
+            seen[axis] = logical
+        if size % shards:
+            raise ValueError(
+                f"weight {name}: dimension {letter} ({logical!r}) = {size} is not divisible by mesh axis "
+                f"{'×'.join(axes)} = {shards}"
+            )
+        entries.append(axes[0] if len(axes) == 1 else axes or None)
+    return PartitionSpec(*entries)

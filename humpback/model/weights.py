@@ -1,0 +1,222 @@
+"""What a model is made of: its hyper-parameters and the one table of its weights.
+
+Dimension letters, here and everywhere in the code:
+  B batch   T query length   S key length   D model width   N query heads   K key/value heads   G = N / K
+  H head size   F feed-forward width   V vocabulary   L layers
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's stretching of the slow rotary frequencies; `original_max_position` is in tokens."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """The hyper-parameters of one model of the LLaMA family (1, 2, 3, TinyLlama, SmolLM2).
+
+    `max_positions` is the longest sequence, in tokens, the model was made for; longer inputs raise.
+    Raises ValueError when the fields do not fit together.
+    """
+
+    vocab_size: int  # V
+    d_model: int  # D
+    num_layers: int  # L
+    num_heads: int  # N
+    num_kv_heads: int  # K
+    head_dim: int  # H, which need not be D / N
+    d_ff: int  # F
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    rms_eps: float = 1e-5
+    tied: bool = False  # the head is the transposed embedding
+    max_positions: int = 2048
+
+    def __post_init__(self) -> None:
+        for field in ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"LlamaConfig.{field} must be at least 1, not {getattr(self, field)}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"LlamaConfig.num_heads ({self.num_heads}) is not a multiple of num_kv_heads ({self.num_kv_heads})"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"LlamaConfig.head_dim must be even for rotary positions, not {self.head_dim}")
+
+    def dims(self) -> dict[str, int]:
+        """The size of every dimension letter that occurs in a weight."""
+        return {
+            "V": self.vocab_size,
+            "D": self.d_model,
+            "N": self.num_heads,
+            "K": self.num_kv_heads,
+            "H": self.head_dim,
+            "F": self.d_ff,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict that `from_dict` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LlamaConfig":
+        """The inverse of `to_dict`; raises ValueError naming unknown or missing keys."""
+        values = dict(values)
+        scaling = values.get("rope_scaling")
+        if isinstance(scaling, Mapping):
+            _check_keys(RopeScaling, scaling)
+            values["rope_scaling"] = RopeScaling(**scaling)
+        _check_keys(cls, values)
+        return cls(**values)
+
+
+def _check_keys(cls: type, values: Mapping[str, Any]) -> None:
+    fields = dataclasses.fields(cls)
+    unknown = sorted(set(values) - {field.name for field in fields})
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0]!r} for {cls.__name__}; known: {[field.name for field in fields]}")
+    missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
+    if missing:
+        raise ValueError(f"missing key {missing[0]!r} for {cls.__name__}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One row of the table: everything that depends on which weight it is.
+
+    shape: dimension letters. axes: one logical axis per letter, what the sharding rules speak of. decay: whether
+    weight decay applies. fan_in: the letters summed over when the weight is applied (their product's inverse root is
+    the initial standard deviation; empty means that the weight starts as ones). per_layer: one in every layer.
+    """
+
+    shape: str
+    axes: tuple[str, ...]
+    decay: bool
+    fan_in: str
+    per_layer: bool
+
+    def sizes(self, cfg: LlamaConfig) -> tuple[int, ...]:
+        """The array's shape in this model."""
+        return tuple(cfg.dims()[letter] for letter in self.shape)
+
+    def init(self, cfg: LlamaConfig, key: jax.Array, dtype: Any) -> jax.Array:
+        """A fresh value: ones for norms, normal with standard deviation fan_in ** -0.5 otherwise."""
+        if not self.fan_in:
+            return jnp.ones(self.sizes(cfg), dtype)
+        scale = math.prod(cfg.dims()[letter] for letter in self.fan_in) ** -0.5
+        return (jax.random.normal(key, self.sizes(cfg), jnp.float32) * scale).astype(dtype)
+
+
+WEIGHTS: dict[str, Weight] = {
+    "embedding": Weight("VD", ("vocab", "embed"), True, "D", per_layer=False),
+    "attention_norm": Weight("D", ("norm",), False, "", per_layer=True),
+    "q": Weight("DNH", ("embed", "heads", "head_dim"), True, "D", per_layer=True),
+    "k": Weight("DKH", ("embed", "kv_heads", "head_dim"), True, "D", per_layer=True),
+    "v": Weight("DKH", ("embed", "kv_heads", "head_dim"), True, "D", per_layer=True),
+    "o": Weight("NHD", ("heads", "head_dim", "embed"), True, "NH", per_layer=True),
+    "ffn_norm": Weight("D", ("norm",), False, "", per_layer=True),
+    "gate": Weight("DF", ("embed", "ffn"), True, "D", per_layer=True),
+    "up": Weight("DF", ("embed", "ffn"), True, "D", per_layer=True),
+    "down": Weight("FD", ("ffn", "embed"), True, "F", per_layer=True),
+    "final_norm": Weight("D", ("norm",), False, "", per_layer=False),
+    "head": Weight("DV", ("embed", "vocab"), True, "D", per_layer=False),
+}
+
+
+def layer_names() -> list[str]:
+    """The names of the weights every layer has."""
+    return [name for name, weight in WEIGHTS.items() if weight.per_layer]
+
+
+def outer_names(cfg: LlamaConfig) -> list[str]:
+    """The names of the weights outside the layers; a tied model has no head."""
+    return [name for name, weight in WEIGHTS.items() if not weight.per_layer and not (cfg.tied and name == "head")]
+
+
+def leaves(cfg: LlamaConfig) -> Iterator[tuple[tuple[str, ...], Weight]]:
+    """(path, table row) of every array of the unstacked tree, e.g. (("layers", "0", "q"), …)."""
+    for name in outer_names(cfg):
+        yield (name,), WEIGHTS[name]
+    for layer in range(cfg.num_layers):
+        for name in layer_names():
+            yield ("layers", str(layer), name), WEIGHTS[name]
+
+
+def make_tree(cfg: LlamaConfig, make: Callable[[tuple[str, ...], Weight], Any], *, stacked: bool = False) -> Params:
+    """The tree of one model with `make(path, weight)` at every leaf; stacked: path is ("layers", name)."""
+    tree = {name: make((name,), WEIGHTS[name]) for name in outer_names(cfg)}
+    if stacked:
+        tree["layers"] = {name: make(("layers", name), WEIGHTS[name]) for name in layer_names()}
+    else:
+        tree["layers"] = {
+            str(layer): {name: make(("layers", str(layer), name), WEIGHTS[name]) for name in layer_names()}
+            for layer in range(cfg.num_layers)
+        }
+    return tree
+
+
+def parameter_count(cfg: LlamaConfig) -> int:
+    """How many numbers the model holds; a tied embedding counts once."""
+    return sum(math.prod(weight.sizes(cfg)) for _, weight in leaves(cfg))
+
+
+def check_params(cfg: LlamaConfig, params: Mapping[str, Any]) -> None:
+    """Raises ValueError naming the first unknown, missing or mis-shaped leaf of an unstacked tree."""
+    found = dict(_flatten(params))
+    wanted = dict(leaves(cfg))
+    for path in found:
+        if path not in wanted:
+            reason = "; the config says that the embedding is tied" if path == ("head",) else ""
+            raise ValueError(f"unknown weight {'/'.join(path)}{reason}")
+    for path, weight in wanted.items():
+        if path not in found:
+            raise ValueError(f"missing weight {'/'.join(path)}")
+        shape = getattr(found[path], "shape", None)
+        if shape is None or tuple(shape) != weight.sizes(cfg):
+            raise ValueError(f"weight {'/'.join(path)} has shape {shape}, must be {weight.shape} = {weight.sizes(cfg)}")
+
+
+def _flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(tree, Mapping):
+        yield path, tree
+        return
+    if path and not tree and path != ("layers",):
+        yield path, None  # an empty branch is an unknown leaf, not nothing
+    for name, value in tree.items():
+        yield from _flatten(value, (*path, str(name)))
+
+
+def stack_layers(params: Mapping[str, Any]) -> Params:
+    """Puts each layer weight's L arrays into one of shape (L, …): what `forward` scans over. Exact."""
+    layers = [params["layers"][str(layer)] for layer in range(len(params["layers"]))]
+    stacked = {}
+    for name in layers[0]:
+        arrays = [layer[name] for layer in layers]
+        numpy_only = all(isinstance(array, np.ndarray) for array in arrays)
+        stacked[name] = np.stack(arrays) if numpy_only else jnp.stack(arrays)
+    return {**params, "layers": stacked}
+
+
+def unstack_layers(stacked: Mapping[str, Any], cfg: LlamaConfig) -> Params:
+    """The inverse of `stack_layers`, exact; numpy arrays give views, jax arrays copies."""
+    layers = {
+        str(layer): {name: array[layer] for name, array in stacked["layers"].items()}
+        for layer in range(cfg.num_layers)
+    }
+    return {**stacked, "layers": layers}

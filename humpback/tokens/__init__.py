@@ -1,0 +1,1 @@
+"""Text to ids and back, and ids to training rows."""
