@@ -1,0 +1,63 @@
+"""The negative log-likelihood of each example's target: the one measure for every model."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from humpback.model import llama
+from humpback.tokens import packing
+from humpback.tokens.examples import TokenExample
+from humpback.training import programs
+
+
+class Scores(NamedTuple):
+    """In the order of the examples. nats: float64 [examples], summed over target tokens, eos among them; tokens: int64."""
+
+    nats: np.ndarray
+    tokens: np.ndarray
+
+
+def nll(
+    cfg: llama.LlamaConfig,
+    params: Mapping[str, Any],
+    examples: Sequence[TokenExample],
+    *,
+    length: int,
+    mesh: Mesh,
+    rows: int = 4,
+    compute_dtype: str = "float32",
+) -> Scores:
+    """Scores examples under a model, without dropout, packed into batches of `rows` rows of `length` tokens.
+
+    params: the unstacked tree, of numpy or jax arrays. The same inputs on the same mesh give the same bits.
+    """
+    tokens = np.array([example.target_tokens for example in examples], np.int64)
+    nats = np.zeros(len(examples), np.float64)
+    if not examples:
+        return Scores(nats, tokens)
+    groups = programs.row_groups(mesh)
+    packed = packing.pack([len(example.ids) for example in examples], length)
+    rows = packing.round_up(min(rows, len(packed)), groups)
+    batches = [
+        packing.to_rows(examples, packed[start : start + rows], rows, length) for start in range(0, len(packed), rows)
+    ]
+    most = max(np.count_nonzero(batch.weights_BT.reshape(groups, -1), axis=1).max() for batch in batches)
+    targets = packing.round_up(int(most), 64)
+    with jax.set_mesh(mesh):
+        stacked = programs.place_params(cfg, params, mesh)
+        program = jax.jit(
+            functools.partial(programs.target_nats, cfg, compute_dtype=jnp.dtype(compute_dtype)),
+            out_shardings=programs.replicated(mesh),
+        )
+        for batch in batches:
+            nats_GM = np.asarray(program(stacked, programs.make_rows(batch, mesh, targets)), np.float64)
+            picked = packing.gather_targets(batch, groups, targets)
+            owners = np.take_along_axis(batch.examples_BT.reshape(groups, -1), picked.places_GM, axis=1)
+            real = picked.weights_GM > 0
+            nats += np.bincount(owners[real], nats_GM[real], minlength=len(examples))
+    return Scores(nats, tokens)

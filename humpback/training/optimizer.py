@@ -1,0 +1,75 @@
+"""AdamW with a linear learning rate, and the paper's table of steps (section 3.1)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from humpback.config import Finetune
+from humpback.model.weights import WEIGHTS
+
+# (examples, steps, batch), the paper's own for the 7B model.
+PAPER_TABLE = (
+    (100, 30, 8),
+    (800, 300, 8),
+    (1_600, 600, 8),
+    (3_200, 500, 32),
+    (6_400, 600, 32),
+    (12_800, 600, 32),
+    (25_600, 1_200, 32),
+    (51_200, 1_600, 32),
+)
+
+
+def steps_and_batch(num_examples: int) -> tuple[int, int]:
+    """(steps, examples in a step) by the number of examples: the row of the smallest table entry that is not below it.
+
+    Above the table one epoch at batch 32, below it three at batch 8. Raises ValueError without an example.
+    """
+    if num_examples < 1:
+        raise ValueError("there is no example to train on")
+    if num_examples < PAPER_TABLE[0][0]:
+        return -(-3 * num_examples // 8), 8
+    for size, steps, batch in PAPER_TABLE:
+        if num_examples <= size:
+            return steps, batch
+    return -(-num_examples // 32), 32
+
+
+def learning_rate(step: int | jax.Array, cfg: Finetune, steps: int) -> jax.Array:
+    """The rate (f32) of one step, counted from 0: cfg.lr at the first, linearly to exactly cfg.end_lr at the last.
+
+    No warm-up. The two ends are weighted apart because `lr + fraction * (end - lr)` misses the end by a rounding.
+    """
+    fraction = jnp.asarray(step, jnp.float32) / max(steps - 1, 1)
+    return (1 - fraction) * jnp.float32(cfg.lr) + fraction * jnp.float32(cfg.end_lr)
+
+
+def decay_mask(params: Any) -> Any:
+    """True for every leaf that decays: the matrices and the embedding, not the norms; by the table of weights."""
+
+    def decays(path: tuple[Any, ...], _: Any) -> bool:
+        return WEIGHTS[path[-1].key].decay
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def make_optimizer(cfg: Finetune, steps: int) -> optax.GradientTransformation:
+    """Clip by the global norm (0: never), then AdamW with decoupled decay by `decay_mask`."""
+    adamw = optax.adamw(
+        lambda step: learning_rate(step, cfg, steps),
+        b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decay_mask,
+    )  # fmt: skip
+    return optax.chain(optax.clip_by_global_norm(cfg.clip), adamw) if cfg.clip else adamw
+
+
+def state_shardings(optimizer: optax.GradientTransformation, abstract: Any, shardings: Any, replicated: Any) -> Any:
+    """The optimizer state's shardings: the moments lie as their weights do, counters are on every device.
+
+    `abstract` and `shardings` are trees of the parameters' shapes and shardings.
+    """
+    state = jax.eval_shape(optimizer.init, abstract)
+    return optax.tree_utils.tree_map_params(
+        optimizer, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: replicated
+    )

@@ -1,0 +1,151 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from humpback import keys
+from humpback.decoding.engine import Engine, Request
+from humpback.decoding.sampling import Sampler
+from humpback.model import llama, sharding
+
+CONFIG = llama.LlamaConfig(vocab_size=304, d_model=32, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=8, d_ff=64, max_positions=512)
+STOP = frozenset([2])
+NUCLEUS = Sampler(0.7, 0.9)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return llama.init_params(CONFIG, jax.random.key(0))
+
+
+def make_engine(params, *, slots=4, length=256, mesh=(1, 1, 1), steps=4) -> Engine:
+    devices = jax.devices()[: int(np.prod(mesh))]
+    return Engine(CONFIG, params, sharding.make_mesh(*mesh, devices=devices), slots=slots, length=length, steps_per_visit=steps)
+
+
+def make_requests(count: int, seed: int = 0, most: int = 180) -> list[Request]:
+    rng = np.random.default_rng(seed)
+    ids = [f"{i:016x}" for i in rng.integers(0, 2**62, count)]
+    return [
+        Request(i, rng.integers(3, 304, rng.integers(1, most)).astype(np.int32), key, int(rng.integers(1, 20)))
+        for i, key in zip(ids, keys.record_keys(0, "test", ids), strict=True)
+    ]
+
+
+def run(engine, requests, sampler=NUCLEUS, stop=STOP) -> dict:
+    results = list(engine.generate(requests, sampler, stop))
+    assert len(results) == len({r.id for r in results}) == len(requests)
+    return {r.id: r for r in results}
+
+
+def reference_greedy(params, request: Request) -> tuple[list[int], float]:
+    """Greedy ids by whole forward passes, and the smallest gap between the two best logits on the way."""
+    stacked, ids, gap = llama.stack_layers(params), list(request.ids), np.inf
+    for _ in range(request.max_new):
+        padded = np.zeros((1, 256), np.int32)
+        padded[0, : len(ids)] = ids
+        logits = np.asarray(_forward(stacked, padded))[0, len(ids) - 1]
+        best = np.sort(logits)[-2:]
+        gap = min(gap, best[1] - best[0])
+        if int(logits.argmax()) in STOP:
+            break
+        ids.append(int(logits.argmax()))
+    return ids[len(request.ids) :], gap
+
+
+@jax.jit
+def _forward(stacked, ids_BT):
+    return llama.forward(CONFIG, stacked, ids_BT, jnp.arange(256)[None])
+
+
+def test_greedy_equals_whole_forward_passes_with_mixed_lengths(params):
+    requests = make_requests(9)
+    found = run(make_engine(params), requests, Sampler(0.0))
+    compared = 0
+    for request in requests:
+        expected, gap = reference_greedy(params, request)
+        if gap > 1e-3:
+            assert list(found[request.id].ids) == expected
+            compared += 1
+    assert compared >= 7
+
+
+def test_results_do_not_depend_on_order_neighbours_or_what_was_done_before(params):
+    """Same shapes, same bits: ids and log-probabilities, whatever came in which order beside which others."""
+    requests = make_requests(24)
+    whole = run(make_engine(params), requests)
+    assert run(make_engine(params), requests[::-1]) == whole
+    rng = np.random.default_rng(5)
+    part = [requests[i] for i in rng.permutation(24)[:7]]
+    beside_others = run(make_engine(params), part + make_requests(9, seed=6))
+    assert all(beside_others[request.id] == whole[request.id] for request in part)
+    for request in part:
+        assert run(make_engine(params), [request])[request.id] == whole[request.id]
+
+
+def test_a_slot_keeps_nothing_of_its_former_tenant(params):
+    engine = make_engine(params)
+    request = make_requests(1, seed=8, most=10)[0]
+    alone = run(engine, [request])[request.id]
+    assert run(engine, [*make_requests(12, seed=9), request])[request.id] == alone
+
+
+def test_stop_ids_end_a_row_and_limits_hold(params):
+    requests = make_requests(12, seed=1)
+    free = run(make_engine(params), requests, stop=frozenset())
+    assert all(len(r.ids) == request.max_new and r.finish == "length" for request in requests for r in [free[request.id]])
+    stop = frozenset([free[requests[0].id].ids[0]])
+    first = run(make_engine(params), requests, stop=stop)[requests[0].id]
+    assert (first.ids, first.finish, len(first.log_probs)) == ((), "stop", 1)
+    for request in requests:  # up to a stop, nothing changes
+        ids = free[request.id].ids
+        cut = next((i for i, token in enumerate(ids) if token in stop), len(ids))
+        assert run(make_engine(params), [request], stop=stop)[request.id].ids == ids[:cut]
+
+
+def test_none_one_and_fewer_than_slots(params):
+    assert run(make_engine(params), []) == {}
+    assert len(run(make_engine(params, slots=8), make_requests(1))) == 1
+    assert len(run(make_engine(params, slots=8), make_requests(5))) == 5
+
+
+def test_log_probabilities_are_the_models(params):
+    request = make_requests(1, seed=3)[0]
+    result = run(make_engine(params), [request], stop=frozenset())[request.id]
+    ids = np.zeros((1, 256), np.int32)
+    whole = [*request.ids, *result.ids]
+    ids[0, : len(whole)] = whole
+    log_probs = np.asarray(jax.nn.log_softmax(_forward(llama.stack_layers(params), ids)))[0]
+    start = len(request.ids) - 1
+    expected = [log_probs[start + i, token] for i, token in enumerate(result.ids)]
+    np.testing.assert_allclose(result.log_probs, expected, atol=1e-4)
+
+
+def test_read_gives_the_logits_after_the_prompt(params):
+    requests = make_requests(7, seed=4)
+    found = dict(make_engine(params).read(requests, [5, 6, 7]))
+    for request in requests:
+        ids = np.zeros((1, 256), np.int32)
+        ids[0, : len(request.ids)] = request.ids
+        expected = np.asarray(_forward(llama.stack_layers(params), ids))[0, len(request.ids) - 1, 5:8]
+        np.testing.assert_allclose(found[request.id], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("mesh", [(2, 2, 2), (1, 8, 1), (1, 1, 4)])
+def test_other_meshes_give_the_same_greedy_ids(params, mesh):
+    requests = make_requests(6)
+    one, many = (run(make_engine(params, slots=8, mesh=m), requests, Sampler(0.0)) for m in ((1, 1, 1), mesh))
+    compared = 0
+    for request in requests:
+        _, gap = reference_greedy(params, request)
+        if gap > 1e-3:
+            assert one[request.id].ids == many[request.id].ids
+            np.testing.assert_allclose(one[request.id].log_probs, many[request.id].log_probs, atol=1e-4)
+            compared += 1
+    assert compared >= 4
+
+
+def test_a_request_that_cannot_fit_is_named(params):
+    request = Request("00000000000000aa", np.ones(250, np.int32), np.zeros(2, np.uint32), 10)
+    with pytest.raises(ValueError, match="00000000000000aa"):
+        list(make_engine(params).generate([request], NUCLEUS, STOP))
