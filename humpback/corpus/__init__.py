@@ -1,0 +1,1 @@
+"""From web pages to segments: readers → segments (by text, nuisances) → filters → duplicates."""

@@ -1,0 +1,225 @@
+"""A page to segments: the tree below each header, and of nested trees the largest that fits (paper, appendix E).
+
+A tree is the text after a header up to the next header of the same or a higher level, lower-level headers included as lines of their own.
+It also ends where the `article` that holds its header, or the page's `main`, ends; and what stands below a navigation header ("Comments")
+is no part of the trees around it. All of it is a pure function of the page, in time linear in its size.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from selectolax.lexbor import LexborHTMLParser
+
+from humpback.config import Segments
+from humpback.corpus import filters
+from humpback.corpus.nuisances import words
+from humpback.corpus.readers import decode
+from humpback.corpus.text import Block, Edge, Header, Item, to_items
+from humpback.records import Page, Segment, record_id
+
+_BLANK_LINE = "\n\n"
+
+# The parser looks for an open <p> through all open elements at each block tag, and opens unclosed <font>s anew in each block. These bound
+# the products that it takes (about a second each); a page of text is a hundred times below.
+_MAX_DEPTH_WORK = 100_000_000  # tags × open elements
+_MAX_FORMAT_WORK = 3_000_000  # tags × unclosed formatting elements
+_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
+_NEVER_DEEP = words(
+    "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup a "
+    "colgroup html head body"
+)
+_FORMATTING = words("b big code em font i nobr s small strike strong tt u")
+
+
+class PageDropped(Exception):
+    """The whole page is left out; the message is the reason."""
+
+
+@dataclass
+class Tree:
+    """A header and what is below it: `items[start:end]`, without the navigation trees in it. `length` is that of `text`, in characters."""
+
+    header: str
+    level: int
+    header_path: tuple[str, ...]
+    parent: "Tree | None"
+    start: int
+    end: int = 0
+    length: int = 0
+    navigation: bool = False
+    items: list[Item] = field(default_factory=list, repr=False)
+    skips: dict[int, int] = field(default_factory=dict, repr=False)  # start → end of the page's navigation trees
+
+    @property
+    def text(self) -> str:
+        parts: list[str] = []
+        position = self.start
+        while position < self.end:
+            if position in self.skips:
+                position = self.skips[position]
+                continue
+            item = self.items[position]
+            if not isinstance(item, Edge) and item.text:
+                if parts:
+                    parts.append(_separator(item))
+                parts.append(item.text)
+            position += 1
+        return "".join(parts)
+
+
+def cut(page: Page) -> tuple[str, list[Tree]]:
+    """The page's own address and the tree of each of its headers, in the page's order. Raises PageDropped."""
+    html = decode(page.html)
+    if html is None:
+        raise PageDropped("binary")
+    if _too_deep(html):
+        raise PageDropped("too deep")
+    parser = LexborHTMLParser(html, scripting=True)  # as browsers do: what is in <noscript> is no part of the tree
+    if reason := filters.language_reason(_declared_language(parser)):
+        raise PageDropped(reason)
+    items = to_items(parser.body) if parser.body is not None else []
+    trees = build_trees(items)
+    if not trees:
+        raise PageDropped("no header")
+    return _address(parser, page), trees
+
+
+def build_trees(items: list[Item]) -> list[Tree]:
+    """The trees of a page's items, in order: a tree's parent comes before it."""
+    trees: list[Tree] = []
+    open_trees: list[Tree] = []
+    marks: list[int] = []  # how many trees were open where each open article began
+    skips: dict[int, int] = {}
+
+    def close(depth: int, position: int) -> None:
+        for tree in open_trees[depth:]:
+            tree.end = position
+            if tree.navigation:
+                skips[tree.start - 1] = position  # its header goes with it
+        del open_trees[depth:]
+
+    for position, item in enumerate(items):
+        if isinstance(item, Header):
+            depth = next((i for i, tree in enumerate(open_trees) if tree.level >= item.level), len(open_trees))
+            close(depth, position)
+            parent = open_trees[-1] if open_trees else None
+            path = (*(parent.header_path if parent else ()), *([item.text] if item.text else []))
+            tree = Tree(item.text, item.level, path, parent, position + 1, items=items, skips=skips)
+            tree.navigation = filters.is_navigation(item.text)
+            trees.append(tree)
+            open_trees.append(tree)
+        elif isinstance(item, Edge) and item.opens:
+            marks.append(len(open_trees))
+        elif isinstance(item, Edge):
+            mark = marks.pop()
+            close(0 if item.tag == "main" else min(mark, len(open_trees)), position)
+    close(0, len(items))
+    _measure(items, trees)
+    return trees
+
+
+def _measure(items: list[Item], trees: list[Tree]) -> None:
+    """Fills in every tree's length without writing its text: its own items, then bottom-up those of the trees in it."""
+    sizes = {id(tree): 0 for tree in trees}  # characters, with a separator before every item
+    leads: dict[int, int] = {}  # the separator before the first item, which the text does not have
+
+    def add(tree: Tree | None, item: Block | Header) -> None:
+        if tree is None or not item.text:
+            return
+        sizes[id(tree)] += len(item.text) + len(_separator(item))
+        while tree is not None and id(tree) not in leads:  # ends at once when the trees around it have begun
+            leads[id(tree)] = len(_separator(item))
+            tree = None if tree.navigation else tree.parent
+
+    following = iter(trees)
+    current: Tree | None = None
+    for position, item in enumerate(items):
+        while current is not None and current.end <= position:
+            current = current.parent
+        if isinstance(item, Header):
+            current = next(following)
+            if not current.navigation:
+                add(current.parent, item)
+        elif isinstance(item, Block):
+            add(current, item)
+    for tree in reversed(trees):
+        tree.length = sizes[id(tree)] - leads.get(id(tree), 0)
+        if tree.parent is not None and not tree.navigation:
+            sizes[id(tree.parent)] += sizes[id(tree)]
+
+
+def extract(page: Page, cfg: Segments, on_drop: Callable[[str, str], None]) -> list[Segment]:
+    """The segments of one page that the rules keep, the same wherever it runs. `on_drop(where, reason)` hears of everything left out:
+    of a page, or of a header whose tree is no segment. Of nested trees the outermost that fits is kept, and those within it are
+    neither kept nor dropped.
+    """
+    try:
+        url, trees = cut(page)
+    except PageDropped as dropped:
+        on_drop(page.source, str(dropped))
+        return []
+    segments: list[Segment] = []
+    covered = 0  # the items before this position are in a segment
+    for tree in trees:
+        if tree.start <= covered:
+            continue
+        reason = filters.header_reason(tree.header) or filters.length_reason(tree.length, cfg)
+        text = "" if reason else tree.text
+        reason = reason or filters.text_reason(text, cfg)
+        if reason:
+            on_drop(f"{page.source}: {tree.header}", reason)
+            continue
+        covered = tree.end
+        key = record_id(page.source, page.start, page.end, text)
+        segments.append(Segment(key, text, tree.header, tree.header_path, url, page.source, page.start, page.end))
+    return segments
+
+
+def _separator(item: Block | Header) -> str:
+    return "\n" if isinstance(item, Block) and item.tight else _BLANK_LINE
+
+
+def _too_deep(html: str) -> bool:
+    """Whether parsing would take more than linear time to a degree that matters (see the constants above)."""
+    tags = html.count("<")
+    if tags * tags <= _MAX_FORMAT_WORK:
+        return False
+    depth = deepest = unclosed = most_unclosed = 0
+    for closing, name in _TAG.findall(html):
+        name = name.lower()
+        if name in _NEVER_DEEP:
+            continue
+        step = -1 if closing else 1
+        depth = max(0, depth + step)
+        deepest = max(deepest, depth)
+        if name in _FORMATTING:
+            unclosed = max(0, unclosed + step)
+            most_unclosed = max(most_unclosed, unclosed)
+    return tags * deepest > _MAX_DEPTH_WORK or tags * most_unclosed > _MAX_FORMAT_WORK
+
+
+def _declared_language(parser: LexborHTMLParser) -> str | None:
+    attributes = parser.root.attributes if parser.root is not None else {}
+    if declared := attributes.get("lang") or attributes.get("xml:lang"):
+        return declared
+    for meta in parser.css("meta[http-equiv]"):
+        if (meta.attributes.get("http-equiv") or "").lower() == "content-language":
+            return meta.attributes.get("content")
+    return None
+
+
+def _address(parser: LexborHTMLParser, page: Page) -> str:
+    """The address under which the page was found; for a page that comes from a file, the one that it names itself, if any."""
+    if page.url != page.source:
+        return page.url
+    link = parser.css_first('link[rel="canonical"]')
+    meta = parser.css_first('meta[property="og:url"]')
+    for found in (link and link.attributes.get("href"), meta and meta.attributes.get("content")):
+        try:
+            if found and urlsplit(found.strip()).scheme in ("http", "https"):
+                return found.strip()
+        except ValueError:
+            pass
+    return page.url

@@ -1,0 +1,1 @@
+"""Is it better? Statistics of records and of likelihoods."""

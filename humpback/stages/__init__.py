@@ -1,0 +1,1 @@
+"""The paper, one verb a file; `run.py` is the algorithm on one page."""

@@ -1,0 +1,31 @@
+"""The base model, M: outside weights into the run's own form, once; every training starts from it."""
+
+from humpback.convert import sources
+from humpback.errors import UserError
+from humpback.model.sizes import SIZES
+from humpback.stages.directory import Run
+from humpback.stages.models import digest_of
+from humpback.training import checkpoint
+
+
+def convert_base(run: Run) -> None:
+    """Makes base/, a model folder with direction `base`."""
+    cfg = run.cfg.base
+    stage = run.stage("base", ("base.", "wrapper"))
+    if stage.complete:
+        return
+    if not cfg.source:
+        raise UserError("config field base.source: no weights are named; give a GGUF file, a Hugging Face folder or a model folder")
+    source = sources.open_source(cfg.source, sha256=cfg.sha256)
+    if cfg.architecture and SIZES.get(cfg.architecture) != source.config:
+        raise UserError(
+            f"config field base.architecture: {cfg.architecture!r} is {SIZES.get(cfg.architecture, 'not a known size')}, but "
+            f"{cfg.source} is {source.config}; name the right one, or leave it empty"
+        )
+    if source.direction != "base":
+        raise UserError(f"config field base.source: {cfg.source} is a {source.direction} model; every training starts from a base")
+    info = checkpoint.ModelInfo(source.config, "base", run.cfg.wrapper)
+    params = source.params()
+    checkpoint.save_model(stage.path, info, params, source.tokenizer)
+    digests = checkpoint.weights_digest(params)
+    stage.finish(counts={"weights": len(digests)}, weights=digests, weights_sha256=digest_of(digests))

@@ -1,0 +1,130 @@
+"""Finetuning, always from the base: backward gives M_yx, forward on the seed M_0, on seed and curated M_t (paper, section 2)."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from absl import flags
+
+from humpback import config as configs
+from humpback import distributed, prompts, storage
+from humpback.errors import UserError
+from humpback.records import Example, read_shards
+from humpback.stages import commandline
+from humpback.stages.directory import Run
+from humpback.stages.models import check_length, digest_of
+from humpback.tokens.examples import Drop, TokenExample, build_example
+from humpback.tokens.tokenizer import Tokenizer
+from humpback.training import checkpoint, evaluate, loop
+
+TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
+HELD_OUT_FILE = "held_out.jsonl"
+
+
+def define_flags() -> None:
+    """The stages' flags, --task and --iteration."""
+    commandline.define_flags()
+    flags.DEFINE_enum("task", "forward", ["backward", "forward"], "M_yx, or M_t of --iteration")
+    flags.DEFINE_integer("iteration", 0, "t of M_t; 0 is the model of the seed alone", lower_bound=0)
+
+
+def finetune(run: Run, task: str, iteration: int = 0) -> None:
+    """Makes backward/ or forward-t/: a model folder, and the held-out pairs' likelihoods under it."""
+    name, field, inputs = "backward", "backward", ["base", "seed"]
+    if task == "forward":
+        name, field = f"forward-{iteration}", "forward" if iteration else "forward_seed"
+        inputs += [f"curated-{iteration}"] if iteration else []
+    stage = run.stage(name, (f"{field}.", "wrapper", "seed", "decoding.length", "decoding.compute_dtype", "mesh."), inputs)
+    if stage.complete:
+        return
+    ft: configs.Finetune = getattr(run.cfg, field)
+    base = checkpoint.load_model(run.workdir / "base", directions={"base"})
+    for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
+        check_length(label, length, base.info)
+    info = checkpoint.ModelInfo(base.info.config, task, run.cfg.wrapper)
+    pairs = list(read_shards(run.workdir / "seed", "seed", Example))
+    if iteration:
+        pairs += read_shards(run.workdir / f"curated-{iteration}", "curated", Example)
+    tokens, dropped = tokenize(pairs, base.tokenizer, task, run.cfg.wrapper, ft.length)
+    if not tokens:
+        raise UserError(f"{stage.path}: none of {len(pairs)} examples fits into {field}.length = {ft.length} ({dict(dropped)})")
+    steps = checkpoint.TrainingCheckpoints(stage.path / "steps")
+    rows: list[int] = []
+
+    def metrics(row: dict) -> None:
+        rows.append(row["tokens"])
+        stage.metrics(row)
+
+    trained = loop.train(
+        base, tokens, ft, mesh=run.mesh(), seed=run.cfg.seed, purpose=name, checkpoints=steps, metrics=metrics, info=info
+    )
+    checkpoint.save_model(stage.path, info, trained, base.tokenizer)
+    # The first stage of each task measures the base, too.
+    models = {name: trained} if iteration else {"base": base.params, name: trained}
+    measured = measure_held_out(run, task, base, models)
+    if distributed.is_first():
+        storage.publish(stage.path / HELD_OUT_FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
+    digests = checkpoint.weights_digest(trained)
+    stage.finish(
+        counts={"examples": len(tokens), **Counter(f"{pair.kind} pairs" for pair in pairs)},
+        dropped=dropped,
+        files=[HELD_OUT_FILE],
+        tokens=sum(rows),
+        weights=digests,
+        weights_sha256=digest_of(digests),
+    )
+    steps.delete()
+
+
+def measure_held_out(run: Run, task: str, base: checkpoint.Model, models: dict[str, Any]) -> list[dict[str, Any]]:
+    """{model, task, id, nats, tokens} of every held-out pair under each model: nats of the target and its end, prompts as at
+    inference. The same pairs and ids for every model; pairs that do not fit are left out for all."""
+    length, dtype = run.cfg.decoding.length, run.cfg.decoding.compute_dtype
+    built = [
+        build_example(base.tokenizer, pair.id, *inference_pair(pair, task), prompts.WRAPPERS[run.cfg.wrapper], length)
+        for pair in read_shards(run.workdir / "seed", "held_out", Example)
+    ]
+    fitting = [example for example in built if isinstance(example, TokenExample)]
+    rows = []
+    for name, params in models.items():
+        scores = evaluate.nll(base.info.config, params, fitting, length=length, mesh=run.mesh(), compute_dtype=dtype)
+        rows += [
+            {"model": name, "task": task, "id": example.id, "nats": float(nats), "tokens": int(count)}
+            for example, nats, count in zip(fitting, scores.nats, scores.tokens, strict=True)
+        ]
+    return rows
+
+
+def tokenize(
+    pairs: Iterable[Example], tokenizer: Tokenizer, task: str, wrapper: str, length: int
+) -> tuple[list[TokenExample], dict[str, int]]:
+    """Pairs as token examples of a task, with the tag of each pair's kind; and how many were dropped, by reason."""
+    made, dropped = [], {reason.value: 0 for reason in Drop}
+    for pair in pairs:
+        prompt, target = training_pair(pair, task)
+        example = build_example(tokenizer, pair.id, prompt, target, prompts.WRAPPERS[wrapper], length)
+        if isinstance(example, Drop):
+            dropped[example.value] += 1
+        else:
+            made.append(example)
+    return made, dropped
+
+
+def training_pair(pair: Example, task: str) -> tuple[prompts.Prompt, str]:
+    """(prompt, target) of a training example: backward writes the bare instruction, forward the response to the tagged one."""
+    if task == "backward":
+        return prompts.backward_prompt(pair.response), pair.instruction.strip()
+    return prompts.forward_training_prompt(pair.instruction, TAGS[pair.kind]), pair.response.strip()
+
+
+def inference_pair(pair: Example, task: str) -> tuple[prompts.Prompt, str]:
+    """(prompt, target) as at inference: the same backward, both tags forward."""
+    if task == "backward":
+        return training_pair(pair, task)
+    return prompts.forward_prompt(pair.instruction), pair.response.strip()
+
+
+def main() -> None:
+    """`humpback finetune --task=… --iteration=T`."""
+    finetune(commandline.open_run(), flags.FLAGS.task, flags.FLAGS.iteration)

@@ -1,0 +1,145 @@
+"""A summary as text: the table that `humpback run` prints, the verdict, and report.md. Pure functions of the summary."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_MODEL_NAMES = {"base": "base", "backward": "M_yx"}
+
+
+def render(summary: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
+    """report.md, whole. Times stand in its last section only."""
+    sections = [
+        "# Report of a run",
+        "## Stages\n\n" + _markdown(("stage", "counts", "dropped"), _stage_rows(summary)),
+        "## Lengths in characters, mean ± sd\n\n" + _markdown(("set", "examples", "instruction", "output"), _length_rows(summary)),
+        "## Held-out pairs, nats per target token\n\n" + _held_out_text(summary),
+        "## Candidates\n\n" + _candidates_text(summary),
+        *(_rating_section(rating) for rating in summary["ratings"]),
+        "## Overlap of the curated sets\n\n" + _overlap_text(summary),
+        "## The five candidates rated best by the last judge\n\n" + _examples(summary["best"]),
+        "## The five rated worst\n\n" + _examples(summary["worst"]),
+        "## Timing\n\n" + _markdown(("stage", "seconds", "tokens", "tokens/s"), _timing_rows(timing)),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def table(summary: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
+    """What a person wants to see at the end: stages with counts and seconds, then the likelihoods."""
+    rows = [(name, counts, f"{timing[name]['seconds']:.0f} s") for name, counts, _ in _stage_rows(summary)]
+    return "\n\n".join((_plain(("stage", "counts", "time"), rows), _plain(_HELD_OUT_HEADER, _held_out_rows(summary))))
+
+
+def verdict(learned: Mapping[str, Any]) -> list[str]:
+    """The last lines of a run: whether M_yx and M_0 learned."""
+    what = {"backward": "M_yx, instruction given response", "forward-0": "M_0, response given instruction"}
+    lines = []
+    for name, row in learned.items():
+        needed = f"at most {row['needed']:+.2f}" if row["needed"] else "below 0"
+        outcome = "learned" if row["passed"] else "NOT LEARNED"
+        error = _number(row["standard_error"], 3)
+        lines.append(f"{what[name]}: {row['difference']:+.3f} ± {error} nats per token against the base (needed: {needed}): {outcome}")
+    return lines
+
+
+_HELD_OUT_HEADER = ("held-out", "model", "nats/token", "minus base", "± s.e.", "pairs")
+
+
+def _stage_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    def joined(values: Mapping[str, Any]) -> str:
+        return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in values.items() if value)
+
+    return [(name, joined(stage["counts"]), joined(stage["dropped"])) for name, stage in summary["stages"].items()]
+
+
+def _length_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [(row["set"], str(row["examples"]), _mean_sd(row["instruction"]), _mean_sd(row["output"])) for row in summary["lengths"]]
+
+
+def _held_out_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    labels = {"backward": "instruction | response", "forward": "response | instruction"}
+    return [
+        (
+            labels[task],
+            _MODEL_NAMES.get(row["model"], row["model"].replace("forward-", "M_")),
+            f"{row['nll']:.4f}",
+            f"{row['difference']:+.4f}" if row["model"] != "base" else "",
+            _number(row["standard_error"], 4) if row["model"] != "base" else "",
+            str(row["pairs"]),
+        )
+        for task, rows in summary["held_out"].items()
+        for row in rows
+    ]
+
+
+def _held_out_text(summary: Mapping[str, Any]) -> str:
+    return _markdown(_HELD_OUT_HEADER, _held_out_rows(summary)) + "\n\n" + "\n".join(f"- {line}" for line in verdict(summary["learned"]))
+
+
+def _candidates_text(summary: Mapping[str, Any]) -> str:
+    c = summary["candidates"]
+    return (
+        f"{c['candidates']} candidates; echo rate {c['echo_rate']:.1%}, unfinished {c['unfinished_rate']:.1%}, "
+        f"empty {c['empty_rate']:.1%}. None of these is rated."
+    )
+
+
+def _rating_section(rating: Mapping[str, Any]) -> str:
+    control = _markdown(
+        ("set", "examples", "score", "instruction", "output"),
+        [
+            (name, str(part["examples"]), _mean_sd(part["score"], 2), _mean_sd(part["instruction"]), _mean_sd(part["output"]))
+            for name, part in (("curated", rating["curated"]), ("control of the same lengths", rating["length_matched_control"]))
+        ],
+    )
+    return (
+        f"## Ratings of iteration {rating['iteration']}, by M_{rating['iteration'] - 1}\n\n"
+        f"Invalid: {rating['invalid_rate']:.1%}; score {_mean_sd(rating['score'], 2)}; correlation of score and output length "
+        f"{_number(rating['score_length_correlation'], 2)}.\n\n"
+        + _markdown(("rating", "candidates"), [(score, str(count)) for score, count in rating["histogram"].items()])
+        + "\n\n"
+        + control
+    )
+
+
+def _overlap_text(summary: Mapping[str, Any]) -> str:
+    rows = [
+        f"A^({row['sets'][0]}) and A^({row['sets'][1]}) share {row['both']} of {row['either']} (Jaccard {row['jaccard']:.2f})."
+        for row in summary["overlap"]
+    ]
+    return "\n".join(rows) or "There is only one."
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> str:
+    def quoted(text: str) -> str:
+        return "\n".join(f"> {line}" for line in text.splitlines())
+
+    return "\n\n".join(
+        f"**{row['score']:.2f}** · `{row['id']}` · {row['url']} · header: {row['header']}\n\n"
+        f"Instruction:\n\n{quoted(row['instruction'])}\n\nOutput:\n\n{quoted(row['output'])}"
+        for row in rows
+    )
+
+
+def _timing_rows(timing: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (name, f"{row['seconds']:.1f}", str(row["tokens"] or ""), f"{row['tokens_per_second']:.0f}" if row["tokens"] else "")
+        for name, row in timing.items()
+    ]
+
+
+def _mean_sd(value: Mapping[str, float | None], digits: int = 0) -> str:
+    return f"{_number(value['mean'], digits)} ± {_number(value['sd'], digits)}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [header, *rows])

@@ -1,0 +1,35 @@
+"""Instruction backtranslation, whole: the paper's algorithm on one page (section 2).
+
+Every call makes one folder of the run, skips it when it is complete, and continues it when it is half done.
+"""
+
+from humpback.stages import commandline
+from humpback.stages.augment import augment
+from humpback.stages.base import convert_base
+from humpback.stages.curate import curate
+from humpback.stages.directory import Run
+from humpback.stages.finetune import finetune
+from humpback.stages.seed import seed
+from humpback.stages.segment import segment
+from humpback.stages.summary import summarize
+
+define_flags = commandline.define_flags
+
+
+def run_all(run: Run) -> None:
+    """Base weights, human pairs and web pages to M_1 … M_iterations and a report."""
+    convert_base(run)
+    seed(run)  # (instruction, response) pairs by people
+    segment(run)  # web pages → self-contained pieces of human text
+    finetune(run, "backward")  # M_yx: response → instruction
+    augment(run)  # A: one candidate instruction per segment, made once
+    finetune(run, "forward", 0)  # M_0: the base on the seed alone
+    for iteration in range(1, run.cfg.iterations + 1):
+        curate(run, iteration)  # A^(t): M_{t-1} rates A, the best are kept
+        finetune(run, "forward", iteration)  # M_t: the base, again, on seed and A^(t)
+    summarize(run)
+
+
+def main() -> None:
+    """`humpback run`."""
+    run_all(commandline.open_run())

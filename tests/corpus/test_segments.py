@@ -1,0 +1,213 @@
+"""Trees of headers, which of them become segments, and hostile pages."""
+
+import re
+import time
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from humpback.config import Segments
+from humpback.corpus.segments import PageDropped, cut, extract
+from humpback.records import Page, record_id
+
+DEMO = Path(__file__).parents[2] / "humpback" / "demo" / "pages"
+
+
+def page(html: str | bytes, url: str = "a/p.html") -> Page:
+    data = html.encode() if isinstance(html, str) else html
+    return Page("a/p.html", url, 0, len(data), data)
+
+
+def words(count: int, start: int = 0) -> str:
+    """`count` characters without a sentence that repeats."""
+    text = "".join(f"w{start + i} " for i in range(count))
+    return text[: count - 1] + "."
+
+
+def run(html: str | bytes, min_chars: int = 20, max_chars: int = 100) -> tuple[list[tuple[str, int]], dict[str, int]]:
+    drops: Counter[str] = Counter()
+    cfg = Segments(min_chars=min_chars, max_chars=max_chars)
+    found = extract(page(html), cfg, lambda _, reason: drops.update([reason]))
+    return [(segment.header, len(segment.text)) for segment in found], dict(drops)
+
+
+TREES = [
+    ("siblings", "<h1>A</h1>a<h1>B</h1>b", [("A", "a", "A"), ("B", "b", "B")]),
+    ("nested", "<h1>A</h1>a<h2>B</h2>b<h3>C</h3>c<h2>D</h2>d<h1>E</h1>e",
+     [("A", "a\n\nB\n\nb\n\nC\n\nc\n\nD\n\nd", "A"), ("B", "b\n\nC\n\nc", "A > B"), ("C", "c", "A > B > C"), ("D", "d", "A > D"),
+      ("E", "e", "E")]),
+    ("a level is left out", "<h1>A</h1>a<h4>B</h4>b<h2>C</h2>c",
+     [("A", "a\n\nB\n\nb\n\nC\n\nc", "A"), ("B", "b", "A > B"), ("C", "c", "A > C")]),
+    ("lower levels first", "<h3>A</h3>a<h2>B</h2>b<h1>C</h1>c", [("A", "a", "A"), ("B", "b", "B"), ("C", "c", "C")]),
+    ("text before the first header", "zero<h2>A</h2>a", [("A", "a", "A")]),
+    ("no text of its own", "<h1>A</h1><h2>B</h2>b", [("A", "B\n\nb", "A"), ("B", "b", "A > B")]),
+    ("no text at all", "<h1>A</h1><h2>B</h2>", [("A", "B", "A"), ("B", "", "A > B")]),
+    ("an empty header", "<h1>A</h1>a<h2></h2>b<h3>C</h3>c",
+     [("A", "a\n\nb\n\nC\n\nc", "A"), ("", "b\n\nC\n\nc", "A"), ("C", "c", "A > C")]),
+    ("an empty header first", "<h1>A</h1><h2></h2><ul><li>x<li>y</ul>", [("A", "- x\n- y", "A"), ("", "- x\n- y", "A")]),
+    ("headers in other elements", "<div><div><h1>A</h1></div></div><div>a<section><h2>B</h2></section>b</div>",
+     [("A", "a\n\nB\n\nb", "A"), ("B", "b", "A > B")]),
+    ("navigation is no part of what is around it", "<h1>A</h1>a<h2>Comments</h2>x<h3>C</h3>c<h2>D</h2>d",
+     [("A", "a\n\nD\n\nd", "A"), ("Comments", "x\n\nC\n\nc", "A > Comments"), ("C", "c", "A > Comments > C"), ("D", "d", "A > D")]),
+    ("navigation first", "<h1>A</h1><h2>Related articles</h2>x<h2>D</h2>d",
+     [("A", "D\n\nd", "A"), ("Related articles", "x", "A > Related articles"), ("D", "d", "A > D")]),
+    ("an article ends", "<h1>A</h1>a<article><h2>B</h2>b</article>c<article><h2>D</h2>d</article>",
+     [("A", "a\n\nB\n\nb\n\nc\n\nD\n\nd", "A"), ("B", "b", "A > B"), ("D", "d", "A > D")]),
+    ("main ends", "<h1>A</h1><main>a<h2>B</h2>b</main>c", [("A", "a\n\nB\n\nb", "A"), ("B", "b", "A > B")]),
+    ("lists and headers", "<h1>A</h1><ol><li><h2>B</h2>b<li>c<li>d</ol>",
+     [("A", "B\n\nb\n2. c\n3. d", "A"), ("B", "b\n2. c\n3. d", "A > B")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("html, expected", [row[1:] for row in TREES], ids=[row[0] for row in TREES])
+def test_trees(html: str, expected: list[tuple[str, str, str]]) -> None:
+    _, trees = cut(page(html))
+    assert [(tree.header, tree.text, " > ".join(tree.header_path)) for tree in trees] == expected
+    assert [tree.length for tree in trees] == [len(tree.text) for tree in trees]
+
+
+def test_of_nested_trees_the_largest_that_fits_is_kept() -> None:
+    inner = f"<h2>B</h2>{words(30)}<h2>C</h2>{words(40, 100)}"
+    assert run(f"<h1>A</h1>{inner}") == ([("A", 30 + 40 + 2 * 1 + 3 * 2)], {})
+    assert run(f"<h1>A</h1>{words(60, 300)}{inner}") == ([("B", 30), ("C", 40)], {"too long": 1})
+
+
+def test_a_dropped_header_gives_its_subheaders() -> None:
+    sub = f"<h2>Real title</h2>{words(30)}"
+    assert run(f"<h1>BUY NOW</h1>{sub}") == ([("Real title", 30)], {"all upper case header": 1})
+    assert run(f"<h1></h1>{sub}") == ([("Real title", 30)], {"empty header": 1})
+    assert run(f"<h1>Quick links</h1>{sub}") == ([("Real title", 30)], {"navigation header": 1})
+    repeated = "We bake fresh bread every day. We bake fresh bread every single day."
+    assert run(f"<h1>Bread</h1>{repeated}{sub}", max_chars=200) == ([("Real title", 30)], {"repetition": 1})
+
+
+@pytest.mark.parametrize("length, kept", [(19, []), (20, [("A", 20)]), (100, [("A", 100)]), (101, [])])
+def test_lengths_are_inclusive(length: int, kept: list[tuple[str, int]]) -> None:
+    reason = {} if kept else {"too short" if length < 20 else "too long": 1}
+    assert run(f"<h1>A</h1><p>{words(length)}</p>") == (kept, reason)
+
+
+def test_a_segment_leads_back_to_its_page() -> None:
+    html = f"<html><head><link rel='canonical' href='https://x.org/y'></head><h1>A</h1><h2>B</h2><p>{words(30)}</p></html>"
+    (segment,) = extract(page(html), Segments(min_chars=20, max_chars=31), lambda *_: None)
+    assert (segment.header, segment.header_path, segment.url, segment.source) == ("B", ("A", "B"), "https://x.org/y", "a/p.html")
+    assert (segment.start, segment.end) == (0, len(html))
+    assert segment.id == record_id("a/p.html", 0, len(html), segment.text)
+    (crawled,) = extract(page(html, "http://crawl/1"), Segments(min_chars=20, max_chars=31), lambda *_: None)
+    assert crawled.url == "http://crawl/1" and crawled.id == segment.id
+
+
+@pytest.mark.parametrize("head, url", [
+    ("<meta property='og:url' content='http://x.org/z'>", "http://x.org/z"),
+    ("<link rel=canonical href='/relative'>", "a/p.html"),
+    ("<link rel=canonical href='http://[broken'>", "a/p.html"),
+    ("<link rel=canonical>", "a/p.html"),
+])  # fmt: skip
+def test_addresses(head: str, url: str) -> None:
+    assert cut(page(f"<head>{head}</head><h1>A</h1>"))[0] == url
+
+
+PAGES = [
+    ("language", "<html lang='de'><h1>A</h1>a"),
+    ("language", "<html xml:lang='FR-ca'><h1>A</h1>a"),
+    ("language", "<meta http-equiv='Content-Language' content='es, en'><h1>A</h1>a"),
+    ("", "<html lang='en-GB'><h1>A</h1>a"),
+    ("", "<html lang=''><h1>A</h1>a"),
+    ("no header", "<p>a</p>"),
+    ("no header", ""),
+    ("no header", "<frameset><frame></frameset>"),
+    ("binary", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR<h1>A</h1>"),
+    ("binary", bytes(range(1, 256)) * 200),
+    ("binary", "<h1>A</h1>text".encode("utf-16-le")),  # without a byte order mark
+    ("binary", b"<meta charset=utf-8><h1>A</h1>" + b"\xff\xfe\xfa" * 200),
+    ("", "\ufeff<h1>A</h1>text".encode("utf-16-be")),
+]
+
+
+@pytest.mark.parametrize("reason, html", PAGES)
+def test_pages_that_are_dropped(reason: str, html: str | bytes) -> None:
+    if not reason:
+        assert [tree.header for tree in cut(page(html))[1]] == ["A"]
+        return
+    with pytest.raises(PageDropped) as dropped:
+        cut(page(html))
+    assert str(dropped.value) == reason
+
+
+CHARSETS = [
+    "<h1>A</h1>café €".encode(),
+    b"\xef\xbb\xbf" + "<h1>A</h1>café €".encode(),
+    "<meta charset=iso-8859-1><h1>A</h1>café €".encode("cp1252"),
+    "<meta http-equiv=Content-Type content='text/html; charset=windows-1252'><h1>A</h1>café €".encode("cp1252"),
+    "<?xml version='1.0' encoding='iso-8859-15'?><h1>A</h1>café €".encode("iso-8859-15"),
+    "<meta charset=utf-16><h1>A</h1>café €".encode(),
+    "<meta charset=no-such-set><h1>A</h1>café €".encode(),
+    "<meta charset=punycode><h1>A</h1>café €".encode(),
+    "<h1>A</h1>café €".encode("cp1252"),
+]
+
+
+@pytest.mark.parametrize("html", CHARSETS)
+def test_charsets(html: bytes) -> None:
+    assert cut(page(html))[1][0].text == "café €"
+
+
+def test_text_with_lost_characters_is_dropped() -> None:
+    html = b"<meta charset=utf-8><h1>A</h1><p>" + words(80).encode() + b" caf\xe9</p>"
+    assert run(html) == ([], {"broken characters": 1})
+
+
+HOSTILE = {
+    "deep": "<div>" * 100_000 + "<h1>A</h1>text",
+    "deep and closed": "<div>" * 100_000 + "<h1>A</h1>text" + "</div>" * 100_000,
+    "deep inline": "<h1>A</h1>" + "<span>" * 100_000 + "text",
+    "deep lists": "<h1>A</h1>" + "<ul><li>x" * 5_000,
+    "deep quotes": "<h1>A</h1>" + "<blockquote>x" * 9_000,
+    "deep tables": "<h1>A</h1>" + "<table><tr><td>x" * 20_000,
+    "unclosed fonts": "<h1>A</h1>" + "".join(f"<font size={i}><p>x" for i in range(20_000)),
+    "many headers": "<h6>x</h6>" * 20_000,
+    "headers within headers": "".join(f"<p role=heading aria-level={i}>x</p>" for i in range(20_000)),
+    "one long line": "<h1>A</h1>" + "x" * 9_000_000,
+    "angle brackets": "<h1>A</h1>" + "<" * 2_000_000,
+    "entities": "<h1>A</h1>" + "&amp;&#x41;&nosuch;" * 200_000,
+    "an open comment": "<h1>A</h1>text<!--" + "<p>x" * 100_000,
+    "an open attribute": '<h1>A</h1>text<a href="' + "<p>x" * 100_000,
+    "repeated sentences": "<h1>A</h1>" + "the cat sat on the mat. " * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pages_end_soon(name: str) -> None:
+    started = time.process_time()
+    drops: list[str] = []
+    kept = extract(page(HOSTILE[name]), Segments(), lambda _, reason: drops.append(reason))
+    assert time.process_time() - started < 2
+    assert kept or drops
+
+
+def test_deep_pages_are_dropped_for_what_they_are() -> None:
+    assert run(HOSTILE["deep"])[1] == {"too deep": 1}
+    assert run(HOSTILE["unclosed fonts"])[1] == {"too deep": 1}
+    assert "too deep" not in run("<div><p>x</p><br><li>y</div>" * 20_000 + "<h1>A</h1>")[1]  # large, but flat
+
+
+def letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text)).casefold()
+
+
+@pytest.mark.parametrize("path", sorted(DEMO.glob("*.html")), ids=lambda path: path.stem)
+def test_the_words_of_a_segment_occur_in_its_page_in_order(path: Path) -> None:
+    from selectolax.lexbor import LexborHTMLParser
+
+    data = path.read_bytes()
+    whole = letters(LexborHTMLParser(data).body.text(separator=" "))
+    for segment in extract(Page(path.name, path.name, 0, len(data), data), Segments(min_chars=200), lambda *_: None):
+        text = re.sub(r"(?m)^[\s>]*\d+\. ", "", segment.text)  # the numbers of lists are not in the page
+        position = 0
+        for word in text.split():
+            if plain := letters(word):
+                position = whole.find(plain, position) + len(plain)
+                assert position >= len(plain), f"{word!r} of {segment.header!r}"
+        assert segment.header_path[-1] == segment.header
