@@ -7,6 +7,7 @@ counts only when all of it matches.
 
 import concurrent.futures
 import hashlib
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -263,7 +264,12 @@ def _publish_checksums(folder: epath.Path, names: Collection[str]) -> None:
         name: {"size": path.stat().length, "sha256": digest}
         for name, path, digest in zip(names, paths, digests, strict=True)
     }
-    storage.publish_json(folder / CHECKSUMS, {"files": files})
+    storage.publish_json(folder / CHECKSUMS, {"files": files, "sha256": _digest_of_list(files)})
+
+
+def _digest_of_list(files: dict[str, Any]) -> str:
+    """Of the list itself, so that damage to it is told from damage to the files that it names."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _find_damage(folder: epath.Path, complete: bool = False) -> str | None:
@@ -274,10 +280,12 @@ def _find_damage(folder: epath.Path, complete: bool = False) -> str | None:
     if not (folder / CHECKSUMS).exists():
         return f"{folder / CHECKSUMS}: missing, so the folder was never finished"
     try:
-        files = storage.read_json(folder / CHECKSUMS)["files"]
-        wanted = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+        read = storage.read_json(folder / CHECKSUMS)
+        if read["sha256"] != _digest_of_list(read["files"]):
+            return f"{folder / CHECKSUMS}: damaged (its contents have changed since it was written)"
+        wanted = {name: (entry["size"], entry["sha256"]) for name, entry in read["files"].items()}
     except (UserError, KeyError, TypeError, AttributeError) as error:
-        return f"{folder / CHECKSUMS}: damaged ({error})"
+        return f"{folder / CHECKSUMS}: damaged ({error!r})"
     if complete and (unlisted := sorted(set(_walk(folder)) - {*wanted, CHECKSUMS})):
         return f"{folder / unlisted[0]}: not in {CHECKSUMS}"
     for name, (size, _) in wanted.items():

@@ -107,7 +107,7 @@ def test_dropout_keeps_the_expectation_and_drops_the_given_share():
     dropped = llama._dropout(KEY, 0.3, x, 0)
     assert abs(float((dropped == 0).mean()) - 0.3) < 0.01  # 131,072 draws: one sd is 0.0013
     assert abs(float(dropped.mean()) - 3.0) < 0.03
-    np.testing.assert_allclose(jnp.unique(dropped), [0.0, 3.0 / 0.7], rtol=1e-6)
+    np.testing.assert_allclose(jnp.unique(dropped), [0.0, 3.0 / 0.7], rtol=1e-4)
     assert (llama._dropout(KEY, 0.3, x, 1) != dropped).any()  # the two branches differ
 
 

@@ -115,6 +115,18 @@ def test_each_damaged_file_of_a_model_is_named(tmp_path, base, kind):
     load_model(folder)
 
 
+def test_any_flipped_bit_of_the_checksums_is_seen_and_named(tmp_path, base):
+    folder = tmp_path / "m"
+    save(folder, base)
+    whole = (folder / "checksums.json").read_bytes()
+    for place in range(0, len(whole), 7):  # names, sizes, digests, keys, and the space between them
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        (folder / "checksums.json").write_bytes(changed)
+        with pytest.raises(UserError, match=r"checksums\.json"):
+            load_model(folder)
+
+
 def test_folders_that_are_no_models(tmp_path):
     with pytest.raises(UserError, match="no such model folder"):
         load_model(tmp_path / "none")
