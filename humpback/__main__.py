@@ -58,6 +58,8 @@ def _parse(argv: list[str]) -> list[str]:
         return rest
     except (flags.Error, UserError, KeyError, AttributeError, OSError) as error:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        if "Traceback" in text:  # a config file that raises comes with its traceback; its last line says what is wrong
+            text = text.strip().splitlines()[-1]
         _fail(UserError(f"{text}\nSee `{argv[0]} --help`."))
 
 

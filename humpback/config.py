@@ -193,6 +193,10 @@ def finish(config: Config) -> Config:
             raise UserError(f"config field {name}: {value!r} is not allowed; it must be {text}")
     if config.segments.min_chars > config.segments.max_chars:
         raise UserError(f"config field segments.min_chars: {config.segments.min_chars} is above max_chars {config.segments.max_chars}")
+    for name in ("augment", "curate"):
+        new, length = getattr(config, name).max_new_tokens, config.decoding.length
+        if new >= length:
+            raise UserError(f"config field {name}.max_new_tokens: {new} leaves no room for a prompt in decoding.length = {length}")
     _freeze(config)
     return config
 

@@ -1,5 +1,6 @@
-"""A tiny random model with a real tokenizer, and a config that runs the whole loop on it in seconds."""
+"""A tiny random model with a real tokenizer, and short pairs, for runs of the whole loop in seconds."""
 
+import json
 import pathlib
 
 import jax
@@ -15,7 +16,7 @@ SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CONFIG = llama.LlamaConfig(
     vocab_size=512, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=32, tied=False, max_positions=2048
 )
-EOS_PUSH = 2.7
+EOS_PUSH = 3.2
 
 
 def make_tokenizer() -> Tokenizer:
@@ -44,3 +45,18 @@ def make_base(folder: pathlib.Path) -> pathlib.Path:
     params["head"] = params["head"].at[0, tokenizer.eos_id].set(EOS_PUSH)
     checkpoint.save_model(folder, checkpoint.ModelInfo(CONFIG, "base", "chatml"), params, tokenizer)
     return folder
+
+
+def make_inputs(folder: pathlib.Path) -> list[str]:
+    """Writes base/, pairs.jsonl and rubric.txt into `folder`, and returns the flags that make tests/tiny_config.py use them."""
+    make_base(folder / "base")
+    rows = [json.loads(line) for line in (DEMO / "seed.jsonl").read_text().splitlines()]
+    pairs = [{"instruction": row["instruction"], "response": row["response"][:200]} for row in rows]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (folder / "rubric.txt").write_text("Rate the response from 1, useless, to 5, ideal.")
+    return [
+        "--config=tests/tiny_config.py",
+        f"--config.base.source={folder / 'base'}",
+        f"--config.seed_pairs.source={folder / 'pairs.jsonl'}",
+        f"--config.curate.rubric_file={folder / 'rubric.txt'}",
+    ]

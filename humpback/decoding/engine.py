@@ -154,10 +154,9 @@ class Engine:
         B, tensor = self.slots, self.mesh.shape["tensor"]
         heads = "tensor" if self.config.num_kv_heads % tensor == 0 else None
         by_head = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp"), heads))
-        empty = functools.partial(llama.empty_cache, self.config, B, self.length, self._dtype)
         zeros = lambda shape, dtype: jax.device_put(jnp.zeros(shape, dtype), self._batch)  # noqa: E731
         return {
-            "cache": jax.jit(empty, out_shardings=by_head)(),
+            "cache": _empty_cache(self.config, B, self.length, self._dtype, by_head),
             "ids": zeros((B,), jnp.int32),  # the token to feed next
             "log_probs": zeros((B,), jnp.float32),  # of that token
             "positions": zeros((B,), jnp.int32),  # of that token
@@ -219,6 +218,12 @@ def _collect(
             if result := tenant.take(token, float(log_probs[step, slot]), stop_ids):
                 tenants[slot] = None
                 yield result
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _empty_cache(config, batch, length, dtype, where):
+    empty = llama.empty_cache(config, batch, length, dtype)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where), empty)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

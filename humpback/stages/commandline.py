@@ -19,12 +19,16 @@ def define_flags() -> None:
 
 def open_run() -> Run:
     """The run that the flags name. UserError when a flag is missing or a field has a wrong value."""
-    for name in ("config", "workdir"):
-        if not _FLAGS[name].value:
+    try:
+        config, workdir = _FLAGS.config, _FLAGS.workdir
+    except OSError as error:  # ml_collections says so only when the value is asked for
+        raise UserError(f"--config={_FLAGS['config'].config_filename}: {str(error).strip().splitlines()[-1].strip()}") from error
+    for name, value in (("config", config), ("workdir", workdir)):
+        if not value:
             raise UserError(f"--{name} is missing; for example --config=configs/demo.py --workdir=runs/demo")
     distributed.start()
-    cfg = configs.finish(_FLAGS.config)
-    run = Run(cfg, _FLAGS.workdir)
+    cfg = configs.finish(config)
+    run = Run(cfg, workdir)
     if distributed.is_first():
         storage.publish(run.workdir / "config.json", configs.to_json(cfg) + "\n", replace=True)
     return run

@@ -68,7 +68,8 @@ def test_a_row_has_the_same_bits_whatever_its_neighbours():
 
 def test_insert_puts_rows_into_slots_and_drops_those_past_the_end():
     cfg = CASES["mha"]
-    chunk = jax.tree.map(lambda x: x + 1.0, llama.empty_cache(cfg, 2, 16))
+    # The dropped row comes last and holds another number, so that clipping its slot to the last one would be seen.
+    chunk = jax.tree.map(lambda x: x + jnp.array([1.0, 5.0]).reshape(2, 1, 1, 1), llama.empty_cache(cfg, 2, 16))
     cache = llama.insert_cache(llama.empty_cache(cfg, 3, 40), chunk, jnp.asarray([2, 3]))
     for k_BKHS, v_BKSH in cache:
         assert (k_BKHS[2, :, :, :16] == 1).all() and (v_BKSH[2, :, :16] == 1).all()

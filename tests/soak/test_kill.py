@@ -10,14 +10,14 @@ from tests.stages.test_kill import command
 def test_kill(tmp_path):
     """HUMPBACK_SOAK_SCHEDULES kills (thirty), seed HUMPBACK_SOAK_SEED."""
     seed, count = int(os.environ.get("HUMPBACK_SOAK_SEED", "0")), int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "30"))
-    base, expected = tiny.make_base(tmp_path / "base"), tmp_path / "undisturbed"
-    duration, _ = kills.finish(command(base, expected))
+    inputs, expected = tiny.make_inputs(tmp_path), tmp_path / "undisturbed"
+    duration, _ = kills.finish(command(inputs, expected))
     hits = []
     for number, moment in enumerate(kills.moments(seed, count, duration)):
         workdir = tmp_path / f"run-{number}"
-        killed = kills.kill_at(command(base, workdir), moment)
+        killed = kills.kill_at(command(inputs, workdir), moment)
         hits.append(kills.in_progress(workdir) if killed else "")
-        kills.finish(command(base, workdir))
+        kills.finish(command(inputs, workdir))
         found = compare.differences(workdir, expected)
         outcome = f"{hits[-1] or 'no work in progress'}, {found or 'same bytes'}"
         print(f"{number + 1}/{count} killed after {moment:.1f} s of {duration:.1f}: {outcome}")

@@ -1,0 +1,31 @@
+import pathlib
+
+import pytest
+
+from humpback import config
+from humpback.stages.directory import Run
+from tests import tiny, tiny_config
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> list[str]:
+    """The flags of a tiny run, its inputs made."""
+    return tiny.make_inputs(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def make_run(inputs, tmp_path):
+    """make_run(workdir=None, **fields): a Run of the tiny config; fields are written with __ for the dot."""
+
+    def make(workdir: pathlib.Path | None = None, **fields) -> Run:
+        cfg = tiny_config.get_config()
+        given = dict(flag.removeprefix("--config.").split("=", 1) for flag in inputs if flag.startswith("--config."))
+        for name, value in {**given, **{k.replace("__", "."): v for k, v in fields.items()}}.items():
+            *path, last = name.split(".")
+            node = cfg
+            for part in path:
+                node = getattr(node, part)
+            setattr(node, last, value)
+        return Run(config.finish(cfg), workdir or tmp_path / "run")
+
+    return make

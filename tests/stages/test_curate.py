@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+
+from humpback import config, prompts
+from humpback.decoding.engine import Result
+from humpback.errors import UserError
+from humpback.model import llama
+from humpback.records import Candidate, Rated, Segment
+from humpback.stages import curate
+from humpback.stages.augment import judge
+from tests import tiny
+
+
+def rated(number: int, score: float | None) -> Rated:
+    segment = Segment(f"{number:016x}", "text", "h", ("h",), "u", "s", 0, 1)
+    return Rated(segment.id, Candidate(segment.id, segment, "i", "", "m", 0), score, (), (), (), "", "m", 0)
+
+
+SCORES = [5.0, 4.5, 4.49, 4.0, 3.99, 1.0, None, 4.5]
+
+
+@pytest.mark.parametrize(
+    ("fields", "numbers"),
+    [
+        ({"select": "threshold", "threshold": 4.5}, [0, 1, 7]),
+        ({"select": "threshold", "threshold": 4.0}, [0, 1, 2, 3, 7]),
+        ({"select": "top_fraction", "fraction": 0.25}, [0, 1]),  # a tie with 7, decided by id
+        ({"select": "top_fraction", "fraction": 1.0}, [0, 1, 2, 3, 4, 5, 7]),
+        ({"select": "top_fraction", "fraction": 0.0}, [0]),
+    ],
+)
+def test_selection(fields, numbers):
+    cfg = config.Curate(**fields)
+    made = [rated(i, score) for i, score in enumerate(SCORES)]
+    assert [int(r.id, 16) for r in curate.choose(made[::-1], cfg)] == numbers
+
+
+@pytest.mark.parametrize(
+    ("finish", "instruction", "reason"),
+    [
+        ("length", "How", "unfinished"),
+        ("stop", "", "empty"),
+        ("stop", "Write the instruction that it most likely answers", "echo"),
+        ("stop", "How is bread made?", ""),
+    ],
+)
+def test_candidates_that_are_not_usable_keep_their_reason(finish, instruction, reason):
+    segment = rated(1, None).candidate.segment
+    assert judge(instruction, Result("1", (), (), finish), segment) == reason
+
+
+def test_expected_rating_equals_a_hand_computation(make_run, monkeypatch):
+    """One candidate through the engine, against a whole forward pass over ids put together by hand."""
+    from humpback.stages.base import convert_base
+    from humpback.stages.models import open_engine
+
+    run = make_run()
+    convert_base(run)
+    model, engine = open_engine(run, "base", {"base"})
+    candidate = rated(1, None).candidate
+    rater = curate._Rater(run, 1, "Rate it.", "digest", model, engine)
+    [(record, used)] = list(rater.expected([candidate]))
+    text = "Rate it.\n\nInstruction: i\n\nResponse: text\n\n" + prompts.rating_prompt("i", "r", "expected").tail.strip()
+    tokenizer = model.tokenizer
+    ids = [tokenizer.specials["<|im_start|>"], *tokenizer.encode("user\n" + text), tokenizer.specials["<|im_end|>"]]
+    ids += [*tokenizer.encode("\n"), tokenizer.specials["<|im_start|>"], *tokenizer.encode("assistant\n"), *tokenizer.encode("Score: ")]
+    assert used == len(ids)
+    array = np.array(ids)[None]
+    logits = np.asarray(llama.forward(model.info.config, llama.stack_layers(model.params), array, np.arange(len(ids))[None]))[0, -1]
+    digits = np.array([logits[tokenizer.encode(f"Score: {d}")[-1]] for d in range(1, 6)], np.float64)
+    p = np.exp(digits) / np.exp(digits).sum()
+    np.testing.assert_allclose(record.probabilities, p, atol=1e-5)
+    assert record.score == pytest.approx(float((p * [1, 2, 3, 4, 5]).sum()), abs=1e-4)
+    assert record.reason == "" and record.texts == ()
+
+
+def test_expected_needs_digits_of_one_token_each():
+    class Merging:
+        name = "merging"
+
+        def encode(self, text):
+            return [ord(c) for c in text.replace(": 4", "\u00ff")]
+
+    with pytest.raises(UserError, match="merging encodes 'Score: 4'"):
+        curate.score_token_ids(Merging())
+    assert len(set(curate.score_token_ids(tiny.make_tokenizer()))) == 5
+
+
+def test_sampled_ratings_take_the_mean_of_the_valid_ones(make_run):
+    run = make_run(curate__samples=3)
+
+    class Engine:
+        def generate(self, requests, sampler, stops):
+            answers = {0: "Score: 4", 1: "four", 2: "Fine.\nScore: 5"}
+            assert len({request.key.tobytes() for request in requests}) == 3  # three draws, not one draw three times
+            for request in reversed(requests):
+                yield Result(request.id, tuple(answers[int(request.id.split("/")[1])].encode()), (0.0,), "stop")
+
+    class Tokenizer:
+        eos_id = 0
+
+        def decode(self, ids):
+            return bytes(ids).decode()
+
+        def encode_wrapped(self, prefix, content, suffix):
+            return [1] * 10
+
+    class Model:
+        tokenizer = Tokenizer()
+
+        class info:
+            wrapper = "chatml"
+
+    rater = curate._Rater(run, 1, "Rate it.", "digest", Model(), Engine())
+    [(record, _)] = list(rater.sampled([rated(1, None).candidate]))
+    assert (record.score, record.scores) == (4.5, (4.0, None, 5.0))
+    assert record.texts == ("Score: 4", "four", "Fine.\nScore: 5")
+
+
+def test_candidates_with_a_reason_are_never_rated(make_run):
+    segment = rated(1, None).candidate.segment
+    candidate = Candidate(segment.id, segment, "i", "echo", "m", 0)
+    rater = curate._Rater(make_run(), 1, "Rate it.", "digest", None, None)
+    [(record, used)] = list(rater._skipped([candidate]))
+    assert (record.score, record.reason, used) == (None, "echo", 0)
