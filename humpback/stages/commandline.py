@@ -19,16 +19,15 @@ def define_flags() -> None:
 
 def open_run() -> Run:
     """The run that the flags name. UserError when a flag is missing or a field has a wrong value."""
-    try:
-        config, workdir = _FLAGS.config, _FLAGS.workdir
-    except OSError as error:  # ml_collections says so only when the value is asked for
-        raise UserError(f"--config={_FLAGS['config'].config_filename}: {str(error).strip().splitlines()[-1].strip()}") from error
-    for name, value in (("config", config), ("workdir", workdir)):
-        if not value:
+    for name in ("config", "workdir"):
+        if _FLAGS[name].value is None:
             raise UserError(f"--{name} is missing; for example --config=configs/demo.py --workdir=runs/demo")
+    try:
+        cfg = configs.finish(_FLAGS.config)
+    except OSError as error:  # a file that cannot be read shows only when the config is looked at
+        raise UserError(f"--config: {' '.join(str(error).split())}") from error
     distributed.start()
-    cfg = configs.finish(config)
-    run = Run(cfg, workdir)
+    run = Run(cfg, _FLAGS.workdir)
     if distributed.is_first():
         storage.publish(run.workdir / "config.json", configs.to_json(cfg) + "\n", replace=True)
     return run

@@ -202,7 +202,7 @@ class TrainingCheckpoints:
         """
         if step not in self._verified and (damage := _find_damage(self._folder(step), complete=True)):
             raise UserError(f"training checkpoint of step {step}: {damage}")
-        return ocp.load(self._folder(step) / "state", abstract_state)
+        return ocp.load(_absolute(self._folder(step) / "state"), abstract_state)
 
     def delete(self) -> None:
         """Removes them all, and the folder."""
@@ -231,7 +231,7 @@ def _save_tree(path: epath.Path, tree: Any) -> None:
     context.array_options.saving.use_compression = False  # float weights hardly shrink: 4.1 s against 0.6 s for 400 MB
     try:
         with context:
-            ocp.save(path, tree)
+            ocp.save(_absolute(path), tree)
     except Exception as error:
         if "No space left" in str(error) or "quota exceeded" in str(error).lower():
             raise UserError(
@@ -241,7 +241,7 @@ def _save_tree(path: epath.Path, tree: Any) -> None:
 
 
 def _load_params(path: epath.Path, config: LlamaConfig, shardings: Any) -> dict[str, Any]:
-    stored = ocp.metadata(path).metadata
+    stored = ocp.metadata(_absolute(path)).metadata
     try:
         model_weights.check_params(config, stored)
     except ValueError as error:
@@ -253,7 +253,7 @@ def _load_params(path: epath.Path, config: LlamaConfig, shardings: Any) -> dict[
         abstract = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored, shardings
         )
-    return ocp.load(path, abstract)
+    return ocp.load(_absolute(path), abstract)
 
 
 def _publish_checksums(folder: epath.Path, names: Collection[str]) -> None:
@@ -323,6 +323,11 @@ def _remove(path: epath.Path) -> None:
         path.rmtree()
     else:
         path.unlink(missing_ok=True)
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+    """Orbax takes no relative path."""
+    return path if "://" in os.fspath(path) else epath.Path(os.path.abspath(path))
 
 
 def _barrier(name: str) -> None:
