@@ -50,11 +50,6 @@ class Parts(Generic[Made]):
         made = sorted(self._read(), key=lambda record: record.id)
         return records.write_shards(target, name, made, len(made))
 
-    def delete(self) -> None:
-        """Removes the parts; only after the merged shards are complete."""
-        if distributed.is_first() and self.folder.exists():
-            self.folder.rmtree()
-
     def _read(self) -> Iterator[Made]:
         for name in self._names:
             yield from records.read_lines(self.folder / name, self.kind)

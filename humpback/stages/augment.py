@@ -53,7 +53,6 @@ def augment(run: Run) -> None:
     dropped = {reason: reasons.count(reason) for reason in REASONS}
     usable = len(reasons) - sum(dropped.values())
     stage.finish(counts={"candidates": len(reasons), "usable": usable}, dropped=dropped, files=files, tokens=tokens)
-    parts.delete()
 
 
 def judge(instruction: str, result: Result, segment: Segment) -> str:

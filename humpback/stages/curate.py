@@ -59,7 +59,6 @@ def rate(run: Run, iteration: int) -> None:
     dropped = {"not usable": len(rated) - len(asked), "no valid rating": counts["asked"] - counts["valid"]}
     digest = hashlib.sha256(rubric.encode()).hexdigest()
     stage.finish(counts=counts, dropped=dropped, files=files, tokens=tokens, rubric_sha256=digest)
-    parts.delete()
 
 
 class _Rater:

@@ -21,6 +21,7 @@ from humpback.errors import UserError
 from humpback.model import sharding
 
 _METRICS_SECONDS = 10
+WORK_FOLDERS = ("parts", "steps")  # what a stage leaves while it works, for itself to continue from
 
 
 class Run:
@@ -65,6 +66,7 @@ class Stage:
         self._check_unchanged()
         self.complete = (path / "manifest.json").exists()
         if self.complete:
+            self._clear_work()  # a kill may have come between the manifest and this
             say(f"{self.name}: done before")
             return
         say(f"{self.name}: …")
@@ -101,6 +103,11 @@ class Stage:
             storage.publish(self.path / "metrics" / f"metrics-{number:05d}.jsonl", lines)
         self._metrics, self._published = [], time.monotonic()
 
+    def _clear_work(self) -> None:
+        for name in WORK_FOLDERS:
+            if distributed.is_first() and (self.path / name).exists():
+                (self.path / name).rmtree()
+
     def finish(
         self,
         *,
@@ -127,6 +134,7 @@ class Stage:
                 **extra,
             }
             storage.publish_json(self.path / "manifest.json", manifest)
+        self._clear_work()
         distributed.barrier(f"finished {self.path}")
         self.complete = True
         numbers = ", ".join(f"{value} {name}" for name, value in counts.items() if not isinstance(value, dict))

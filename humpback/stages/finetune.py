@@ -74,7 +74,6 @@ def finetune(run: Run, task: str, iteration: int = 0) -> None:
         weights=digests,
         weights_sha256=digest_of(digests),
     )
-    steps.delete()
 
 
 def measure_held_out(run: Run, task: str, base: checkpoint.Model, models: dict[str, Any]) -> list[dict[str, Any]]:

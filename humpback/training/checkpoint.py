@@ -204,15 +204,6 @@ class TrainingCheckpoints:
             raise UserError(f"training checkpoint of step {step}: {damage}")
         return ocp.load(_absolute(self._folder(step) / "state"), abstract_state)
 
-    def delete(self) -> None:
-        """Removes them all, and the folder."""
-        if jax.process_index() == 0:
-            for step in self._steps():
-                self._delete_step(step)
-            _remove(self.path)
-        self._verified.clear()
-        _barrier(f"training checkpoints deleted {self.path}")
-
     def _folder(self, step: int) -> epath.Path:
         return self.path / f"{step:08d}"
 

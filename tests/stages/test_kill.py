@@ -2,15 +2,11 @@
 
 import pathlib
 import shutil
+import subprocess
 
 import pytest
 
-from tests import compare, kills, tiny
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> list[str]:
-    return tiny.make_inputs(tmp_path_factory.mktemp("tiny"))
+from tests import compare, kills
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +50,29 @@ def test_other_seed_gives_other_bytes(inputs, undisturbed, tmp_path):
     found = compare.differences(workdir, undisturbed[0])
     assert any("backward" in name and "layers" in name for name in found)
     assert "candidates/candidates-00000-of-00001.jsonl" in found
+
+
+def test_more_iterations_continue(inputs, undisturbed, tmp_path):
+    """iterations 2 → 3 does what is missing, and nothing that was there changes."""
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], workdir)
+    _, output = kills.finish(command(inputs, workdir, "--config.iterations=3"))
+    assert output.count("done before") == 12 and "forward-3: " in output
+    found = compare.differences(workdir, undisturbed[0])
+    assert {name.split("/")[0].split(":")[0] for name in found} == {
+        "config.json", "summary.json", "report.md", "ratings-3", "curated-3", "forward-3",
+    }  # fmt: skip
+
+
+def chat(model: pathlib.Path) -> subprocess.CompletedProcess:
+    line = kills.humpback("chat", f"--model={model}", "--prompt=Why is the sky blue?", "--max_new_tokens=8")
+    return subprocess.run(line, cwd=kills.REPOSITORY, capture_output=True, text=True, timeout=300)
+
+
+def test_chat_answers_and_refuses_a_backward_model(undisturbed):
+    workdir = undisturbed[0]
+    first, second = chat(workdir / "forward-2"), chat(workdir / "forward-2")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.strip() and first.stdout == second.stdout
+    refused = chat(workdir / "backward")
+    assert refused.returncode == 2 and "is a backward model; this task needs forward or base" in refused.stderr
