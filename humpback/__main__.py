@@ -6,6 +6,7 @@ import sys
 
 from absl import app, flags, logging
 
+from humpback import distributed
 from humpback.errors import UserError
 
 COMMANDS = {
@@ -41,6 +42,7 @@ def main() -> None:
 
 def _run(module) -> None:
     logging.set_verbosity(logging.WARNING)
+    distributed.start()  # before anything asks JAX for its devices
     try:
         module.main()
     except OSError as error:

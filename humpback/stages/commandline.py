@@ -26,7 +26,6 @@ def open_run() -> Run:
         cfg = configs.finish(_FLAGS.config)
     except OSError as error:  # a file that cannot be read shows only when the config is looked at
         raise UserError(f"--config: {' '.join(str(error).split())}") from error
-    distributed.start()
     run = Run(cfg, _FLAGS.workdir)
     if distributed.is_first():
         storage.publish(run.workdir / "config.json", configs.to_json(cfg) + "\n", replace=True)
