@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The loop on pages that nobody here wrote: launch/real_pages.sh [PAGES [SEED]]
-# PAGES: a folder of HTML; default: Debian's debian-reference-en, debian-faq and developers-reference, brought by apt.
+# PAGES: a folder of HTML; default (also ""): Debian's debian-reference-en, debian-faq and developers-reference, brought by apt.
 # SEED: an Open Assistant export (.jsonl, .jsonl.gz) or pairs; default: the demo's. HUMPBACK_WORKDIR moves runs/real_pages.
 set -euo pipefail
 # shellcheck source=SCRIPTDIR/common.sh
@@ -36,7 +36,7 @@ case ${1:-} in
   -*) die "unknown flag $1" ;;
 esac
 (($# <= 2)) || die "too many arguments; usage: $0 [PAGES [SEED]]"
-if (($# >= 1)); then
+if [[ -n ${1:-} ]]; then
   [[ -e $1 ]] || die "$1: no such folder or file of pages"
   pages=$(absolute "$1")
 else
