@@ -19,7 +19,7 @@ from humpback.decoding.sampling import Sampler
 from humpback.model import llama, sharding
 
 _PREFILL_TOKENS = 512  # prompt tokens read at once: enough for full-speed matrix products, little enough to keep slots busy
-_BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1_024, 1_536)
+_BUCKETS = (64, 128, 192, 256, 384, 512, 640, 768, 896, 1_024, 1_280, 1_536, 1_792)
 
 
 @dataclass(frozen=True)
