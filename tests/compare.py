@@ -19,7 +19,7 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
     found += [name for name in sorted(left.keys() & right.keys()) if left[name].read_bytes() != right[name].read_bytes()]
     if _report(a) != _report(b):
         found.append("report.md")
-    for folder in sorted({path.parent.name for path in a.glob("*/weights")}):
+    for folder in sorted({path.parent.name for path in a.glob("*/weights")} & {path.parent.name for path in b.glob("*/weights")}):
         x, y = (checkpoint.load_model(run / folder).params for run in (a, b))
         same = jax.tree.map(lambda p, q: p.dtype == q.dtype and np.array_equal(p, q), x, y)
         found += [f"{folder}/{jax.tree_util.keystr(path)}" for path, equal in jax.tree.leaves_with_path(same) if not equal]

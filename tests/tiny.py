@@ -16,7 +16,7 @@ SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CONFIG = llama.LlamaConfig(
     vocab_size=512, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=32, tied=False, max_positions=2048
 )
-EOS_PUSH = 3.2
+EOS_PUSH = 6.0
 
 
 def make_tokenizer() -> Tokenizer:

@@ -15,7 +15,7 @@ def get_config() -> config.Config:
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.length, task.batch, task.steps, task.checkpoint_every = 256, 4, 4, 1
         task.lr, task.end_lr = 1e-3, 9e-4
-    cfg.augment.max_new_tokens = 16
+    cfg.augment.max_new_tokens = 24
     cfg.curate.mode = "expected"
     cfg.curate.max_new_tokens = 16
     cfg.curate.select = "top_fraction"

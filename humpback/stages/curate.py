@@ -168,10 +168,14 @@ def select(run: Run, iteration: int) -> None:
     chosen = choose(rated, run.cfg.curate)
     if not chosen:
         scores = sorted((r.score for r in rated if r.score is not None), reverse=True)
-        best = f"the best of {len(scores)} valid ratings is {scores[0]:.2f}" if scores else f"none of {len(rated)} is valid"
+        if not scores:
+            raise UserError(
+                f"curated-{iteration}: none of {len(rated)} candidates has a valid rating; ratings-{iteration}/manifest.json counts the "
+                "reasons; look at the texts there, or use curate.mode='expected', which needs no parsing"
+            )
         raise UserError(
-            f"curated-{iteration}: no candidate is rated {run.cfg.curate.threshold:g} or more ({best}); lower "
-            "curate.threshold, or use curate.select='top_fraction' for a judge that is not calibrated"
+            f"curated-{iteration}: no candidate is rated {run.cfg.curate.threshold:g} or more (the best of {len(scores)} valid ratings is "
+            f"{scores[0]:.2f}); lower curate.threshold, or use curate.select='top_fraction' for a judge that is not calibrated"
         )
     made = [Example(r.id, r.candidate.instruction, r.candidate.segment.text, "augmented", r.candidate.segment.url, r) for r in chosen]
     files = write_shards(stage.path, "curated", made, len(made))

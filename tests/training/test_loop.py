@@ -292,7 +292,7 @@ def test_state_is_donated(base, examples, finetune, shared_programs):
 # One step of a fixed model on fixed examples. These two numbers change when the mathematics of the model, the loss, the
 # order of examples, dropout or the initial weights change. If that was meant, put the printed values here and say so in
 # the commit; if it was not, something broke.
-GOLDEN = {"loss": 5.019988, "grad_norm": 4.597669}
+GOLDEN = {"loss": 5.039630, "grad_norm": 4.837059}
 
 
 def test_golden_metrics_of_one_step(base, examples, finetune, shared_programs):
