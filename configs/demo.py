@@ -32,8 +32,8 @@ def get_config(variant: str = "") -> config.Config:
     cfg.curate.fraction = 0.25
     cfg.decoding.length = 640
     if variant == "ci":
-        cfg.segments.limit = 16
-        cfg.forward.steps = 2
+        cfg.segments.limit = 12
+        cfg.forward.steps = 1
     elif variant:
         raise ValueError(f"configs/demo.py has no variant {variant!r}; it has :ci")
     return cfg

@@ -144,9 +144,9 @@ def test_quickstart(repository, tmp_path):
 
 
 def test_test_runs_everything_or_what_it_is_told(repository):
-    assert launch(repository, "test.sh")[1] == ["pytest -q tests"]
-    assert launch(repository, "test.sh", "-x", "-k", "mask")[1] == ["pytest -q tests -x -k mask"]
-    assert launch(repository, "test.sh", "tests/model", "-x")[1] == ["pytest -q tests/model -x"]
+    assert launch(repository, "test.sh")[1] == ["pytest -q -n auto --dist loadfile tests"]
+    assert launch(repository, "test.sh", "-x", "-k", "mask")[1] == ["pytest -q -n auto --dist loadfile tests -x -k mask"]
+    assert launch(repository, "test.sh", "tests/model", "-x")[1] == ["pytest -q -n auto --dist loadfile tests/model -x"]
     assert launch(repository, "test.sh", FAKE_RUN="fails")[0].returncode == 1
 
 
@@ -207,7 +207,7 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     shutil.copytree(LAUNCH.parent / ".ci", repository / ".ci")
     expected = [
         "ruff check .",
-        "pytest -q tests",
+        "pytest -q -n auto --dist loadfile tests",
         "humpback run --config=configs/demo.py:ci --workdir=runs/demo-ci",
         "humpback summary --config=configs/demo.py:ci --workdir=runs/demo-ci --check",
         "pytest -q tests/parity",
