@@ -50,10 +50,7 @@ def nll(
     targets = packing.round_up(int(most), 64)
     with jax.set_mesh(mesh):
         stacked = programs.place_params(cfg, params, mesh)
-        program = jax.jit(
-            functools.partial(programs.target_nats, cfg, compute_dtype=jnp.dtype(compute_dtype)),
-            out_shardings=programs.replicated(mesh),
-        )
+        program = _program(cfg, jnp.dtype(compute_dtype), mesh)
         for batch in batches:
             nats_GM = np.asarray(program(stacked, programs.make_rows(batch, mesh, targets)), np.float64)
             picked = packing.gather_targets(batch, groups, targets)
@@ -61,3 +58,9 @@ def nll(
             real = picked.weights_GM > 0
             nats += np.bincount(owners[real], nats_GM[real], minlength=len(examples))
     return Scores(nats, tokens)
+
+
+@functools.lru_cache(maxsize=8)
+def _program(cfg: llama.LlamaConfig, dtype: Any, mesh: Mesh) -> Any:
+    """One jitted function per model and mesh, so that the second model of a stage does not compile it again."""
+    return jax.jit(functools.partial(programs.target_nats, cfg, compute_dtype=dtype), out_shardings=programs.replicated(mesh))
