@@ -169,25 +169,10 @@ def forward(
     ids_BT: jax.Array,
     positions_BT: jax.Array,
     segments_BT: jax.Array | None = None,
-    *,
-    compute_dtype: Any = jnp.float32,
-    dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
-    remat: Remat = "none",
+    **options: Any,
 ) -> jax.Array:
-    """Logits (B, T, V) float32 of every position: `logits` of `hidden`, whose arguments these are."""
-    x_BTD = hidden(
-        cfg,
-        stacked_params,
-        ids_BT,
-        positions_BT,
-        segments_BT,
-        compute_dtype=compute_dtype,
-        dropout_rate=dropout_rate,
-        dropout_key=dropout_key,
-        remat=remat,
-    )
-    return logits(cfg, stacked_params, x_BTD)
+    """Logits (B, T, V) float32 of every position: `logits` of `hidden`, whose arguments and options these are."""
+    return logits(cfg, stacked_params, hidden(cfg, stacked_params, ids_BT, positions_BT, segments_BT, **options))
 
 
 def hidden(
