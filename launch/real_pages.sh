@@ -6,29 +6,6 @@ set -euo pipefail
 # shellcheck source=SCRIPTDIR/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-PACKAGES=(debian-reference-en debian-faq developers-reference)
-
-# Unpacks the three packages below runs/cache (they are read, not installed) and prints the folder.
-debian_pages() {
-  local cache=$ROOT/runs/cache/debian-pages package archive
-  if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
-    die "the default pages come through Debian's apt-get and dpkg, which are not here; name a folder of HTML instead: $0 PAGES"
-  fi
-  mkdir -p "$cache"
-  for package in "${PACKAGES[@]}"; do
-    if [[ -d $cache/$package ]]; then continue; fi
-    rm -rf "$cache/$package.part"
-    mkdir -p "$cache/$package.part/deb"
-    (cd "$cache/$package.part/deb" && apt-get download -q "$package" >&2) ||
-      die "apt-get download $package failed; with no package list yet: apt-get update (as root)"
-    archive=("$cache/$package.part/deb/"*.deb)
-    dpkg -x "${archive[0]}" "$cache/$package.part" || die "${archive[0]}: cannot be unpacked"
-    rm -r "$cache/$package.part/deb"
-    mv "$cache/$package.part" "$cache/$package" # whole or not at all
-  done
-  say "$cache"
-}
-
 absolute() { if [[ $1 == /* || $1 == *:* ]]; then say "$1"; else say "$PWD/$1"; fi; } # tfds:NAME and gs:// stay as they are
 
 case ${1:-} in
@@ -40,7 +17,7 @@ if [[ -n ${1:-} ]]; then
   [[ -e $1 ]] || die "$1: no such folder or file of pages"
   pages=$(absolute "$1")
 else
-  pages=$(debian_pages)
+  pages=$("$ROOT/launch/debian_pages.sh")
 fi
 arguments=(--config=configs/real_pages.py "--config.segments.input=$pages")
 if (($# == 2)); then

@@ -43,19 +43,10 @@ class Result:
 
 @dataclass
 class Stats:
-    """What an engine did: for rates, and to see what idles."""
+    """What an engine has read."""
 
     prompt_tokens: int = 0  # of the requests, whatever was shared
     read_tokens: int = 0  # of them, those that went through the model
-    padded_tokens: int = 0  # read_tokens and the padding around them
-    new_tokens: int = 0
-    steps: int = 0
-    slot_steps: int = 0  # steps × slots
-
-    @property
-    def occupancy(self) -> float:
-        """The share of the slots' steps that drew a token."""
-        return self.new_tokens / self.slot_steps if self.slot_steps else 0.0
 
 
 class Engine:
@@ -89,19 +80,18 @@ class Engine:
         self.length, self.slots, self.stats = length, self.layout.slots, Stats()
         self._prefix = np.array(prefix, np.int32)
         self.params = programs.decoding_params(self.layout, params)
-        self._cache = None
-        if len(prefix):
-            self._cache = _Job(self, Sampler(), 1, 0).call("prefix", self.params, _put(self._prefix[None], self.layout.whole()))
+        with jax.set_mesh(mesh):
+            ids_1P = _put(self._prefix[None], self.layout.whole())
+            self._cache = programs.prefix_cache(self.layout, self.params, ids_1P) if len(prefix) else None
 
     def warm_up(self, sampler: Sampler = Sampler(), stops: int = 1, read: int = 0) -> int:  # noqa: B008
         """Compiles all that `generate` with this sampler and number of stop ids, or `read` of so many ids, can need.
 
         Returns the number of programs. After it nothing is compiled any more; without it each is when it is first needed.
         """
-        job = _Job(self, sampler, stops, read)
-        names = [name for name in programs.abstract(self.layout, sampler, stops, read) if name != "prefix"]
+        names = programs.abstract(self.layout, sampler, stops, read)
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(job.program, names))
+            list(pool.map(_Job(self.layout, sampler, stops, read).program, names))
         return len(names)
 
     def generate(
@@ -117,7 +107,7 @@ class Engine:
         token when the host sees it, stop ids apart.
         """
         stops = _put(np.array(sorted(stop_ids) or [-1], np.int32), self.layout.whole())
-        job = _Job(self, sampler, len(stops), 0)
+        job = _Job(self.layout, sampler, len(stops), 0)
         groups = self._groups(requests, job)
         ready: deque[_Group] = deque()
         tenants: list[_Tenant | None] = [None] * self.slots
@@ -137,25 +127,20 @@ class Engine:
             if all(tenant is None for tenant in tenants):
                 return
             state, packed = job.call("generate", self.params, self._cache, state, stops)
-            drawn = np.asarray(packed)
-            steps = int(drawn[1:, 0].any(axis=-1).sum())
-            self.stats.steps += steps
-            self.stats.slot_steps += steps * self.slots
-            self.stats.new_tokens += int(drawn[:, 0].sum())
-            yield from _collect(drawn, tenants, stop_ids, on_token)
+            yield from _collect(np.asarray(packed), tenants, stop_ids, on_token)
 
     def read(self, requests: Iterable[Request], token_ids: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
         """Prefill only: yields (id, f32 logits of `token_ids` after the prompt), for ratings that need no decoding."""
         chosen = _put(np.array(token_ids, np.int32), self.layout.whole())
-        job = _Job(self, Sampler(), 1, len(token_ids))
+        job = _Job(self.layout, Sampler(), 1, len(token_ids))
         for group in self._groups(requests, job, chosen):
             values = np.asarray(group.prefilled)
             for row in group.rows:
                 yield group.requests[row].id, values[row]
 
-    def fits(self, request: Request) -> bool:
-        """Whether a request can be served."""
-        return len(request.ids) > 0 and len(request.ids) - self._shared(request.ids) + request.max_new <= self.layout.own
+    def fits(self, ids: np.ndarray, max_new: int) -> bool:
+        """Whether a prompt with so many new tokens can be served."""
+        return len(ids) > 0 and len(ids) - self._shared(ids) + max_new <= self.layout.own
 
     def _shared(self, ids: np.ndarray) -> int:
         """How many tokens of the prefix a prompt begins with; its last token is always its own."""
@@ -167,7 +152,7 @@ class Engine:
         """Prefills requests of one bucket together; the last of a bucket run with empty rows."""
         waiting: dict[int, list[Request]] = {}
         for request in requests:
-            if not self.fits(request):
+            if not self.fits(request.ids, request.max_new):
                 raise ValueError(
                     f"request {request.id}: {len(request.ids)} prompt ids and {request.max_new} new ones do not fit into {self.length}"
                 )
@@ -192,7 +177,6 @@ class Engine:
             rows["remaining"][row] = request.max_new
             self.stats.prompt_tokens += len(request.ids)
             self.stats.read_tokens += len(own)
-        self.stats.padded_tokens += ids_PT.size
         rows = {name: _put(value, self.layout.by_row()) for name, value in rows.items()}
         asked = (self.params, self._cache, _put(ids_PT, self.layout.by_row()), rows["filled"], rows["shared"])
         if chosen is None:
@@ -214,13 +198,13 @@ class Engine:
 class _Job:
     """The compiled programs for one sampler and one number of stop ids, or of ids to read."""
 
-    engine: Engine
+    layout: programs.Layout
     sampler: Sampler
     stops: int
     read: int
 
     def program(self, name: str) -> jax.stages.Compiled:
-        return programs.compiled(self.engine.layout, self.sampler, self.stops, self.read, name)
+        return programs.compiled(self.layout, self.sampler, self.stops, self.read, name)
 
     def call(self, name: str, *arguments):
         return self.program(name)(*arguments)

@@ -69,7 +69,9 @@ def finish(
     """
     todo = [item for item in items if item.id not in parts.done]
     tokens, started = 0, time.monotonic()
-    with tqdm(total=len(items), initial=len(items) - len(todo), desc=label, unit="record", disable=not distributed.is_first()) as bar:
+    with tqdm(
+        total=len(items), initial=len(items) - len(todo), desc=label, unit="record", disable=not distributed.is_first()
+    ) as bar:
         for record, used in serve(todo):
             parts.add(record)
             tokens += used

@@ -57,9 +57,11 @@ class Layout:
         return -(-max(1, self.prefill_tokens // bucket) // self.shards) * self.shards
 
     def by_row(self) -> NamedSharding:
+        """For arrays whose first axis is rows or slots."""
         return NamedSharding(self.mesh, PartitionSpec(_BATCH))
 
     def whole(self) -> NamedSharding:
+        """For what every device has."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def by_head(self, rows: bool = True) -> NamedSharding:
@@ -84,8 +86,6 @@ class Program(NamedTuple):
 def abstract(layout: Layout, sampler: Sampler, stops: int = 1, read: int = 0) -> dict[str, Program]:
     """The programs of a job by name, "prefill 512": `stops` is the number of stop ids, `read` that of logits (0: it generates)."""
     programs = {}
-    if layout.prefix:
-        programs["prefix"] = Program(prefix_cache, (layout,), (_params(layout), _shape((1, layout.prefix), layout.whole())))
     for bucket in layout.buckets:
         rows = layout.rows(bucket)
         asked = (_params(layout), _prefix(layout), _shape((rows, bucket), layout.by_row()), *_ints(layout, rows, 2))
@@ -185,29 +185,25 @@ def empty_state(layout: Layout) -> dict:
     return jax.lax.with_sharding_constraint(state, _state_shardings(layout, state))
 
 
-def _prefix_cache(layout, params, ids_1P):
+@functools.partial(jax.jit, static_argnums=0)
+def prefix_cache(layout, params, ids_1P):
+    """What stands before every row, read once: per layer keys (K, H, P) and values (K, P, H)."""
     _, cache = llama.prefill(layout.config, params, ids_1P, jnp.full(1, layout.prefix, jnp.int32), compute_dtype=jnp.dtype(layout.dtype))
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[0], layout.by_head(rows=False)), cache)
 
 
-prefix_cache = jax.jit(_prefix_cache, static_argnums=0)
-
-
-def _prefill(layout, params, prefix, ids_PT, lengths_P, shared_P):
+@functools.partial(jax.jit, static_argnums=0)
+def prefill(layout, params, prefix, ids_PT, lengths_P, shared_P):
+    """Reads prompts of one bucket: f32 logits [P, V] after each, and their cache."""
     logits_PV, chunk = llama.prefill(layout.config, params, ids_PT, lengths_P, prefix, shared_P, compute_dtype=jnp.dtype(layout.dtype))
-    # First split as the head's matrix, then gathered: otherwise the compiler may gather the matrix.
-    logits_PV = jax.lax.with_sharding_constraint(logits_PV, NamedSharding(layout.mesh, PartitionSpec(_BATCH, _vocab(layout))))
-    where = (layout.by_row(), jax.tree.map(lambda _: layout.by_head(), chunk))
-    return jax.lax.with_sharding_constraint((logits_PV, chunk), where)
-
-
-prefill = jax.jit(_prefill, static_argnums=0)
+    chunk = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout.by_head()), chunk)
+    return _gather_logits(layout, logits_PV), chunk
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def read_logits(layout, params, prefix, ids_PT, lengths_P, shared_P, chosen):
     """f32 logits [P, len(chosen)] after each prompt; the rest of `prefill` is not computed."""
-    logits_PV, _ = _prefill(layout, params, prefix, ids_PT, lengths_P, shared_P)
+    logits_PV, _ = prefill(layout, params, prefix, ids_PT, lengths_P, shared_P)
     return jax.lax.with_sharding_constraint(logits_PV[:, chosen], layout.whole())
 
 
@@ -245,10 +241,8 @@ def generate(layout, sampler, params, prefix, state, stops):
         logits_BV, cache = llama.decode_step(
             config, params, state["cache"], state["ids"], state["filled"], prefix, state["shared"], compute_dtype=dtype
         )
-        logits_BV = jax.lax.with_sharding_constraint(logits_BV, NamedSharding(layout.mesh, PartitionSpec(_BATCH, _vocab(layout))))
-        logits_BV = jax.lax.with_sharding_constraint(logits_BV, layout.by_row())
         filled_B = state["filled"] + active_B
-        ids_B, log_probs_B = sampler(logits_BV, _fold(state["keys"], state["shared"] + filled_B))
+        ids_B, log_probs_B = sampler(_gather_logits(layout, logits_BV), _fold(state["keys"], state["shared"] + filled_B))
         after = {
             **state,
             "cache": cache,
@@ -270,8 +264,12 @@ def generate(layout, sampler, params, prefix, state, stops):
     return jax.lax.with_sharding_constraint((state, drawn), (_state_shardings(layout, state), layout.whole()))
 
 
-def _vocab(layout: Layout) -> str | None:
-    return "tensor" if layout.config.vocab_size % layout.mesh.shape["tensor"] == 0 else None
+def _gather_logits(layout: Layout, logits_BV: jax.Array) -> jax.Array:
+    """Every row's logits whole, for the sampler."""
+    # First split as the head's matrix, then gathered: otherwise the compiler may gather the matrix.
+    vocab = "tensor" if layout.config.vocab_size % layout.mesh.shape["tensor"] == 0 else None
+    logits_BV = jax.lax.with_sharding_constraint(logits_BV, NamedSharding(layout.mesh, PartitionSpec(_BATCH, vocab)))
+    return jax.lax.with_sharding_constraint(logits_BV, layout.by_row())
 
 
 def _fold(keys_B: jax.Array, positions_B: jax.Array) -> jax.Array:

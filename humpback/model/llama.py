@@ -1,11 +1,10 @@
 """LLaMA's forward pass: for training (layers scanned), prefilling and decoding (layers unrolled, cache in and out).
 
-The NNX modules below hold one layer's weights, or those outside the layers; outside this file there are only nested
-dicts of arrays (weights.py) and pure functions. Dimension letters: see weights.py.
+Pure functions of nested dicts of arrays (weights.py), around the modules of modules.py. Dimension letters: see weights.py.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -14,6 +13,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from humpback.model import attention
+from humpback.model.modules import Layer, Outer, merge_layer, merge_outer, turned_product
 from humpback.model.weights import (
     WEIGHTS,
     LlamaConfig,
@@ -21,8 +21,6 @@ from humpback.model.weights import (
     RopeScaling,
     Weight,
     check_params,
-    layer_names,
-    outer_names,
     parameter_count,
     stack_layers,
     unstack_layers,
@@ -53,9 +51,6 @@ __all__ = [
 # Per layer: rotated keys (B, K, H, S) and values (B, K, S, H).
 Cache = tuple[tuple[jax.Array, jax.Array], ...]
 Remat = Literal["none", "dots", "full"]
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-Drop = Callable[[jax.Array, int], jax.Array]
-Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 REMAT_POLICIES = {
     "none": None,
@@ -63,122 +58,6 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 BATCH_AXES = ("data", "fsdp")  # the mesh axes that share the rows of a training batch
-
-
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float, axis: int = -1) -> jax.Array:
-    """x (…, D) over its root mean square, times scale; computed in float32, returned in x's dtype."""
-    x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axis, keepdims=True) + eps)
-    return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
-
-
-def _row_product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """Rows x (R, I) times a weight of the table, whose first dimensions are the inputs."""
-    return x @ weight.astype(x.dtype).reshape(x.shape[-1], -1)
-
-
-class Layer(nnx.Module):
-    """One transformer layer; its weights are the table's `per_layer` rows."""
-
-    def __init__(self, cfg: LlamaConfig, key: jax.Array, dtype: Any):
-        self.cfg = cfg
-        for index, name in enumerate(layer_names()):
-            setattr(self, name, nnx.Param(WEIGHTS[name].init(cfg, jax.random.fold_in(key, index), dtype)))
-
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        tables: tuple[jax.Array, jax.Array],
-        attend: Attend,
-        drop: Drop | None = None,
-        product: Product = _row_product,
-    ) -> jax.Array:
-        """`attend(q, k, v)` is given rotated queries and keys; `drop(branch, number)` is dropout on a branch."""
-        branch = self.attention(rms_norm(x_BTD, self.attention_norm[...], self.cfg.rms_eps), tables, attend, product)
-        x_BTD = x_BTD + (drop(branch, 0) if drop else branch)
-        branch = self.feed_forward(rms_norm(x_BTD, self.ffn_norm[...], self.cfg.rms_eps), product)
-        return x_BTD + (drop(branch, 1) if drop else branch)
-
-    def attention(self, x_BTD: jax.Array, tables: tuple[jax.Array, jax.Array], attend: Attend, product: Product) -> jax.Array:
-        # Every product is one plain matrix product over B·T rows: the form all backends do fastest.
-        B, T, D = x_BTD.shape
-        cfg = self.cfg
-        x = x_BTD.reshape(B * T, D)
-        q = product(x, self.q[...]).reshape(B, T, cfg.num_heads, cfg.head_dim)
-        k = product(x, self.k[...]).reshape(B, T, cfg.num_kv_heads, cfg.head_dim)
-        v = product(x, self.v[...]).reshape(B, T, cfg.num_kv_heads, cfg.head_dim)
-        out = attend(attention.rotate(q, tables), attention.rotate(k, tables), v)
-        return product(out.reshape(B * T, -1), self.o[...]).reshape(B, T, D)
-
-    def feed_forward(self, x_BTD: jax.Array, product: Product) -> jax.Array:
-        B, T, D = x_BTD.shape
-        x = x_BTD.reshape(B * T, D)
-        return product(jax.nn.silu(product(x, self.gate[...])) * product(x, self.up[...]), self.down[...]).reshape(B, T, D)
-
-    def columns(self, x_DB: jax.Array, tables: tuple[jax.Array, jax.Array], attend: Attend) -> jax.Array:
-        """The same layer for one token of each row, from the matrices of `decoding_params`; `attend` takes (B, heads, H)."""
-        cfg, dtype, B = self.cfg, x_DB.dtype, x_DB.shape[1]
-
-        def heads(weight: nnx.Param, count: int) -> jax.Array:
-            return (weight[...].astype(dtype) @ h_DB).reshape(count, cfg.head_dim, B).transpose(2, 0, 1)
-
-        h_DB = rms_norm(x_DB, self.attention_norm[...][:, None], cfg.rms_eps, axis=0)
-        q_BNH, k_BKH, v_BKH = heads(self.q, cfg.num_heads), heads(self.k, cfg.num_kv_heads), heads(self.v, cfg.num_kv_heads)
-        q_BNH, k_BKH = (attention.rotate(x[:, None], tables)[:, 0] for x in (q_BNH, k_BKH))
-        x_DB = x_DB + self.o[...].astype(dtype) @ attend(q_BNH, k_BKH, v_BKH).reshape(B, -1).T
-        h_DB = rms_norm(x_DB, self.ffn_norm[...][:, None], cfg.rms_eps, axis=0)
-        gate, up, down = (weight[...].astype(dtype) for weight in (self.gate, self.up, self.down))
-        return x_DB + down @ (jax.nn.silu(gate @ h_DB) * (up @ h_DB))
-
-
-class Outer(nnx.Module):
-    """What stands before and after the layers: embedding, final norm, head."""
-
-    def __init__(self, cfg: LlamaConfig, key: jax.Array, dtype: Any):
-        self.cfg = cfg
-        for index, name in enumerate(outer_names(cfg)):
-            setattr(self, name, nnx.Param(WEIGHTS[name].init(cfg, jax.random.fold_in(key, index), dtype)))
-
-    def embed(self, ids: jax.Array, dtype: Any) -> jax.Array:
-        return jnp.take(self.embedding[...], ids, axis=0).astype(dtype)
-
-    def norm(self, x: jax.Array) -> jax.Array:
-        return rms_norm(x, self.final_norm[...], self.cfg.rms_eps)
-
-    def norm_columns(self, x_DB: jax.Array) -> jax.Array:
-        return rms_norm(x_DB, self.final_norm[...][:, None], self.cfg.rms_eps, axis=0)
-
-    def logits(self, x: jax.Array) -> jax.Array:
-        rows = x.reshape(-1, self.cfg.d_model)
-        if self.cfg.tied:
-            out = jnp.einsum("rd,vd->rv", rows, self.embedding[...].astype(x.dtype), preferred_element_type=jnp.float32)
-        else:
-            out = jnp.einsum("rd,dv->rv", rows, self.head[...].astype(x.dtype), preferred_element_type=jnp.float32)
-        return out.reshape(*x.shape[:-1], self.cfg.vocab_size)
-
-    def column_logits(self, x_DB: jax.Array) -> jax.Array:
-        """Logits (B, V) float32, from `decoding_params`."""
-        head_VD = self.embedding if self.cfg.tied else self.head
-        logits_VB = jnp.einsum("vd,db->vb", head_VD[...].astype(x_DB.dtype), x_DB, preferred_element_type=jnp.float32)
-        return jax.lax.optimization_barrier(logits_VB).T  # else the compiler swaps the factors, which is slower
-
-
-@functools.lru_cache(maxsize=64)
-def _graphdefs(cfg: LlamaConfig) -> tuple[Any, Any]:
-    """(of Outer, of Layer): the static halves of the modules, made once per config without allocating a weight."""
-    key = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
-    return tuple(
-        nnx.split(nnx.eval_shape(lambda k, module=module: module(cfg, k, jnp.float32), key))[0]
-        for module in (Outer, Layer)
-    )
-
-
-def _outer(cfg: LlamaConfig, params: Mapping[str, Any]) -> Outer:
-    return nnx.merge(_graphdefs(cfg)[0], {name: value for name, value in params.items() if name != "layers"})
-
-
-def _layer(cfg: LlamaConfig, weights: Mapping[str, jax.Array]) -> Layer:
-    return nnx.merge(_graphdefs(cfg)[1], dict(weights))
 
 
 def abstract_params(cfg: LlamaConfig, dtype: Any = jnp.float32) -> Params:
@@ -237,7 +116,7 @@ def hidden(
         raise ValueError(f"remat must be one of {sorted(REMAT_POLICIES)}, not {remat!r}")
     if not 0.0 <= dropout_rate < 1.0:
         raise ValueError(f"dropout_rate must be at least 0 and below 1, not {dropout_rate}")
-    outer = _outer(cfg, stacked_params)
+    outer = merge_outer(cfg, stacked_params)
     tables = attention.rope_tables(cfg, positions_BT)
     attend = functools.partial(attention.causal_attention, segments_BT=segments_BT)
     keys_L = None
@@ -247,7 +126,7 @@ def hidden(
     def step(x_BTD: jax.Array, scanned: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
         weights, key = scanned
         drop = None if key is None else functools.partial(_dropout, key, dropout_rate)
-        return _constrain_batch(_layer(cfg, weights)(x_BTD, tables, attend, drop)), None
+        return _constrain_batch(merge_layer(cfg, weights)(x_BTD, tables, attend, drop)), None
 
     if remat != "none":
         # Inside a scan nothing can be merged across iterations, so the barrier against it is not needed.
@@ -259,7 +138,7 @@ def hidden(
 
 def logits(cfg: LlamaConfig, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
     """x (…, D) after the final norm -> (…, V) float32. params may be stacked or not."""
-    return _outer(cfg, params).logits(x)
+    return merge_outer(cfg, params).logits(x)
 
 
 def decoding_params(cfg: LlamaConfig, params: Mapping[str, Any]) -> Params:
@@ -298,7 +177,7 @@ def prefill(
     """
     B, T = ids_BT.shape
     _check_length(cfg, T + _prefix_length(prefix))
-    outer = _outer(cfg, params)
+    outer = merge_outer(cfg, params)
     starts_B = jnp.zeros(B, jnp.int32) if prefix is None else shared_B
     tables = attention.rope_tables(cfg, starts_B[:, None] + jnp.arange(T))
     cache = []
@@ -310,7 +189,7 @@ def prefill(
 
     x_BTD = outer.embed(ids_BT, compute_dtype)
     for layer in range(cfg.num_layers):
-        x_BTD = _layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=_turned_product)
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=turned_product)
     last_BD = x_BTD[jnp.arange(B), jnp.maximum(lengths_B - 1, 0)]
     return outer.column_logits(outer.norm(last_BD).T), tuple(cache)
 
@@ -353,7 +232,7 @@ def decode_step(
     Raises ValueError when P + S exceeds max_positions or the cache is not one of `empty_cache` or `prefill`.
     """
     _check_cache(cfg, cache, ids_B.shape[0], _prefix_length(prefix))
-    outer = _outer(cfg, params)
+    outer = merge_outer(cfg, params)
     tables = attention.rope_tables(cfg, (filled_B if prefix is None else filled_B + shared_B)[:, None])
     x_DB = outer.embed(ids_B, compute_dtype).T
     new_cache = []
@@ -367,7 +246,7 @@ def decode_step(
         return attention.cache_attention(q_BNH, k_BKHS, v_BKSH, filled_B, before)
 
     for layer in range(cfg.num_layers):
-        x_DB = _layer(cfg, params["layers"][str(layer)]).columns(x_DB, tables, attend)
+        x_DB = merge_layer(cfg, params["layers"][str(layer)]).columns(x_DB, tables, attend)
     return outer.column_logits(outer.norm_columns(x_DB)), tuple(new_cache)
 
 
@@ -376,11 +255,6 @@ def _write(cache: jax.Array, new: jax.Array, at_B: jax.Array, axis: int) -> jax.
     # Written like this a TPU's compiler leaves the cache where it is; with .at[rows, :, :, at_B].set it copies it twice a visit.
     update = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
     return jax.vmap(jax.vmap(update, (0, 0, None)))(cache, new.astype(cache.dtype), at_B)
-
-
-def _turned_product(x: jax.Array, weight_OI: jax.Array) -> jax.Array:
-    """Rows x (R, I) times a matrix of `decoding_params`."""
-    return jnp.einsum("ri,oi->ro", x, weight_OI.astype(x.dtype))
 
 
 def _prefix_length(prefix: Cache | None) -> int:

@@ -28,19 +28,18 @@ def augment(run: Run) -> None:
     writer = read_manifest(run, "backward")["weights_sha256"]
     model, engine = open_engine(run, "backward", {"backward"}, prompts.backward_prompt)
     sampler = Sampler(cfg.augment.temperature, cfg.augment.top_p)
-    say(f"{engine.warm_up(sampler)} programs compiled")
+    say(f"{engine.warm_up(sampler)} programs ready")
     room = cfg.decoding.length - cfg.augment.max_new_tokens
 
     def serve(todo: list[Segment]) -> Iterator[tuple[Candidate, int]]:
         lengths, by_id, requests = {}, {s.id: s for s in todo}, []
         for segment, key in zip(todo, keys.record_keys(cfg.seed, "augment", list(by_id)), strict=True):
             ids = encode_prompt(model, prompts.backward_prompt(segment.text), room)
-            request = None if ids is None else Request(segment.id, ids, key, cfg.augment.max_new_tokens)
-            if request is None or not engine.fits(request):
+            if ids is None or not engine.fits(ids, cfg.augment.max_new_tokens):
                 yield Candidate(segment.id, segment, "", "prompt too long", writer, cfg.seed), 0
                 continue
             lengths[segment.id] = len(ids)
-            requests.append(request)
+            requests.append(Request(segment.id, ids, key, cfg.augment.max_new_tokens))
         for result in engine.generate(requests, sampler, frozenset([model.tokenizer.eos_id])):
             segment = by_id[result.id]
             instruction = model.tokenizer.decode(result.ids).strip()

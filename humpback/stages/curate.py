@@ -72,7 +72,7 @@ class _Rater:
     def expected(self, todo: list[Candidate]) -> Iterator[tuple[Rated, int]]:
         """The mean of 1 … 5 under the probabilities of the five digits after "Score: "; prefill only."""
         digit_ids = score_token_ids(self.model.tokenizer)
-        say(f"{self.engine.warm_up(read=len(digit_ids))} programs compiled")
+        say(f"{self.engine.warm_up(read=len(digit_ids))} programs ready")
         yield from self._skipped(todo)
         prompts_by_id, unfit = self._prompts(todo, self.cfg.decoding.length, prompts.SCORE_LEAD)
         yield from unfit
@@ -98,7 +98,7 @@ class _Rater:
             for k in range(c.samples)
         ]
         sampler = Sampler(c.temperature, c.top_p)
-        say(f"{self.engine.warm_up(sampler)} programs compiled")
+        say(f"{self.engine.warm_up(sampler)} programs ready")
         for result in self.engine.generate(requests, sampler, frozenset([self.model.tokenizer.eos_id])):
             record_id, k = result.id.split("/")
             candidate, ids = prompts_by_id[record_id]
@@ -124,8 +124,7 @@ class _Rater:
                 candidate.instruction, candidate.segment.text, self.cfg.curate.mode, self.rubric
             )
             ids = encode_prompt(self.model, prompt, room, lead)
-            new = self.cfg.decoding.length - room
-            if ids is None or not self.engine.fits(Request(candidate.id, ids, np.zeros(2, np.uint32), new)):
+            if ids is None or not self.engine.fits(ids, self.cfg.decoding.length - room):
                 unfit.append((self._rated(candidate, None, (), (), (), "prompt too long"), 0))
             else:
                 fit[candidate.id] = (candidate, ids)

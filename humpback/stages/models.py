@@ -1,5 +1,6 @@
 """What the stages that use a model share: loading it onto the mesh, an engine for it, prompts that fit."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -24,7 +25,8 @@ def open_engine(
 ) -> tuple[checkpoint.Model, Engine]:
     """The model of a stage, whose direction must be one of `directions`, and an engine that decodes with it.
 
-    `template` makes the stage's prompts; what they all begin with is read once.
+    `template` makes the stage's prompts; what they all begin with is read once. The model comes without its weights: the engine has
+    them, in a form of its own.
     """
     decoding, mesh, path = run.cfg.decoding, run.mesh(), run.workdir / name
     info = checkpoint.read_info(path)
@@ -44,7 +46,7 @@ def open_engine(
         steps_per_visit=decoding.steps_per_visit,
         prefill_tokens=decoding.prefill_tokens,
     )
-    return model, engine
+    return dataclasses.replace(model, params={}), engine
 
 
 def shared_prefix(model: checkpoint.Model, template: Callable[[str], prompts.Prompt], length: int) -> list[int]:

@@ -20,7 +20,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from humpback import storage
+from humpback import distributed, storage
 from humpback.errors import UserError
 from humpback.model import weights as model_weights
 from humpback.model.weights import LlamaConfig
@@ -76,7 +76,7 @@ def save_model(path: storage.PathLike, info: ModelInfo, params: Mapping[str, Any
         for name in (CHECKSUMS, "model.json", "weights", f"weights{_TEMPORARY}", *_tokenizer_names(folder)):
             _remove(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
-    _barrier(f"save_model clear {folder}")
+    distributed.barrier(f"save_model clear {folder}")
     _save_tree(folder / "weights", params)
     if jax.process_index() == 0:
         for name, data in tokenizer_files.items():
@@ -84,7 +84,7 @@ def save_model(path: storage.PathLike, info: ModelInfo, params: Mapping[str, Any
         storage.publish_json(folder / "model.json", info.to_dict())
         files = [*(f"weights/{name}" for name in _walk(folder / "weights")), *tokenizer_files, "model.json"]
         _publish_checksums(folder, files)
-    _barrier(f"save_model done {folder}")
+    distributed.barrier(f"save_model done {folder}")
 
 
 def read_info(path: storage.PathLike) -> ModelInfo:
@@ -164,7 +164,7 @@ class TrainingCheckpoints:
         self._verified.discard(step)
         if jax.process_index() == 0:
             self._delete_step(step)
-        _barrier(f"training save clear {folder}")
+        distributed.barrier(f"training save clear {folder}")
         _save_tree(folder / "state", state)
         if jax.process_index() == 0:
             storage.publish_json(folder / "meta.json", dict(meta))
@@ -176,7 +176,7 @@ class TrainingCheckpoints:
             for old in self._steps():
                 if old not in keep:
                     self._delete_step(old)
-        _barrier(f"training save done {folder}")
+        distributed.barrier(f"training save done {folder}")
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """(step, meta) of the newest step that is whole; None without one. Newer ones that are not are named in a warning."""
@@ -319,8 +319,3 @@ def _remove(path: epath.Path) -> None:
 def _absolute(path: epath.Path) -> epath.Path:
     """Orbax takes no relative path."""
     return path if "://" in os.fspath(path) else epath.Path(os.path.abspath(path))
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -21,11 +21,14 @@ from typing import Any
 from humpback.model.llama import LlamaConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# A script's environment below the repository, what is installed into it, and the file in launch/ that names the versions.
+# An environment below the repository -> what is installed into it, and the file in launch/ that names the versions. The TPU's
+# compiler has pytest beside it, because tests/planning runs there, too.
 ENVIRONMENTS = {
-    "transformers_peer.py": (".venv-peers", ("torch", "transformers"), "constraints.txt"),
-    "tunix_peer.py": (".venv-tunix", ("google-tunix",), "constraints-bench.txt"),
+    ".venv-peers": (("torch", "transformers"), "constraints.txt"),
+    ".venv-tunix": (("google-tunix",), "constraints-bench.txt"),
+    ".venv-tpu": (("jax", "flax", "libtpu", "pytest"), "constraints-bench.txt"),
 }
+PEERS = {"transformers_peer.py": ".venv-peers", "tunix_peer.py": ".venv-tunix"}
 TOLERATED = 0.8  # of its figure; below that the peer, or the machine, is not at its best
 PAUSE_SECONDS = 0.5  # between two turns, so that the side before has gone to sleep
 STARTED = time.monotonic()
@@ -58,9 +61,9 @@ def arguments(
     return values
 
 
-def peers_python(script: str) -> pathlib.Path:
-    """The Python of a script's own environment, made anew when it is missing, half made or of other versions."""
-    name, packages, versions = ENVIRONMENTS[script]
+def python_of(name: str, base: Callable[[], str] = lambda: sys.executable) -> pathlib.Path:
+    """The Python of one of ENVIRONMENTS, made anew, with the Python `base`, when it is missing, half made or of other versions."""
+    packages, versions = ENVIRONMENTS[name]
     folder, constraints = ROOT / name, ROOT / "launch" / versions
     python, stamp = folder / "bin" / "python", folder / ".installed"
     want = hashlib.sha256(b"\n".join([str(folder).encode(), *map(str.encode, packages), constraints.read_bytes()])).hexdigest()
@@ -69,17 +72,18 @@ def peers_python(script: str) -> pathlib.Path:
     if folder.exists():
         say(f"{name} is half made or of other versions: making it anew")
         shutil.rmtree(folder)
-    say(f"installing {' and '.join(packages)} into {name} (some minutes)")
+    making = [base(), "-m", "venv", str(folder)]
+    say(f"installing {' and '.join(packages)} into {name} with {making[0]} (some minutes)")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    for command in ([sys.executable, "-m", "venv", str(folder)], [*pip, "--constraint", str(constraints), *packages]):
-        if subprocess.run(command, env=_clean_environment(), check=False).returncode:
+    for command in (making, [*pip, "--constraint", str(constraints), *packages]):
+        if subprocess.run(command, env=clean_environment(), check=False).returncode:
             sys.exit(f"error: could not make {name}: {' '.join(command)} failed; the same command tries again")
     stamp.write_text(want)
     return python
 
 
-def _clean_environment() -> dict[str, str]:
-    """Without what would show the peers' Python other packages, or bring it to ask the network for a model."""
+def clean_environment() -> dict[str, str]:
+    """Without what would show another Python other packages, or bring it to ask the network for a model."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return {**kept, "HF_HUB_OFFLINE": "1"}
 
@@ -89,9 +93,9 @@ class Peer:
 
     def __init__(self, script: str):
         self.script = script
-        command = [str(peers_python(script)), str(pathlib.Path(__file__).parent / "peers" / script)]
+        command = [str(python_of(PEERS[script])), str(pathlib.Path(__file__).parent / "peers" / script)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_clean_environment(), cwd=ROOT
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment(), cwd=ROOT
         )
 
     def ask(self, do: str, **values: Any) -> dict[str, Any]:
@@ -134,7 +138,7 @@ def show(rates: Mapping[str, Sequence[float]], unit: str) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The processor's name and family, how many of its cores this process may use, and whether it is of the figures' kind."""
+    """The processor's name, how many of its cores this process may use, and whether it is of the figures' kind."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -142,8 +146,7 @@ def machine() -> dict[str, Any]:
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     name, flags = fields.get("model name", "unknown"), fields.get("flags", "").split()
     # The figures are of 2 cores: more can only be faster, fewer cannot reach them.
-    family = int(fields.get("cpu family") or 0)
-    return {"cpu": name, "family": family, "cores": cores(), "known": "EPYC" in name and "avx512f" in flags and cores() >= 2}
+    return {"cpu": name, "cores": cores(), "known": "EPYC" in name and "avx512f" in flags and cores() >= 2}
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import shutil
 import subprocess
 
 import common
@@ -18,8 +17,6 @@ from humpback.stages.segment import segment_pages
 from humpback.training import checkpoint
 from tests import tiny
 
-PACKAGES = ("debian-reference-en", "debian-faq", "developers-reference")  # those of launch/real_pages.sh, in the same place
-PAGES = common.ROOT / "runs" / "cache" / "debian-pages"
 NEW_TOKENS = 64
 DECODE_PROMPTS, DECODE_PROMPT_TOKENS = 16, 128
 
@@ -85,9 +82,9 @@ def prepare(folder: pathlib.Path, count: int, smoke: bool) -> Inputs:
 
         base = get_config().base
         source, sha256 = base.source, base.sha256
-        segments, counts, _ = segment_pages(config.Segments(input=str(debian_pages()), limit=count))
+        segments, counts, _ = segment_pages(config.Segments(input=debian_pages(), limit=count))
         if len(segments) < count:
-            raise UserError(f"{PAGES}: {len(segments)} segments in {counts['pages']} pages are fewer than --segments={count}")
+            raise UserError(f"{len(segments)} segments in Debian's {counts['pages']} pages are fewer than --segments={count}")
     opened = sources.open_source(source, sha256)
     params = opened.params()
     target = folder / "huggingface"
@@ -98,25 +95,9 @@ def prepare(folder: pathlib.Path, count: int, smoke: bool) -> Inputs:
     return Inputs(model, target, segments, ids_BT)
 
 
-def debian_pages() -> pathlib.Path:
-    """The folder with the unpacked packages, which are read, not installed; each is brought by apt when it is missing."""
-    if missing := [name for name in PACKAGES if not (PAGES / name).is_dir()]:
-        if not shutil.which("apt-get") or not shutil.which("dpkg"):
-            raise UserError(f"{PAGES}: the pages come through Debian's apt-get and dpkg, which are not here; put {missing} there by hand")
-        for name in missing:
-            part = PAGES / f"{name}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            common.say(f"bringing Debian's {name}")
-            _call(["apt-get", "download", "-q", name], part, "with no package list yet: apt-get update (as root)")
-            archive = next(part.glob("*.deb"))
-            _call(["dpkg", "-x", archive.name, "."], part, "is it cut off?")
-            archive.unlink()
-            part.rename(PAGES / name)  # whole or not at all
-    return PAGES
-
-
-def _call(command: list[str], folder: pathlib.Path, hint: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def debian_pages() -> str:
+    """The folder of launch/debian_pages.sh."""
+    done = subprocess.run([common.ROOT / "launch" / "debian_pages.sh"], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{' '.join(command)} failed ({done.stderr.strip() or done.returncode}); {hint}")
+        raise UserError("launch/debian_pages.sh failed; its own message stands above")
+    return done.stdout.strip()

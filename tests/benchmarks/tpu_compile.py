@@ -12,11 +12,9 @@ for the embedding, and of everything else less than twice the logits, so no weig
 import argparse
 import collections
 import glob
-import hashlib
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,11 +22,9 @@ from dataclasses import asdict, dataclass
 
 import common
 
-VENV = common.ROOT / ".venv-tpu"
-PACKAGES = ("jax", "flax", "libtpu", "pytest")  # pytest, because tests/planning runs there, too
-CONSTRAINTS = common.ROOT / "launch" / "constraints-bench.txt"
 SUITABLE = "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 12), (3, 13)))"
 GIB = 2**30
+NO_PYTHON = 3  # the exit code for it, by which .ci/run knows that the compiler cannot be had
 
 
 @dataclass(frozen=True)
@@ -55,15 +51,19 @@ KEYS = tuple(f"{program}:{job}" for job in JOBS for program in ("prefill", "deco
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(KEYS), metavar="KEY,…", help=f"of {', '.join(KEYS)}")
+    parser.add_argument("--python", action="store_true", help="only make .venv-tpu and print its Python")
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # what .venv-tpu's Python is asked
     values = parser.parse_args()
+    if values.python:
+        print(common.python_of(".venv-tpu", suitable_python))
+        return 0
     if values.worker:
         print(json.dumps(compile_key(values.worker)))
         return 0
     keys = values.only.split(",")
     if unknown := [key for key in keys if key not in KEYS]:
         parser.error(f"--only={values.only}: {unknown[0]!r} is none of {', '.join(KEYS)}")
-    python, sizes, failures = compiler_python(), {}, 0
+    python, sizes, failures = common.python_of(".venv-tpu", suitable_python), {}, 0
     for key in keys:
         answer = ask(python, key)
         sizes[key] = round(answer["total"] / GIB, 3)
@@ -77,7 +77,7 @@ def main() -> int:
 
 def ask(python: pathlib.Path, key: str) -> dict:
     """`compile_key` in a process of the compiler's environment; ends the benchmark when that fails."""
-    environment = {**common._clean_environment(), "PYTHONPATH": str(common.ROOT), "JAX_PLATFORMS": "cpu"}
+    environment = {**common.clean_environment(), "PYTHONPATH": str(common.ROOT), "JAX_PLATFORMS": "cpu"}
     command = [str(python), __file__, f"--worker={key}"]
     done = subprocess.run(command, env=environment, cwd=common.ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -159,25 +159,6 @@ def alike(collectives: list[dict]) -> collections.Counter[str]:
     return lines
 
 
-def compiler_python() -> pathlib.Path:
-    """The Python of .venv-tpu, made anew when it is missing, half made or of other versions."""
-    python, stamp = VENV / "bin" / "python", VENV / ".installed"
-    want = hashlib.sha256(b"\n".join([str(VENV).encode(), *map(str.encode, PACKAGES), CONSTRAINTS.read_bytes()])).hexdigest()
-    if python.exists() and stamp.exists() and stamp.read_text() == want:
-        return python
-    if VENV.exists():
-        common.say(f"{VENV.name} is half made or of other versions: making it anew")
-        shutil.rmtree(VENV)
-    base = suitable_python()
-    common.say(f"installing {', '.join(PACKAGES)} into {VENV.name} with {base} (a minute or two)")
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    for command in ([base, "-m", "venv", str(VENV)], [*pip, "--constraint", str(CONSTRAINTS), *PACKAGES]):
-        if code := subprocess.run(command, env=common._clean_environment(), check=False).returncode:
-            sys.exit(f"error: could not make {VENV.name}: {' '.join(command)} ended with {code}; the same command tries again")
-    stamp.write_text(want)
-    return python
-
-
 def suitable_python() -> str:
     """A Python 3.12 or 3.13: the one that PYTHON names, this one, or one that is installed here."""
     pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
@@ -189,7 +170,8 @@ def suitable_python() -> str:
                 return candidate
         except OSError:
             continue  # not installed
-    sys.exit("error: libtpu 0.0.52 needs Python 3.12 or 3.13 with venv; name one: PYTHON=/path/to/python3.13")
+    print("error: libtpu 0.0.52 needs Python 3.12 or 3.13 with venv; name one: PYTHON=/path/to/python3.13", file=sys.stderr)
+    sys.exit(NO_PYTHON)
 
 
 if __name__ == "__main__":

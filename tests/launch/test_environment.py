@@ -204,6 +204,9 @@ def test_real_pages_brings_debians(repository):
 def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     (repository / "tests" / "soak").mkdir(parents=True)
     (repository / "tests" / "soak" / "test_kill.py").touch()
+    (repository / "tests" / "benchmarks").mkdir()
+    compiler = repository / "tests" / "benchmarks" / "tpu_compile.py"
+    compiler.write_text(f"print('installing')\nprint({str(repository / 'python')!r})\n")
     shutil.copytree(LAUNCH.parent / ".ci", repository / ".ci")
     expected = [
         "ruff check .",
@@ -211,11 +214,18 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
         "humpback run --config=configs/demo.py:ci --workdir=runs/demo-ci",
         "humpback summary --config=configs/demo.py:ci --workdir=runs/demo-ci --check",
         "pytest -q tests/parity",
+        "pytest -q tests/planning",
         "pytest -q -s tests/soak/test_kill.py",
     ]
     result, calls = launch(repository, "../.ci/run")
     assert result.returncode == 0, result.stderr
     assert calls == expected and "all passed" in result.stdout
     assert sum("--editable" in call for call in pip_calls(repository)) == 2  # .venv and .venv-parity, each once
+    compiler.write_text("import sys\nsys.exit(3)\n")  # no Python for libtpu
+    result, calls = launch(repository, "../.ci/run")
+    assert result.returncode == 0 and "pytest -q tests/planning" not in calls and "skipped" in result.stdout
+    compiler.write_text("import sys\nsys.exit(1)\n")
+    result, calls = launch(repository, "../.ci/run")
+    assert result.returncode == 1 and calls == expected[:5]
     result, calls = launch(repository, "../.ci/run", FAKE_RUN="fails")
     assert result.returncode == 1 and calls == expected[:1] and "FAILED" in result.stdout

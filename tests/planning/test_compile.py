@@ -1,6 +1,7 @@
 """Compiling for TPUs that are not here: names of slices, what the compiler refuses, and, where libtpu is, a real program."""
 
 import importlib.util
+import math
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ def generate(mesh, slots):
 
 def bytes_a_chip(tree):
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
-    return sum(leaf.dtype.itemsize * jnp.prod(jnp.array(leaf.sharding.shard_shape(leaf.shape))).item() for leaf in leaves)
+    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
 
 
 @needs_libtpu

@@ -8,6 +8,7 @@ from humpback.model import llama
 from humpback.records import Candidate, Rated, Segment
 from humpback.stages import curate
 from humpback.stages.augment import judge
+from humpback.training import checkpoint
 from tests import tiny
 
 
@@ -67,7 +68,8 @@ def test_expected_rating_equals_a_hand_computation(make_run, monkeypatch):
     ids += [*tokenizer.encode("\n"), tokenizer.specials["<|im_start|>"], *tokenizer.encode("assistant\n"), *tokenizer.encode("Score: ")]
     assert used == len(ids)
     array = np.array(ids)[None]
-    logits = np.asarray(llama.forward(model.info.config, llama.stack_layers(model.params), array, np.arange(len(ids))[None]))[0, -1]
+    params = checkpoint.load_model(run.workdir / "base").params
+    logits = np.asarray(llama.forward(model.info.config, llama.stack_layers(params), array, np.arange(len(ids))[None]))[0, -1]
     digits = np.array([logits[tokenizer.encode(f"Score: {d}")[-1]] for d in range(1, 6)], np.float64)
     p = np.exp(digits) / np.exp(digits).sum()
     np.testing.assert_allclose(record.probabilities, p, atol=1e-5)
@@ -91,7 +93,7 @@ def test_sampled_ratings_take_the_mean_of_the_valid_ones(make_run):
     run = make_run(curate__samples=3)
 
     class Engine:
-        def fits(self, request):
+        def fits(self, ids, max_new):
             return True
 
         def warm_up(self, sampler):

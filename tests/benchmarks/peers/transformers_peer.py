@@ -1,17 +1,16 @@
-"""transformers at its best on a CPU, for the benchmarks: reads one JSON line a request, answers one. Runs in .venv-peers.
+"""transformers at its best on a CPU, for the benchmarks (answering.py). Runs in .venv-peers.
 
-Request: {"do": one of COMMANDS, …its arguments}. Several models may be alive under different names.
+Several models may be alive under different names.
 """
 
-import json
 import logging
 import os
-import sys
 import time
 from typing import Any
 
 import torch
 import transformers
+from answering import answer
 from transformers import (
     AutoModelForCausalLM,
     ContinuousBatchingConfig,
@@ -224,23 +223,14 @@ def _length(text: list[int], ends: list[int]) -> int:
     return next((place + 1 for place, token in enumerate(text) if token in ends), len(text))
 
 
-COMMANDS = {
-    function.__name__: function for function in (versions, train_setup, train_step, load, generate, generate_continuously, read, products)
-}
-
-
 def main() -> None:
-    """Answers until the input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # so that nothing a library prints is taken for an answer
+    """Answers, with all cores and without chatter."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(cores)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)  # it misses psutil, which our settings don't need
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = COMMANDS[request.pop("do")](**request)
-        print(json.dumps(answer), file=answers, flush=True)
+    answer(versions, train_setup, train_step, load, generate, generate_continuously, read, products)
 
 
 if __name__ == "__main__":

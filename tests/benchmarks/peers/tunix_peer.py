@@ -1,16 +1,15 @@
-"""Tunix's Sampler on a CPU, for the benchmarks: reads one JSON line a request, answers one. Runs in .venv-tunix."""
+"""Tunix's Sampler on a CPU, for the benchmarks (answering.py). Runs in .venv-tunix."""
 
 import functools
 import json
-import os
 import pathlib
-import sys
 import time
 from importlib import metadata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from answering import answer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.llama3 import model as llama3
 from tunix.models.llama3 import params
@@ -116,17 +115,5 @@ def _sampler(name: str, cache_size: int, ends: tuple[int, ...]) -> Sampler:
     return SAMPLERS[key]
 
 
-COMMANDS = {function.__name__: function for function in (versions, load, generate)}
-
-
-def main() -> None:
-    """Answers until the input ends."""
-    answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr  # so that nothing a library prints is taken for an answer
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = COMMANDS[request.pop("do")](**request)
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    answer(versions, load, generate)

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Unpacks Debian's three manuals below runs/cache (they are read, not installed) and prints the folder: pages that nobody here wrote.
+set -euo pipefail
+# shellcheck source=SCRIPTDIR/common.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+case ${1:-} in
+  -h | --help) sed -n '2s/^# //p' "${BASH_SOURCE[0]}" && exit ;;
+  ?*) die "$0 takes no arguments" ;;
+esac
+cache=$ROOT/runs/cache/debian-pages
+if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
+  die "these pages come through Debian's apt-get and dpkg, which are not here; name a folder of HTML instead: launch/real_pages.sh PAGES"
+fi
+mkdir -p "$cache"
+for package in debian-reference-en debian-faq developers-reference; do
+  if [[ -d $cache/$package ]]; then continue; fi
+  rm -rf "$cache/$package.part"
+  mkdir -p "$cache/$package.part/deb"
+  (cd "$cache/$package.part/deb" && apt-get download -q "$package" >&2) ||
+    die "apt-get download $package failed; with no package list yet: apt-get update (as root)"
+  archive=("$cache/$package.part/deb/"*.deb)
+  dpkg -x "${archive[0]}" "$cache/$package.part" || die "${archive[0]}: cannot be unpacked"
+  rm -r "$cache/$package.part/deb"
+  mv "$cache/$package.part" "$cache/$package" # whole or not at all
+done
+say "$cache"
