@@ -43,6 +43,11 @@ class Layout:
         return self.length - self.prefix
 
     @property
+    def cache_dtype(self) -> jnp.dtype:
+        """Of the keys and values that decoding attends to: a CPU widens a whole bfloat16 cache to change one entry of it."""
+        return jnp.dtype("float32" if self.mesh.devices.flat[0].platform == "cpu" else self.dtype)
+
+    @property
     def buckets(self) -> tuple[int, ...]:
         """The lengths to which prompts are padded."""
         return tuple(b for b in _BUCKETS if b < self.own) + (self.own,)
@@ -94,7 +99,7 @@ def abstract(layout: Layout, sampler: Sampler, stops: int = 1, read: int = 0) ->
             continue
         programs[f"prefill {bucket}"] = Program(prefill, (layout,), asked)
         logits_PV = _shape((rows, layout.config.vocab_size), layout.by_row(), jnp.float32)
-        chunk = jax.tree.map(lambda x: _shape(x.shape, layout.by_head(), x.dtype), _cache(layout, rows, bucket))
+        chunk = jax.tree.map(lambda x: _shape(x.shape, layout.by_head(), layout.dtype), _cache(layout, rows, bucket))
         row = {name: _shape(x.shape, layout.by_row(), x.dtype) for name, x in new_rows(rows).items()}
         programs[f"insert {bucket}"] = Program(
             insert,
@@ -138,7 +143,7 @@ def _prefix(layout: Layout) -> llama.Cache | None:
 
 
 def _cache(layout: Layout, rows: int, length: int) -> llama.Cache:
-    return jax.eval_shape(lambda: llama.empty_cache(layout.config, rows, length, jnp.dtype(layout.dtype)))
+    return jax.eval_shape(lambda: llama.empty_cache(layout.config, rows, length, layout.cache_dtype))
 
 
 def _state(layout: Layout) -> dict:
@@ -167,7 +172,7 @@ def new_rows(rows: int) -> dict[str, jax.ShapeDtypeStruct]:
 def _empty_state(layout: Layout) -> dict:
     B = layout.slots
     return {
-        "cache": llama.empty_cache(layout.config, B, layout.own, jnp.dtype(layout.dtype)),
+        "cache": llama.empty_cache(layout.config, B, layout.own, layout.cache_dtype),
         "ids": jnp.zeros(B, jnp.int32),  # the token to feed next
         "log_probs": jnp.zeros(B, jnp.float32),  # of that token
         "filled": jnp.zeros(B, jnp.int32),  # entries of the cache: tokens after `shared`, that one not among them
@@ -189,7 +194,7 @@ def empty_state(layout: Layout) -> dict:
 def prefix_cache(layout, params, ids_1P):
     """What stands before every row, read once: per layer keys (K, H, P) and values (K, P, H)."""
     _, cache = llama.prefill(layout.config, params, ids_1P, jnp.full(1, layout.prefix, jnp.int32), compute_dtype=jnp.dtype(layout.dtype))
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[0], layout.by_head(rows=False)), cache)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[0].astype(layout.cache_dtype), layout.by_head(rows=False)), cache)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -4,10 +4,14 @@ Grouped queries share their keys: the G query heads of one key head become G·T 
 never repeated in memory. Softmax is in float32. Dimension letters: see weights.py.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from humpback.model import products
 from humpback.model.weights import LlamaConfig
 
 # Queries are taken in blocks that see only the keys up to their own end: the upper triangle of the score matrix is
@@ -15,6 +19,7 @@ from humpback.model.weights import LlamaConfig
 MIN_BLOCK = 128
 MAX_BLOCKS = 8
 MASKED = -1e30  # finite: a row that is masked everywhere gives a mean, not NaN
+CHUNK = 128  # entries of the cache that a CPU looks at together
 
 
 def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
@@ -89,14 +94,12 @@ def _block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: j
     # The softmax is written out: adding the mask and dividing after the product with V touches the (T, S) matrices
     # less often than jax.nn.softmax of a jnp.where does.
     B, K, G, T, H = q_BKGTH.shape
-    scores = jnp.einsum(
-        "bkmh,bksh->bkms", q_BKGTH.reshape(B, K, G * T, H), k_BKSH, preferred_element_type=jnp.float32
-    ).reshape(B, K, G, T, -1)
+    scores = products.einsum("bkmh,bksh->bkms", q_BKGTH.reshape(B, K, G * T, H), k_BKSH).reshape(B, K, G, T, -1)
     scores += jnp.where(mask_BTS, 0.0, MASKED)[:, None, None]
     exponentials = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = exponentials.sum(axis=-1, keepdims=True)
     weights = exponentials.astype(v_BKSH.dtype).reshape(B, K, G * T, -1)
-    out = jnp.einsum("bkms,bksh->bkmh", weights, v_BKSH, preferred_element_type=jnp.float32)
+    out = products.einsum("bkms,bksh->bkmh", weights, v_BKSH)
     return (out.reshape(B, K, G, T, H) / total).astype(q_BKGTH.dtype)
 
 
@@ -107,21 +110,47 @@ def cache_attention(
 
     Keys lie as (H, S) and values as (S, H), so that both products are plain ones over contiguous rows: on a CPU a step
     with 16 rows of 1,024 entries takes half the time it takes with (S, K, H) for both. The prefix is read once for all
-    rows.
+    rows. A CPU looks at as much of the cache as the longest row fills; what lies beyond would change no bit.
     """
     B, N, H = q_BNH.shape
     K, S = k_BKHS.shape[1], k_BKHS.shape[3]
-    q_BKGH = q_BNH.reshape(B, K, N // K, H) * H**-0.5
-    scores = jnp.einsum("bkgh,bkhs->bkgs", q_BKGH, k_BKHS, preferred_element_type=jnp.float32)
-    mask_BS = jnp.arange(S) <= last_B[:, None]
+    q_BKGH = (q_BNH.reshape(B, K, N // K, H) * H**-0.5).astype(k_BKHS.dtype)
+    state = jnp.full(q_BKGH.shape[:3], MASKED), jnp.zeros(q_BKGH.shape[:3]), jnp.zeros(q_BKGH.shape)
     if prefix is not None:
         k_KHP, v_KPH, shared_B = prefix
-        P = k_KHP.shape[2]
-        before = jnp.einsum("bkgh,khp->bkgp", q_BKGH, k_KHP, preferred_element_type=jnp.float32)
-        scores = jnp.concatenate([before, scores], axis=-1)
-        mask_BS = jnp.concatenate([jnp.arange(P) < shared_B[:, None], mask_BS], axis=-1)
-    probs = jax.nn.softmax(jnp.where(mask_BS[:, None, None], scores, MASKED), axis=-1).astype(v_BKSH.dtype)
-    out_BKGH = jnp.einsum("bkgs,bksh->bkgh", probs[..., -S:], v_BKSH)
-    if prefix is not None:
-        out_BKGH += jnp.einsum("bkgp,kph->bkgh", probs[..., :P], v_KPH)
-    return out_BKGH.reshape(B, N, H)
+        scores = products.einsum("bkgh,khp->bkgp", q_BKGH, k_KHP)
+        used_BP = jnp.arange(k_KHP.shape[2]) < shared_B[:, None]
+        state = _more(state, scores, used_BP, lambda probs: products.einsum("bkgp,kph->bkgh", probs.astype(v_KPH.dtype), v_KPH))
+
+    def look(state: _Softmax, k_BKHS: jax.Array, v_BKSH: jax.Array, seen_BS: jax.Array) -> _Softmax:
+        scores = products.einsum("bkgh,bkhs->bkgs", q_BKGH, k_BKHS)
+        return _more(state, scores, seen_BS, lambda probs: products.einsum("bkgs,bksh->bkgh", probs.astype(v_BKSH.dtype), v_BKSH))
+
+    def whole(*state: jax.Array) -> _Softmax:
+        return look(state, k_BKHS, v_BKSH, jnp.arange(S) <= last_B[:, None])
+
+    def in_chunks(*state: jax.Array) -> _Softmax:
+        def body(chunk: jax.Array, state: _Softmax) -> _Softmax:
+            start = jnp.minimum(chunk * CHUNK, S - CHUNK)  # the last one may begin in the one before
+            at_S = start + jnp.arange(CHUNK)
+            k, v = (lax.dynamic_slice_in_dim(x, start, CHUNK, axis) for x, axis in ((k_BKHS, 3), (v_BKSH, 2)))
+            return look(state, k, v, (at_S >= chunk * CHUNK) & (at_S <= last_B[:, None]))
+
+        return lax.fori_loop(0, jnp.max(last_B) // CHUNK + 1, body, state)
+
+    chunks = in_chunks if S > 2 * CHUNK else whole
+    _, total, out_BKGH = lax.platform_dependent(*state, cpu=chunks, default=whole)
+    return (out_BKGH / total[..., None]).astype(q_BNH.dtype).reshape(B, N, H)
+
+
+# A softmax under way, f32: the largest score so far and the sum of the exponentials (B, K, G), the weighted values (B, K, G, H).
+_Softmax = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _more(state: _Softmax, scores_BKGS: jax.Array, seen_BS: jax.Array, weigh: Callable[[jax.Array], jax.Array]) -> _Softmax:
+    """Takes further entries in; those that no row sees leave every bit as it was."""
+    largest, total, out = state
+    scores_BKGS = jnp.where(seen_BS[:, None, None], scores_BKGS, MASKED)
+    now = jnp.maximum(largest, scores_BKGS.max(-1))
+    kept, probs = jnp.exp(largest - now), jnp.where(seen_BS[:, None, None], jnp.exp(scores_BKGS - now[..., None]), 0)
+    return now, total * kept + probs.sum(-1), out * kept[..., None] + weigh(probs)

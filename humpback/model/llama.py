@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from humpback.model import attention
+from humpback.model import attention, products
 from humpback.model.modules import Layer, Outer, merge_layer, merge_outer, turned_product
 from humpback.model.weights import (
     WEIGHTS,
@@ -54,7 +54,7 @@ Remat = Literal["none", "dots", "full"]
 
 REMAT_POLICIES = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(products.SAVED),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 BATCH_AXES = ("data", "fsdp")  # the mesh axes that share the rows of a training batch
@@ -182,16 +182,19 @@ def prefill(
     tables = attention.rope_tables(cfg, starts_B[:, None] + jnp.arange(T))
     cache = []
 
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def attend(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
         before = None if prefix is None else (*prefix[len(cache)], shared_B)
-        cache.append((k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)))
-        return attention.causal_attention(q, k, v, None, before)
+        cache.append((k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)))
+        if len(cache) == cfg.num_layers:
+            return attention.cache_attention(q_BTNH[:, 0], *cache[-1], last_B, before)[:, None]
+        return attention.causal_attention(q_BTNH, k_BTKH, v_BTKH, None, before)
 
-    x_BTD = outer.embed(ids_BT, compute_dtype)
+    x_BTD, last_B = outer.embed(ids_BT, compute_dtype), jnp.maximum(lengths_B - 1, 0)
     for layer in range(cfg.num_layers):
-        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=turned_product)
-    last_BD = x_BTD[jnp.arange(B), jnp.maximum(lengths_B - 1, 0)]
-    return outer.column_logits(outer.norm(last_BD).T), tuple(cache)
+        # Of what the last layer says only the last token's is asked for.
+        asked_B = last_B if layer == cfg.num_layers - 1 else None
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=turned_product, last_B=asked_B)
+    return outer.logits(outer.norm(x_BTD[:, 0]), turned=True), tuple(cache)
 
 
 def empty_cache(cfg: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
@@ -207,7 +210,10 @@ def insert_cache(cache: Cache, chunk: Cache, slots_P: jax.Array) -> Cache:
     """Puts `chunk` (a prefill of P rows, T <= S) into rows slots_P of the cache; rows past the end are dropped."""
     T = chunk[0][0].shape[3]
     return tuple(
-        (k.at[slots_P, :, :, :T].set(new_k, mode="drop"), v.at[slots_P, :, :T].set(new_v, mode="drop"))
+        (
+            k.at[slots_P, :, :, :T].set(new_k.astype(k.dtype), mode="drop"),
+            v.at[slots_P, :, :T].set(new_v.astype(v.dtype), mode="drop"),
+        )
         for (k, v), (new_k, new_v) in zip(cache, chunk, strict=True)
     )
 
@@ -227,27 +233,26 @@ def decode_step(
 
     Row b writes its key and value behind the first filled_B[b] entries of its cache, and attends to these and to its part of
     the prefix. params: `decoding_params`; prefix and shared_B: as in `prefill`. Donate the cache to the jitted function and it
-    is updated in place. Activations are columns, (D, B): a CPU multiplies a large matrix by a narrow one a third faster than
-    the reverse.
+    is updated in place.
     Raises ValueError when P + S exceeds max_positions or the cache is not one of `empty_cache` or `prefill`.
     """
     _check_cache(cfg, cache, ids_B.shape[0], _prefix_length(prefix))
     outer = merge_outer(cfg, params)
     tables = attention.rope_tables(cfg, (filled_B if prefix is None else filled_B + shared_B)[:, None])
-    x_DB = outer.embed(ids_B, compute_dtype).T
     new_cache = []
 
-    def attend(q_BNH: jax.Array, k_BKH: jax.Array, v_BKH: jax.Array) -> jax.Array:
+    def attend(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
         before = None if prefix is None else (*prefix[len(new_cache)], shared_B)
         k_BKHS, v_BKSH = cache[len(new_cache)]
-        k_BKHS = _write(k_BKHS, k_BKH[..., None], filled_B, axis=1)
-        v_BKSH = _write(v_BKSH, v_BKH[:, :, None], filled_B, axis=0)
+        k_BKHS = _write(k_BKHS, k_BTKH[:, 0, :, :, None], filled_B, axis=1)
+        v_BKSH = _write(v_BKSH, v_BTKH[:, 0, :, None], filled_B, axis=0)
         new_cache.append((k_BKHS, v_BKSH))
-        return attention.cache_attention(q_BNH, k_BKHS, v_BKSH, filled_B, before)
+        return attention.cache_attention(q_BTNH[:, 0], k_BKHS, v_BKSH, filled_B, before)[:, None]
 
+    x_BTD = outer.embed(ids_B[:, None], compute_dtype)
     for layer in range(cfg.num_layers):
-        x_DB = merge_layer(cfg, params["layers"][str(layer)]).columns(x_DB, tables, attend)
-    return outer.column_logits(outer.norm_columns(x_DB)), tuple(new_cache)
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=turned_product)
+    return outer.logits(outer.norm(x_BTD[:, 0]), turned=True), tuple(new_cache)
 
 
 def _write(cache: jax.Array, new: jax.Array, at_B: jax.Array, axis: int) -> jax.Array:

@@ -12,29 +12,30 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from humpback.model import attention
+from humpback.model import attention, products
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, outer_names
 
+Tables = tuple[jax.Array, jax.Array]  # of attention.rope_tables
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Drop = Callable[[jax.Array, int], jax.Array]
 Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float, axis: int = -1) -> jax.Array:
-    """x over its root mean square along `axis` (D), times scale; computed in float32, returned in x's dtype."""
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x (…, D) over its root mean square, times scale; computed in float32, returned in x's dtype."""
     x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axis, keepdims=True) + eps)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
     return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 def row_product(x: jax.Array, weight: jax.Array) -> jax.Array:
     """Rows x (R, I) times a weight of the table, whose first dimensions are the inputs."""
-    return x @ weight.astype(x.dtype).reshape(x.shape[-1], -1)
+    return products.matmul(x, weight.astype(x.dtype).reshape(x.shape[-1], -1))
 
 
 def turned_product(x: jax.Array, weight_OI: jax.Array) -> jax.Array:
     """Rows x (R, I) times a matrix of `decoding_params`."""
-    return jnp.einsum("ri,oi->ro", x, weight_OI.astype(x.dtype))
+    return products.turned_matmul(x, weight_OI.astype(x.dtype))
 
 
 class Layer(nnx.Module):
@@ -48,47 +49,45 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        tables: tuple[jax.Array, jax.Array],
+        tables: Tables,
         attend: Attend,
         drop: Drop | None = None,
         product: Product = row_product,
+        last_B: jax.Array | None = None,
     ) -> jax.Array:
-        """`attend(q, k, v)` is given rotated queries and keys; `drop(branch, number)` is dropout on a branch."""
-        branch = self.attention(rms_norm(x_BTD, self.attention_norm[...], self.cfg.rms_eps), tables, attend, product)
+        """`attend(q, k, v)` is given rotated queries and keys; `drop(branch, number)` is dropout on a branch.
+
+        last_B: only this token of each row goes on, (B, 1, D); the others serve as keys and values.
+        """
+        h_BTD = rms_norm(x_BTD, self.attention_norm[...], self.cfg.rms_eps)
+        k_BTKH, v_BTKH = self.keys_values(h_BTD, tables, product)
+        if last_B is not None:
+            pick = lambda a: jnp.take_along_axis(a, last_B[:, None, None], axis=1)  # noqa: E731
+            x_BTD, h_BTD, tables = pick(x_BTD), pick(h_BTD), tuple(map(pick, tables))
+        branch = self.attention(h_BTD, k_BTKH, v_BTKH, tables, attend, product)
         x_BTD = x_BTD + (drop(branch, 0) if drop else branch)
         branch = self.feed_forward(rms_norm(x_BTD, self.ffn_norm[...], self.cfg.rms_eps), product)
         return x_BTD + (drop(branch, 1) if drop else branch)
 
-    def attention(self, x_BTD: jax.Array, tables: tuple[jax.Array, jax.Array], attend: Attend, product: Product) -> jax.Array:
-        # Every product is one plain matrix product over B·T rows: the form all backends do fastest.
-        B, T, D = x_BTD.shape
-        cfg = self.cfg
-        x = x_BTD.reshape(B * T, D)
-        q = product(x, self.q[...]).reshape(B, T, cfg.num_heads, cfg.head_dim)
-        k = product(x, self.k[...]).reshape(B, T, cfg.num_kv_heads, cfg.head_dim)
-        v = product(x, self.v[...]).reshape(B, T, cfg.num_kv_heads, cfg.head_dim)
-        out = attend(attention.rotate(q, tables), attention.rotate(k, tables), v)
+    # Every product is one plain matrix product over B·T rows: the form all backends do fastest.
+
+    def keys_values(self, h_BTD: jax.Array, tables: Tables, product: Product) -> tuple[jax.Array, jax.Array]:
+        rows = h_BTD.reshape(-1, self.cfg.d_model)
+        shape = (*h_BTD.shape[:2], self.cfg.num_kv_heads, self.cfg.head_dim)
+        return attention.rotate(product(rows, self.k[...]).reshape(shape), tables), product(rows, self.v[...]).reshape(shape)
+
+    def attention(
+        self, h_BTD: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, tables: Tables, attend: Attend, product: Product
+    ) -> jax.Array:
+        B, T, D = h_BTD.shape
+        q_BTNH = product(h_BTD.reshape(B * T, D), self.q[...]).reshape(B, T, self.cfg.num_heads, self.cfg.head_dim)
+        out = attend(attention.rotate(q_BTNH, tables), k_BTKH, v_BTKH)
         return product(out.reshape(B * T, -1), self.o[...]).reshape(B, T, D)
 
     def feed_forward(self, x_BTD: jax.Array, product: Product) -> jax.Array:
         B, T, D = x_BTD.shape
         x = x_BTD.reshape(B * T, D)
         return product(jax.nn.silu(product(x, self.gate[...])) * product(x, self.up[...]), self.down[...]).reshape(B, T, D)
-
-    def columns(self, x_DB: jax.Array, tables: tuple[jax.Array, jax.Array], attend: Attend) -> jax.Array:
-        """The same layer for one token of each row, from the matrices of `decoding_params`; `attend` takes (B, heads, H)."""
-        cfg, dtype, B = self.cfg, x_DB.dtype, x_DB.shape[1]
-
-        def heads(weight: nnx.Param, count: int) -> jax.Array:
-            return (weight[...].astype(dtype) @ h_DB).reshape(count, cfg.head_dim, B).transpose(2, 0, 1)
-
-        h_DB = rms_norm(x_DB, self.attention_norm[...][:, None], cfg.rms_eps, axis=0)
-        q_BNH, k_BKH, v_BKH = heads(self.q, cfg.num_heads), heads(self.k, cfg.num_kv_heads), heads(self.v, cfg.num_kv_heads)
-        q_BNH, k_BKH = (attention.rotate(x[:, None], tables)[:, 0] for x in (q_BNH, k_BKH))
-        x_DB = x_DB + self.o[...].astype(dtype) @ attend(q_BNH, k_BKH, v_BKH).reshape(B, -1).T
-        h_DB = rms_norm(x_DB, self.ffn_norm[...][:, None], cfg.rms_eps, axis=0)
-        gate, up, down = (weight[...].astype(dtype) for weight in (self.gate, self.up, self.down))
-        return x_DB + down @ (jax.nn.silu(gate @ h_DB) * (up @ h_DB))
 
 
 class Outer(nnx.Module):
@@ -100,27 +99,18 @@ class Outer(nnx.Module):
             setattr(self, name, nnx.Param(WEIGHTS[name].init(cfg, jax.random.fold_in(key, index), dtype)))
 
     def embed(self, ids: jax.Array, dtype: Any) -> jax.Array:
-        return jnp.take(self.embedding[...], ids, axis=0).astype(dtype)
+        # Together behind a barrier, or a CPU in a loop of decode steps widens the whole table before it.
+        table_VD, ids = jax.lax.optimization_barrier((self.embedding[...], ids))
+        return jnp.take(table_VD, ids, axis=0).astype(dtype)
 
     def norm(self, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.final_norm[...], self.cfg.rms_eps)
 
-    def norm_columns(self, x_DB: jax.Array) -> jax.Array:
-        return rms_norm(x_DB, self.final_norm[...][:, None], self.cfg.rms_eps, axis=0)
-
-    def logits(self, x: jax.Array) -> jax.Array:
-        rows = x.reshape(-1, self.cfg.d_model)
-        if self.cfg.tied:
-            out = jnp.einsum("rd,vd->rv", rows, self.embedding[...].astype(x.dtype), preferred_element_type=jnp.float32)
-        else:
-            out = jnp.einsum("rd,dv->rv", rows, self.head[...].astype(x.dtype), preferred_element_type=jnp.float32)
+    def logits(self, x: jax.Array, turned: bool = False) -> jax.Array:
+        """Logits (…, V) float32 of x (…, D) after the final norm; `turned`: the head is that of `decoding_params`."""
+        head, equation = (self.embedding, "rd,vd->rv") if self.cfg.tied else (self.head, "rd,vd->rv" if turned else "rd,dv->rv")
+        out = products.einsum(equation, x.reshape(-1, self.cfg.d_model), head[...].astype(x.dtype))
         return out.reshape(*x.shape[:-1], self.cfg.vocab_size)
-
-    def column_logits(self, x_DB: jax.Array) -> jax.Array:
-        """Logits (B, V) float32, from `decoding_params`."""
-        head_VD = self.embedding if self.cfg.tied else self.head
-        logits_VB = jnp.einsum("vd,db->vb", head_VD[...].astype(x_DB.dtype), x_DB, preferred_element_type=jnp.float32)
-        return jax.lax.optimization_barrier(logits_VB).T  # else the compiler swaps the factors, which is slower
 
 
 @functools.lru_cache(maxsize=64)
