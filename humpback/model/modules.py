@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from humpback.model import attention
+from humpback.model import attention, quantization
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, outer_names
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -34,7 +34,14 @@ def row_product(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 def turned_product(x: jax.Array, weight_OI: jax.Array) -> jax.Array:
     """Rows x (R, I) times a matrix of `decoding_params`."""
-    return jnp.einsum("ri,oi->ro", x, weight_OI.astype(x.dtype))
+    matrix_OI, scale_O1 = quantization.factors(weight_OI, x.dtype)
+    return quantization.scaled(jnp.einsum("ri,oi->ro", x, matrix_OI), None if scale_O1 is None else scale_O1[:, 0])
+
+
+def column_product(weight_OI: jax.Array, x_IB: jax.Array) -> jax.Array:
+    """A matrix of `decoding_params` times columns."""
+    matrix_OI, scale_O1 = quantization.factors(weight_OI, x_IB.dtype)
+    return quantization.scaled(matrix_OI @ x_IB, scale_O1)
 
 
 class Layer(nnx.Module):
@@ -77,18 +84,18 @@ class Layer(nnx.Module):
 
     def columns(self, x_DB: jax.Array, tables: tuple[jax.Array, jax.Array], attend: Attend) -> jax.Array:
         """The same layer for one token of each row, from the matrices of `decoding_params`; `attend` takes (B, heads, H)."""
-        cfg, dtype, B = self.cfg, x_DB.dtype, x_DB.shape[1]
+        cfg, B = self.cfg, x_DB.shape[1]
 
         def heads(weight: nnx.Param, count: int) -> jax.Array:
-            return (weight[...].astype(dtype) @ h_DB).reshape(count, cfg.head_dim, B).transpose(2, 0, 1)
+            return column_product(weight[...], h_DB).reshape(count, cfg.head_dim, B).transpose(2, 0, 1)
 
         h_DB = rms_norm(x_DB, self.attention_norm[...][:, None], cfg.rms_eps, axis=0)
         q_BNH, k_BKH, v_BKH = heads(self.q, cfg.num_heads), heads(self.k, cfg.num_kv_heads), heads(self.v, cfg.num_kv_heads)
         q_BNH, k_BKH = (attention.rotate(x[:, None], tables)[:, 0] for x in (q_BNH, k_BKH))
-        x_DB = x_DB + self.o[...].astype(dtype) @ attend(q_BNH, k_BKH, v_BKH).reshape(B, -1).T
+        x_DB = x_DB + column_product(self.o[...], attend(q_BNH, k_BKH, v_BKH).reshape(B, -1).T)
         h_DB = rms_norm(x_DB, self.ffn_norm[...][:, None], cfg.rms_eps, axis=0)
-        gate, up, down = (weight[...].astype(dtype) for weight in (self.gate, self.up, self.down))
-        return x_DB + down @ (jax.nn.silu(gate @ h_DB) * (up @ h_DB))
+        h_FB = jax.nn.silu(column_product(self.gate[...], h_DB)) * column_product(self.up[...], h_DB)
+        return x_DB + column_product(self.down[...], h_FB)
 
 
 class Outer(nnx.Module):
@@ -100,7 +107,7 @@ class Outer(nnx.Module):
             setattr(self, name, nnx.Param(WEIGHTS[name].init(cfg, jax.random.fold_in(key, index), dtype)))
 
     def embed(self, ids: jax.Array, dtype: Any) -> jax.Array:
-        return jnp.take(self.embedding[...], ids, axis=0).astype(dtype)
+        return quantization.rows(self.embedding[...], ids, dtype)
 
     def norm(self, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.final_norm[...], self.cfg.rms_eps)
@@ -118,8 +125,8 @@ class Outer(nnx.Module):
 
     def column_logits(self, x_DB: jax.Array) -> jax.Array:
         """Logits (B, V) float32, from `decoding_params`."""
-        head_VD = self.embedding if self.cfg.tied else self.head
-        logits_VB = jnp.einsum("vd,db->vb", head_VD[...].astype(x_DB.dtype), x_DB, preferred_element_type=jnp.float32)
+        head_VD, scale_V1 = quantization.factors((self.embedding if self.cfg.tied else self.head)[...], x_DB.dtype)
+        logits_VB = quantization.scaled(jnp.einsum("vd,db->vb", head_VD, x_DB, preferred_element_type=jnp.float32), scale_V1)
         return jax.lax.optimization_barrier(logits_VB).T  # else the compiler swaps the factors, which is slower
 
 

@@ -39,11 +39,14 @@ class Job:
     steps: int = 8
     prefill_tokens: int = 4096
     dtype: str = "bfloat16"
+    weights: str = "compute"
 
 
 JOBS = {
     "llama2_7b@v5e:2x4": Job("llama2_7b", tensor=8, slots=96),
     "llama2_7b@v4:2x2x1": Job("llama2_7b", tensor=4, slots=96),
+    # In bfloat16 the weights alone need 16.1 GiB of a chip of 16. Two groups of 8 chips, as many as there are key heads.
+    "llama2_70b_int8@v5e:4x4": Job("llama2_70b", tensor=8, slots=128, weights="int8"),
 }
 KEYS = tuple(f"{program}:{job}" for job in JOBS for program in ("prefill", "decode"))
 
@@ -96,7 +99,7 @@ def compile_key(key: str) -> dict:
     program, _, name = key.partition(":")
     job, cfg = JOBS[name], SIZES[JOBS[name].size]
     mesh = sharding.make_mesh(data=-1, tensor=job.tensor, devices=topology(name.partition("@")[2]))
-    layout = programs.Layout(cfg, mesh, job.slots, job.length, 0, job.dtype, job.steps, job.prefill_tokens)
+    layout = programs.Layout(cfg, mesh, job.slots, job.length, 0, job.dtype, job.steps, job.prefill_tokens, job.weights)
     bucket = layout.buckets[-1]
     asked = programs.abstract(layout, Sampler(temperature=0.7, top_p=0.9))["generate" if program == "decode" else f"prefill {bucket}"]
     rows, length = (job.slots, 1) if program == "decode" else (layout.rows(bucket), bucket)
