@@ -190,6 +190,8 @@ def prefill(
     x_BTD = outer.embed(ids_BT, compute_dtype)
     for layer in range(cfg.num_layers):
         x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=turned_product)
+        # Else a TPU's compiler adds up several layers' branches at once and keeps them until then: 2.3 GiB for 80 layers of int8.
+        x_BTD = jax.lax.optimization_barrier(x_BTD)
     last_BD = x_BTD[jnp.arange(B), jnp.maximum(lengths_B - 1, 0)]
     return outer.column_logits(outer.norm(last_BD).T), tuple(cache)
 

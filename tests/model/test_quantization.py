@@ -110,7 +110,7 @@ def test_one_layer_at_a_time_is_turned(weights):
 
 def test_without_qwix_the_installation_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "qwix", None)
-    with pytest.raises(Exception, match=r"pip install .*int8"):
+    with pytest.raises(Exception, match=r"pip install .*qwix"):
         quantization.quantize({}, jnp.float32)
 
 
