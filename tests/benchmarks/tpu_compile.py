@@ -2,7 +2,7 @@
 
     python tests/benchmarks/tpu_compile.py --only=decode:llama2_7b@v5e:2x4
 
-A key is PROGRAM:MODEL@SLICE; without --only all are compiled, each in a minute or two and 2 GiB of memory. `decode` is the engine's
+A key is PROGRAM:MODEL@SLICE; without --only all are compiled, each in a minute or two and 2 to 5 GiB of memory. `decode` is the engine's
 `generate` program, `prefill` that of the longest bucket. The compiler lives in .venv-tpu, made here with Python 3.12 or 3.13
 (PYTHON=/path/to/python names one). The last line is a JSON object, key -> GiB a chip. Exit code 1 when a program does not fit,
 the prefill beside the slots' cache not either, when a prefill has not one Pallas kernel a layer, or when it sends what it should
