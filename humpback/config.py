@@ -104,10 +104,11 @@ class Curate(Node):
 
 @dataclass
 class Decoding(Node):
-    """How a model writes and rates; the first two fields are part of the result, the others only of the speed."""
+    """How a model writes and rates; the first three fields are part of the result, the others only of the speed."""
 
     length: int = 2_048  # prompt and new tokens together
     compute_dtype: str = "float32"
+    weights: str = "compute"  # in the compute type; `int8` takes a quarter of float32, costs little and needs the extra `int8`
     slots: int = 16  # sequences decoded at once, on all devices together
     steps_per_visit: int = 8  # decode steps between two looks of the host, at most
     prefill_tokens: int = 512  # prompt tokens read at once: enough for full speed on a CPU, few enough to keep the slots busy
@@ -260,6 +261,7 @@ _RULES = [
     ("curate.fraction", *_within(0, 1)),
     ("decoding.length", *_at_least(16)),
     ("decoding.compute_dtype", *_one_of("float32", "bfloat16")),
+    ("decoding.weights", *_one_of("compute", "int8")),
     ("decoding.slots", *_at_least(4)),
     ("decoding.steps_per_visit", *_at_least(1)),
     ("decoding.prefill_tokens", *_at_least(64)),

@@ -66,6 +66,7 @@ class Engine:
         length: int,
         prefix: Sequence[int] = (),
         compute_dtype: str = "float32",
+        weights: str = "compute",
         steps_per_visit: int = 8,
         prefill_tokens: int = 512,
     ):
@@ -75,7 +76,7 @@ class Engine:
         if len(prefix) >= length:
             raise ValueError(f"a prefix of {len(prefix)} tokens leaves no room in {length}")
         self.layout = programs.Layout(
-            config, mesh, -(-slots // shards) * shards, length, len(prefix), compute_dtype, steps_per_visit, prefill_tokens
+            config, mesh, -(-slots // shards) * shards, length, len(prefix), compute_dtype, steps_per_visit, prefill_tokens, weights
         )
         self.length, self.slots, self.stats = length, self.layout.slots, Stats()
         self._prefix = np.array(prefix, np.int32)

@@ -5,6 +5,7 @@ here for this machine's devices or by planning/compile.py for a TPU that is not 
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback.decoding.sampling import Sampler
-from humpback.model import llama, sharding
+from humpback.model import llama, quantization, sharding
 
 _BATCH = ("data", "fsdp")
 _BUCKETS = (64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1_024, 1_280, 1_536, 1_792)
@@ -36,6 +37,7 @@ class Layout:
     dtype: str
     steps: int
     prefill_tokens: int
+    weights: str = "compute"  # in the compute type, or "int8"
 
     @property
     def own(self) -> int:
@@ -119,21 +121,34 @@ def compiled(layout: Layout, sampler: Sampler, stops: int, read: int, name: str)
     return abstract(layout, sampler, stops, read)[name].lower(layout).compile()
 
 
-def decoding_params(layout: Layout, params: dict) -> dict:
-    """llama.decoding_params in the compute dtype, on the mesh. The tree given may be dropped afterwards."""
-    dtype = jnp.dtype(layout.dtype)
+def decoding_params(layout: Layout, params: Mapping[str, Any]) -> dict:
+    """llama.decoding_params in the compute type, or in int8, on the mesh.
 
-    @functools.partial(jax.jit, out_shardings=sharding.decoding_shardings(layout.config, layout.mesh))
-    def turn(params):
-        return jax.tree.map(lambda x: x.astype(dtype), llama.decoding_params(layout.config, params))
+    A layer is asked for when its turn has come and not kept: with a tree that reads them from disk (checkpoint.load_model) no more
+    than one layer is in memory beside the result.
+    """
+    placed = _params_shardings(layout)
+    turn_outer = jax.jit(functools.partial(_turn, layout), out_shardings={**placed, "layers": {}})
+    turn_layer = jax.jit(functools.partial(_turn, layout), out_shardings={"layers": {"0": placed["layers"]["0"]}})
+    turned = turn_outer({name: params[name] for name in placed if name != "layers"} | {"layers": {}})
+    for layer in placed["layers"]:
+        turned["layers"][layer] = turn_layer({"layers": {"0": params["layers"][layer]}})["layers"]["0"]
+    return turned
 
-    return turn(params)
+
+def _turn(layout: Layout, params: Mapping[str, Any]) -> dict:
+    turned, dtype = llama.decoding_params(layout.config, params), jnp.dtype(layout.dtype)
+    return quantization.quantize(turned, dtype) if layout.weights == "int8" else jax.tree.map(lambda x: x.astype(dtype), turned)
+
+
+def _params_shardings(layout: Layout) -> dict:
+    placed = sharding.decoding_shardings(layout.config, layout.mesh)
+    return quantization.shardings(placed) if layout.weights == "int8" else placed
 
 
 def _params(layout: Layout) -> dict:
-    config = layout.config
-    shapes = jax.eval_shape(lambda: llama.decoding_params(config, llama.init_params(config, jax.random.key(0))))
-    return jax.tree.map(lambda x, where: _shape(x.shape, where, layout.dtype), shapes, sharding.decoding_shardings(config, layout.mesh))
+    shapes = jax.eval_shape(lambda: _turn(layout, llama.init_params(layout.config, jax.random.key(0))))
+    return jax.tree.map(lambda x, where: _shape(x.shape, where, x.dtype), shapes, _params_shardings(layout))
 
 
 def _prefix(layout: Layout) -> llama.Cache | None:

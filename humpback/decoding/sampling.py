@@ -25,10 +25,12 @@ class Sampler:
 
         Each row uses its own key and nothing of the other rows.
         """
-        shifted_BML = _lanes(logits_BV - logits_BV.max(-1, keepdims=True))
+        largest_B1 = logits_BV.max(-1, keepdims=True)
+        shifted_BML = _lanes(logits_BV - largest_B1)
         log_norm_B = jnp.log(_total(jnp.exp(shifted_BML)))
         if self.temperature == 0:
-            ids_B = _first((shifted_BML == 0).reshape(logits_BV.shape[0], -1))
+            # Not where the difference is 0: fused with a product (int8's scales) the subtraction is of something not rounded.
+            ids_B = _first(logits_BV == largest_B1)
         else:
             mass_BML = jnp.exp(shifted_BML / self.temperature)
             if self.top_k:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from humpback.model import products
+from humpback.model import kernels, products
+from humpback.model.kernels import Prefix
 from humpback.model.weights import LlamaConfig
 
 # Queries are taken in blocks that see only the keys up to their own end: the upper triangle of the score matrix is
@@ -48,10 +49,6 @@ def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-# Keys (K, H, P) and values (K, P, H) that stand before every row, and how many of them each row uses (B,).
-Prefix = tuple[jax.Array, jax.Array, jax.Array]
-
-
 def causal_attention(
     q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array | None, prefix: Prefix | None = None
 ) -> jax.Array:
@@ -60,6 +57,8 @@ def causal_attention(
     Earlier means earlier in the row, whatever the positions say. Every token sees at least itself; with a prefix, also
     the part of it that the row uses.
     """
+    if kernels.takes_splash(q_BTNH, k_BTKH, segments_BT, prefix):
+        return kernels.splash_attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix)
     B, T, N, H = q_BTNH.shape
     K = k_BTKH.shape[2]
     G = N // K

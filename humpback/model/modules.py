@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from humpback.model import attention, products
+from humpback.model import attention, products, quantization
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, outer_names
 
 Tables = tuple[jax.Array, jax.Array]  # of attention.rope_tables
@@ -35,7 +35,8 @@ def row_product(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 def turned_product(x: jax.Array, weight_OI: jax.Array) -> jax.Array:
     """Rows x (R, I) times a matrix of `decoding_params`."""
-    return products.turned_matmul(x, weight_OI.astype(x.dtype))
+    matrix_OI, scale_O = quantization.factors(weight_OI, x.dtype)
+    return quantization.scaled(products.turned_matmul(x, matrix_OI), scale_O)
 
 
 class Layer(nnx.Module):
@@ -100,16 +101,19 @@ class Outer(nnx.Module):
 
     def embed(self, ids: jax.Array, dtype: Any) -> jax.Array:
         # Together behind a barrier, or a CPU in a loop of decode steps widens the whole table before it.
-        table_VD, ids = jax.lax.optimization_barrier((self.embedding[...], ids))
-        return jnp.take(table_VD, ids, axis=0).astype(dtype)
+        return quantization.rows(*jax.lax.optimization_barrier((self.embedding[...], ids)), dtype)
 
     def norm(self, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.final_norm[...], self.cfg.rms_eps)
 
     def logits(self, x: jax.Array, turned: bool = False) -> jax.Array:
         """Logits (…, V) float32 of x (…, D) after the final norm; `turned`: the head is that of `decoding_params`."""
-        head, equation = (self.embedding, "rd,vd->rv") if self.cfg.tied else (self.head, "rd,vd->rv" if turned else "rd,dv->rv")
-        out = products.einsum(equation, x.reshape(-1, self.cfg.d_model), head[...].astype(x.dtype))
+        rows = x.reshape(-1, self.cfg.d_model)
+        if self.cfg.tied or turned:
+            head_VD, scale_V = quantization.factors((self.embedding if self.cfg.tied else self.head)[...], x.dtype)
+            out = quantization.scaled(products.einsum("rd,vd->rv", rows, head_VD), scale_V)
+        else:
+            out = products.einsum("rd,dv->rv", rows, self.head[...].astype(x.dtype))
         return out.reshape(*x.shape[:-1], self.cfg.vocab_size)
 
 

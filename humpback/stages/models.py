@@ -33,7 +33,7 @@ def open_engine(
     if info.wrapper != run.cfg.wrapper:
         raise UserError(f"{path}: was trained with the wrapper {info.wrapper!r}; the config field wrapper is {run.cfg.wrapper!r}")
     placed = sharding.param_shardings(info.config, mesh, sharding.DECODING_RULES)
-    model = checkpoint.load_model(path, shardings=placed, directions=directions)
+    model = checkpoint.load_model(path, shardings=placed, directions=directions, whole=False)  # the engine takes layer by layer
     check_length("decoding.length", decoding.length, info)
     engine = Engine(
         info.config,
@@ -43,6 +43,7 @@ def open_engine(
         length=decoding.length,
         prefix=shared_prefix(model, template, decoding.length),
         compute_dtype=decoding.compute_dtype,
+        weights=decoding.weights,
         steps_per_visit=decoding.steps_per_visit,
         prefill_tokens=decoding.prefill_tokens,
     )

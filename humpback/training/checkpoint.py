@@ -56,7 +56,7 @@ class Model:
     """A model in memory. `params` is the unstacked tree of model/weights.py, of numpy or jax arrays."""
 
     info: ModelInfo
-    params: dict[str, Any]
+    params: Mapping[str, Any]
     tokenizer: Tokenizer
 
 
@@ -109,11 +109,12 @@ def read_info(path: storage.PathLike) -> ModelInfo:
 
 
 def load_model(
-    path: storage.PathLike, *, shardings: Any = None, directions: Collection[str] | None = None
+    path: storage.PathLike, *, shardings: Any = None, directions: Collection[str] | None = None, whole: bool = True
 ) -> Model:
     """Reads and verifies a model folder.
 
     shardings: an unstacked tree as `model.sharding.param_shardings` makes it; None gives numpy arrays on the host.
+    whole: False leaves the weights on disk: `params` reads one, or a layer's, each time that it is asked for.
     directions: what the task allows; None allows all. UserError for another direction, and for a missing, truncated or
     changed file, by name.
     """
@@ -124,7 +125,8 @@ def load_model(
         raise UserError(f"{folder}: is a {info.direction} model; this task needs {allowed}")
     if damage := _find_damage(folder):
         raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
-    params = _load_params(folder / "weights", info.config, shardings)
+    abstract = _abstract_params(folder / "weights", info.config, shardings)
+    params = ocp.load(_absolute(folder / "weights"), abstract) if whole else _StoredParams(folder / "weights", abstract)
     return Model(info, params, Tokenizer.load(folder))
 
 
@@ -231,7 +233,31 @@ def _save_tree(path: epath.Path, tree: Any) -> None:
         raise
 
 
-def _load_params(path: epath.Path, config: LlamaConfig, shardings: Any) -> dict[str, Any]:
+class _StoredParams(Mapping):
+    """Weights on disk: an item is read when it is asked for, "layers" gives such a mapping of the layers. Nothing is kept."""
+
+    def __init__(self, path: epath.Path, abstract: Mapping[str, Any], inside: str = "") -> None:
+        self._path, self._abstract, self._inside = path, abstract, inside
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "layers":
+            return _StoredParams(self._path, self._abstract[name], name)
+        asked = {name: self._abstract[name]}
+        context = ocp.Context()
+        context.pytree_options.loading.partial_load = True
+        with context:
+            read = ocp.load(_absolute(self._path), {self._inside: asked} if self._inside else asked)
+        return read[self._inside][name] if self._inside else read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._abstract)
+
+    def __len__(self) -> int:
+        return len(self._abstract)
+
+
+def _abstract_params(path: epath.Path, config: LlamaConfig, shardings: Any) -> dict[str, Any]:
+    """What Orbax is to read, and where to."""
     stored = ocp.metadata(_absolute(path)).metadata
     try:
         model_weights.check_params(config, stored)
@@ -239,12 +265,8 @@ def _load_params(path: epath.Path, config: LlamaConfig, shardings: Any) -> dict[
         raise UserError(f"{path}: the weights are not those that model.json describes: {error}") from error
     if shardings is None:
         # Orbax gives back what it is shown: a numpy array of no memory of its own stands for one on the host.
-        abstract = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), stored)
-    else:
-        abstract = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored, shardings
-        )
-    return ocp.load(_absolute(path), abstract)
+        return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), stored)
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored, shardings)
 
 
 def _publish_checksums(folder: epath.Path, names: Collection[str]) -> None:

@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENVIRONMENTS = {
     ".venv-peers": (("torch", "transformers"), "constraints.txt"),
     ".venv-tunix": (("google-tunix",), "constraints-bench.txt"),
-    ".venv-tpu": (("jax", "flax", "libtpu", "pytest"), "constraints-bench.txt"),
+    ".venv-tpu": (("jax", "flax", "libtpu", "qwix", "pytest"), "constraints-bench.txt"),
 }
 PEERS = {"transformers_peer.py": ".venv-peers", "tunix_peer.py": ".venv-tunix"}
 TOLERATED = 0.8  # of its figure; below that the peer, or the machine, is not at its best
@@ -182,14 +182,14 @@ def finish(result: Mapping[str, Any], measured: Mapping[str, float], figures: Ma
                 low.append(name)
         for name in low:
             say(f"ERROR: {name} is below {TOLERATED:.0%} of its known figure: no fair comparison; is the machine busy?")
-    print(json.dumps({**_rounded(result), "machine": here, "peers_below_their_figures": low, "smoke": smoke}), flush=True)
+    print(json.dumps({**rounded(result), "machine": here, "peers_below_their_figures": low, "smoke": smoke}), flush=True)
     return 1 if low else 0
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """With four significant digits, at any depth."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, Mapping):
-        return {name: _rounded(inner) for name, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, list) else value
+        return {name: rounded(inner) for name, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list) else value

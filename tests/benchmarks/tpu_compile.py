@@ -2,11 +2,12 @@
 
     python tests/benchmarks/tpu_compile.py --only=decode:llama2_7b@v5e:2x4
 
-A key is PROGRAM:MODEL@SLICE; without --only all are compiled, a minute and 2 GiB of memory each. `decode` is the engine's
+A key is PROGRAM:MODEL@SLICE; without --only all are compiled, each in a minute or two and 2 to 5 GiB of memory. `decode` is the engine's
 `generate` program, `prefill` that of the longest bucket. The compiler lives in .venv-tpu, made here with Python 3.12 or 3.13
 (PYTHON=/path/to/python names one). The last line is a JSON object, key -> GiB a chip. Exit code 1 when a program does not fit,
-the prefill beside the slots' cache not either, or when it sends what it should not: expected are two all-reduces a layer and one
-for the embedding, and of everything else less than twice the logits, so no weights and no cache.
+the prefill beside the slots' cache not either, when a prefill has not one Pallas kernel a layer but the last, or when it sends what it should
+not: expected are two all-reduces a layer and one for the embedding (int8 sends that in half the bytes), and of everything else less
+than twice the logits, so no weights and no cache.
 """
 
 import argparse
@@ -39,11 +40,14 @@ class Job:
     steps: int = 8
     prefill_tokens: int = 4096
     dtype: str = "bfloat16"
+    weights: str = "compute"
 
 
 JOBS = {
     "llama2_7b@v5e:2x4": Job("llama2_7b", tensor=8, slots=96),
     "llama2_7b@v4:2x2x1": Job("llama2_7b", tensor=4, slots=96),
+    # In bfloat16 the weights alone need 16.1 GiB of a chip of 16. Two groups of 8 chips, as many as there are key heads.
+    "llama2_70b_int8@v5e:4x4": Job("llama2_70b", tensor=8, slots=160, weights="int8"),
 }
 KEYS = tuple(f"{program}:{job}" for job in JOBS for program in ("prefill", "decode"))
 
@@ -96,7 +100,7 @@ def compile_key(key: str) -> dict:
     program, _, name = key.partition(":")
     job, cfg = JOBS[name], SIZES[JOBS[name].size]
     mesh = sharding.make_mesh(data=-1, tensor=job.tensor, devices=topology(name.partition("@")[2]))
-    layout = programs.Layout(cfg, mesh, job.slots, job.length, 0, job.dtype, job.steps, job.prefill_tokens)
+    layout = programs.Layout(cfg, mesh, job.slots, job.length, 0, job.dtype, job.steps, job.prefill_tokens, job.weights)
     bucket = layout.buckets[-1]
     asked = programs.abstract(layout, Sampler(temperature=0.7, top_p=0.9))["generate" if program == "decode" else f"prefill {bucket}"]
     rows, length = (job.slots, 1) if program == "decode" else (layout.rows(bucket), bucket)
@@ -107,6 +111,7 @@ def compile_key(key: str) -> dict:
         "all_reduces": 2 * cfg.num_layers + 1,
         "activations": on_a_chip * length * cfg.d_model * 2,  # bytes of what a layer's all-reduce adds up, in bfloat16
         "logits": on_a_chip * cfg.vocab_size * 4,
+        "kernels": cfg.num_layers - 1 if program == "prefill" else 0,
     }
     try:
         compiled = compile_for(asked.function, (*asked.static, *asked.arguments))
@@ -121,6 +126,7 @@ def compile_key(key: str) -> dict:
         "beside": beside,
         "memory": asdict(compiled.memory),
         "collectives": [asdict(each) for each in compiled.collectives],
+        "found_kernels": compiled.text.count('custom_call_target="tpu_custom_call"'),
         "seconds": compiled.seconds,
     }
 
@@ -145,6 +151,8 @@ def report(key: str, answer: dict) -> Iterator[str]:
     layers = [each for each in answer["collectives"] if each["kind"] == "all-reduce" and each["payload"] >= answer["activations"] / 2]
     large = sum(each["times"] for each in layers)
     rest = sum(each["times"] * each["payload"] for each in answer["collectives"] if each not in layers)
+    if answer["found_kernels"] != answer["kernels"]:
+        yield f"{answer['found_kernels']} Pallas kernels; expected are {answer['kernels']}, one a layer of a prefill but the last and none of decoding"
     if large != answer["all_reduces"]:
         yield f"{large} all-reduces of activations; expected are {answer['all_reduces']}, two a layer and the embedding's"
     if rest > 2 * answer["logits"]:

@@ -1,5 +1,6 @@
 """Compiling for TPUs that are not here: names of slices, what the compiler refuses, and, where libtpu is, a real program."""
 
+import dataclasses
 import importlib.util
 import math
 
@@ -21,7 +22,9 @@ MEGACORE = {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
 CONFIG = llama.LlamaConfig(
     vocab_size=4096, d_model=512, num_layers=2, num_heads=8, num_kv_heads=8, head_dim=64, d_ff=1024, tied=False, max_positions=2048
 )
-SLOTS, LENGTH = 16, 512
+SLOTS, LENGTH, PREFIX = 16, 512, 100
+WIDE = dataclasses.replace(CONFIG, head_dim=128)  # what the attention kernel takes
+KERNEL = 'custom_call_target="tpu_custom_call"'
 
 
 @pytest.mark.parametrize(
@@ -105,10 +108,13 @@ def mesh():
     return sharding.make_mesh(tensor=4, devices=planning.topology("v5e:2x2"))
 
 
-def generate(mesh, slots):
+def generate(mesh, slots, weights="compute"):
     """The engine's own decoding program for a small model, and its arguments."""
-    layout = programs.Layout(CONFIG, mesh, slots, LENGTH, 0, "bfloat16", 8, 512)
-    asked = programs.abstract(layout, Sampler(temperature=0.7, top_p=0.9))["generate"]
+    return program("generate", programs.Layout(CONFIG, mesh, slots, LENGTH, 0, "bfloat16", 8, 512, weights))
+
+
+def program(name, layout):
+    asked = programs.abstract(layout, Sampler(temperature=0.7, top_p=0.9))[name]
     return asked.function, (*asked.static, *asked.arguments)
 
 
@@ -131,6 +137,49 @@ def test_decoding_on_four_chips(mesh):
     assert sum(each.times for each in layers) == 2 * CONFIG.num_layers + 1
     rest = sum(each.times * each.payload for each in compiled.collectives if each not in layers)
     assert rest <= 2 * SLOTS * CONFIG.vocab_size * 4  # the logits, and neither weights nor cache
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("config", "kernels"), [(WIDE, WIDE.num_layers - 1), (CONFIG, 0)])
+def test_prefill_after_a_prefix_with_the_attention_kernel(mesh, config, kernels):
+    """One Pallas kernel a layer but the last where the head size allows it, and no more collectives than without."""
+    compiled = planning.compile_for(*program("prefill 384", programs.Layout(config, mesh, SLOTS, LENGTH, PREFIX, "bfloat16", 8, 512)))
+    assert compiled.text.count(KERNEL) == kernels
+    traffic = compiled.traffic()
+    assert traffic["all-reduce"].times == 2 * config.num_layers + 1
+    assert sum(each.payload for kind, each in traffic.items() if kind != "all-reduce") <= 2 * 2 * config.vocab_size * 4  # of two rows
+
+
+@needs_libtpu
+def test_training_rows_with_the_attention_kernel():
+    """Packed rows, forwards and backwards: kernels for the output, the gradient of q, and that of k and v, in the scanned layer."""
+    mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=planning.topology("v5e:2x2"))
+    shapes = llama.abstract_params(WIDE)
+    stacked = jax.eval_shape(llama.stack_layers, shapes)
+    placed = sharding.param_shardings(WIDE, mesh, sharding.TRAINING_RULES, stacked=True)
+    params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), stacked, placed)
+    ids_BT = jax.ShapeDtypeStruct((4, LENGTH), jnp.int32, sharding=sharding.batch_sharding(mesh))
+
+    def loss(params, ids_BT, positions_BT, segments_BT):
+        x_BTD = llama.hidden(WIDE, params, ids_BT, positions_BT, segments_BT, compute_dtype=jnp.bfloat16)
+        return jnp.square(x_BTD.astype(jnp.float32)).mean()
+
+    compiled = planning.compile_for(jax.jit(jax.grad(loss)), (params, ids_BT, ids_BT, ids_BT))
+    assert compiled.text.count(KERNEL) == 3
+
+
+@needs_libtpu
+def test_decoding_with_int8(mesh):
+    """The weights are held in half the bytes, nowhere unpacked as a whole, and the collectives stay the same."""
+    pytest.importorskip("qwix")
+    programs_ = [planning.compile_for(*generate(mesh, SLOTS, weights)) for weights in ("compute", "int8")]
+    plain, int8 = programs_
+    weights = 2 * llama.parameter_count(CONFIG) // 4
+    assert 0.45 * weights <= plain.memory.arguments - int8.memory.arguments <= 0.51 * weights
+    assert int8.memory.temporaries < plain.memory.temporaries + weights / 8
+    large = CONFIG.d_model * SLOTS  # bytes: half of a layer's activations; the embedding's row is sent in int8
+    counts = [sum(each.times for each in c.collectives if each.kind == "all-reduce" and each.payload >= large) for c in programs_]
+    assert counts == [2 * CONFIG.num_layers + 1] * 2
 
 
 @needs_libtpu

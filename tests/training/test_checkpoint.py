@@ -45,6 +45,17 @@ def save(path: Path, model, direction: str = "forward") -> None:
     save_model(path, ModelInfo(model.info.config, direction, "chatml"), model.params, model.tokenizer)
 
 
+def test_weights_read_when_they_are_asked_for(tmp_path, base):
+    save(tmp_path / "m", base)
+    mesh = make_mesh(tensor=2, devices=jax.devices()[:2])
+    params = load_model(tmp_path / "m", shardings=param_shardings(base.info.config, mesh, DECODING_RULES), whole=False).params
+    assert list(params) == list(base.params) and list(params["layers"]) == list(base.params["layers"])
+    layer = params["layers"]["1"]
+    assert layer["q"].sharding.mesh == mesh and params["layers"]["1"]["q"] is not layer["q"]
+    read = {name: params[name] for name in params if name != "layers"} | {"layers": dict(params["layers"])}
+    assert weights_digest(read) == weights_digest(base.params)
+
+
 def test_model_folder_comes_back_bit_for_bit(tmp_path, base):
     save(tmp_path / "m", base)
     loaded = load_model(tmp_path / "m")

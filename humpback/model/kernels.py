@@ -1,0 +1,122 @@
+"""Attention by a Pallas kernel of JAX's on TPUs. Whether it runs is decided here alone, by `takes_splash`; elsewhere plain XLA does.
+
+Prompts and training rows take splash attention, which never holds a (T, S) matrix and skips what lies above the diagonal. Decoding
+stays with plain XLA (attention.cache_attention): JAX's paged kernels want keys as (K, pages, page, H) or, the ragged one, keys and
+values in one array, ours lie as (B, K, H, S) and (B, K, S, H), so that both products are plain ones, and a step would have to copy
+the whole cache; nor do they return the log-sum-exp by which a prefix that all rows share could be added. Dimension letters: see
+weights.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
+from jax.sharding import PartitionSpec
+
+# Keys (K, H, P) and values (K, P, H) that stand before every row, and how many of them each row uses (B,).
+Prefix = tuple[jax.Array, jax.Array, jax.Array]
+
+_ROWS = ("data", "fsdp")  # the mesh axes that share rows
+_LANES = 128  # a vector of a TPU: head sizes and blocks are multiples of it
+_BLOCKS = (512, 256, 128)  # queries and keys of one step of the kernel, the first that divides the queries
+
+
+def takes_splash(q_BTNH: jax.Array, k_BTKH: jax.Array, segments_BT: jax.Array | None, prefix: Prefix | None) -> bool:
+    """Whether `splash_attention` runs for these arguments: on the TPUs of the mesh that is set, for all that it can do.
+
+    The mesh says what is compiled for, also where no TPU is; without one (jax.set_mesh) it is plain XLA.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    device = mesh.abstract_device
+    return device is not None and device.platform == "tpu" and _possible(mesh, q_BTNH, k_BTKH, segments_BT, prefix)
+
+
+def _possible(
+    mesh: jax.sharding.AbstractMesh, q_BTNH: jax.Array, k_BTKH: jax.Array, segments_BT: jax.Array | None, prefix: Prefix | None
+) -> bool:
+    (_, T, N, H), K, tensor = q_BTNH.shape, k_BTKH.shape[2], mesh.shape.get("tensor", 1)
+    if segments_BT is not None and prefix is not None:
+        return False  # the kernel compares segment numbers, and the prefix belongs to all of them
+    shared = N % tensor == 0 and (K % tensor == 0 or tensor % K == 0)
+    return H % _LANES == 0 and T >= _LANES and shared and set(mesh.axis_names) >= {*_ROWS, "tensor"}
+
+
+def splash_attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    segments_BT: jax.Array | None = None,
+    prefix: Prefix | None = None,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
+    """attention.causal_attention on the mesh that is set: every chip has its rows and its query heads, and the keys of these.
+
+    Forwards and backwards. Lengths are padded to what the kernel takes. interpret: on any device, slowly, for tests.
+    """
+    mesh, (B, _, N, _), K = jax.sharding.get_abstract_mesh(), q_BTNH.shape, k_BTKH.shape[2]
+    rows = _ROWS if B % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None
+    heads = "tensor" if K % mesh.shape["tensor"] == 0 else None  # None: fewer key heads than chips, every chip has all of them
+    queries, keys, by_row, before = (PartitionSpec(*axes) for axes in ((rows, None, "tensor"), (rows, None, heads), (rows,), (heads,)))
+    # What the kernel returns says nothing of the axes that it varies over, so that they cannot be checked.
+    attend = jax.shard_map(
+        functools.partial(_on_a_chip, G=0 if heads else N // K, interpret=interpret),
+        in_specs=(queries, keys, keys, by_row, (before, before, by_row)),
+        out_specs=queries,
+        check_vma=False,
+    )
+    return attend(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix or (None, None, None))
+
+
+def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
+    """The kernel on one chip's part. G: not 0 where the keys of all heads are here, to be chosen from."""
+    B, T, N, H = q_BTNH.shape
+    if G:
+        k_BTKH, v_BTKH, prefix = _own_keys(G, N, k_BTKH, v_BTKH, prefix)
+    k_KHP, v_KPH, shared_B = prefix
+    block = next(size for size in _BLOCKS if _round_up(T, _LANES) % size == 0)
+    room_T, room_P = _round_up(T, block), 0 if k_KHP is None else _round_up(k_KHP.shape[2], block)
+    # Padding stands between the prefix and the row, where it has a number of its own, and behind the row, where nothing looks.
+    q_BNTH, k_BKSH, v_BKSH = (_pad(x.transpose(0, 2, 1, 3), 2, room_T - T) for x in (q_BTNH * H**-0.5, k_BTKH, v_BTKH))
+    ids = None
+    if segments_BT is not None:
+        ids_BT = _pad(segments_BT, 1, room_T - T)
+        ids = splash.SegmentIds(ids_BT, ids_BT)
+    if k_KHP is not None:
+        before = (_pad(x, 1, room_P - x.shape[1]) for x in (k_KHP.transpose(0, 2, 1), v_KPH))
+        k_BKSH, v_BKSH = (
+            jnp.concatenate([jnp.broadcast_to(x.astype(own.dtype), (B, *x.shape)), own], axis=2)
+            for x, own in zip(before, (k_BKSH, v_BKSH), strict=True)
+        )
+        used_BP = (jnp.arange(room_P) < shared_B[:, None]).astype(jnp.int32)
+        own_BT = jnp.ones((B, room_T), jnp.int32)
+        ids = splash.SegmentIds(own_BT, jnp.concatenate([used_BP, own_BT], axis=1))
+    out_BNTH = jax.vmap(_kernel(N, room_T, room_P, block, interpret))(q_BNTH, k_BKSH, v_BKSH, ids)
+    return out_BNTH[:, :, :T].transpose(0, 2, 1, 3)
+
+
+def _own_keys(G, N, k_BTKH, v_BTKH, prefix):
+    """Keys and values, the prefix's too, of the one key head that a chip's query heads share, from those of all heads."""
+    head = jax.lax.axis_index("tensor") * N // G
+    pick = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=head, slice_size=1)
+    k_KHP, v_KPH, shared_B = prefix
+    before = (None, None) if k_KHP is None else (pick(k_KHP, axis=0), pick(v_KPH, axis=0))
+    return pick(k_BTKH, axis=2), pick(v_BTKH, axis=2), (*before, shared_B)
+
+
+def _kernel(N: int, T: int, P: int, block: int, interpret: bool) -> splash.splash_attention_kernel.SplashAttentionKernel:
+    """For q (N, T, H), k and v (K, P + T, H), segment ids."""
+    mask = splash.MultiHeadMask([splash.CausalMask((T, P + T), offset=P)] * N)
+    sizes = splash.BlockSizes(
+        **dict.fromkeys(("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), block)
+    )
+    return splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+
+
+def _pad(x: jax.Array, axis: int, count: int) -> jax.Array:
+    return jnp.pad(x, [(0, count if i == axis else 0) for i in range(x.ndim)])
+
+
+def _round_up(count: int, unit: int) -> int:
+    return -(-count // unit) * unit

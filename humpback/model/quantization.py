@@ -1,0 +1,71 @@
+"""Weights of decoding as int8: a matrix (outputs, inputs) becomes qwix's QArray, int8 values and one float32 scale an output.
+
+Only `quantize` and `shardings` need qwix (the extra `int8`); the products take what is there. Dimension letters: see weights.py.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from humpback.errors import UserError
+
+INSTALL = "pip install -c launch/constraints.txt qwix"
+
+
+def _qwix() -> Any:
+    try:
+        import qwix
+    except ImportError as error:
+        raise UserError(f"int8 weights need qwix; in Humpback's folder: {INSTALL}") from error
+    return qwix
+
+
+def quantize(tree: dict, dtype: Any) -> dict:
+    """Every matrix of a tree of llama.decoding_params in int8, the norms in `dtype`.
+
+    The largest weight of an output becomes 127. UserError without qwix.
+    """
+    qwix = _qwix()
+
+    def turn(weight: jax.Array) -> Any:
+        if weight.ndim == 1:
+            return weight.astype(dtype)
+        return qwix.quantize(weight.astype(jnp.float32), jnp.int8, channelwise_axes=(0,))
+
+    return jax.tree.map(turn, tree)
+
+
+def shardings(placed: dict) -> dict:
+    """For the tree of `quantize`, from that of sharding.decoding_shardings: scales are split as the outputs are."""
+    qwix = _qwix()
+
+    def turn(where: NamedSharding) -> Any:
+        if len(where.spec) == 1:
+            return where
+        return qwix.QArray(where, NamedSharding(where.mesh, PartitionSpec(where.spec[0], None)), qtype=jnp.int8)
+
+    return jax.tree.map(turn, placed)
+
+
+def factors(weight: Any, dtype: Any) -> tuple[jax.Array, jax.Array | None]:
+    """(matrix (O, I) in `dtype`, None), or, of a QArray, its values in `dtype`, which holds them exactly, and scales (O,) float32.
+
+    The scales belong to outputs, so they are applied to the product: qwix would apply them to the whole matrix first.
+    """
+    if not hasattr(weight, "qvalue"):
+        return weight.astype(dtype), None
+    return weight.qvalue.astype(dtype), weight.scale[:, 0]
+
+
+def scaled(product_RO: jax.Array, scale_O: jax.Array | None) -> jax.Array:
+    """A product with a matrix of `factors`, times its scales, in the product's dtype."""
+    return product_RO if scale_O is None else (product_RO * scale_O).astype(product_RO.dtype)
+
+
+def rows(weight: Any, ids: jax.Array, dtype: Any) -> jax.Array:
+    """The rows `ids` of a matrix or QArray, in `dtype`: an embedding."""
+    if not hasattr(weight, "qvalue"):
+        return jnp.take(weight, ids, axis=0).astype(dtype)
+    return (jnp.take(weight.qvalue, ids, axis=0) * jnp.take(weight.scale, ids, axis=0)).astype(dtype)
