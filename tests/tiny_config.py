@@ -22,4 +22,5 @@ def get_config() -> config.Config:
     cfg.curate.fraction = 0.25
     cfg.decoding.length = 256
     cfg.decoding.slots = 4
+    cfg.decoding.compute_dtype = "float32"
     return cfg

@@ -35,7 +35,7 @@ def finetune(run: Run, task: str, iteration: int = 0) -> None:
     if task == "forward":
         name, field = f"forward-{iteration}", "forward" if iteration else "forward_seed"
         inputs += [f"curated-{iteration}"] if iteration else []
-    stage = run.stage(name, (f"{field}.", "wrapper", "seed", "decoding.length", "decoding.compute_dtype", "mesh."), inputs)
+    stage = run.stage(name, (f"{field}.", "wrapper", "seed", "decoding.length", "mesh."), inputs)
     if stage.complete:
         return
     ft: configs.Finetune = getattr(run.cfg, field)
@@ -62,7 +62,7 @@ def finetune(run: Run, task: str, iteration: int = 0) -> None:
     checkpoint.save_model(stage.path, info, trained, base.tokenizer)
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}
-    measured = measure_held_out(run, task, base, models)
+    measured = measure_held_out(run, task, base, models, ft.compute_dtype)
     if distributed.is_first():
         storage.publish(stage.path / HELD_OUT_FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
     digests = checkpoint.weights_digest(trained)
@@ -76,10 +76,12 @@ def finetune(run: Run, task: str, iteration: int = 0) -> None:
     )
 
 
-def measure_held_out(run: Run, task: str, base: checkpoint.Model, models: dict[str, Any]) -> list[dict[str, Any]]:
+def measure_held_out(
+    run: Run, task: str, base: checkpoint.Model, models: dict[str, Any], compute_dtype: str
+) -> list[dict[str, Any]]:
     """{model, task, id, nats, tokens} of every held-out pair under each model: nats of the target and its end, prompts as at
     inference. The same pairs and ids for every model; pairs that do not fit are left out for all."""
-    length, dtype = run.cfg.decoding.length, run.cfg.decoding.compute_dtype
+    length = run.cfg.decoding.length
     built = [
         build_example(base.tokenizer, pair.id, *inference_pair(pair, task), prompts.WRAPPERS[run.cfg.wrapper], length)
         for pair in read_shards(run.workdir / "seed", "held_out", Example)
@@ -87,7 +89,7 @@ def measure_held_out(run: Run, task: str, base: checkpoint.Model, models: dict[s
     fitting = [example for example in built if isinstance(example, TokenExample)]
     rows = []
     for name, params in models.items():
-        scores = evaluate.nll(base.info.config, params, fitting, length=length, mesh=run.mesh(), compute_dtype=dtype)
+        scores = evaluate.nll(base.info.config, params, fitting, length=length, mesh=run.mesh(), compute_dtype=compute_dtype)
         rows += [
             {"model": name, "task": task, "id": example.id, "nats": float(nats), "tokens": int(count)}
             for example, nats, count in zip(fitting, scores.nats, scores.tokens, strict=True)

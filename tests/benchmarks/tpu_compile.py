@@ -5,9 +5,9 @@
 A key is PROGRAM:MODEL@SLICE; without --only all are compiled, each in a minute or two and 2 to 5 GiB of memory. `decode` is the engine's
 `generate` program, `prefill` that of the longest bucket. The compiler lives in .venv-tpu, made here with Python 3.12 or 3.13
 (PYTHON=/path/to/python names one). The last line is a JSON object, key -> GiB a chip. Exit code 1 when a program does not fit,
-the prefill beside the slots' cache not either, when a prefill has not one Pallas kernel a layer but the last, or when it sends what it should
-not: expected are two all-reduces a layer and one for the embedding (int8 sends that in half the bytes), and of everything else less
-than twice the logits, so no weights and no cache.
+the prefill beside the slots' cache not either, when a prefill has not one Pallas kernel a layer but the last, or when it sends what
+it should not: expected are two all-reduces a layer and one for the embedding (int8 sends that in half the bytes), and of everything
+else less than twice the logits, so no weights and no cache.
 """
 
 import argparse
@@ -152,7 +152,7 @@ def report(key: str, answer: dict) -> Iterator[str]:
     large = sum(each["times"] for each in layers)
     rest = sum(each["times"] * each["payload"] for each in answer["collectives"] if each not in layers)
     if answer["found_kernels"] != answer["kernels"]:
-        yield f"{answer['found_kernels']} Pallas kernels; expected are {answer['kernels']}, one a layer of a prefill but the last and none of decoding"
+        yield f"{answer['found_kernels']} Pallas kernels; expected are {answer['kernels']}: a prefill's layers but the last"
     if large != answer["all_reduces"]:
         yield f"{large} all-reduces of activations; expected are {answer['all_reduces']}, two a layer and the embedding's"
     if rest > 2 * answer["logits"]:

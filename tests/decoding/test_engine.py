@@ -86,6 +86,21 @@ def test_results_do_not_depend_on_order_neighbours_or_what_was_done_before(param
         assert run(make_engine(params), [request])[request.id] == whole[request.id]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_long_neighbour_changes_no_bit(params, dtype):
+    """A CPU looks at the cache in chunks, as many as the longest row fills: for the short rows the others hold nothing."""
+    where = sharding.make_mesh(devices=jax.devices()[:1])
+    engine = Engine(CONFIG, params, where, slots=4, length=512, compute_dtype=dtype)
+    short, (long,) = make_requests(3, seed=16, most=30), make_requests(1, seed=17)
+    long = dataclasses.replace(long, ids=np.resize(long.ids, 440), max_new=60)
+    alone = run(engine, short, stop=frozenset())
+    beside = run(engine, [long, *short], stop=frozenset())
+    assert {r.id: beside[r.id] for r in short} == alone
+    if dtype == "float32":
+        expected, gap = reference_greedy(params, dataclasses.replace(short[0], max_new=8))
+        assert gap < 1e-3 or list(run(engine, [dataclasses.replace(short[0], max_new=8)], Sampler(0.0))[short[0].id].ids) == expected
+
+
 def test_a_slot_keeps_nothing_of_its_former_tenant(params):
     engine = make_engine(params)
     request = make_requests(1, seed=8, most=10)[0]
