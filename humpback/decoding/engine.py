@@ -43,10 +43,12 @@ class Result:
 
 @dataclass
 class Stats:
-    """What an engine has read."""
+    """What an engine has read and how full its slots were."""
 
     prompt_tokens: int = 0  # of the requests, whatever was shared
     read_tokens: int = 0  # of them, those that went through the model
+    steps: int = 0  # of decoding
+    slot_steps: int = 0  # slots with a tenant, summed over these steps
 
 
 class Engine:
@@ -100,11 +102,12 @@ class Engine:
         sampler: Sampler,
         stop_ids: frozenset[int],
         on_token: Callable[[str, int], None] | None = None,
+        on_visit: Callable[[], None] = lambda: None,
     ) -> Iterator[Result]:
         """Yields one Result per request, in the order in which they finish. Takes requests only as slots become free.
 
         ValueError names a request that cannot fit (`fits` asks beforehand). `on_token` is called with (request id, token id) for each
-        token when the host sees it, stop ids apart.
+        token when the host sees it, stop ids apart; `on_visit` after each visit, when its results have been taken.
         """
         stops = _put(np.array(sorted(stop_ids) or [-1], np.int32), self.layout.whole())
         job = _Job(self.layout, sampler, len(stops), 0)
@@ -127,7 +130,12 @@ class Engine:
             if all(tenant is None for tenant in tenants):
                 return
             state, packed = job.call("generate", self.params, self._cache, state, stops)
-            yield from _collect(np.asarray(packed), tenants, stop_ids, on_token)
+            packed = np.asarray(packed)
+            decoded = packed[1:, 0].sum(1)  # the first entry was drawn by `insert`
+            self.stats.steps += int((decoded > 0).sum())
+            self.stats.slot_steps += int(decoded.sum())
+            yield from _collect(packed, tenants, stop_ids, on_token)
+            on_visit()
 
     def read(self, requests: Iterable[Request], token_ids: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
         """Prefill only: yields (id, f32 logits of `token_ids` after the prompt), for ratings that need no decoding."""
