@@ -1,5 +1,6 @@
-"""Kills a command's process group with SIGKILL at a random moment, and says what that hit."""
+"""Kills a command's process group, or one process of it, with SIGKILL at a random moment, and says what that hit."""
 
+import contextlib
 import os
 import pathlib
 import random
@@ -25,8 +26,11 @@ def finish(command: Sequence[str], timeout: float = 600) -> tuple[float, str]:
     return time.monotonic() - started, done.stderr
 
 
-def kill_at(command: Sequence[str], seconds: float) -> bool:
-    """Starts a command in a process group of its own and kills the group after `seconds`; False when it had ended before."""
+def kill_at(command: Sequence[str], seconds: float, victim: int | None = None) -> bool:
+    """Starts a command in a process group of its own and kills the group after `seconds`; False when it had ended before.
+
+    victim: of a command that starts others, kills only the one of this number among them, and waits until all have ended.
+    """
     process = subprocess.Popen(
         command, cwd=REPOSITORY, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -34,9 +38,29 @@ def kill_at(command: Sequence[str], seconds: float) -> bool:
         process.wait(seconds)
         return False
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        children = [] if victim is None else _children(process.pid)
+        if victim is not None and victim < len(children):
+            os.kill(children[victim], signal.SIGKILL)
+            process.wait(120)
         return True
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started, in the order of their start."""
+    parents = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    return sorted(child for child, parent in parents.items() if parent == pid)
+
+
+def pod(processes: int, devices: int, *arguments: str) -> list[str]:
+    """The command line of `humpback …` as several processes."""
+    return [sys.executable, "launch/local_pod.py", f"--processes={processes}", f"--devices={devices}", "--", "humpback", *arguments]
 
 
 def in_progress(run: pathlib.Path) -> str:
@@ -52,4 +76,4 @@ def moments(seed: int, count: int, duration: float) -> list[float]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "HUMPBACK_HEARTBEAT_SECONDS": "5"}
