@@ -21,7 +21,7 @@ def humpback(*arguments: str) -> list[str]:
 def finish(command: Sequence[str], timeout: float = 600) -> tuple[float, str]:
     """Runs a command to its end and returns (seconds, standard error); fails when its exit code is not 0."""
     started = time.monotonic()
-    done = subprocess.run(command, cwd=REPOSITORY, env=_environment(), capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(command, cwd=REPOSITORY, env=_environment(60), capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-3000:]
     return time.monotonic() - started, done.stderr
 
@@ -31,9 +31,8 @@ def kill_at(command: Sequence[str], seconds: float, victim: int | None = None) -
 
     victim: of a command that starts others, kills only the one of this number among them, and waits until all have ended.
     """
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=_environment(10), stdout=nothing, stderr=nothing, start_new_session=True)
     try:
         process.wait(seconds)
         return False
@@ -75,5 +74,6 @@ def moments(seed: int, count: int, duration: float) -> list[float]:
     return [generator.uniform(0, duration) for _ in range(count)]
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "HUMPBACK_HEARTBEAT_SECONDS": "5"}
+def _environment(heartbeat: int) -> dict[str, str]:
+    """heartbeat: seconds after which a process of a pod counts as lost; many that compile on two cores were silent for 5."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "HUMPBACK_HEARTBEAT_SECONDS": str(heartbeat)}

@@ -22,9 +22,12 @@ class Job:
     folder: pathlib.Path
     flags: tuple[str, ...] = ()
 
+    def arguments(self, out: pathlib.Path) -> list[str]:
+        where = [f"--model={self.folder / 'base'}", f"--input={self.folder / 'in.jsonl'}", f"--out={out / 'out'}"]
+        return ["generate", *where, *FLAGS, *self.flags]
+
     def command(self, out: pathlib.Path, processes: int = 1, devices: int = 1, *more: str) -> list[str]:
-        arguments = [f"--model={self.folder / 'base'}", f"--input={self.folder / 'in.jsonl'}", f"--out={out / 'out'}"]
-        return kills.pod(processes, devices, "generate", *arguments, *FLAGS, *self.flags, *more)
+        return kills.pod(processes, devices, *self.arguments(out), *more)
 
 
 def make_job(folder: pathlib.Path, ids: list[str], *flags: str) -> Job:
