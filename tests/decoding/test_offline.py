@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import types
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_work_goes_on_where_it_stopped(tmp_path, undisturbed, stops):
     assert shards(tmp_path) == undisturbed
 
 
-def test_other_numbers_of_replicas_share_what_is_left(tmp_path, undisturbed, monkeypatch):
+def test_other_numbers_of_replicas_share_what_is_left(tmp_path, undisturbed):
     """Three of three die, then one of two, then one alone does the rest; the replicas are made one after another here."""
     inputs = write_inputs(tmp_path, ITEMS)
     for index in range(3):
@@ -124,7 +125,19 @@ def test_other_numbers_of_replicas_share_what_is_left(tmp_path, undisturbed, mon
     for name in names[:4]:  # a replica deals by the number
         for line in (tmp_path / "parts" / str(name)).read_text().splitlines():
             assert int(json.loads(line)["id"], 16) % 3 == name.replica
-    run(tmp_path, inputs, Engine())
+    last = Engine()
+    run(tmp_path, inputs, last)
+    assert len(last.requests) == 40 - 16 and shards(tmp_path) == undisturbed
+
+
+def test_a_record_that_two_parts_have_comes_once(tmp_path, undisturbed):
+    """As when a process that was taken for dead went on for a while."""
+    inputs = write_inputs(tmp_path, ITEMS)
+    with pytest.raises(Killed):
+        run(tmp_path, inputs, Engine(6))
+    for name in part_names(tmp_path):
+        shutil.copy(tmp_path / "parts" / str(name), tmp_path / "parts" / str(name._replace(replica=5)))
+    assert run(tmp_path, inputs, Engine()).counts == {"in": 40, "out": 40, "rejects": 0}
     assert shards(tmp_path) == undisturbed
 
 
