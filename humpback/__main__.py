@@ -20,6 +20,7 @@ COMMANDS = {
     "curate": ("humpback.stages.curate", "rate the candidates and keep the best (--iteration=T)"),
     "summary": ("humpback.stages.summary", "summary.json and report.md of a run"),
     "convert": ("humpback.commands.convert", "GGUF or Hugging Face weights in, Hugging Face out"),
+    "generate": ("humpback.commands.generate", "a file of prompts through a model folder (resumable, any number of replicas)"),
     "chat": ("humpback.commands.chat", "talk to a model folder"),
 }
 EXIT_USER_ERROR = 2

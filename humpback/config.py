@@ -109,9 +109,11 @@ class Decoding(Node):
     length: int = 2_048  # prompt and new tokens together
     compute_dtype: str = "bfloat16"  # of the products, which are summed up in float32: on a CPU, too, twice the speed of float32
     weights: str = "compute"  # in the compute type; `int8` takes a quarter of float32, costs little and needs the extra `int8`
-    slots: int = 16  # sequences decoded at once, on all devices together
+    processes_per_replica: int = 1  # so many whole processes hold a model together; the others work on other records
+    slots: int = 16  # sequences decoded at once, on all devices of a replica together
     steps_per_visit: int = 8  # decode steps between two looks of the host, at most
     prefill_tokens: int = 512  # prompt tokens read at once: enough for full speed on a CPU, few enough to keep the slots busy
+    publish_seconds: float = 10.0  # finished records are on disk after so long, or a visit of the host: what a kill costs
 
 
 @dataclass
@@ -160,7 +162,8 @@ def paper(architecture: str) -> Config:
 
 
 # Fields that cannot change a result beyond rounding: recorded in a manifest, not compared.
-RECORDED = ("mesh.", "decoding.slots", "decoding.steps_per_visit", "decoding.prefill_tokens", ".checkpoint_every", ".remat")
+RECORDED = ("mesh.", "decoding.slots", "decoding.steps_per_visit", "decoding.prefill_tokens", "decoding.processes_per_replica",
+            "decoding.publish_seconds", ".checkpoint_every", ".remat")  # fmt: skip
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -261,9 +264,11 @@ _RULES = [
     ("decoding.length", *_at_least(16)),
     ("decoding.compute_dtype", *_one_of("float32", "bfloat16")),
     ("decoding.weights", *_one_of("compute", "int8")),
+    ("decoding.processes_per_replica", *_at_least(1)),
     ("decoding.slots", *_at_least(4)),
     ("decoding.steps_per_visit", *_at_least(1)),
     ("decoding.prefill_tokens", *_at_least(64)),
+    ("decoding.publish_seconds", *_at_least(0)),
     *((f"{task}.{name}", *rule) for task in ("backward", "forward_seed", "forward") for name, rule in _FINETUNE_RULES.items()),
 ]
 

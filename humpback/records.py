@@ -110,25 +110,35 @@ def from_json(kind: type[Record], line: str, where: str = "") -> Record:
 
 def write_shards(folder: storage.PathLike, name: str, records: Iterable[Any], count: int) -> list[str]:
     """Publishes `count` records as `name-00000-of-00001.jsonl`, … and returns the names of the files. Streams."""
+    return write_lines(folder, name, (to_json(record).encode() + b"\n" for record in records), count)
+
+
+def write_lines(folder: storage.PathLike, name: str, lines: Iterable[bytes], count: int) -> list[str]:
+    """`write_shards` for records that are lines of JSON already."""
     shards = max(1, -(-count // RECORDS_PER_SHARD))
-    iterator, files, written = iter(records), [], 0
+    iterator, files, written = iter(lines), [], 0
     for shard in range(shards):
         size = min(RECORDS_PER_SHARD, count - written)
         files.append(f"{name}-{shard:05d}-of-{shards:05d}.jsonl")
-        storage.publish(epath.Path(folder) / files[-1], (to_json(next(iterator)).encode() + b"\n" for _ in range(size)))
+        storage.publish(epath.Path(folder) / files[-1], (next(iterator) for _ in range(size)))
         written += size
     return files
 
 
 def read_shards(folder: storage.PathLike, name: str, kind: type[Record]) -> Iterator[Record]:
     """Yields the records of all shards of `name` in order; UserError when a shard is missing or a line is malformed."""
+    for path in shard_paths(folder, name):
+        yield from read_lines(path, kind)
+
+
+def shard_paths(folder: storage.PathLike, name: str) -> list[epath.Path]:
+    """The shards of `name` in order; UserError when one is missing."""
     folder = epath.Path(folder)
     pattern = re.compile(re.escape(name) + r"-(\d{5})-of-(\d{5})\.jsonl")
     found = [(match.group(), match.group(2)) for file in storage.list_files(folder) if (match := pattern.fullmatch(file))]
     if not found or any(total != found[0][1] for _, total in found) or len(found) != int(found[0][1]):
         raise UserError(f"{folder}: the shards of {name!r} are not complete (found {[file for file, _ in found]})")
-    for file, _ in found:
-        yield from read_lines(folder / file, kind)
+    return [folder / file for file, _ in found]
 
 
 def read_lines(path: storage.PathLike, kind: type[Record]) -> Iterator[Record]:

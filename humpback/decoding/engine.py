@@ -6,6 +6,7 @@ with, the prefix, is read once. A row's numbers depend on its own prompt, key an
 order of the work.
 """
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from jax.sharding import NamedSharding
 from humpback.decoding import programs
 from humpback.decoding.sampling import Sampler
 from humpback.model import llama
+
+_WINDOW = 4  # requests for each slot that are looked at together
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,12 @@ class Result:
 
 @dataclass
 class Stats:
-    """What an engine has read."""
+    """What an engine has read and how full its slots were."""
 
     prompt_tokens: int = 0  # of the requests, whatever was shared
     read_tokens: int = 0  # of them, those that went through the model
+    steps: int = 0  # of decoding
+    slot_steps: int = 0  # slots with a tenant, summed over these steps
 
 
 class Engine:
@@ -101,15 +106,16 @@ class Engine:
         sampler: Sampler,
         stop_ids: frozenset[int],
         on_token: Callable[[str, int], None] | None = None,
+        on_visit: Callable[[], None] = lambda: None,
     ) -> Iterator[Result]:
         """Yields one Result per request, in the order in which they finish. Takes requests only as slots become free.
 
         ValueError names a request that cannot fit (`fits` asks beforehand). `on_token` is called with (request id, token id) for each
-        token when the host sees it, stop ids apart.
+        token when the host sees it, stop ids apart; `on_visit` after each visit, when its results have been taken.
         """
         stops = _put(np.array(sorted(stop_ids) or [-1], np.int32), self.layout.whole())
         job = _Job(self.layout, sampler, len(stops), 0)
-        groups = self._groups(requests, job)
+        groups = self._groups(_longest_first(requests, _WINDOW * self.slots), job)
         ready: deque[_Group] = deque()
         tenants: list[_Tenant | None] = [None] * self.slots
         with jax.set_mesh(self.layout.mesh):
@@ -128,7 +134,12 @@ class Engine:
             if all(tenant is None for tenant in tenants):
                 return
             state, packed = job.call("generate", self.params, self._cache, state, stops)
-            yield from _collect(np.asarray(packed), tenants, stop_ids, on_token)
+            packed = np.asarray(packed)
+            decoded = packed[1:, 0].sum(1)  # the first entry was drawn by `insert`
+            self.stats.steps += int((decoded > 0).sum())
+            self.stats.slot_steps += int(decoded.sum())
+            yield from _collect(packed, tenants, stop_ids, on_token)
+            on_visit()
 
     def read(self, requests: Iterable[Request], token_ids: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
         """Prefill only: yields (id, f32 logits of `token_ids` after the prompt), for ratings that need no decoding."""
@@ -193,6 +204,13 @@ class Engine:
         logits_PV, chunk = group.prefilled
         slots = _put(slots_P, self.layout.by_row())
         return job.call(f"insert {group.bucket}", state, logits_PV, chunk, slots, group.values, stops)
+
+
+def _longest_first(requests: Iterable[Request], window: int) -> Iterator[Request]:
+    """The requests, of each `window` the longest first: rows of like length wait less for each other, in prefill and in decoding."""
+    requests = iter(requests)
+    while some := list(itertools.islice(requests, window)):
+        yield from sorted(some, key=lambda request: -len(request.ids))
 
 
 @dataclass(frozen=True)

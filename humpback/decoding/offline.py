@@ -1,85 +1,250 @@
-"""A whole record file through a model: results are published as small parts, so a kill costs seconds, and merged at the end."""
+"""Record files through a model: any number of replicas, results published as small parts, so a kill costs seconds, and merged.
 
-import re
+A replica takes the inputs whose number, modulo the number of replicas, is its own. Replicas share no collective and need not be in
+step. Inputs are read and tokenised only as slots become free, and only those in flight are held.
+"""
+
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from etils import epath
+import jax
+import numpy as np
 from tqdm import tqdm
 
-from humpback import distributed, records, storage
+from humpback import distributed, keys, storage
+from humpback.decoding.engine import Engine, Request, Result
+from humpback.decoding.parts import Inputs, Parts, Reject, Totals
+from humpback.decoding.sampling import Sampler
 
-PART_SECONDS = 10
-Made = TypeVar("Made", records.Candidate, records.Rated)
-
-
-class Parts(Generic[Made]):
-    """Records made so far, in FOLDER/part-NNNNN.jsonl; at most `PART_SECONDS` of work is not on disk."""
-
-    def __init__(self, folder: storage.PathLike, kind: type[Made]):
-        self.folder, self.kind = epath.Path(folder), kind
-        if distributed.is_first():
-            storage.clean(self.folder)
-        distributed.barrier(f"parts {folder}")
-        self._names = [name for name in storage.list_files(self.folder) if re.fullmatch(r"part-\d{5}\.jsonl", name)]
-        self.done = {record.id for record in self._read()}
-        self._waiting: list[Made] = []
-        self._published = time.monotonic()
-
-    def add(self, record: Made) -> None:
-        """Takes one finished record, and publishes those that wait when it is time."""
-        self._waiting.append(record)
-        self.done.add(record.id)
-        if time.monotonic() - self._published > PART_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Publishes the records that wait."""
-        if self._waiting and distributed.is_first():
-            name = f"part-{len(self._names):05d}.jsonl"
-            storage.publish(self.folder / name, "".join(records.to_json(record) + "\n" for record in self._waiting))
-            self._names.append(name)
-        self._waiting, self._published = [], time.monotonic()
-
-    def merge(self, target: storage.PathLike, name: str) -> list[str]:
-        """Writes all records, sorted by id, as shards of `name` in `target`; returns the files' names."""
-        self.flush()
-        if not distributed.is_first():
-            return []
-        made = sorted(self._read(), key=lambda record: record.id)
-        return records.write_shards(target, name, made, len(made))
-
-    def _read(self) -> Iterator[Made]:
-        for name in self._names:
-            yield from records.read_lines(self.folder / name, self.kind)
+_KEYS_AT_ONCE = 512
+_SHOW_SECONDS = 1
+_METRICS_SECONDS = 10
+_LOOK_SHARE = 20  # of the time, at most one part in so many goes into listing the other replicas' parts
 
 
-def finish(
-    parts: Parts[Made],
-    items: Sequence,
-    serve: Callable[[list], Iterator[tuple[Made, int]]],
+class Unservable(Exception):
+    """A record cannot be served; the text is the reason that the rejects file gives."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of the model for a record, and what becomes of its answers.
+
+    encode: the record's prompt ids, None when they are too long; raises Unservable for other reasons. make: the record to write from
+    an input and its answers: a Result for each sample, or the f32 logits of the ids in `read`, or none when `asks` said no.
+    """
+
+    encode: Callable[[Any], np.ndarray | None]
+    make: Callable[[Any, list], Any]
+    asks: Callable[[Any], bool] = lambda _: True
+    max_new: int = 0
+    samples: int = 1
+    seed: int = 0
+    purpose: str = ""  # of the draws
+    sampler: Sampler = Sampler()  # noqa: RUF009
+    stop_ids: frozenset[int] = frozenset()
+    read: tuple[int, ...] = ()  # logits of these after the prompt, instead of an answer
+
+
+class Done(NamedTuple):
+    """What `run` has made: files, and in = out + rejects, all known to the first process only; tokens of this call."""
+
+    files: list[str]
+    counts: dict[str, int]
+    tokens: int
+
+
+def run(
+    engine: Engine,
+    task: Task,
+    inputs: Inputs,
+    folder: storage.PathLike,
+    name: str,
     *,
+    replica: distributed.Replica,
+    seconds: float,
     label: str,
     metrics: Callable[[dict], None],
-) -> int:
-    """Serves each item (anything with an `id`) that has no record yet; returns the tokens read and written by this call.
+) -> Done:
+    """Makes FOLDER/NAME-….jsonl, one record for each input, and FOLDER/rejects-….jsonl; goes on where an earlier call stopped.
 
-    `serve` takes the items and yields (record, tokens) in any order, exactly one record per item.
+    What is done is in FOLDER/parts after `seconds`. The bytes depend neither on the replicas nor on what was killed. Every process
+    calls it, each with its replica's engine.
     """
-    todo = [item for item in items if item.id not in parts.done]
-    tokens, started = 0, time.monotonic()
-    with tqdm(
-        total=len(items), initial=len(items) - len(todo), desc=label, unit="record", disable=not distributed.is_first()
-    ) as bar:
-        for record, used in serve(todo):
-            parts.add(record)
-            tokens += used
-            rate = tokens / (time.monotonic() - started)
-            bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
-            bar.update()
-            metrics({"records": len(parts.done), "tokens": tokens, "tokens_per_second": rate})
-    missing = [item.id for item in items if item.id not in parts.done]
-    if missing:
-        raise RuntimeError(f"{label}: no record came for {len(missing)} of {len(items)} items, the first is {missing[0]}")
-    return tokens
+    parts = Parts(f"{folder}/parts", inputs, replica, seconds)
+    progress = _Progress(label, parts, engine, metrics, len(inputs))
+    _Replica(engine, task, inputs, parts, replica, progress.show).serve()
+    parts.publish(now=True)
+    progress.wait()
+    files, made, rejected = parts.merge(folder, name)
+    return Done(files, {"in": len(inputs), "out": made, "rejects": rejected}, progress.tokens)
+
+
+@dataclass
+class _Flight:
+    """A record whose answers are not all there."""
+
+    position: int
+    record: Any
+    prompt_tokens: int
+    answers: list = field(default_factory=list)
+    missing: int = 0
+    output_tokens: int = 0
+
+
+class _Replica:
+    """One replica's share of the work."""
+
+    def __init__(
+        self, engine: Engine, task: Task, inputs: Inputs, parts: Parts, replica: distributed.Replica, show: Callable[[], None]
+    ):
+        self._engine, self._task, self._inputs, self._parts, self._show = engine, task, inputs, parts, show
+        self._flights: dict[int, _Flight] = {}
+        mine = inputs.numbers % np.uint64(replica.count) == replica.index
+        self._mine = mine & ~parts.done  # fixed here: all processes of a replica must take the same
+        self._todo = np.flatnonzero(self._mine)
+
+    def serve(self) -> None:
+        """Serves what is not done. RuntimeError when the engine forgot a record."""
+        task = self._task
+        if task.read:
+            for name, logits in self._engine.read(self._requests(), task.read):
+                self._answer(name, logits, 0)
+        else:
+            for result in self._engine.generate(self._requests(), task.sampler, task.stop_ids, on_visit=self._visited):
+                self._answer(result.id, result, len(result.log_probs))
+        forgotten = self._todo[~self._parts.done[self._todo]]
+        if len(forgotten):
+            raise RuntimeError(f"no answer came for {len(forgotten)} records, the first is {self._parts.describe(forgotten[0])}")
+
+    def _requests(self) -> Iterator[Request]:
+        """The requests of this replica's records, made as they are asked for; what needs no answer is dealt with on the way."""
+        draws = self._draws()
+        for position, where, record in self._inputs:
+            if not self._mine[position]:
+                continue
+            keys_k2 = next(draws)
+            try:
+                ids = self._encode(position, record)
+            except Unservable as error:
+                self._parts.add(position, Reject(record.id, str(error), where, position))
+                self._show()
+                continue
+            if ids is None:
+                self._parts.add(position, self._task.make(record, []))
+                self._show()
+                continue
+            samples = self._task.samples
+            self._flights[position] = _Flight(position, record, len(ids) * samples, [None] * samples, samples)
+            for sample in range(samples):
+                yield Request(f"{position}/{sample}", ids, keys_k2[sample], self._task.max_new)
+
+    def _encode(self, position: int, record: Any) -> np.ndarray | None:
+        """Prompt ids that fit; None when nothing is to be asked."""
+        if reason := self._inputs.rejected[position]:
+            raise Unservable(Inputs.REASONS[reason - 1])
+        if not self._task.asks(record):
+            return None
+        ids = self._task.encode(record)
+        if ids is not None and not len(ids):
+            raise Unservable("empty")
+        if ids is None or not self._engine.fits(ids, self._task.max_new):
+            raise Unservable("prompt too long")
+        return ids
+
+    def _draws(self) -> Iterator[np.ndarray]:
+        """Key data uint32 [samples, 2] for each record to do; computed for many at once, always of one shape."""
+        for start in range(0, len(self._todo), _KEYS_AT_ONCE):
+            numbers = self._inputs.numbers[self._todo[start : start + _KEYS_AT_ONCE]]
+            if self._task.read:
+                yield from np.zeros((len(numbers), 1, 2), np.uint32)
+                continue
+            ids = [f"{number:016x}" for number in numbers] + ["0" * 16] * (_KEYS_AT_ONCE - len(numbers))
+            drawn = [keys.record_keys(self._task.seed, self._task.purpose, ids, sample) for sample in range(self._task.samples)]
+            yield from np.stack(drawn, 1)[: len(numbers)]
+
+    def _answer(self, name: str, answer: Result | np.ndarray, tokens: int) -> None:
+        position, sample = map(int, name.split("/"))
+        flight = self._flights[position]
+        flight.answers[sample] = answer
+        flight.output_tokens += tokens
+        flight.missing -= 1
+        if not flight.missing:
+            del self._flights[position]
+            made = self._task.make(flight.record, flight.answers)
+            self._parts.add(position, made, flight.prompt_tokens, flight.output_tokens)
+        self._show()
+
+    def _visited(self) -> None:
+        self._parts.publish()  # what is finished goes to disk even when nothing else finishes for long
+        self._show()
+
+
+class _Progress:
+    """How far all replicas are, drawn and written as metrics by process 0, since this call began."""
+
+    def __init__(self, label: str, parts: Parts, engine: Engine, metrics: Callable[[dict], None], total: int):
+        self._parts, self._engine, self._metrics, self._total = parts, engine, metrics, total
+        self._before, self._started = parts.totals(), time.monotonic()
+        self._steps = engine.stats.steps, engine.stats.slot_steps
+        self._shown = self._measured = self._looked = self._started
+        self._look_seconds = 0.0
+        hidden = not distributed.is_first()
+        self._bar = tqdm(total=total, initial=self._before.records, desc=label, unit="record", disable=hidden)
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and output tokens of this call, of all replicas."""
+        return sum(self._since()[1:])
+
+    def show(self, now: bool = False) -> None:
+        """Draws, if it is time or `now`; and adds a row of metrics, more rarely."""
+        time_ = time.monotonic()
+        if not distributed.is_first() or (not now and time_ - self._shown < _SHOW_SECONDS):
+            return
+        self._shown = time_
+        if time_ - self._looked > max(_METRICS_SECONDS, _LOOK_SHARE * self._look_seconds):
+            self._parts.look()
+            self._looked = time.monotonic()
+            self._look_seconds = self._looked - time_
+        row = self.row()
+        self._bar.set_postfix_str(
+            f"prompts {row['prompt_tokens_per_second']:.0f} and output {row['output_tokens_per_second']:.0f} tokens/s, "
+            f"{row['tokens_per_second_per_device']:.0f} tokens/s a device, slots {row['slot_occupancy']:.0%} full",
+            refresh=False,
+        )
+        self._bar.update(row["records"] - self._bar.n)
+        if now or time_ - self._measured > _METRICS_SECONDS:
+            self._measured = time_
+            self._metrics(row)
+
+    def row(self) -> dict[str, float | None]:
+        """The state and the rates since this call began. Occupancy is that of this process' replica."""
+        done, seconds = self._since(), max(1e-9, time.monotonic() - self._started)
+        records = self._before.records + done.records
+        steps, slot_steps = self._engine.stats.steps - self._steps[0], self._engine.stats.slot_steps - self._steps[1]
+        return {
+            "records": records,
+            "total": self._total,
+            "seconds": seconds,
+            "records_per_second": done.records / seconds,
+            "prompt_tokens_per_second": done.prompt_tokens / seconds,
+            "output_tokens_per_second": done.output_tokens / seconds,
+            "tokens_per_second_per_device": (done.prompt_tokens + done.output_tokens) / seconds / jax.device_count(),
+            "slot_occupancy": slot_steps / (steps * self._engine.slots) if steps else 0.0,
+            "eta_seconds": (self._total - records) * seconds / done.records if done.records else None,
+        }
+
+    def wait(self) -> None:
+        """Returns when all is done, so that the bar goes on while other replicas work."""
+        while distributed.is_first() and self._parts.totals().records < self._total:
+            time.sleep(_SHOW_SECONDS)
+            self._parts.look()
+            self.show()
+        self.show(now=True)
+        self._bar.close()
+
+    def _since(self) -> Totals:
+        return Totals(*(now - before for now, before in zip(self._parts.totals(), self._before, strict=True)))

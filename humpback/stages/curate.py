@@ -2,21 +2,20 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
 from etils import epath
 
-from humpback import keys, prompts
-from humpback.decoding.engine import Request
-from humpback.decoding.offline import Parts, finish
+from humpback import prompts
+from humpback.decoding.engine import Result
+from humpback.decoding.offline import Task
 from humpback.decoding.sampling import Sampler
 from humpback.errors import UserError
 from humpback.records import Candidate, Example, Rated, read_shards, write_shards
 from humpback.stages import commandline
-from humpback.stages.directory import Run, read_manifest, say
-from humpback.stages.models import encode_prompt, open_engine
+from humpback.stages.directory import Run, read_manifest
+from humpback.stages.models import encode_prompt, open_engine, serve, stage_inputs
 from humpback.tokens.tokenizer import Tokenizer
 
 _ITERATION = "iteration"
@@ -36,7 +35,7 @@ def curate(run: Run, iteration: int) -> None:
 
 
 def rate(run: Run, iteration: int) -> None:
-    """Makes ratings-t/: one Rated per candidate; one without a valid rating keeps the score None and the reason."""
+    """Makes ratings-t/: one Rated per candidate that can be served; one without a valid rating keeps the score None and the reason."""
     cfg, judge = run.cfg, f"forward-{iteration - 1}"
     mode_fields = ["mode", "rubric_file"] + (
         ["samples", "temperature", "top_p", "max_new_tokens"] if cfg.curate.mode == "sampled" else []
@@ -46,89 +45,65 @@ def rate(run: Run, iteration: int) -> None:
     if stage.complete:
         return
     rubric = _read_rubric(cfg.curate.rubric_file)
-    candidates = list(read_shards(run.workdir / "candidates", "candidates", Candidate))
     template = lambda text: prompts.rating_prompt(text, text, cfg.curate.mode, rubric)  # noqa: E731
     model, engine = open_engine(run, judge, {"forward"}, template)
-    rater = _Rater(run, iteration, rubric, read_manifest(run, judge)["weights_sha256"], model, engine)
-    parts = Parts(stage.path / "parts", Rated)
-    serve = rater.expected if cfg.curate.mode == "expected" else rater.sampled
-    tokens = finish(parts, candidates, serve, label=f"rate {iteration}", metrics=stage.metrics)
-    files = parts.merge(stage.path, "ratings")
-    rated = list(read_shards(stage.path, "ratings", Rated))
-    asked = [r for r in rated if not r.candidate.reason]
-    counts = {"ratings": len(rated), "asked": len(asked), "valid": sum(r.score is not None for r in asked)}
-    dropped = {"not usable": len(rated) - len(asked), "no valid rating": counts["asked"] - counts["valid"]}
+    rater = _Rater(run, iteration, rubric, read_manifest(run, judge)["weights_sha256"], model)
+    done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), stage, "ratings", cfg.decoding)
+    asked = valid = 0
+    for rated in read_shards(stage.path, "ratings", Rated):
+        asked += not rated.candidate.reason
+        valid += rated.score is not None
+    counts = {**done.counts, "asked": asked, "valid": valid}
+    dropped = {"not usable": done.counts["out"] - asked, "no valid rating": asked - valid}
     digest = hashlib.sha256(rubric.encode()).hexdigest()
-    stage.finish(counts=counts, dropped=dropped, files=files, tokens=tokens, rubric_sha256=digest)
+    stage.finish(counts=counts, dropped=dropped, files=done.files, tokens=done.tokens, rubric_sha256=digest)
 
 
 class _Rater:
-    """Both ways to rate, as what `offline.finish` serves candidates with."""
+    """Both ways to rate, as what `offline.run` serves candidates with. One with a reason is not asked about, and keeps its reason."""
 
-    def __init__(self, run: Run, iteration: int, rubric: str, digest: str, model, engine):
-        self.cfg, self.rubric, self.digest, self.model, self.engine = run.cfg, rubric, digest, model, engine
+    def __init__(self, run: Run, iteration: int, rubric: str, digest: str, model):
+        self.cfg, self.rubric, self.digest, self.model = run.cfg, rubric, digest, model
         self.purpose = f"rate-{iteration}"
 
-    def expected(self, todo: list[Candidate]) -> Iterator[tuple[Rated, int]]:
-        """The mean of 1 … 5 under the probabilities of the five digits after "Score: "; prefill only."""
-        digit_ids = score_token_ids(self.model.tokenizer)
-        say(f"{self.engine.warm_up(read=len(digit_ids))} programs ready")
-        yield from self._skipped(todo)
-        prompts_by_id, unfit = self._prompts(todo, self.cfg.decoding.length, prompts.SCORE_LEAD)
-        yield from unfit
-        requests = [Request(c.id, ids, np.zeros(2, np.uint32), 0) for c, ids in prompts_by_id.values()]
-        for record_id, logits in self.engine.read(requests, digit_ids):
-            candidate, ids = prompts_by_id[record_id]
-            probabilities = softmax(logits)
-            score = math.fsum(d * p for d, p in zip(DIGITS, probabilities, strict=True))
-            yield self._rated(candidate, score, (score,), (), probabilities), len(ids)
+    def task(self) -> Task:
+        """expected: the five digits' logits after "Score: ", prefill only. sampled: `samples` texts. UserError for a wrong tokenizer."""
+        c, asks = self.cfg.curate, lambda candidate: not candidate.reason
+        if c.mode == "expected":
+            return Task(self._encode, self._expected, asks, read=tuple(score_token_ids(self.model.tokenizer)))
+        return Task(
+            self._encode,
+            self._sampled,
+            asks,
+            max_new=c.max_new_tokens,
+            samples=c.samples,
+            seed=self.cfg.seed,
+            purpose=self.purpose,
+            sampler=Sampler(c.temperature, c.top_p),
+            stop_ids=frozenset([self.model.tokenizer.eos_id]),
+        )
 
-    def sampled(self, todo: list[Candidate]) -> Iterator[tuple[Rated, int]]:
-        """The mean of `samples` generated ratings; those without a valid score line count in nothing but the report."""
-        c = self.cfg.curate
-        yield from self._skipped(todo)
-        prompts_by_id, unfit = self._prompts(todo, self.cfg.decoding.length - c.max_new_tokens, "")
-        yield from unfit
-        texts: dict[str, dict[int, str]] = {record_id: {} for record_id in prompts_by_id}
-        tokens = dict.fromkeys(prompts_by_id, 0)
-        every = [keys.record_keys(self.cfg.seed, self.purpose, list(prompts_by_id), k) for k in range(c.samples)]
-        requests = [
-            Request(f"{record_id}/{k}", ids, every[k][row], c.max_new_tokens)
-            for row, (record_id, (_, ids)) in enumerate(prompts_by_id.items())
-            for k in range(c.samples)
-        ]
-        sampler = Sampler(c.temperature, c.top_p)
-        say(f"{self.engine.warm_up(sampler)} programs ready")
-        for result in self.engine.generate(requests, sampler, frozenset([self.model.tokenizer.eos_id])):
-            record_id, k = result.id.split("/")
-            candidate, ids = prompts_by_id[record_id]
-            texts[record_id][int(k)] = self.model.tokenizer.decode(result.ids)
-            tokens[record_id] += len(ids) + len(result.log_probs)
-            if len(texts[record_id]) == c.samples:
-                answers = tuple(text for _, text in sorted(texts.pop(record_id).items()))
-                scores = tuple(prompts.parse_rating(answer) for answer in answers)
-                valid = [score for score in scores if score is not None]
-                mean = math.fsum(valid) / len(valid) if valid else None
-                yield self._rated(candidate, mean, scores, answers, ()), tokens[record_id]
+    def _encode(self, candidate: Candidate) -> np.ndarray | None:
+        c, length = self.cfg.curate, self.cfg.decoding.length
+        room, lead = (length, prompts.SCORE_LEAD) if c.mode == "expected" else (length - c.max_new_tokens, "")
+        prompt = prompts.rating_prompt(candidate.instruction, candidate.segment.text, c.mode, self.rubric)
+        return encode_prompt(self.model, prompt, room, lead)
 
-    def _skipped(self, todo: list[Candidate]) -> Iterator[tuple[Rated, int]]:
-        for candidate in todo:
-            if candidate.reason:
-                yield self._rated(candidate, None, (), (), (), candidate.reason), 0
+    def _expected(self, candidate: Candidate, answers: list[np.ndarray]) -> Rated:
+        """The mean of 1 … 5 under the probabilities of the five digits."""
+        if not answers:
+            return self._rated(candidate, None, (), (), (), candidate.reason)
+        probabilities = softmax(answers[0])
+        score = math.fsum(d * p for d, p in zip(DIGITS, probabilities, strict=True))
+        return self._rated(candidate, score, (score,), (), probabilities)
 
-    def _prompts(self, todo: list[Candidate], room: int, lead: str):
-        """{id: (candidate, prompt ids)} of the usable candidates, and the records of those that cannot fit."""
-        fit, unfit = {}, []
-        for candidate in (c for c in todo if not c.reason):
-            prompt = prompts.rating_prompt(
-                candidate.instruction, candidate.segment.text, self.cfg.curate.mode, self.rubric
-            )
-            ids = encode_prompt(self.model, prompt, room, lead)
-            if ids is None or not self.engine.fits(ids, self.cfg.decoding.length - room):
-                unfit.append((self._rated(candidate, None, (), (), (), "prompt too long"), 0))
-            else:
-                fit[candidate.id] = (candidate, ids)
-        return fit, unfit
+    def _sampled(self, candidate: Candidate, answers: list[Result]) -> Rated:
+        """The mean of the generated ratings; those without a valid score line count in nothing but the report."""
+        texts = tuple(self.model.tokenizer.decode(answer.ids) for answer in answers)
+        scores = tuple(prompts.parse_rating(text) for text in texts)
+        valid = [score for score in scores if score is not None]
+        mean = math.fsum(valid) / len(valid) if valid else None
+        return self._rated(candidate, mean, scores, texts, (), candidate.reason)
 
     def _rated(self, candidate: Candidate, score, scores, texts, probabilities, reason: str = "") -> Rated:
         if not reason and score is None:
@@ -167,38 +142,43 @@ def select(run: Run, iteration: int) -> None:
     )
     if stage.complete:
         return
-    rated = list(read_shards(run.workdir / f"ratings-{iteration}", "ratings", Rated))
-    chosen = choose(rated, run.cfg.curate)
+    ratings = lambda: read_shards(run.workdir / f"ratings-{iteration}", "ratings", Rated)  # noqa: E731
+    total, scored = 0, []
+    for rated in ratings():
+        total += 1
+        scored += [(rated.score, rated.id)] if rated.score is not None else []
+    chosen = choose(scored, total, run.cfg.curate)
     if not chosen:
-        scores = sorted((r.score for r in rated if r.score is not None), reverse=True)
-        if not scores:
+        if not scored:
             raise UserError(
-                f"curated-{iteration}: none of {len(rated)} candidates has a valid rating; ratings-{iteration}/manifest.json counts the "
+                f"curated-{iteration}: none of {total} candidates has a valid rating; ratings-{iteration}/manifest.json counts the "
                 "reasons; look at the texts there, or use curate.mode='expected', which needs no parsing"
             )
         raise UserError(
-            f"curated-{iteration}: no candidate is rated {run.cfg.curate.threshold:g} or more (the best of {len(scores)} valid ratings is "
-            f"{scores[0]:.2f}); lower curate.threshold, or use curate.select='top_fraction' for a judge that is not calibrated"
+            f"curated-{iteration}: no candidate is rated {run.cfg.curate.threshold:g} or more (the best of {len(scored)} valid ratings is "
+            f"{max(scored)[0]:.2f}); lower curate.threshold, or use curate.select='top_fraction' for a judge that is not calibrated"
         )
-    made = [Example(r.id, r.candidate.instruction, r.candidate.segment.text, "augmented", r.candidate.segment.url, r) for r in chosen]
-    files = write_shards(stage.path, "curated", made, len(made))
+    made = (
+        Example(r.id, r.candidate.instruction, r.candidate.segment.text, "augmented", r.candidate.segment.url, r)
+        for r in ratings()
+        if r.id in chosen
+    )
+    files = write_shards(stage.path, "curated", made, len(chosen))
     counts = {
-        "selected": len(made),
-        "rated at least 4.0 (A_4)": sum(r.score is not None and r.score >= 4.0 for r in rated),
-        "rated at least 4.5 (A_5)": sum(r.score is not None and r.score >= 4.5 for r in rated),
-        "in the top fraction": top_count(len(rated), run.cfg.curate.fraction),
+        "selected": len(chosen),
+        "rated at least 4.0 (A_4)": sum(score >= 4.0 for score, _ in scored),
+        "rated at least 4.5 (A_5)": sum(score >= 4.5 for score, _ in scored),
+        "in the top fraction": top_count(total, run.cfg.curate.fraction),
     }
-    stage.finish(counts=counts, dropped={"not selected": len(rated) - len(made)}, files=files)
+    stage.finish(counts=counts, dropped={"not selected": total - len(chosen)}, files=files)
 
 
-def choose(rated: list[Rated], curate_config) -> list[Rated]:
-    """The selected records sorted by id: those at or above the threshold, or the top fraction of all (ties by id)."""
-    valid = sorted((r for r in rated if r.score is not None), key=lambda r: (-r.score, r.id))
+def choose(scored: list[tuple[float, str]], total: int, curate_config) -> set[str]:
+    """The ids selected from (score, id): those at or above the threshold, or the top fraction of all `total` (ties by id)."""
     if curate_config.select == "threshold":
-        kept = [r for r in valid if r.score >= curate_config.threshold]
-    else:
-        kept = valid[: top_count(len(rated), curate_config.fraction)]
-    return sorted(kept, key=lambda r: r.id)
+        return {record_id for score, record_id in scored if score >= curate_config.threshold}
+    best = sorted(scored, key=lambda pair: (-pair[0], pair[1]))
+    return {record_id for _, record_id in best[: top_count(total, curate_config.fraction)]}
 
 
 def top_count(candidates: int, fraction: float) -> int:

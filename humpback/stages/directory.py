@@ -29,11 +29,7 @@ class Run:
 
     def __init__(self, cfg: configs.Config, workdir: storage.PathLike):
         self.cfg, self.workdir = cfg, epath.Path(workdir)
-        if jax.process_count() > 1 and "://" not in os.fspath(self.workdir) and "HUMPBACK_SHARED_WORKDIR" not in os.environ:
-            raise UserError(
-                f"--workdir={self.workdir}: a local path with {jax.process_count()} processes; use gs://…, or set "
-                "HUMPBACK_SHARED_WORKDIR=1 if every host sees the same files there"
-            )
+        check_shared("workdir", self.workdir)
 
     def mesh(self) -> jax.sharding.Mesh:
         """The mesh of the config over all devices. UserError when the sizes do not fit the devices."""
@@ -80,7 +76,7 @@ class Stage:
         if not (self.path / "stage.json").exists():
             return
         before = storage.read_json(self.path / "stage.json")
-        again = f"use another --workdir, put the old value back, or delete {self.path} and what was made from it"
+        again = f"put the old value back, use another directory, or delete {self.path} and what was made from it"
         for part in ("config", "inputs"):
             was, now = before[part], json.loads(json.dumps(self._made_from[part]))
             for key in sorted(was.keys() | now.keys()):
@@ -139,6 +135,15 @@ class Stage:
         self.complete = True
         numbers = ", ".join(f"{value} {name}" for name, value in counts.items() if not isinstance(value, dict))
         say(f"{self.name}: {numbers} ({time.monotonic() - self._started:.1f} s)")
+
+
+def check_shared(flag: str, path: storage.PathLike) -> None:
+    """UserError for a local path with several processes, unless the user has said that all of them see the same files there."""
+    if jax.process_count() > 1 and "://" not in os.fspath(path) and "HUMPBACK_SHARED_WORKDIR" not in os.environ:
+        raise UserError(
+            f"--{flag}={path}: a local path with {jax.process_count()} processes; use gs://…, or set "
+            "HUMPBACK_SHARED_WORKDIR=1 if every host sees the same files there"
+        )
 
 
 def read_manifest(run: Run, name: str) -> dict[str, Any]:

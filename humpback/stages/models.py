@@ -1,18 +1,23 @@
-"""What the stages that use a model share: loading it onto the mesh, an engine for it, prompts that fit."""
+"""What the stages that use a model share: loading it onto a replica's mesh, an engine for it, prompts that fit, serving records."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Callable, Collection, Mapping
 
+import jax
 import numpy as np
 
-from humpback import prompts
+from humpback import config as configs
+from humpback import distributed, prompts, storage
+from humpback.decoding import offline
 from humpback.decoding.engine import Engine
 from humpback.errors import UserError
 from humpback.model import sharding
-from humpback.stages.directory import Run
+from humpback.records import from_json, shard_paths
+from humpback.stages.directory import Run, Stage, say
 from humpback.tokens import examples
 from humpback.training import checkpoint
 
@@ -23,31 +28,75 @@ _FILLINGS = ("a", "The", "1", '"', "- x", "é", "漢")
 def open_engine(
     run: Run, name: str, directions: Collection[str], template: Callable[[str], prompts.Prompt]
 ) -> tuple[checkpoint.Model, Engine]:
-    """The model of a stage, whose direction must be one of `directions`, and an engine that decodes with it.
-
-    `template` makes the stage's prompts; what they all begin with is read once. The model comes without its weights: the engine has
-    them, in a form of its own.
-    """
-    decoding, mesh, path = run.cfg.decoding, run.mesh(), run.workdir / name
+    """`engine_at` for the model of a stage."""
+    path = run.workdir / name
     info = checkpoint.read_info(path)
     if info.wrapper != run.cfg.wrapper:
         raise UserError(f"{path}: was trained with the wrapper {info.wrapper!r}; the config field wrapper is {run.cfg.wrapper!r}")
+    return engine_at(path, run.cfg.decoding, run.cfg.mesh.tensor, directions, template)
+
+
+def engine_at(
+    path: storage.PathLike,
+    decoding: configs.Decoding,
+    tensor: int,
+    directions: Collection[str],
+    template: Callable[[str], prompts.Prompt] | None,
+) -> tuple[checkpoint.Model, Engine]:
+    """A model folder, whose direction must be one of `directions`, and this process' replica's engine that decodes with it.
+
+    `template` makes the prompts; what they all begin with is read once. The model comes without its weights: the engine has
+    them, in a form of its own.
+    """
+    info, mesh = checkpoint.read_info(path), replica_mesh(decoding.processes_per_replica, tensor)
+    check_length("decoding.length", decoding.length, info)
     placed = sharding.param_shardings(info.config, mesh, sharding.DECODING_RULES)
     model = checkpoint.load_model(path, shardings=placed, directions=directions, whole=False)  # the engine takes layer by layer
-    check_length("decoding.length", decoding.length, info)
     engine = Engine(
         info.config,
         model.params,
         mesh,
         slots=decoding.slots,
         length=decoding.length,
-        prefix=shared_prefix(model, template, decoding.length),
+        prefix=shared_prefix(model, template, decoding.length) if template else (),
         compute_dtype=decoding.compute_dtype,
         weights=decoding.weights,
         steps_per_visit=decoding.steps_per_visit,
         prefill_tokens=decoding.prefill_tokens,
     )
     return dataclasses.replace(model, params={}), engine
+
+
+def replica_mesh(processes: int, tensor: int) -> jax.sharding.Mesh:
+    """The mesh of this process' replica: `tensor` devices share a model, its copies share the slots. UserError when they do not fit."""
+    devices = distributed.replica_layout(processes).devices
+    try:
+        return sharding.make_mesh(1, -1, tensor, devices=devices)
+    except ValueError as error:
+        raise UserError(
+            f"config field mesh.tensor: {tensor} does not divide the {len(devices)} devices of a replica, which is "
+            f"decoding.processes_per_replica = {processes} processes"
+        ) from error
+
+
+def serve(
+    engine: Engine, task: offline.Task, inputs: offline.Inputs, stage: Stage, name: str, decoding: configs.Decoding
+) -> offline.Done:
+    """`offline.run` in a stage's folder, everything compiled beforehand."""
+    if task.read:
+        programs = engine.warm_up(read=len(task.read))
+    else:
+        programs = engine.warm_up(task.sampler, max(1, len(task.stop_ids)))
+    say(f"{programs} programs ready")
+    replica = distributed.replica_layout(decoding.processes_per_replica)
+    return offline.run(
+        engine, task, inputs, stage.path, name, replica=replica, seconds=decoding.publish_seconds, label=stage.name, metrics=stage.metrics
+    )
+
+
+def stage_inputs(run: Run, name: str, kind: type) -> offline.Inputs:
+    """The records of a finished stage."""
+    return offline.Inputs(shard_paths(run.workdir / name, name), functools.partial(from_json, kind))
 
 
 def shared_prefix(model: checkpoint.Model, template: Callable[[str], prompts.Prompt], length: int) -> list[int]:

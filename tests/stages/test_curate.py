@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from humpback import config, prompts
-from humpback.decoding.engine import Result
+from humpback.decoding.engine import Request, Result
 from humpback.errors import UserError
 from humpback.model import llama
 from humpback.records import Candidate, Rated, Segment
@@ -32,8 +32,8 @@ SCORES = [5.0, 4.5, 4.49, 4.0, 3.99, 1.0, None, 4.5]
 )
 def test_selection(fields, numbers):
     cfg = config.Curate(**fields)
-    made = [rated(i, score) for i, score in enumerate(SCORES)]
-    assert [int(r.id, 16) for r in curate.choose(made[::-1], cfg)] == numbers
+    scored = [(score, f"{i:016x}") for i, score in enumerate(SCORES) if score is not None]
+    assert sorted(int(i, 16) for i in curate.choose(scored[::-1], len(SCORES), cfg)) == numbers
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,15 @@ def test_expected_rating_equals_a_hand_computation(make_run, monkeypatch):
     template = lambda text: prompts.rating_prompt(text, text, "expected")  # noqa: E731
     model, engine = open_engine(run, "base", {"base"}, template)
     candidate = rated(1, None).candidate
-    rater = curate._Rater(run, 1, "Rate it.", "digest", model, engine)
-    [(record, used)] = list(rater.expected([candidate]))
+    task = curate._Rater(run, 1, "Rate it.", "digest", model).task()
+    asked = task.encode(candidate)
+    [(_, answer)] = engine.read([Request("1", asked, np.zeros(2, np.uint32), 0)], task.read)
+    record = task.make(candidate, [answer])
     text = "Rate it.\n\nInstruction: i\n\nResponse: text\n\n" + prompts.rating_prompt("i", "r", "expected").tail.strip()
     tokenizer = model.tokenizer
     ids = [tokenizer.specials["<|im_start|>"], *tokenizer.encode("user\n" + text), tokenizer.specials["<|im_end|>"]]
     ids += [*tokenizer.encode("\n"), tokenizer.specials["<|im_start|>"], *tokenizer.encode("assistant\n"), *tokenizer.encode("Score: ")]
-    assert used == len(ids)
+    assert asked.tolist() == ids
     array = np.array(ids)[None]
     params = checkpoint.load_model(run.workdir / "base").params
     logits = np.asarray(llama.forward(model.info.config, llama.stack_layers(params), array, np.arange(len(ids))[None]))[0, -1]
@@ -89,46 +91,40 @@ def test_expected_needs_digits_of_one_token_each():
     assert len(set(curate.score_token_ids(tiny.make_tokenizer()))) == 5
 
 
+class Tokenizer:
+    eos_id = 0
+
+    def decode(self, ids):
+        return bytes(ids).decode()
+
+    def encode_wrapped(self, prefix, content, suffix):
+        return [1] * 10
+
+
+class Model:
+    tokenizer = Tokenizer()
+
+    class info:
+        wrapper = "chatml"
+
+
 def test_sampled_ratings_take_the_mean_of_the_valid_ones(make_run):
-    run = make_run(curate__samples=3)
-
-    class Engine:
-        def fits(self, ids, max_new):
-            return True
-
-        def warm_up(self, sampler):
-            return 0
-
-        def generate(self, requests, sampler, stops):
-            answers = {0: "Score: 4", 1: "four", 2: "Fine.\nScore: 5"}
-            assert len({request.key.tobytes() for request in requests}) == 3  # three draws, not one draw three times
-            for request in reversed(requests):
-                yield Result(request.id, tuple(answers[int(request.id.split("/")[1])].encode()), (0.0,), "stop")
-
-    class Tokenizer:
-        eos_id = 0
-
-        def decode(self, ids):
-            return bytes(ids).decode()
-
-        def encode_wrapped(self, prefix, content, suffix):
-            return [1] * 10
-
-    class Model:
-        tokenizer = Tokenizer()
-
-        class info:
-            wrapper = "chatml"
-
-    rater = curate._Rater(run, 1, "Rate it.", "digest", Model(), Engine())
-    [(record, _)] = list(rater.sampled([rated(1, None).candidate]))
+    task = curate._Rater(make_run(curate__samples=3, curate__mode="sampled"), 1, "Rate it.", "digest", Model()).task()
+    assert (task.samples, task.purpose, task.max_new) == (3, "rate-1", 16)
+    candidate = rated(1, None).candidate
+    answers = [Result("", tuple(text.encode()), (0.0,), "stop") for text in ("Score: 4", "four", "Fine.\nScore: 5")]
+    record = task.make(candidate, answers)
     assert (record.score, record.scores) == (4.5, (4.0, None, 5.0))
     assert record.texts == ("Score: 4", "four", "Fine.\nScore: 5")
+    assert task.make(candidate, answers[1:2]).reason == "no valid rating"
 
 
-def test_candidates_with_a_reason_are_never_rated(make_run):
+@pytest.mark.parametrize("mode", ["sampled", "expected"])
+def test_candidates_with_a_reason_are_never_rated(make_run, mode):
     segment = rated(1, None).candidate.segment
     candidate = Candidate(segment.id, segment, "i", "echo", "m", 0)
-    rater = curate._Rater(make_run(), 1, "Rate it.", "digest", None, None)
-    [(record, used)] = list(rater._skipped([candidate]))
-    assert (record.score, record.reason, used) == (None, "echo", 0)
+    model = type("Tiny", (Model,), {"tokenizer": tiny.make_tokenizer()})
+    task = curate._Rater(make_run(curate__mode=mode), 1, "Rate it.", "digest", model).task()
+    assert not task.asks(candidate) and task.asks(rated(1, None).candidate)
+    record = task.make(candidate, [])
+    assert (record.score, record.reason, record.texts) == (None, "echo", ())

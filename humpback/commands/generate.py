@@ -1,0 +1,191 @@
+"""`humpback generate --model=DIR --input=FILE.jsonl --out=DIR`: the engine as a tool of its own, for any prompts.
+
+A line of the input is {"prompt": text} or {"ids": [token ids]}, with an "id" if the user has one. The same prompts, flags and model
+give the same lines, in the order of the input, however many replicas share the work and whatever was killed.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+from humpback import config as configs
+from humpback import prompts, storage
+from humpback.decoding import offline
+from humpback.decoding.engine import Result
+from humpback.decoding.sampling import Sampler
+from humpback.errors import UserError
+from humpback.stages.directory import Stage, check_shared
+from humpback.stages.models import engine_at, serve
+from humpback.tokens.tokenizer import Tokenizer
+from humpback.training import checkpoint
+
+_WRAPPED = {"forward": prompts.forward_prompt, "base": prompts.forward_prompt, "backward": prompts.backward_prompt}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A line of the input: text or token ids."""
+
+    id: str
+    prompt: str | None
+    ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A line of the output: for each sample the text, why it ended (`stop` or `length`), and the sum of the log-probabilities of its
+    tokens, the one that ended it included, and their number."""
+
+    id: str
+    prompt: str | None
+    ids: tuple[int, ...] | None
+    texts: tuple[str, ...]
+    finish: tuple[str, ...]
+    log_probs: tuple[float, ...]
+    prompt_tokens: int
+    output_tokens: tuple[int, ...]
+
+
+def define_flags() -> None:
+    """The command's flags."""
+    defaults = configs.Decoding()
+    flags.DEFINE_string("model", None, "a model folder, of a run or of `humpback convert`", required=True)
+    flags.DEFINE_string("input", None, 'a JSONL file of {"prompt": text} or {"ids": [token ids]}, "id" optional', required=True)
+    flags.DEFINE_string("out", None, "the folder to make: generated-….jsonl, rejects-….jsonl, manifest.json", required=True)
+    flags.DEFINE_float("temperature", 0.7, "0 is greedy", lower_bound=0)
+    flags.DEFINE_float("top_p", 0.9, "nucleus", lower_bound=0, upper_bound=1)
+    flags.DEFINE_integer("top_k", 0, "only the k likeliest tokens; 0 is all", lower_bound=0)
+    flags.DEFINE_integer("max_new_tokens", 256, "the longest answer, in tokens", lower_bound=1)
+    flags.DEFINE_integer("samples", 1, "answers to each prompt", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of the sampling", lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_multi_string("stop", [], "an answer ends before this text; may be given several times")
+    flags.DEFINE_bool("wrap", None, "put the chat wrapper and both tags around a prompt; default: unless it is a base model")
+    flags.DEFINE_integer("length", 0, "tokens of prompt and answer together; 0: the model's, at most 2,048", lower_bound=0)
+    flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "what is computed in")
+    flags.DEFINE_integer("slots", defaults.slots, "sequences decoded at once by a replica", lower_bound=4)
+    flags.DEFINE_integer("tensor", 1, "devices that share a model", lower_bound=1)
+    flags.DEFINE_integer("processes_per_replica", defaults.processes_per_replica, "that hold a model together", lower_bound=1)
+    flags.DEFINE_float("publish_seconds", defaults.publish_seconds, "what a kill costs, at most", lower_bound=0)
+
+
+def main() -> None:
+    """Makes the folder, or completes it."""
+    values = flags.FLAGS
+    check_shared("out", values.out)
+    info = checkpoint.read_info(values.model)
+    length = values.length or min(info.config.max_positions, configs.Decoding().length)
+    for wrong, text in (
+        (length > info.config.max_positions, f"--length={length} is more than the model's {info.config.max_positions} positions"),
+        (values.max_new_tokens >= length, f"--max_new_tokens={values.max_new_tokens} leaves no room for a prompt in {length} tokens"),
+        (not epath.Path(values.input).exists(), f"--input={values.input}: no such file"),
+        ("" in values.stop, "--stop= is empty; it would end every answer before it begins"),
+    ):
+        if wrong:
+            raise UserError(text)
+    wrap = info.direction != "base" if values.wrap is None else values.wrap
+    decided = {f"--{name}": values[name].value for name in ("temperature", "top_p", "top_k", "max_new_tokens", "samples", "seed", "stop")}
+    decided |= {"--length": length, "--dtype": values.dtype, "--wrap": wrap}
+    decided |= {
+        "--input": f"sha256 {storage.sha256_file(values.input)}",
+        "--model": f"sha256 {storage.read_json(epath.Path(values.model) / checkpoint.CHECKSUMS).get('sha256')}",
+    }
+    recorded = {f"--{name}": values[name].value for name in ("slots", "tensor", "processes_per_replica")}
+    stage = Stage(epath.Path(values.out), decided, recorded, {})
+    if not stage.complete:
+        generate(stage, info, length, wrap)
+
+
+def generate(stage: Stage, info: checkpoint.ModelInfo, length: int, wrap: bool) -> None:
+    """Serves the prompts that the flags name."""
+    values = flags.FLAGS
+    inputs = offline.Inputs([values.input], parse, any_id=True)  # before the model is loaded, as a line may be wrong
+    decoding = configs.Decoding(
+        length=length,
+        compute_dtype=values.dtype,
+        processes_per_replica=values.processes_per_replica,
+        slots=values.slots,
+        publish_seconds=values.publish_seconds,
+    )
+    template = _WRAPPED[info.direction] if wrap else None
+    model, engine = engine_at(values.model, decoding, values.tensor, checkpoint.DIRECTIONS, template)
+    writer = Writer(model, template, tuple(values.stop))
+    task = offline.Task(
+        writer.encode,
+        writer.make,
+        max_new=values.max_new_tokens,
+        samples=values.samples,
+        seed=values.seed,
+        purpose="generate",
+        sampler=Sampler(values.temperature, values.top_p, values.top_k),
+        stop_ids=frozenset([model.tokenizer.eos_id]),
+    )
+    done = serve(engine, task, inputs, stage, "generated", decoding)
+    stage.finish(counts=done.counts, files=done.files, tokens=done.tokens)
+
+
+def parse(line: str, where: str) -> Asked:
+    """A line of the input; UserError with its place. Without an "id" it is a hash of the line's number and what it asks."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error})") from error
+    if not isinstance(row, dict) or ("prompt" in row) == ("ids" in row):
+        raise UserError(f'{where}: must be an object with either "prompt", a text, or "ids", a list of token ids')
+    prompt, ids = row.get("prompt"), row.get("ids")
+    if "prompt" in row and not isinstance(prompt, str):
+        raise UserError(f'{where}: "prompt" must be a text, not {prompt!r:.60}')
+    if "ids" in row and not (isinstance(ids, list) and all(type(token) is int for token in ids)):
+        raise UserError(f'{where}: "ids" must be a list of whole numbers, not {ids!r:.60}')
+    content = prompt if ids is None else ids
+    number = where.rpartition(":")[2]
+    default = hashlib.sha256(json.dumps([number, content]).encode()).hexdigest()[:16]
+    record_id = row.get("id", default)
+    if not isinstance(record_id, str) or not record_id:
+        raise UserError(f'{where}: "id" must be a text that is not empty, not {record_id!r:.60}')
+    return Asked(record_id, prompt, None if ids is None else tuple(ids))
+
+
+class Writer:
+    """Prompts to ids, and answers to lines of the output."""
+
+    def __init__(self, model: checkpoint.Model, template: Any, stops: tuple[str, ...]):
+        self._model, self._template, self._stops = model, template, stops
+
+    def encode(self, asked: Asked) -> np.ndarray:
+        """Ids int32 of a prompt, never cut. A text's special tokens are ordinary text; who wants others gives ids."""
+        if asked.ids is not None:
+            ids = asked.ids
+            if any(not 0 <= token < self._model.info.config.vocab_size for token in ids):
+                raise offline.Unservable("ids outside the vocabulary")
+        elif not asked.prompt.strip():
+            raise offline.Unservable("empty")
+        elif self._template:
+            prefix, suffix = prompts.WRAPPERS[self._model.info.wrapper]
+            ids = self._model.tokenizer.encode_wrapped(prefix, self._template(asked.prompt).content, suffix)
+        else:
+            ids = self._model.tokenizer.encode_wrapped("", asked.prompt, "")
+        return np.array(ids, np.int32)
+
+    def make(self, asked: Asked, answers: list[Result]) -> Generated:
+        """The line of the output."""
+        ends = [cut(self._model.tokenizer, answer, self._stops) for answer in answers]
+        texts, finish, log_probs, tokens = zip(*ends, strict=True)
+        return Generated(asked.id, asked.prompt, asked.ids, texts, finish, log_probs, len(self.encode(asked)), tokens)
+
+
+def cut(tokenizer: Tokenizer, answer: Result, stops: tuple[str, ...]) -> tuple[str, str, float, int]:
+    """(text, finish, sum of log-probabilities, tokens) of an answer up to the first of the stop strings, which takes as many tokens as
+    are needed until it is there."""
+    text = tokenizer.decode(answer.ids)
+    found = [place for stop in stops if (place := text.find(stop)) >= 0]
+    if not found:
+        return text, answer.finish, math.fsum(answer.log_probs), len(answer.log_probs)
+    needed = range(1, len(answer.ids) + 1)
+    count = next(n for n in needed if any(stop in tokenizer.decode(answer.ids[:n]) for stop in stops))
+    return text[: min(found)], "stop", math.fsum(answer.log_probs[:count]), count

@@ -1,0 +1,235 @@
+"""What a run over record files reads and leaves: its inputs, the small parts that replicas publish meanwhile, the final shards.
+
+Nothing here holds the records themselves. In memory are some bytes for each of them: its number, whether it is done and, when the
+parts are merged, where it lies.
+"""
+
+import array
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from humpback import distributed, records, storage
+
+_MERGED_AT_ONCE = 4_096  # records held in memory while shards are written
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that could not be served: why, and where it stands, as file:line and as the number of the record in the input."""
+
+    id: str
+    reason: str
+    where: str
+    position: int
+
+
+class Inputs:
+    """The records of JSONL files, in their order, read anew for each pass. `parse` makes one of a line and where it stands.
+
+    A record's number, which deals it to a replica and is the root of its draws, is its id, or of an id that is not 16 hex digits
+    a hash. `rejected` holds what can be said of a record by its id alone: 0 nothing, else 1 + the place in REASONS.
+    """
+
+    REASONS = ("bad id", "duplicate id")
+
+    def __init__(self, files: Sequence[storage.PathLike], parse: Callable[[str, str], Any], *, any_id: bool = False):
+        """Reads everything once. any_id: ids may be any text; otherwise all but 16 hex digits are rejected."""
+        self._files, self._parse = files, parse
+        numbers, bad = array.array("Q"), bytearray()
+        for _, _, record in self:
+            numbers.append(number_of(record.id))
+            bad.append(not any_id and not _ID.fullmatch(record.id))
+        self.numbers = np.array(numbers, np.uint64)
+        self._order = np.argsort(self.numbers, kind="stable")
+        self._sorted = self.numbers[self._order]
+        self.rejected = np.zeros(len(numbers), np.uint8)
+        self.rejected[self._order[1:][self._sorted[1:] == self._sorted[:-1]]] = 2
+        self.rejected[np.frombuffer(bytes(bad), bool)] = 1
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[tuple[int, str, Any]]:
+        """Yields (position, "file:line", record)."""
+        position = 0
+        for file in self._files:
+            for where, line in records.numbered_lines(file):
+                yield position, where, self._parse(line, where)
+                position += 1
+
+    def position(self, record_id: str) -> int:
+        """Where the (first) record of an id stands; KeyError when there is none."""
+        number = np.uint64(number_of(record_id))
+        at = int(np.searchsorted(self._sorted, number))
+        if at == len(self) or self._sorted[at] != number:
+            raise KeyError(record_id)
+        return int(self._order[at])
+
+
+def number_of(record_id: str) -> int:
+    """64 bits: the id itself where it is 16 hex digits, otherwise a hash of it."""
+    if _ID.fullmatch(record_id):
+        return int(record_id, 16)
+    return int(hashlib.sha256(record_id.encode("utf-8", "surrogatepass")).hexdigest()[:16], 16)
+
+
+class PartName(NamedTuple):
+    """The name of a part tells what was done, so that a look at the folder is enough to know how far all replicas are."""
+
+    kind: str  # `made` or `rejects`
+    replica: int
+    number: int  # of the replica's parts
+    records: int
+    prompt_tokens: int
+    output_tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.replica:04d}-{self.number:06d}-{self.records}-{self.prompt_tokens}-{self.output_tokens}.jsonl"
+
+    @classmethod
+    def parse(cls, name: str) -> "PartName | None":
+        match = re.fullmatch(r"(made|rejects)-(\d{4,})-(\d{6,})-(\d+)-(\d+)-(\d+)\.jsonl", name)
+        return match and cls(match[1], *map(int, match.groups()[1:]))
+
+
+class Totals(NamedTuple):
+    """What all replicas have done."""
+
+    records: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Parts:
+    """The parts in FOLDER, of any number of replicas, earlier ones included. `done` says of each input whether it is in one.
+
+    Every process makes one, and all of one replica see the same; only the first process of a replica publishes, what is older than
+    `seconds`.
+    """
+
+    def __init__(self, folder: storage.PathLike, inputs: Inputs, replica: distributed.Replica, seconds: float):
+        self.folder, self._inputs, self._replica, self._seconds = epath.Path(folder), inputs, replica, seconds
+        self.done = np.zeros(len(inputs), bool)
+        if distributed.is_first():
+            storage.clean(self.folder)
+        distributed.barrier(f"parts clean {folder}")  # all writers of an earlier run are gone
+        self._names: set[PartName] = set()
+        self.look()
+        for name in self._names:
+            for _, position, _ in self._lines(name):
+                self.done[position] = True
+        distributed.barrier(f"parts read {folder}")  # nobody publishes before all have seen the same
+        self._next = 1 + max((name.number for name in self._names if name.replica == replica.index), default=-1)
+        self._waiting: dict[str, list[bytes]] = {"made": [], "rejects": []}
+        self._tokens = {"made": [0, 0], "rejects": [0, 0]}
+        self._published = time.monotonic()
+
+    def add(self, position: int, record: Any, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
+        """Takes one result, or a Reject, of the input at `position`."""
+        kind = "rejects" if isinstance(record, Reject) else "made"
+        self.done[position] = True
+        self._waiting[kind].append(records.to_json(record).encode() + b"\n")
+        self._tokens[kind][0] += prompt_tokens
+        self._tokens[kind][1] += output_tokens
+        self.publish()
+
+    def publish(self, now: bool = False) -> None:
+        """Puts on disk what waits if it is time, or `now`."""
+        if not now and time.monotonic() - self._published < self._seconds:
+            return
+        for kind, lines in self._waiting.items():
+            if not lines:
+                continue
+            name = PartName(kind, self._replica.index, self._next, len(lines), *self._tokens[kind])
+            if self._replica.is_first:
+                storage.publish(self.folder / str(name), b"".join(lines))
+                self._names.add(name)
+            self._next += 1
+            self._waiting[kind], self._tokens[kind] = [], [0, 0]
+        self._published = time.monotonic()
+
+    def look(self) -> None:
+        """Lists the folder, for the parts of other replicas."""
+        self._names |= {name for file in storage.list_files(self.folder) if (name := PartName.parse(file))}
+
+    def totals(self) -> Totals:
+        """Of all replicas, as far as this process has looked; its own work whether published or not."""
+        waiting = ((len(self._waiting[kind]), *self._tokens[kind]) for kind in self._waiting)
+        counted = [*waiting, *((name.records, name.prompt_tokens, name.output_tokens) for name in self._names)]
+        return Totals(*map(sum, zip(*counted, strict=True)))
+
+    def merge(self, target: storage.PathLike, name: str) -> tuple[list[str], int, int]:
+        """Writes the results as shards of `name` and the rejects as shards of `rejects`, each in the order of the input.
+
+        Returns (the files' names, how many results, how many rejects), in the first process; nothing in the others. RuntimeError
+        when they are not together as many as the inputs, or one input has both.
+        """
+        self.publish(now=True)
+        distributed.barrier(f"parts merge {self.folder}")
+        merged = self._merge(target, name) if distributed.is_first() else ([], 0, 0)
+        distributed.barrier(f"parts merged {self.folder}")  # the others may read what was written
+        return merged
+
+    def _merge(self, target: storage.PathLike, name: str) -> tuple[list[str], int, int]:
+        self.look()
+        found = {kind: _Found(self, kind) for kind in ("made", "rejects")}
+        made, rejected = (found[kind].positions for kind in ("made", "rejects"))
+        missing = np.setdiff1d(np.arange(len(self._inputs)), np.concatenate([made, rejected]))
+        if len(missing) or len(made) + len(rejected) != len(self._inputs):
+            first = f"; nothing came for {len(missing)}, the first is {self.describe(missing[0])}" if len(missing) else ""
+            raise RuntimeError(f"{self.folder}: {len(self._inputs)} in, but {len(made)} out and {len(rejected)} rejects{first}")
+        files = records.write_lines(target, name, found["made"].lines(), len(made))
+        files += records.write_lines(target, "rejects", found["rejects"].lines(), len(rejected))
+        return files, len(made), len(rejected)
+
+    def describe(self, position: int) -> str:
+        """Where an input stands and its id, for an error."""
+        return next(f"{where}, id {record.id}" for at, where, record in self._inputs if at == position)
+
+    def names(self, kind: str) -> list[PartName]:
+        """The parts of one kind, sorted, so that all who look see the same order."""
+        return sorted(name for name in self._names if name.kind == kind)
+
+    def _lines(self, name: PartName) -> Iterator[tuple[int, int, bytes]]:
+        """Yields (number of the line, position of its input, line)."""
+        for number, line in self.raw_lines(name):
+            value = json.loads(line)
+            yield number, value["position"] if name.kind == "rejects" else self._inputs.position(value["id"]), line
+
+    def raw_lines(self, name: PartName) -> Iterator[tuple[int, bytes]]:
+        """Yields (number of the line, line) of a part."""
+        with (self.folder / str(name)).open("rb") as file:
+            yield from enumerate(file)
+
+
+class _Found:
+    """Where the lines of one kind of parts lie. An input that two parts have (of a run that went on beside this) counts once."""
+
+    def __init__(self, parts: Parts, kind: str):
+        self._parts, self._names = parts, parts.names(kind)
+        self._part = np.full(len(parts.done), -1, np.int32)
+        self._line = np.zeros(len(parts.done), np.int32)
+        for number, name in enumerate(self._names):
+            for line, position, _ in parts._lines(name):
+                if self._part[position] < 0:
+                    self._part[position], self._line[position] = number, line
+        self.positions = np.flatnonzero(self._part >= 0)
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines in the order of the input. Replicas work along the input, so a few parts hold what stands together."""
+        for start in range(0, len(self.positions), _MERGED_AT_ONCE):
+            block = self.positions[start : start + _MERGED_AT_ONCE]
+            found: dict[tuple[int, int], bytes] = {}
+            for part in np.unique(self._part[block]):
+                wanted = set(self._line[block[self._part[block] == part]].tolist())
+                found |= {(int(part), line): text for line, text in self._parts.raw_lines(self._names[part]) if line in wanted}
+            yield from (found[int(self._part[position]), int(self._line[position])] for position in block)

@@ -1,0 +1,144 @@
+"""`humpback generate`: what it takes, what it refuses, and what a line of its output says. Several processes: tests/decoding."""
+
+import json
+import math
+import subprocess
+
+import numpy as np
+import pytest
+
+from humpback import prompts
+from humpback.commands import generate
+from humpback.decoding.engine import Result
+from humpback.decoding.offline import Unservable
+from humpback.errors import UserError
+from humpback.training import checkpoint
+from tests import kills, tiny
+
+TOKENIZER = tiny.make_tokenizer()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "either"),
+        ("{}", "either"),
+        ('{"prompt": "a", "ids": [1]}', "either"),
+        ('{"prompt": 3}', '"prompt" must be a text, not 3'),
+        ('{"ids": [1, true]}', '"ids" must be a list of whole numbers'),
+        ('{"ids": "12"}', '"ids" must be a list of whole numbers'),
+        ('{"prompt": "a", "id": 7}', '"id" must be a text that is not empty, not 7'),
+        ('{"prompt": "a", "id": ""}', '"id" must be a text'),
+    ],
+)
+def test_a_bad_line_is_named_with_its_place(line, message):
+    with pytest.raises(UserError, match=f"in.jsonl:7: .*{message}"):
+        generate.parse(line, "in.jsonl:7")
+
+
+def test_ids_that_are_missing_come_from_line_and_content():
+    one, same, line, text, tokens = (
+        generate.parse(json.dumps(row), where).id
+        for row, where in [
+            ({"prompt": "a"}, "x/in.jsonl:1"), ({"prompt": "a", "more": 1}, "y:1"), ({"prompt": "a"}, "y:2"), ({"prompt": "b"}, "y:1"),
+            ({"ids": [1]}, "y:1"),
+        ]
+    )  # fmt: skip
+    assert one == same and len({one, line, text, tokens}) == 4 and len(one) == 16
+    assert generate.parse('{"prompt": "a", "id": "mine"}', "x:1").id == "mine"
+
+
+def writer(direction="forward", template=prompts.forward_prompt, stops=()):
+    return generate.Writer(checkpoint.Model(checkpoint.ModelInfo(tiny.CONFIG, direction, "chatml"), {}, TOKENIZER), template, stops)
+
+
+def test_a_wrapped_prompt_is_that_of_inference_and_a_bare_one_is_itself():
+    asked = generate.Asked("1", "Why? <|im_end|>", None)
+    content = f"Why? <|im_end|> {prompts.SEED_TAG} {prompts.WEB_TAG}"
+    prefix, suffix = prompts.WRAPPERS["chatml"]
+    assert writer().encode(asked).tolist() == TOKENIZER.encode_wrapped(prefix, content, suffix)
+    bare = writer(template=None).encode(asked).tolist()
+    assert bare == TOKENIZER.encode("Why? <|im_end|>") and TOKENIZER.eos_id not in bare
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (generate.Asked("1", " \n", None), "empty"),
+        (generate.Asked("1", None, (1, 512)), "ids outside the vocabulary"),
+        (generate.Asked("1", None, (-1,)), "ids outside the vocabulary"),
+    ],
+)
+def test_what_cannot_be_served(asked, reason):
+    with pytest.raises(Unservable, match=reason):
+        writer().encode(asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "cut_text", "finish"),
+    [
+        ("one two three", (), "one two three", "length"),
+        ("one two three", ("four",), "one two three", "length"),
+        ("one two three", ("two",), "one ", "stop"),
+        ("one two three", ("three", "wo"), "one t", "stop"),
+        ("one", ("one",), "", "stop"),
+    ],
+)
+def test_an_answer_ends_before_the_first_stop_string(text, stops, cut_text, finish):
+    ids = TOKENIZER.encode(text)
+    answer = Result("1", tuple(ids), tuple(-float(i) for i in range(1, len(ids) + 1)), "length")
+    shown, why, log_prob, tokens = generate.cut(TOKENIZER, answer, stops)
+    assert (shown, why) == (cut_text, finish)
+    assert log_prob == -math.fsum(range(1, tokens + 1))
+    kept = TOKENIZER.decode(ids[:tokens])
+    if finish == "stop":  # as many tokens as are needed until the stop string is there
+        assert any(stop in kept for stop in stops) and not any(stop in TOKENIZER.decode(ids[: tokens - 1]) for stop in stops)
+    else:
+        assert tokens == len(ids)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    line = kills.humpback("generate", *arguments, "--max_new_tokens=8", "--length=64", "--slots=4")
+    return subprocess.run(line, cwd=kills.REPOSITORY, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command(tmp_path):
+    tiny.make_base(tmp_path / "base")
+    rows = [{"prompt": "Why?", "id": "a"}, {"ids": [5, 6, 7]}, {"ids": [5, 600]}]
+    rows += [{"prompt": "x " * 200}, {"prompt": "b", "id": "a"}, {"prompt": " "}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [f"--model={tmp_path / 'base'}", f"--input={tmp_path / 'in.jsonl'}", f"--out={tmp_path / 'out'}", "--samples=2"]
+    first = run(*flags, "--temperature=5")
+    assert first.returncode == 0, first.stderr
+    made = [json.loads(line) for line in (tmp_path / "out" / "generated-00000-of-00001.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["prompt"], row["ids"], row["prompt_tokens"]) for row in made] == [
+        ("a", "Why?", None, len(TOKENIZER.encode("Why?"))), (generate.parse('{"ids": [5, 6, 7]}', ":2").id, None, [5, 6, 7], 3),
+    ]  # fmt: skip
+    assert all(len(row[name]) == 2 for row in made for name in ("texts", "finish", "log_probs", "output_tokens"))
+    assert all(f == "stop" or n == 8 for row in made for f, n in zip(row["finish"], row["output_tokens"], strict=True))
+    assert np.isfinite([row["log_probs"] for row in made]).all()
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects-00000-of-00001.jsonl").read_text().splitlines()]
+    reasons = {3: "ids outside the vocabulary", 4: "prompt too long", 5: "duplicate id", 6: "empty"}
+    assert [(row["where"], row["reason"]) for row in rejects] == [(f"{tmp_path}/in.jsonl:{n}", text) for n, text in reasons.items()]
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"] == {"in": 6, "out": 2, "rejects": 4}
+
+    again = run(*flags, "--temperature=5", "--slots=8")  # cannot change the result
+    assert again.returncode == 0 and "out: done before" in again.stderr
+    other = run(*flags, "--temperature=4")
+    assert other.returncode == 2 and "was made with --temperature = 5.0, now it is 4.0" in other.stderr
+    (tmp_path / "in.jsonl").write_text('{"prompt": "another"}\n')
+    changed = run(*flags, "--temperature=5")
+    assert changed.returncode == 2 and "was made with --input = " in changed.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model=nowhere", "--input=x", "--out=y"], "nowhere: no such model folder"),
+        (["--input=x", "--out=y"], "--model"),
+    ],
+)
+def test_wrong_command_lines(flags, message):
+    done = run(*flags)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
