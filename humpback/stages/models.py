@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -52,19 +52,24 @@ def engine_at(
     check_length("decoding.length", decoding.length, info)
     placed = sharding.param_shardings(info.config, mesh, sharding.DECODING_RULES)
     model = checkpoint.load_model(path, shardings=placed, directions=directions, whole=False)  # the engine takes layer by layer
-    engine = Engine(
-        info.config,
+    engine = new_engine(model, mesh, decoding, shared_prefix(model, template, decoding.length) if template else ())
+    return dataclasses.replace(model, params={}), engine
+
+
+def new_engine(model: checkpoint.Model, mesh: jax.sharding.Mesh, decoding: configs.Decoding, prefix: Sequence[int]) -> Engine:
+    """The engine of a config."""
+    return Engine(
+        model.info.config,
         model.params,
         mesh,
         slots=decoding.slots,
         length=decoding.length,
-        prefix=shared_prefix(model, template, decoding.length) if template else (),
+        prefix=prefix,
         compute_dtype=decoding.compute_dtype,
         weights=decoding.weights,
         steps_per_visit=decoding.steps_per_visit,
         prefill_tokens=decoding.prefill_tokens,
     )
-    return dataclasses.replace(model, params={}), engine
 
 
 def replica_mesh(processes: int, tensor: int) -> jax.sharding.Mesh:

@@ -5,7 +5,7 @@
   sampled_rate  a reason and a rating are written, at most 64 new tokens; records/s
   decode        16 prompts of 128 random tokens, T 0.7, p 0.9, 64 new tokens each, nothing ends early; tokens/s after the prompt
 
-Ours is the stages' own path in the CPU's default float32: prompt, tokens, engine, text. The peers get tokens. Each is tried in
+Ours is the stages' own path with the default config: prompt, tokens, engine, text. The peers get tokens. Each is tried in
 several forms (decode_peers.py) on the 16 prompts of middling length; the fastest form, and the fastest in f32, are then measured:
 sorted by length they go through all segments once, a part of their batches in each round, while ours does all of it in each round.
 What every prompt begins with is read before the time starts on both sides, and nothing is compiled inside it.
@@ -100,11 +100,11 @@ def measure_segments(workload: str, rounds: int, inputs: Inputs, ours: Ours, pee
         forms = forms[:1]  # there is no bar for f32
     turns, work = take_turns(rounds, ours.job(workload, inputs.segments), peers, forms, asked)
     rate = statistics.median(turn.records / turn.seconds for turn in turns)
+    if not asked.new_tokens:
+        check_logits(work, inputs, turns[-1], ours)
     for form, done in work.items():
         each = done.tokens / done.records
         common.say(f"{workload}: {form.name}: {done.rate:.3f} records/s, {each:.1f} tokens each; ours {rate / done.rate:.2f} times")
-        if not asked.new_tokens:
-            check_logits(form, done, inputs, turns[-1])
     common.say(f"{workload}: humpback: {rate:.3f} records/s, {turns[-1].tokens / turns[-1].records:.1f} tokens each")
     written = statistics.mean(done.tokens / done.records for done in work.values())
     result = {
@@ -123,12 +123,18 @@ def measure_segments(workload: str, rounds: int, inputs: Inputs, ours: Ours, pee
     return turns, result
 
 
-def check_logits(form: Form, done: Work, inputs: Inputs, turn: Turn) -> None:
-    """Ends the benchmark when a peer read something else than we did: then nothing was compared."""
-    differences = [np.abs(done.logits[n] - turn.logits[segment.id]).max() for n, segment in enumerate(inputs.segments) if n in done.logits]
-    common.say(f"{form.name}: logits differ from ours by at most {max(differences):.2g} in {len(differences)} prompts")
-    if max(differences) > LOGITS_AGREE[form.dtype]:
-        sys.exit(f"error: {form.name} and humpback read different logits ({max(differences):.3g} apart)")
+def check_logits(work: dict[Form, Work], inputs: Inputs, turn: Turn, ours: Ours) -> None:
+    """Ends the benchmark when a peer read something else than we did: then nothing was compared. Like is compared with like, so
+    ours reads some of the segments in float32, too."""
+    few = inputs.segments[: decode_peers.TRIAL]
+    logits = {BF16: turn.logits, F32: ours.job("rate", few, F32)().logits}
+    for form, done in work.items():
+        mine = logits[form.dtype]
+        compared = [(n, segment.id) for n, segment in enumerate(inputs.segments) if n in done.logits and segment.id in mine]
+        difference = max(np.abs(done.logits[n] - mine[name]).max() for n, name in compared)
+        common.say(f"{form.name}: logits differ from ours by at most {difference:.2g} in {len(compared)} prompts")
+        if difference > LOGITS_AGREE[form.dtype]:
+            sys.exit(f"error: {form.name} and humpback read different logits ({difference:.3g} apart)")
 
 
 def measure_decode(rounds: int, inputs: Inputs, ours: Ours, peers: Peers) -> Result:
@@ -196,13 +202,13 @@ def measure(values: argparse.Namespace, folder: pathlib.Path) -> tuple[dict[str,
             if workload == DECODE:
                 results[DECODE] = done = measure_decode(values.rounds, inputs, ours, peers)
                 rows, length = inputs.decode_ids_BT.shape
-                least = decode_limits.step_seconds(cfg, limits, rows, length + NEW_TOKENS * 3 / 4)
-                shares["bandwidth_share"] = least * done["tokens_per_second"] / rows
+                moved = decode_limits.step_bytes(cfg, ours.settings.compute_dtype, rows, length + NEW_TOKENS * 3 / 4)
+                shares["bandwidth_share"] = moved / limits.bandwidth * done["tokens_per_second"] / rows
                 continue
             turns, results[workload] = measure_segments(workload, values.rounds, inputs, ours, peers)
             if workload == "augment":
-                least = [decode_limits.matmul_seconds(cfg, limits, turn) / turn.seconds for turn in turns]
-                shares["matmul_share"] = statistics.median(least)
+                flops = statistics.median(decode_limits.matmul_flops(cfg, turn) / turn.seconds for turn in turns)
+                shares |= {"matmul_share": flops / limits.flops, "matmul_share_bf16": flops / limits.flops_bf16}
                 peers.stop(TUNIX)
         return results, {**shares, "limits": vars(limits), "versions": {"jax": jax.__version__, **peers.versions}}
 

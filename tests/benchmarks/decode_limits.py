@@ -1,4 +1,4 @@
-"""What this machine could do at best: f32 matrix products and copying, and how much of both our side of decode.py used."""
+"""What this machine could do at best, matrix products and copying, and how much of both our side of decode.py did."""
 
 import concurrent.futures
 import dataclasses
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from decode_ours import Turn
 
-from humpback.model import llama
+from humpback.model import llama, products
 
 _COPY_BYTES = 1 << 28
 _TIMES = 8
@@ -18,42 +18,47 @@ _TIMES = 8
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """`flops`: f32 multiplications and additions a second in a product; `bandwidth`: bytes read and written a second in a copy."""
+    """`flops`, `flops_bf16`: multiplications and additions a second in a product; `bandwidth`: bytes read and written a second in
+    a copy."""
 
     flops: float
+    flops_bf16: float
     bandwidth: float
 
 
 def measure(cfg: llama.LlamaConfig) -> Limits:
     """The best of a few of each, the products in the model's own largest shapes."""
-    rates = {}
-    for rows, inner, columns in ((512, cfg.d_model, cfg.d_ff), (2048, cfg.d_model, cfg.d_ff), (2048, 2048, 2048)):
-        left, right = jnp.ones((rows, inner), jnp.float32), jnp.ones((inner, columns), jnp.float32)
-        product = jax.jit(jnp.matmul)
-        jax.block_until_ready(product(left, right))
-        seconds = min(_seconds(lambda: jax.block_until_ready(product(left, right))) for _ in range(_TIMES))  # noqa: B023
-        rates[f"{rows} x {inner} x {columns}"] = 2 * rows * inner * columns / seconds
+    best = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        rates = {}
+        for rows, inner, outputs in ((512, cfg.d_model, cfg.d_ff), (512, cfg.d_ff, cfg.d_model), (2048, 2048, 2048)):
+            left, right = jnp.ones((rows, inner), dtype), jnp.ones((outputs, inner), dtype)
+            product = jax.jit(lambda left, right: products.einsum("ri,oi->ro", left, right))
+            jax.block_until_ready(product(left, right))
+            seconds = min(_seconds(lambda: jax.block_until_ready(product(left, right))) for _ in range(_TIMES))  # noqa: B023
+            rates[f"{rows} x {inner} x {outputs}"] = 2 * rows * inner * outputs / seconds
+        common.say(f"limits: {dtype.__name__} products " + ", ".join(f"{s}: {r / 1e9:.0f}" for s, r in rates.items()) + " GFLOP/s")
+        best[dtype] = max(rates.values())
     bandwidth = _copy_rate()
-    shown = ", ".join(f"{shape}: {rate / 1e9:.0f}" for shape, rate in rates.items())
-    common.say(f"limits: f32 products {shown} GFLOP/s; copy {bandwidth / 1e9:.1f} GB/s read and written")
-    return Limits(max(rates.values()), bandwidth)
+    common.say(f"limits: copy {bandwidth / 1e9:.1f} GB/s read and written")
+    return Limits(best[jnp.float32], best[jnp.bfloat16], bandwidth)
 
 
-def matmul_seconds(cfg: llama.LlamaConfig, limits: Limits, turn: Turn) -> float:
-    """The least time for the matrix products with weights: every token that is read or fed back, and the head of every draw.
+def matmul_flops(cfg: llama.LlamaConfig, turn: Turn) -> float:
+    """Of the products with weights of a turn: every token that is read or fed back, and the head of every draw.
 
     Attention's own products, padding and everything else are not counted: they are what there is to save.
     """
     layers, head = _weights(cfg)
     fed = turn.stats.read_tokens + turn.tokens - turn.records  # the last token of a text is drawn, but not fed
-    return 2 * (layers * fed + head * turn.tokens) / limits.flops
+    return 2 * (layers * fed + head * turn.tokens)
 
 
-def step_seconds(cfg: llama.LlamaConfig, limits: Limits, rows: int, length: float) -> float:
-    """The least time to move the f32 weights and the caches of `rows` rows, filled to `length`, through one decode step."""
+def step_bytes(cfg: llama.LlamaConfig, dtype: str, rows: int, length: float) -> float:
+    """Of the weights in `dtype` and the float32 caches of `rows` rows, filled to `length`: what a decode step must move."""
     layers, head = _weights(cfg)
     cache = rows * length * 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim
-    return 4 * (layers + head + cache) / limits.bandwidth
+    return jnp.dtype(dtype).itemsize * (layers + head) + 4 * cache
 
 
 def _weights(cfg: llama.LlamaConfig) -> tuple[int, int]:

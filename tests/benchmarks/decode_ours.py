@@ -15,8 +15,9 @@ from humpback.decoding.engine import Engine, Request, Stats
 from humpback.decoding.sampling import Sampler
 from humpback.model import sharding
 from humpback.records import Segment
+from humpback.stages.models import new_engine
 
-_GRAIN = 128  # the engines' lengths are multiples of it
+_GRAIN = 64  # the engines' lengths are multiples of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +41,12 @@ class Ours:
         self.stops = frozenset([inputs.model.tokenizer.eos_id])
         self._times = 0
 
-    def job(self, workload: str, segments: Sequence[Segment]) -> Callable[[], Turn]:
-        """The job of a workload over the segments, compiled and run once on one of them."""
+    def job(self, workload: str, segments: Sequence[Segment], dtype: str = "") -> Callable[[], Turn]:
+        """The job of a workload over the segments, compiled and run once on one of them. dtype: another one than the config's."""
         asked = WORKLOADS[workload]
         longest = max(len(self.inputs.encode(workload, segment)) for segment in segments)
-        engine = self._engine(longest + asked.new_tokens, self.inputs.head(workload))
+        settings = dataclasses.replace(self.settings, compute_dtype=dtype or self.settings.compute_dtype)
+        engine = self._engine(longest + asked.new_tokens, self.inputs.head(workload), settings)
         started = time.perf_counter()
         if asked.new_tokens:
             programs = engine.warm_up(self.sampler, len(self.stops))
@@ -59,7 +61,7 @@ class Ours:
     def decode_job(self, new_tokens: int) -> Callable[[int], Turn]:
         """The job of pure decoding, compiled and run once: so many new tokens for each prompt, `new_tokens` at most, no end before."""
         ids_BT = self.inputs.decode_ids_BT
-        engine = self._engine(ids_BT.shape[1] + new_tokens, [])
+        engine = self._engine(ids_BT.shape[1] + new_tokens, [], self.settings)
         engine.warm_up(self.sampler)
 
         def run(new_tokens: int) -> Turn:
@@ -75,10 +77,10 @@ class Ours:
         run(new_tokens)
         return run
 
-    def _engine(self, need: int, prefix: list[int]) -> Engine:
-        model, settings = self.inputs.model, dataclasses.asdict(self.settings)
-        settings["length"] = min(-(-need // _GRAIN) * _GRAIN, model.info.config.max_positions)
-        return Engine(model.info.config, model.params, self.mesh, prefix=prefix, **settings)
+    def _engine(self, need: int, prefix: list[int], settings: config.Decoding) -> Engine:
+        cfg = self.inputs.model.info.config
+        length = min(-(-need // _GRAIN) * _GRAIN, cfg.max_positions)
+        return new_engine(self.inputs.model, self.mesh, dataclasses.replace(settings, length=length), prefix)
 
     def _keys(self, ids: list[str]) -> np.ndarray:
         self._times += 1  # other draws each time
