@@ -110,7 +110,7 @@ class Decoding(Node):
     compute_dtype: str = "bfloat16"  # of the products, which are summed up in float32: on a CPU, too, twice the speed of float32
     weights: str = "compute"  # in the compute type; `int8` takes a quarter of float32, costs little and needs the extra `int8`
     processes_per_replica: int = 1  # so many whole processes hold a model together; the others work on other records
-    slots: int = 16  # sequences decoded at once, on all devices of a replica together
+    slots: int = 32  # sequences decoded at once, on all devices of a replica together
     steps_per_visit: int = 8  # decode steps between two looks of the host, at most
     prefill_tokens: int = 512  # prompt tokens read at once: enough for full speed on a CPU, few enough to keep the slots busy
     publish_seconds: float = 10.0  # finished records are on disk after so long, or a visit of the host: what a kill costs

@@ -45,9 +45,15 @@ class Layout:
         return self.length - self.prefix
 
     @property
-    def cache_dtype(self) -> jnp.dtype:
-        """Of the keys and values that decoding attends to: a CPU widens a whole bfloat16 cache to change one entry of it."""
+    def activation_dtype(self) -> jnp.dtype:
+        """Of what lies between the products, and of the cache: a CPU has no arithmetic in bfloat16, and widens a whole cache to
+        change one entry of it."""
         return jnp.dtype("float32" if self.mesh.devices.flat[0].platform == "cpu" else self.dtype)
+
+    @property
+    def dtypes(self) -> dict[str, jnp.dtype]:
+        """For the model's functions."""
+        return {"compute_dtype": jnp.dtype(self.dtype), "activation_dtype": self.activation_dtype}
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -101,7 +107,7 @@ def abstract(layout: Layout, sampler: Sampler, stops: int = 1, read: int = 0) ->
             continue
         programs[f"prefill {bucket}"] = Program(prefill, (layout,), asked)
         logits_PV = _shape((rows, layout.config.vocab_size), layout.by_row(), jnp.float32)
-        chunk = jax.tree.map(lambda x: _shape(x.shape, layout.by_head(), layout.dtype), _cache(layout, rows, bucket))
+        chunk = jax.tree.map(lambda x: _shape(x.shape, layout.by_head(), x.dtype), _cache(layout, rows, bucket))
         row = {name: _shape(x.shape, layout.by_row(), x.dtype) for name, x in new_rows(rows).items()}
         programs[f"insert {bucket}"] = Program(
             insert,
@@ -158,7 +164,7 @@ def _prefix(layout: Layout) -> llama.Cache | None:
 
 
 def _cache(layout: Layout, rows: int, length: int) -> llama.Cache:
-    return jax.eval_shape(lambda: llama.empty_cache(layout.config, rows, length, layout.cache_dtype))
+    return jax.eval_shape(lambda: llama.empty_cache(layout.config, rows, length, layout.activation_dtype))
 
 
 def _state(layout: Layout) -> dict:
@@ -187,7 +193,7 @@ def new_rows(rows: int) -> dict[str, jax.ShapeDtypeStruct]:
 def _empty_state(layout: Layout) -> dict:
     B = layout.slots
     return {
-        "cache": llama.empty_cache(layout.config, B, layout.own, layout.cache_dtype),
+        "cache": llama.empty_cache(layout.config, B, layout.own, layout.activation_dtype),
         "ids": jnp.zeros(B, jnp.int32),  # the token to feed next
         "log_probs": jnp.zeros(B, jnp.float32),  # of that token
         "filled": jnp.zeros(B, jnp.int32),  # entries of the cache: tokens after `shared`, that one not among them
@@ -208,14 +214,14 @@ def empty_state(layout: Layout) -> dict:
 @functools.partial(jax.jit, static_argnums=0)
 def prefix_cache(layout, params, ids_1P):
     """What stands before every row, read once: per layer keys (K, H, P) and values (K, P, H)."""
-    _, cache = llama.prefill(layout.config, params, ids_1P, jnp.full(1, layout.prefix, jnp.int32), compute_dtype=jnp.dtype(layout.dtype))
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[0].astype(layout.cache_dtype), layout.by_head(rows=False)), cache)
+    _, cache = llama.prefill(layout.config, params, ids_1P, jnp.full(1, layout.prefix, jnp.int32), **layout.dtypes)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[0], layout.by_head(rows=False)), cache)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def prefill(layout, params, prefix, ids_PT, lengths_P, shared_P):
     """Reads prompts of one bucket: f32 logits [P, V] after each, and their cache."""
-    logits_PV, chunk = llama.prefill(layout.config, params, ids_PT, lengths_P, prefix, shared_P, compute_dtype=jnp.dtype(layout.dtype))
+    logits_PV, chunk = llama.prefill(layout.config, params, ids_PT, lengths_P, prefix, shared_P, **layout.dtypes)
     chunk = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout.by_head()), chunk)
     return _gather_logits(layout, logits_PV), chunk
 
@@ -250,17 +256,14 @@ def generate(layout, sampler, params, prefix, state, stops):
     Returns the state and what was drawn, int32 [steps + 1, 3, B] of (valid, id, log-probability's bits), for one copy to the host;
     the first entry holds the tokens that `insert` drew.
     """
-    config, dtype = layout.config, jnp.dtype(layout.dtype)
-
     def pack(valid_B, ids_B, log_probs_B):
         return jnp.stack([valid_B.astype(jnp.int32), ids_B, jax.lax.bitcast_convert_type(log_probs_B, jnp.int32)])
 
     def decode(carry):
         step, state, drawn = carry
         active_B = state["remaining"] > 0
-        logits_BV, cache = llama.decode_step(
-            config, params, state["cache"], state["ids"], state["filled"], prefix, state["shared"], compute_dtype=dtype
-        )
+        asked = (state["cache"], state["ids"], state["filled"], prefix, state["shared"])
+        logits_BV, cache = llama.decode_step(layout.config, params, *asked, **layout.dtypes)
         filled_B = state["filled"] + active_B
         ids_B, log_probs_B = sampler(_gather_logits(layout, logits_BV), _fold(state["keys"], state["shared"] + filled_B))
         after = {

@@ -5,6 +5,7 @@ never repeated in memory. Softmax is in float32. Dimension letters: see weights.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,12 @@ from humpback.model.weights import LlamaConfig
 
 # Queries are taken in blocks that see only the keys up to their own end: the upper triangle of the score matrix is
 # not computed at all. At most MAX_BLOCKS, because each is compiled.
-MIN_BLOCK = 128
+MIN_BLOCK = 256
 MAX_BLOCKS = 8
 MASKED = -1e30  # finite: a row that is masked everywhere gives a mean, not NaN
-CHUNK = 128  # entries of the cache that a CPU looks at together
+# A CPU looks at a long cache in pieces, as far as the longest row fills it. To cut a piece out takes longer than to look at it, so
+# that a shorter cache is looked at whole.
+LONG_CACHE, CHUNK = 512, 128
 
 
 def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
@@ -39,7 +42,15 @@ def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
 def rope_tables(cfg: LlamaConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """positions (…) int -> cosines and sines (…, H/2) float32."""
     angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(cfg)
-    return jnp.cos(angles), jnp.sin(angles)
+
+    def tables(angles: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.cos(angles), jnp.sin(angles)
+
+    def once(angles: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return lax.cond(jnp.max(angles) >= 0, tables, lambda angles: (angles, angles), angles)
+
+    # On a CPU XLA would compute them again in every layer, which takes as long as a product does, were it not for the branch.
+    return lax.platform_dependent(angles, cpu=once, default=tables)
 
 
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -50,28 +61,36 @@ def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def causal_attention(
-    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array | None, prefix: Prefix | None = None
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    segments_BT: jax.Array | None,
+    prefix: Prefix | None = None,
+    dtype: Any = None,
 ) -> jax.Array:
     """Each token attends to itself and to the earlier tokens of its row that have its segment number -> (B, T, N, H).
 
     Earlier means earlier in the row, whatever the positions say. Every token sees at least itself; with a prefix, also
-    the part of it that the row uses.
+    the part of it that the row uses. Products are in `dtype` (None: the queries').
     """
     if kernels.takes_splash(q_BTNH, k_BTKH, segments_BT, prefix):
         return kernels.splash_attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix)
     B, T, N, H = q_BTNH.shape
     K = k_BTKH.shape[2]
     G = N // K
-    q_BKGTH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4) * H**-0.5
-    k_BKTH = k_BTKH.transpose(0, 2, 1, 3)
-    v_BKTH = v_BTKH.transpose(0, 2, 1, 3)
+    dtype = dtype or q_BTNH.dtype
+    q_BKGTH = (q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4) * H**-0.5).astype(dtype)
+    k_BKTH = k_BTKH.transpose(0, 2, 1, 3).astype(dtype)
+    v_BKTH = v_BTKH.transpose(0, 2, 1, 3).astype(dtype)
     P, used_BP = 0, None
     if prefix is not None:
         k_KHP, v_KPH, shared_B = prefix
         P = k_KHP.shape[2]
         used_BP = jnp.arange(P) < shared_B[:, None]
-        k_BKTH = jnp.concatenate([jnp.broadcast_to(k_KHP.transpose(0, 2, 1), (B, K, P, H)).astype(k_BKTH.dtype), k_BKTH], axis=2)
-        v_BKTH = jnp.concatenate([jnp.broadcast_to(v_KPH, (B, K, P, H)).astype(v_BKTH.dtype), v_BKTH], axis=2)
+        k_BKTH = jnp.concatenate([jnp.broadcast_to(k_KHP.transpose(0, 2, 1), (B, K, P, H)).astype(dtype), k_BKTH], axis=2)
+        v_BKTH = jnp.concatenate([jnp.broadcast_to(v_KPH, (B, K, P, H)).astype(dtype), v_BKTH], axis=2)
+    # A column of ones beside the values adds up the weights in the same product.
+    v_BKTH = jnp.concatenate([v_BKTH, jnp.ones((*v_BKTH.shape[:3], 1), dtype)], axis=3)
     block = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
     outputs = []
     for start in range(0, T, block):
@@ -86,20 +105,22 @@ def causal_attention(
         seen = P + stop
         outputs.append(_block(q_BKGTH[:, :, :, start:stop], k_BKTH[:, :, :seen], v_BKTH[:, :, :seen], mask_BTS))
     out_BKGTH = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
-    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 
-def _block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+def _block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSI: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """(B, K, G, T, H) float32. The last column of the values is ones."""
     # The softmax is written out: adding the mask and dividing after the product with V touches the (T, S) matrices
     # less often than jax.nn.softmax of a jnp.where does.
     B, K, G, T, H = q_BKGTH.shape
-    scores = products.einsum("bkmh,bksh->bkms", q_BKGTH.reshape(B, K, G * T, H), k_BKSH).reshape(B, K, G, T, -1)
-    scores += jnp.where(mask_BTS, 0.0, MASKED)[:, None, None]
-    exponentials = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = exponentials.sum(axis=-1, keepdims=True)
-    weights = exponentials.astype(v_BKSH.dtype).reshape(B, K, G * T, -1)
-    out = products.einsum("bkms,bksh->bkmh", weights, v_BKSH)
-    return (out.reshape(B, K, G, T, H) / total).astype(q_BKGTH.dtype)
+    mask_BMS = jnp.tile(jnp.where(mask_BTS, 0.0, MASKED), (1, G, 1))
+    q_BKMH, k_BKSH, v_BKSI, mask_BMS = lax.optimization_barrier((q_BKGTH.reshape(B, K, G * T, H), k_BKSH, v_BKSI, mask_BMS))
+    scores = products.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH)
+    scores += mask_BMS[:, None]
+    largest = lax.optimization_barrier(lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    weights = jnp.exp(scores - largest).astype(v_BKSI.dtype)
+    out = products.einsum("bkms,bksh->bkmh", weights, v_BKSI).reshape(B, K, G, T, H + 1)
+    return out[..., :H] / out[..., H:]
 
 
 def cache_attention(
@@ -109,7 +130,7 @@ def cache_attention(
 
     Keys lie as (H, S) and values as (S, H), so that both products are plain ones over contiguous rows: on a CPU a step
     with 16 rows of 1,024 entries takes half the time it takes with (S, K, H) for both. The prefix is read once for all
-    rows. A CPU looks at as much of the cache as the longest row fills; what lies beyond would change no bit.
+    rows. What lies beyond a row's last entry changes no bit.
     """
     B, N, H = q_BNH.shape
     K, S = k_BKHS.shape[1], k_BKHS.shape[3]
@@ -137,7 +158,7 @@ def cache_attention(
 
         return lax.fori_loop(0, jnp.max(last_B) // CHUNK + 1, body, state)
 
-    chunks = in_chunks if S > 2 * CHUNK else whole
+    chunks = in_chunks if S > LONG_CACHE else whole
     _, total, out_BKGH = lax.platform_dependent(*state, cpu=chunks, default=whole)
     return (out_BKGH / total[..., None]).astype(q_BNH.dtype).reshape(B, N, H)
 

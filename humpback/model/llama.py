@@ -167,12 +167,14 @@ def prefill(
     shared_B: jax.Array | None = None,
     *,
     compute_dtype: Any = jnp.float32,
+    activation_dtype: Any = None,
 ) -> tuple[jax.Array, Cache]:
     """Reads prompts padded on the right -> (logits (B, V) float32 of each row's last token, cache with S = T).
 
     params: `decoding_params`. The cache is that of `empty_cache`, full up to T; what lies past a row's length is never
     attended to, because decoding overwrites it first. prefix: keys (K, H, P) and values (K, P, H) of tokens that stand
-    before every row; row b uses its first shared_B[b] entries, and ids_BT and lengths_B are of what follows them.
+    before every row; row b uses its first shared_B[b] entries, and ids_BT and lengths_B are of what follows them. Products are in
+    compute_dtype, what lies between them and the cache in activation_dtype (None: the same).
     Raises ValueError when P + T exceeds max_positions.
     """
     B, T = ids_BT.shape
@@ -187,16 +189,17 @@ def prefill(
         cache.append((k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)))
         if len(cache) == cfg.num_layers:
             return attention.cache_attention(q_BTNH[:, 0], *cache[-1], last_B, before)[:, None]
-        return attention.causal_attention(q_BTNH, k_BTKH, v_BTKH, None, before)
+        return attention.causal_attention(q_BTNH, k_BTKH, v_BTKH, None, before, dtype=compute_dtype)
 
-    x_BTD, last_B = outer.embed(ids_BT, compute_dtype), jnp.maximum(lengths_B - 1, 0)
+    x_BTD, last_B = outer.embed(ids_BT, activation_dtype or compute_dtype), jnp.maximum(lengths_B - 1, 0)
+    product = functools.partial(turned_product, compute_dtype)
     for layer in range(cfg.num_layers):
         # Of what the last layer says only the last token's is asked for.
         asked_B = last_B if layer == cfg.num_layers - 1 else None
-        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=turned_product, last_B=asked_B)
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=product, last_B=asked_B)
         # Else a TPU's compiler adds up several layers' branches at once and keeps them until then: 2.3 GiB for 80 layers of int8.
         x_BTD = jax.lax.optimization_barrier(x_BTD)
-    return outer.logits(outer.norm(x_BTD[:, 0]), turned=True), tuple(cache)
+    return outer.logits(outer.norm(x_BTD[:, 0]).astype(compute_dtype), turned=True), tuple(cache)
 
 
 def empty_cache(cfg: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
@@ -230,11 +233,12 @@ def decode_step(
     shared_B: jax.Array | None = None,
     *,
     compute_dtype: Any = jnp.float32,
+    activation_dtype: Any = None,
 ) -> tuple[jax.Array, Cache]:
     """One token per row -> (logits (B, V) float32 of the next one, the cache with this token in it).
 
     Row b writes its key and value behind the first filled_B[b] entries of its cache, and attends to these and to its part of
-    the prefix. params: `decoding_params`; prefix and shared_B: as in `prefill`. Donate the cache to the jitted function and it
+    the prefix. params: `decoding_params`; prefix, shared_B and the dtypes: as in `prefill`. Donate the cache to the jitted function and it
     is updated in place.
     Raises ValueError when P + S exceeds max_positions or the cache is not one of `empty_cache` or `prefill`.
     """
@@ -251,10 +255,11 @@ def decode_step(
         new_cache.append((k_BKHS, v_BKSH))
         return attention.cache_attention(q_BTNH[:, 0], k_BKHS, v_BKSH, filled_B, before)[:, None]
 
-    x_BTD = outer.embed(ids_B[:, None], compute_dtype)
+    x_BTD = outer.embed(ids_B[:, None], activation_dtype or compute_dtype)
+    product = functools.partial(turned_product, compute_dtype)
     for layer in range(cfg.num_layers):
-        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=turned_product)
-    return outer.logits(outer.norm(x_BTD[:, 0]), turned=True), tuple(new_cache)
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=product)
+    return outer.logits(outer.norm(x_BTD[:, 0]).astype(compute_dtype), turned=True), tuple(new_cache)
 
 
 def _write(cache: jax.Array, new: jax.Array, at_B: jax.Array, axis: int) -> jax.Array:

@@ -5,6 +5,7 @@ leave it. Dimension letters: see weights.py.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,9 +34,9 @@ def row_product(x: jax.Array, weight: jax.Array) -> jax.Array:
     return products.matmul(x, weight.astype(x.dtype).reshape(x.shape[-1], -1))
 
 
-def turned_product(x: jax.Array, weight_OI: jax.Array) -> jax.Array:
-    """Rows x (R, I) times a matrix of `decoding_params`."""
-    matrix_OI, scale_O = quantization.factors(weight_OI, x.dtype)
+def turned_product(dtype: Any, x: jax.Array, weight_OI: jax.Array) -> jax.Array:
+    """Rows x (R, I) times a matrix of `decoding_params`, both in `dtype`; the result is in x's."""
+    matrix_OI, scale_O = quantization.factors(weight_OI, dtype)
     return quantization.scaled(products.turned_matmul(x, matrix_OI), scale_O)
 
 
@@ -109,12 +110,14 @@ class Outer(nnx.Module):
     def logits(self, x: jax.Array, turned: bool = False) -> jax.Array:
         """Logits (…, V) float32 of x (…, D) after the final norm; `turned`: the head is that of `decoding_params`."""
         rows = x.reshape(-1, self.cfg.d_model)
+        if rows.shape[0] == 1:
+            rows = jnp.concatenate([rows, rows])  # for a single row a CPU widens the whole head
         if self.cfg.tied or turned:
             head_VD, scale_V = quantization.factors((self.embedding if self.cfg.tied else self.head)[...], x.dtype)
             out = quantization.scaled(products.einsum("rd,vd->rv", rows, head_VD), scale_V)
         else:
             out = products.einsum("rd,dv->rv", rows, self.head[...].astype(x.dtype))
-        return out.reshape(*x.shape[:-1], self.cfg.vocab_size)
+        return out[: math.prod(x.shape[:-1])].reshape(*x.shape[:-1], self.cfg.vocab_size)
 
 
 @functools.lru_cache(maxsize=64)

@@ -50,5 +50,7 @@ matmul.defvjp(_forward, _backward)
 
 
 def turned_matmul(x_RI: jax.Array, weight_OI: jax.Array) -> jax.Array:
-    """Rows times a matrix that lies as (outputs, inputs); for decoding."""
-    return _matmul("ri,oi->ro", x_RI, weight_OI)
+    """Rows times a matrix that lies as (outputs, inputs), in the matrix' dtype, to the rows' dtype; for decoding."""
+    if x_RI.dtype == weight_OI.dtype:
+        return _matmul("ri,oi->ro", x_RI, weight_OI)
+    return einsum("ri,oi->ro", x_RI.astype(weight_OI.dtype), weight_OI).astype(x_RI.dtype)

@@ -42,7 +42,8 @@ class Ours:
         self._times = 0
 
     def job(self, workload: str, segments: Sequence[Segment], dtype: str = "") -> Callable[[], Turn]:
-        """The job of a workload over the segments, compiled and run once on one of them. dtype: another one than the config's."""
+        """The job of a workload over the segments, compiled and run once: a program's first call is slower. dtype: another one than
+        the config's."""
         asked = WORKLOADS[workload]
         longest = max(len(self.inputs.encode(workload, segment)) for segment in segments)
         settings = dataclasses.replace(self.settings, compute_dtype=dtype or self.settings.compute_dtype)
@@ -55,13 +56,13 @@ class Ours:
             programs = engine.warm_up(read=len(self.inputs.score_ids()))
             run = functools.partial(self._read, workload, engine)
         common.say(f"humpback, {workload}: {programs} programs compiled in {time.perf_counter() - started:.1f} s")
-        run(segments[:1])
+        run(segments)
         return lambda: run(segments)
 
     def decode_job(self, new_tokens: int) -> Callable[[int], Turn]:
         """The job of pure decoding, compiled and run once: so many new tokens for each prompt, `new_tokens` at most, no end before."""
         ids_BT = self.inputs.decode_ids_BT
-        engine = self._engine(ids_BT.shape[1] + new_tokens, [], self.settings)
+        engine = self._engine(ids_BT.shape[1] + new_tokens, [], dataclasses.replace(self.settings, slots=len(ids_BT)))
         engine.warm_up(self.sampler)
 
         def run(new_tokens: int) -> Turn:

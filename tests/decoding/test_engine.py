@@ -8,9 +8,9 @@ import pytest
 from humpback import keys
 from humpback.decoding.engine import Engine, Request
 from humpback.decoding.sampling import Sampler
-from humpback.model import llama, sharding
+from humpback.model import attention, llama, sharding
 
-CONFIG = llama.LlamaConfig(vocab_size=304, d_model=32, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=8, d_ff=64, max_positions=512)
+CONFIG = llama.LlamaConfig(vocab_size=304, d_model=32, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=8, d_ff=64, max_positions=640)
 STOP = frozenset([2])
 NUCLEUS = Sampler(0.7, 0.9)
 
@@ -90,9 +90,9 @@ def test_results_do_not_depend_on_order_neighbours_or_what_was_done_before(param
 def test_a_long_neighbour_changes_no_bit(params, dtype):
     """A CPU looks at the cache in chunks, as many as the longest row fills: for the short rows the others hold nothing."""
     where = sharding.make_mesh(devices=jax.devices()[:1])
-    engine = Engine(CONFIG, params, where, slots=4, length=512, compute_dtype=dtype)
+    engine = Engine(CONFIG, params, where, slots=4, length=attention.LONG_CACHE + 128, compute_dtype=dtype)
     short, (long,) = make_requests(3, seed=16, most=30), make_requests(1, seed=17)
-    long = dataclasses.replace(long, ids=np.resize(long.ids, 440), max_new=60)
+    long = dataclasses.replace(long, ids=np.resize(long.ids, attention.LONG_CACHE), max_new=60)
     alone = run(engine, short, stop=frozenset())
     beside = run(engine, [long, *short], stop=frozenset())
     assert {r.id: beside[r.id] for r in short} == alone
