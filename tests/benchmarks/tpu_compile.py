@@ -6,8 +6,8 @@ A key is PROGRAM:MODEL@SLICE; without --only all are compiled, each in a minute 
 `generate` program, `prefill` that of the longest bucket. The compiler lives in .venv-tpu, made here with Python 3.12 or 3.13
 (PYTHON=/path/to/python names one). The last line is a JSON object, key -> GiB a chip. Exit code 1 when a program does not fit,
 the prefill beside the slots' cache not either, when a prefill has not one Pallas kernel a layer but the last, or when it sends what
-it should not: expected are two all-reduces a layer and one for the embedding (int8 sends that in half the bytes), and of everything
-else less than twice the logits, so no weights and no cache.
+it should not: expected are two all-reduces a layer (a prefill's last one sends little) and one for the embedding (int8 sends that in
+half the bytes), and of everything else less than twice the logits, so no weights and no cache.
 """
 
 import argparse
@@ -108,7 +108,8 @@ def compile_key(key: str) -> dict:
     answer = {
         "shape": f"{job.slots} slots of {job.length}" if program == "decode" else f"{rows} × {length} tokens",
         "limit": memory_limit(mesh),
-        "all_reduces": 2 * cfg.num_layers + 1,
+        # Of a prefill's last layer only each row's last token is sent, which is little.
+        "all_reduces": 2 * (cfg.num_layers - (program == "prefill")) + 1,
         "activations": on_a_chip * length * cfg.d_model * 2,  # bytes of what a layer's all-reduce adds up, in bfloat16
         "logits": on_a_chip * cfg.vocab_size * 4,
         "kernels": cfg.num_layers - 1 if program == "prefill" else 0,
