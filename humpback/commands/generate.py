@@ -27,6 +27,9 @@ from humpback.training import checkpoint
 
 _WRAPPED = {"forward": prompts.forward_prompt, "base": prompts.forward_prompt, "backward": prompts.backward_prompt}
 
+_SPECIAL = 8  # tokens that no byte of a prompt stands for, such as the one that begins a text, at most
+_GRAIN = 128  # lengths are multiples of it
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -66,7 +69,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "of the sampling", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_multi_string("stop", [], "an answer ends before this text; may be given several times")
     flags.DEFINE_bool("wrap", None, "put the chat wrapper and both tags around a prompt; default: unless it is a base model")
-    flags.DEFINE_integer("length", 0, "tokens of prompt and answer together; 0: the model's, at most 2,048", lower_bound=0)
+    flags.DEFINE_integer("length", 0, "tokens of prompt and answer together; 0: what the prompts need, at most the model's and 2,048", lower_bound=0)
     flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "what is computed in")
     flags.DEFINE_integer("slots", defaults.slots, "sequences decoded at once by a replica", lower_bound=4)
     flags.DEFINE_integer("tensor", 1, "devices that share a model", lower_bound=1)
@@ -105,14 +108,14 @@ def generate(stage: Stage, info: checkpoint.ModelInfo, length: int, wrap: bool) 
     """Serves the prompts that the flags name."""
     values = flags.FLAGS
     inputs = offline.Inputs([values.input], parse, any_id=True)  # before the model is loaded, as a line may be wrong
+    template = _WRAPPED[info.direction] if wrap else None
     decoding = configs.Decoding(
-        length=length,
+        length=values.length or min(length, room_for(inputs, info, template, values.max_new_tokens)),
         compute_dtype=values.dtype,
         processes_per_replica=values.processes_per_replica,
         slots=values.slots,
         publish_seconds=values.publish_seconds,
     )
-    template = _WRAPPED[info.direction] if wrap else None
     model, engine = engine_at(values.model, decoding, values.tensor, checkpoint.DIRECTIONS, template)
     writer = Writer(model, template, tuple(values.stop))
     task = offline.Task(
@@ -127,6 +130,18 @@ def generate(stage: Stage, info: checkpoint.ModelInfo, length: int, wrap: bool) 
     )
     done = serve(engine, task, inputs, stage, "generated", decoding)
     stage.finish(counts=done.counts, files=done.files, tokens=done.tokens)
+
+
+def room_for(inputs: offline.Inputs, info: checkpoint.ModelInfo, template: Any, max_new: int) -> int:
+    """A length in which every prompt and its answer fit, counted in bytes, of which a token has at least one: for short prompts there
+    are fewer programs to compile than for 2,048 tokens."""
+    around = "".join([*prompts.WRAPPERS[info.wrapper], template("").content]) if template else ""
+
+    def size(asked: Asked) -> int:
+        return len(asked.ids) if asked.prompt is None else len((around + asked.prompt).encode("utf-8", "surrogatepass"))
+
+    most = max((size(asked) for _, _, asked in inputs), default=0)
+    return -(-(most + max_new + _SPECIAL) // _GRAIN) * _GRAIN
 
 
 def parse(line: str, where: str) -> Asked:

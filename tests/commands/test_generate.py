@@ -10,7 +10,7 @@ import pytest
 from humpback import prompts
 from humpback.commands import generate
 from humpback.decoding.engine import Result
-from humpback.decoding.offline import Unservable
+from humpback.decoding.offline import Inputs, Unservable
 from humpback.errors import UserError
 from humpback.training import checkpoint
 from tests import kills, tiny
@@ -73,6 +73,19 @@ def test_a_wrapped_prompt_is_that_of_inference_and_a_bare_one_is_itself():
 def test_what_cannot_be_served(asked, reason):
     with pytest.raises(Unservable, match=reason):
         writer().encode(asked)
+
+
+@pytest.mark.parametrize("template", [None, prompts.forward_prompt, prompts.backward_prompt])
+def test_every_prompt_fits_into_the_room_that_is_made(tmp_path, template):
+    """Texts of which every byte is a token, and ids."""
+    info = checkpoint.ModelInfo(tiny.CONFIG, "forward", "chatml")
+    encode = generate.Writer(checkpoint.Model(info, {}, TOKENIZER), template, ()).encode
+    for row in ({"prompt": "漢字" * 40}, {"prompt": "\x07\x08" * 90}, {"prompt": "x"}, {"ids": [3] * 300}):
+        (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+        inputs = Inputs([tmp_path / "in.jsonl"], generate.parse, any_id=True)
+        room = generate.room_for(inputs, info, template, 8)
+        (asked,) = (asked for _, _, asked in inputs)
+        assert len(encode(asked)) + 8 <= room <= 1024 and room % 128 == 0
 
 
 @pytest.mark.parametrize(

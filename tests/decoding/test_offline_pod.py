@@ -49,7 +49,7 @@ def what_was_hit(out: pathlib.Path, killed: bool) -> str:
     """How far the work was that a kill interrupted; "" when it had not begun or was complete."""
     if not killed or not kills.in_progress(out):
         return ""
-    names = [PartName.parse(path.name) for path in out.glob("out/parts/*.jsonl")]
+    names = [name for path in out.glob("out/parts/*") if (name := PartName.parse(path.name))]  # others are of a write cut off
     return f"{sum(name.records for name in names)} of 200 records published in {len(names)} parts"
 
 
