@@ -69,7 +69,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "of the sampling", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_multi_string("stop", [], "an answer ends before this text; may be given several times")
     flags.DEFINE_bool("wrap", None, "put the chat wrapper and both tags around a prompt; default: unless it is a base model")
-    flags.DEFINE_integer("length", 0, "tokens of prompt and answer together; 0: what the prompts need, at most the model's and 2,048", lower_bound=0)
+    flags.DEFINE_integer("length", 0, "tokens of prompt and answer together; 0: what the prompts need, at most 2,048", lower_bound=0)
     flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "what is computed in")
     flags.DEFINE_integer("slots", defaults.slots, "sequences decoded at once by a replica", lower_bound=4)
     flags.DEFINE_integer("tensor", 1, "devices that share a model", lower_bound=1)
