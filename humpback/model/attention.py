@@ -114,6 +114,7 @@ def _block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSI: jax.Array, mask_BTS: j
     # less often than jax.nn.softmax of a jnp.where does.
     B, K, G, T, H = q_BKGTH.shape
     mask_BMS = jnp.tile(jnp.where(mask_BTS, 0.0, MASKED), (1, G, 1))
+    # The barrier, different in each layer, keeps XLA's CPU backend from writing out the mask of all layers for every head beforehand.
     q_BKMH, k_BKSH, v_BKSI, mask_BMS = lax.optimization_barrier((q_BKGTH.reshape(B, K, G * T, H), k_BKSH, v_BKSI, mask_BMS))
     scores = products.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH)
     scores += mask_BMS[:, None]
