@@ -9,7 +9,10 @@ by more than 1 %. Five minutes.
 
 import argparse
 import json
+import pathlib
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # tests, which is not installed
 
 import common
 import jax
