@@ -73,7 +73,7 @@ class Finetune(Node):
     eps: float = 1e-8
     clip: float = 1.0
     dropout: float = 0.1  # on the residual branches
-    compute_dtype: str = "float32"  # bfloat16 on TPU: XLA's CPU backend is slow in it
+    compute_dtype: str = "float32"  # bfloat16 on TPU; on a CPU a step is no faster in it
     remat: str = "none"  # `dots` or `full` saves memory for time
     checkpoint_every: int = 100  # steps between saves of a training in progress
 

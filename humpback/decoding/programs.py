@@ -256,6 +256,7 @@ def generate(layout, sampler, params, prefix, state, stops):
     Returns the state and what was drawn, int32 [steps + 1, 3, B] of (valid, id, log-probability's bits), for one copy to the host;
     the first entry holds the tokens that `insert` drew.
     """
+
     def pack(valid_B, ids_B, log_probs_B):
         return jnp.stack([valid_B.astype(jnp.int32), ids_B, jax.lax.bitcast_convert_type(log_probs_B, jnp.int32)])
 

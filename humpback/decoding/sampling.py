@@ -51,9 +51,9 @@ def _lanes(x_BV: jax.Array) -> jax.Array:
 
 
 def _total(x_BML: jax.Array) -> jax.Array:
-    """Each row's sum; no entry is negative."""
+    """Each row's sum; no entry is negative, and a NaN stays one."""
     # A plain addition is taken for a library's sum on a CPU, to which what is summed up must first be written: twice the time.
-    return jax.lax.reduce(x_BML, jnp.float32(0), lambda a, b: a + jnp.where(b >= 0, b, 0), (1,)).sum(-1)
+    return jax.lax.reduce(x_BML, jnp.float32(0), lambda a, b: a + jnp.where(b < 0, 0, b), (1,)).sum(-1)
 
 
 def _keep(mass_BML: jax.Array, threshold_B: jax.Array) -> jax.Array:

@@ -71,7 +71,8 @@ def causal_attention(
     """Each token attends to itself and to the earlier tokens of its row that have its segment number -> (B, T, N, H).
 
     Earlier means earlier in the row, whatever the positions say. Every token sees at least itself; with a prefix, also
-    the part of it that the row uses. Products are in `dtype` (None: the queries').
+    the part of it that the row uses. Products are in `dtype` (None: the queries', as the
+    kernel's always are).
     """
     if kernels.takes_splash(q_BTNH, k_BTKH, segments_BT, prefix):
         return kernels.splash_attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from humpback.decoding.sampling import Sampler, invert_cdf, nucleus_threshold, top_k_threshold
+from humpback.decoding.sampling import Sampler, _total, invert_cdf, nucleus_threshold, top_k_threshold
 
 
 def lanes(mass):
@@ -36,6 +36,13 @@ def test_threshold_equals_a_sorted_reference(name, top_p):
     found = float(nucleus_threshold(lanes(mass), top_p)[0])
     kept, expected = mass >= found, mass >= np.float32(sorted_threshold(mass, top_p))
     assert (kept == expected).all()
+
+
+def test_a_sum_is_that_of_all_entries_and_no_nan_is_lost():
+    rows = np.random.default_rng(6).random((2, 3, 128), np.float32)
+    np.testing.assert_allclose(jax.jit(_total)(rows), rows.sum((1, 2)), rtol=1e-6)
+    rows[1, 2, 5] = np.nan
+    assert np.isnan(jax.jit(_total)(rows)).tolist() == [False, True]
 
 
 def test_frequencies_are_those_of_the_nucleus():
