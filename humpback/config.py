@@ -56,13 +56,14 @@ class Seed(Node):
     limit: int = 0  # training pairs, the first by id; 0 keeps all
     held_out_source: str = ""  # the pairs that measure every model; "" takes them from `source`
     held_out: int = 0  # how many are held out, the first by id; 0 with a held_out_source takes all of it
+    dev_source: str = ""  # pairs that choose the checkpoint (dev_every); the held-out ones never do
 
 
 @dataclass
 class Finetune(Node):
     """One training from the base (section 3.1)."""
 
-    length: int = 2_048  # tokens in a row
+    length: int = 2_048  # tokens of an example, and of the longest rows: shorter rows (512, 1,024) are taken where few are filled
     batch: int = 0  # examples in a step; 0 takes the paper's table by number of examples
     steps: int = 0  # likewise
     lr: float = 1e-5
@@ -75,7 +76,13 @@ class Finetune(Node):
     dropout: float = 0.1  # on the residual branches
     compute_dtype: str = "float32"  # bfloat16 on TPU; on a CPU a step is no faster in it
     remat: str = "none"  # `dots` or `full` saves memory for time
+    tokens_at_once: int = 0  # on a device; what a step has more goes through the model afterwards, gradients are added. 0: all
+    spike: float = 10.0  # a gradient norm of so many medians of the steps before is logged; 0 never
+    skip_spikes: bool = False  # and such a step changes no weight
+    dev_every: int = 0  # steps between two looks at the dev set (seed_pairs.dev_source); the best checkpoint is taken. 0: never
     checkpoint_every: int = 100  # steps between saves of a training in progress
+    checkpoint_keep: int = 2  # the last so many are kept while it goes on
+    checkpoint_keep_every: int = 0  # and each whose step is a multiple of this; then all that is there stays when it is done. 0: none
 
 
 @dataclass
@@ -163,7 +170,8 @@ def paper(architecture: str) -> Config:
 
 # Fields that cannot change a result beyond rounding: recorded in a manifest, not compared.
 RECORDED = ("mesh.", "decoding.slots", "decoding.steps_per_visit", "decoding.prefill_tokens", "decoding.processes_per_replica",
-            "decoding.publish_seconds", ".checkpoint_every", ".remat")  # fmt: skip
+            "decoding.publish_seconds", ".checkpoint_every", ".checkpoint_keep", ".checkpoint_keep_every", ".remat",
+            ".tokens_at_once")  # fmt: skip
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -236,7 +244,8 @@ _FINETUNE_RULES = {
     "length": _at_least(8), "batch": _at_least(0), "steps": _at_least(0), "lr": _at_least(0), "end_lr": _at_least(0),
     "weight_decay": _at_least(0), "beta1": _within(0, 1), "beta2": _within(0, 1), "eps": _at_least(0), "clip": _at_least(0),
     "dropout": _within(0, 0.99), "compute_dtype": _one_of("float32", "bfloat16"), "remat": _one_of("none", "dots", "full"),
-    "checkpoint_every": _at_least(0),
+    "tokens_at_once": _at_least(0), "spike": _at_least(0), "dev_every": _at_least(0), "checkpoint_every": _at_least(0),
+    "checkpoint_keep": _at_least(1), "checkpoint_keep_every": _at_least(0),
 }  # fmt: skip
 _RULES = [
     ("iterations", *_at_least(1)),

@@ -24,11 +24,13 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax._src import distributed as jax_distributed  # its client is not public; Orbax takes it from there, too
 from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, get_tpu_env_value
+from jax.experimental import multihost_utils
 
 import humpback
-from humpback.errors import UserError
+from humpback.errors import Stopped, UserError
 
 PEER_LOST = 134  # what a shell shows for SIGABRT, with which JAX's coordination service ends those who are left
 RENDEZVOUS_SECONDS = 60.0
@@ -73,9 +75,10 @@ class Replica:
 def start(configuration: Mapping[str, str] | None = None, timeout_seconds: float = RENDEZVOUS_SECONDS) -> None:
     """Joins the other processes when the environment names several. Before anything else touches JAX.
 
-    Elsewhere than on Cloud TPU, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. HUMPBACK_RENDEZVOUS_PORT
-    is the port of the rendezvous on process 0's host (default: the coordinator's port + 1; on Cloud TPU 8490), and
-    HUMPBACK_HEARTBEAT_SECONDS the time after which a silent process counts as lost (default 30).
+    Elsewhere than on Cloud TPU, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it, into which __main__ puts
+    the flags that say the same. HUMPBACK_RENDEZVOUS_PORT is the port of the rendezvous on process 0's host (default: the
+    coordinator's port + 1; on Cloud TPU 8490), and HUMPBACK_HEARTBEAT_SECONDS the time after which a silent process counts as
+    lost (default 30).
 
     `configuration` is what decides what this process will do; it must be the same everywhere, as must the code and the versions.
     UserError in all processes that are there, with the same text, when one is missing or differs.
@@ -117,6 +120,16 @@ def barrier(name: str, timeout_seconds: float = BARRIER_SECONDS) -> None:
         raise PeerLost(f"barrier {name!r}: another process has died; its own output says why") from error
 
 
+def agree(flag: bool) -> bool:
+    """Whether the flag is set in any process: the same answer in all of them. Every process calls it at the same points.
+
+    Takes part in a collective of all devices, so not for replicas that are not in step; a single process returns at once.
+    """
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
 def replica_layout(processes_per_replica: int = 1) -> Replica:
     """The replica of this process: replicas are groups of consecutive processes. UserError when they do not divide evenly."""
     count = jax.process_count()
@@ -128,7 +141,7 @@ def replica_layout(processes_per_replica: int = 1) -> Replica:
 
 
 def leave(error: Exception, code: int) -> None:
-    """Ends one of several processes with `code` after a failure, PEER_LOST if that is the reason; returns if it is alone.
+    """Ends one of several processes with `code` for this error, PEER_LOST if that is the reason; returns if it is alone.
 
     An exit by itself would wait five minutes for the others, which know nothing, and then abort them and itself alike.
     """
@@ -139,8 +152,9 @@ def leave(error: Exception, code: int) -> None:
         print(f"humpback: {error}", file=sys.stderr)
         _end(PEER_LOST)
     seconds = _TOGETHER_SECONDS
-    if not isinstance(error, UserError):
+    if not isinstance(error, (UserError, Stopped)):
         traceback.print_exception(error)
+    if not isinstance(error, UserError):
         seconds += _heartbeat_seconds()  # a collective fails at once when a peer dies, that it died is known only then
     try:
         client.wait_at_barrier("leave", 1000 * seconds)
@@ -160,7 +174,9 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
     if "JAX_COORDINATOR_ADDRESS" in environment:
         host, _, port = environment["JAX_COORDINATOR_ADDRESS"].rpartition(":")
         if not host or not port.isdecimal():
-            raise UserError(f"JAX_COORDINATOR_ADDRESS={environment['JAX_COORDINATOR_ADDRESS']}: it must be HOST:PORT")
+            raise UserError(
+                f"--coordinator_address or JAX_COORDINATOR_ADDRESS={environment['JAX_COORDINATOR_ADDRESS']}: it must be HOST:PORT"
+            )
         count = _number(environment, "JAX_NUM_PROCESSES", low=1)
         place = Place(_number(environment, "JAX_PROCESS_ID"), count, host.strip("[]"), int(port) + 1)
     else:

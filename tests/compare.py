@@ -9,7 +9,7 @@ from humpback.training import checkpoint
 
 # Times, rates and hosts; Orbax's own files, whose names are random, are compared as tensors.
 _IGNORED_NAMES = ("timing.json", "checksums.json", "report.md")
-_IGNORED_FOLDERS = ("metrics", "weights")
+_IGNORED_FOLDERS = ("metrics", "events", "weights")
 
 
 def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:

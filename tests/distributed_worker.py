@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 import humpback.__main__
 from humpback import distributed
-from humpback.errors import UserError
+from humpback.errors import Stopped, UserError
 
 
 def define_flags() -> None:
@@ -83,7 +83,16 @@ def fail_together() -> None:
     raise UserError("a mistake that all can see")
 
 
-TASKS = {task.__name__: task for task in (meet, wait, reduce, fail_alone, fail_together)}
+def stop() -> None:
+    """Says on what the processes agree when nobody, the first, the second or all of them want to stop; then all do."""
+    print(f"{jax.process_count()} processes", flush=True)
+    index = jax.process_index()
+    with jax.set_mesh(jax.make_mesh((jax.device_count(),), ("data",))):  # as in a training
+        print([distributed.agree(flag) for flag in (False, index == 0, index == 1, True)], flush=True)
+    raise Stopped("stopped, and nothing is lost")
+
+
+TASKS = {task.__name__: task for task in (meet, wait, reduce, fail_alone, fail_together, stop)}
 
 if __name__ == "__main__":
     humpback.__main__.COMMANDS["work"] = ("tests.distributed_worker", "")

@@ -26,6 +26,15 @@ def finish(command: Sequence[str], timeout: float = 600) -> tuple[float, str]:
     return time.monotonic() - started, done.stderr
 
 
+def terminate_at(command: Sequence[str], seconds: float, timeout: float = 120) -> int:
+    """Starts a command, sends it SIGTERM after `seconds` and returns its exit code."""
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=_environment(60), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    process.terminate()
+    return process.wait(timeout)
+
+
 def kill_at(command: Sequence[str], seconds: float, victim: int | None = None) -> bool:
     """Starts a command in a process group of its own and kills the group after `seconds`; False when it had ended before.
 

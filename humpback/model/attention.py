@@ -4,7 +4,7 @@ Grouped queries share their keys: the G query heads of one key head become G·T 
 never repeated in memory. Softmax is in float32. Dimension letters: see weights.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -81,48 +81,119 @@ def causal_attention(
     G = N // K
     dtype = dtype or q_BTNH.dtype
     q_BKGTH = (q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4) * H**-0.5).astype(dtype)
-    k_BKTH = k_BTKH.transpose(0, 2, 1, 3).astype(dtype)
-    v_BKTH = v_BTKH.transpose(0, 2, 1, 3).astype(dtype)
-    P, used_BP = 0, None
+    k_BKSH = k_BTKH.transpose(0, 2, 1, 3).astype(dtype)
+    v_BKSH = v_BTKH.transpose(0, 2, 1, 3).astype(dtype)
+    used_BP = None
     if prefix is not None:
         k_KHP, v_KPH, shared_B = prefix
         P = k_KHP.shape[2]
         used_BP = jnp.arange(P) < shared_B[:, None]
-        k_BKTH = jnp.concatenate([jnp.broadcast_to(k_KHP.transpose(0, 2, 1), (B, K, P, H)).astype(dtype), k_BKTH], axis=2)
-        v_BKTH = jnp.concatenate([jnp.broadcast_to(v_KPH, (B, K, P, H)).astype(dtype), v_BKTH], axis=2)
-    # A column of ones beside the values adds up the weights in the same product.
-    v_BKTH = jnp.concatenate([v_BKTH, jnp.ones((*v_BKTH.shape[:3], 1), dtype)], axis=3)
-    block = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
-    outputs = []
-    for start in range(0, T, block):
-        stop = min(start + block, T)
-        mask = np.arange(stop)[None, :] <= np.arange(start, stop)[:, None]
-        mask_BTS = jnp.asarray(mask)[None]
-        if segments_BT is not None:
-            mask_BTS &= segments_BT[:, start:stop, None] == segments_BT[:, None, :stop]
-        if used_BP is not None:
-            before_BTP = jnp.broadcast_to(used_BP[:, None], (B, stop - start, P))
-            mask_BTS = jnp.concatenate([before_BTP, jnp.broadcast_to(mask_BTS, (B, *mask_BTS.shape[1:]))], axis=2)
-        seen = P + stop
-        outputs.append(_block(q_BKGTH[:, :, :, start:stop], k_BKTH[:, :, :seen], v_BKTH[:, :, :seen], mask_BTS))
-    out_BKGTH = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
+        k_BKSH = jnp.concatenate([jnp.broadcast_to(k_KHP.transpose(0, 2, 1), (B, K, P, H)).astype(dtype), k_BKSH], axis=2)
+        v_BKSH = jnp.concatenate([jnp.broadcast_to(v_KPH, (B, K, P, H)).astype(dtype), v_BKSH], axis=2)
+    out_BKGTH = _blocked(q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP)
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 
-def _block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSI: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """(B, K, G, T, H) float32. The last column of the values is ones."""
+@jax.custom_vjp
+def _blocked(
+    q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array | None, used_BP: jax.Array | None
+) -> jax.Array:
+    """(B, K, G, T, H) float32 for scaled queries: the first S - T keys are a prefix, of which used_BP says who uses what.
+
+    Only a block's scores exist at a time; the backward pass keeps the sums of the exponentials and computes the scores again.
+    """
+    return _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP)[0]
+
+
+def _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP):
+    # A column of ones beside the values adds up the weights in the same product.
+    v_BKSI = jnp.concatenate([v_BKSH, jnp.ones((*v_BKSH.shape[:3], 1), v_BKSH.dtype)], axis=3)
+    outputs = []
+    for start, stop, seen in _blocks(q_BKGTH, k_BKSH):
+        mask_BTS = _mask(segments_BT, used_BP, start, stop)
+        outputs.append(_block(q_BKGTH[:, :, :, start:stop], k_BKSH[:, :, :seen], v_BKSI[:, :, :seen], mask_BTS))
+    out_BKGTH, log_sums_BKGT = (_join([block[i] for block in outputs]) for i in (0, 1))
+    return out_BKGTH, (q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP, out_BKGTH, log_sums_BKGT)
+
+
+def _blocked_backward(saved, grad_BKGTH):
+    q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP, out_BKGTH, log_sums_BKGT = saved
+    # How far the whole row's weights pull: what the softmax takes from each weight's gradient.
+    pulls_BKGT = jnp.sum(grad_BKGTH * out_BKGTH, axis=-1)
+    grads_q, grad_k, grad_v = [], jnp.zeros(k_BKSH.shape), jnp.zeros(v_BKSH.shape)
+    for start, stop, seen in _blocks(q_BKGTH, k_BKSH):
+        part = (x[:, :, :, start:stop] for x in (q_BKGTH, grad_BKGTH, log_sums_BKGT, pulls_BKGT))
+        mask_BTS = _mask(segments_BT, used_BP, start, stop)
+        dq, dk, dv = _block_backward(*part, k_BKSH[:, :, :seen], v_BKSH[:, :, :seen], mask_BTS)
+        grads_q.append(dq)
+        grad_k, grad_v = grad_k.at[:, :, :seen].add(dk), grad_v.at[:, :, :seen].add(dv)
+    return _join(grads_q).astype(q_BKGTH.dtype), grad_k.astype(k_BKSH.dtype), grad_v.astype(v_BKSH.dtype), None, None
+
+
+_blocked.defvjp(_blocked_forward, _blocked_backward)
+
+
+def _blocks(q_BKGTH: jax.Array, k_BKSH: jax.Array) -> Iterator[tuple[int, int, int]]:
+    """(first query, first of the next block, how many keys these can see)."""
+    T, S = q_BKGTH.shape[3], k_BKSH.shape[2]
+    size = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
+    for start in range(0, T, size):
+        stop = min(start + size, T)
+        yield start, stop, S - T + stop
+
+
+def _join(blocks: list[jax.Array]) -> jax.Array:
+    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=3)
+
+
+def _mask(segments_BT: jax.Array | None, used_BP: jax.Array | None, start: int, stop: int) -> jax.Array:
+    """Which keys the queries of a block see, (B or 1, stop - start, P + stop) bool."""
+    mask_BTS = jnp.asarray(np.arange(stop)[None, :] <= np.arange(start, stop)[:, None])[None]
+    if segments_BT is not None:
+        mask_BTS &= segments_BT[:, start:stop, None] == segments_BT[:, None, :stop]
+    if used_BP is not None:
+        B, P = used_BP.shape
+        before_BTP = jnp.broadcast_to(used_BP[:, None], (B, stop - start, P))
+        mask_BTS = jnp.concatenate([before_BTP, jnp.broadcast_to(mask_BTS, (B, *mask_BTS.shape[1:]))], axis=2)
+    return mask_BTS
+
+
+def _scores(q_BKMH: jax.Array, k_BKSH: jax.Array, mask_BMS: jax.Array) -> jax.Array:
+    return products.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH) + mask_BMS[:, None]
+
+
+def _rows(q_BKGTH: jax.Array, mask_BTS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The queries of a key head as rows (B, K, G·T, H), and what is added to their scores, (B, G·T, S)."""
+    B, K, G, T, H = q_BKGTH.shape
+    return q_BKGTH.reshape(B, K, G * T, H), jnp.tile(jnp.where(mask_BTS, 0.0, MASKED), (1, G, 1))
+
+
+def _block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSI: jax.Array, mask_BTS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(B, K, G, T, H) and the logarithm of the sum of the exponentials (B, K, G, T), both float32. The values' last column is ones."""
     # The softmax is written out: adding the mask and dividing after the product with V touches the (T, S) matrices
     # less often than jax.nn.softmax of a jnp.where does.
     B, K, G, T, H = q_BKGTH.shape
-    mask_BMS = jnp.tile(jnp.where(mask_BTS, 0.0, MASKED), (1, G, 1))
     # The barrier, different in each layer, keeps XLA's CPU backend from writing out the mask of all layers for every head beforehand.
-    q_BKMH, k_BKSH, v_BKSI, mask_BMS = lax.optimization_barrier((q_BKGTH.reshape(B, K, G * T, H), k_BKSH, v_BKSI, mask_BMS))
-    scores = products.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH)
-    scores += mask_BMS[:, None]
-    largest = lax.optimization_barrier(lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    q_BKMH, mask_BMS, k_BKSH, v_BKSI = lax.optimization_barrier((*_rows(q_BKGTH, mask_BTS), k_BKSH, v_BKSI))
+    scores = _scores(q_BKMH, k_BKSH, mask_BMS)
+    largest = lax.optimization_barrier(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest).astype(v_BKSI.dtype)
     out = products.einsum("bkms,bksh->bkmh", weights, v_BKSI).reshape(B, K, G, T, H + 1)
-    return out[..., :H] / out[..., H:]
+    return out[..., :H] / out[..., H:], jnp.log(out[..., H]) + largest.reshape(B, K, G, T)
+
+
+def _block_backward(q_BKGTH, grad_BKGTH, log_sums_BKGT, pulls_BKGT, k_BKSH, v_BKSH, mask_BTS):
+    """The gradients of a block's scaled queries (B, K, G, T, H) and of the keys and values (B, K, S, H) that it sees, float32."""
+    B, K, G, T, H = q_BKGTH.shape
+    grad_BKMH = grad_BKGTH.reshape(B, K, G * T, H).astype(v_BKSH.dtype)
+    q_BKMH, mask_BMS, k_BKSH, v_BKSH, grad_BKMH = lax.optimization_barrier((*_rows(q_BKGTH, mask_BTS), k_BKSH, v_BKSH, grad_BKMH))
+    weights = jnp.exp(_scores(q_BKMH, k_BKSH, mask_BMS) - log_sums_BKGT.reshape(B, K, G * T, 1))
+    grad_weights = products.einsum("bkmh,bksh->bkms", grad_BKMH, v_BKSH)
+    grad_scores = (weights * (grad_weights - pulls_BKGT.reshape(B, K, G * T, 1))).astype(q_BKMH.dtype)
+    grad_q = products.einsum("bkms,bksh->bkmh", grad_scores, k_BKSH)
+    grad_k = products.einsum("bkms,bkmh->bksh", grad_scores, q_BKMH)
+    grad_v = products.einsum("bkms,bkmh->bksh", weights.astype(grad_BKMH.dtype), grad_BKMH)
+    return grad_q.reshape(B, K, G, T, H), grad_k, grad_v
 
 
 def cache_attention(

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from humpback.model import attention, products
-from humpback.model.modules import Layer, Outer, merge_layer, merge_outer, turned_product
+from humpback.model.modules import Layer, Outer, merge_layer, merge_outer, row_product, turned_product
 from humpback.model.weights import (
     WEIGHTS,
     LlamaConfig,
@@ -97,17 +97,20 @@ def hidden(
     segments_BT: jax.Array | None = None,
     *,
     compute_dtype: Any = jnp.float32,
+    activation_dtype: Any = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
+    tokens_BT: jax.Array | None = None,
     remat: Remat = "none",
 ) -> jax.Array:
-    """What the last layer says, after the final norm: (B, T, D) in compute_dtype. For training and evaluation.
+    """What the last layer says, after the final norm: (B, T, D) in activation_dtype. For training and evaluation.
 
     ids_BT, positions_BT int: tokens and their rotary positions, which restart in every segment of a packed row.
     segments_BT int: tokens attend to earlier tokens with the same number; padding is a segment (0) like any other.
-    None: the whole row is one segment. dropout acts on both residual branches of every layer, only when dropout_key
-    is given, and is a function of the key and the layer. remat: what the backward pass computes again: nothing, all
-    but the matrix products with weights, or everything inside a layer.
+    None: the whole row is one segment. Products are in compute_dtype, what lies between them in activation_dtype (None: the same).
+    dropout acts on both residual branches of every layer, only when dropout_key is given, and is a function of the key, the layer
+    and the token's number in tokens_BT (None: its place in the batch), so that it does not depend on how examples are packed.
+    remat: what the backward pass computes again: nothing, all but the matrix products with weights, or everything inside a layer.
     Raises ValueError for a row longer than max_positions without segments, an unknown remat or a bad rate.
     """
     if segments_BT is None:
@@ -118,20 +121,23 @@ def hidden(
         raise ValueError(f"dropout_rate must be at least 0 and below 1, not {dropout_rate}")
     outer = merge_outer(cfg, stacked_params)
     tables = attention.rope_tables(cfg, positions_BT)
-    attend = functools.partial(attention.causal_attention, segments_BT=segments_BT)
+    attend = functools.partial(attention.causal_attention, segments_BT=segments_BT, dtype=compute_dtype)
+    product = functools.partial(row_product, compute_dtype)
+    if tokens_BT is None:
+        tokens_BT = jnp.arange(ids_BT.size).reshape(ids_BT.shape)
     keys_L = None
     if dropout_key is not None and dropout_rate > 0.0:
         keys_L = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(jnp.arange(cfg.num_layers))
 
     def step(x_BTD: jax.Array, scanned: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
         weights, key = scanned
-        drop = None if key is None else functools.partial(_dropout, key, dropout_rate)
-        return _constrain_batch(merge_layer(cfg, weights)(x_BTD, tables, attend, drop)), None
+        drop = None if key is None else functools.partial(_dropout, key, dropout_rate, tokens_BT)
+        return _constrain_batch(merge_layer(cfg, weights)(x_BTD, tables, attend, drop, product)), None
 
     if remat != "none":
         # Inside a scan nothing can be merged across iterations, so the barrier against it is not needed.
         step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    x_BTD = _constrain_batch(outer.embed(ids_BT, compute_dtype))
+    x_BTD = _constrain_batch(outer.embed(ids_BT, activation_dtype or compute_dtype))
     x_BTD, _ = jax.lax.scan(step, x_BTD, (stacked_params["layers"], keys_L))
     return outer.norm(x_BTD)
 
@@ -196,7 +202,7 @@ def prefill(
     for layer in range(cfg.num_layers):
         # Of what the last layer says only the last token's is asked for.
         asked_B = last_B if layer == cfg.num_layers - 1 else None
-        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=product, last_B=asked_B)
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, None, product, asked_B)
         # Else a TPU's compiler adds up several layers' branches at once and keeps them until then: 2.3 GiB for 80 layers of int8.
         x_BTD = jax.lax.optimization_barrier(x_BTD)
     return outer.logits(outer.norm(x_BTD[:, 0]).astype(compute_dtype), turned=True), tuple(cache)
@@ -258,7 +264,7 @@ def decode_step(
     x_BTD = outer.embed(ids_B[:, None], activation_dtype or compute_dtype)
     product = functools.partial(turned_product, compute_dtype)
     for layer in range(cfg.num_layers):
-        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, product=product)
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, None, product)
     return outer.logits(outer.norm(x_BTD[:, 0]).astype(compute_dtype), turned=True), tuple(new_cache)
 
 
@@ -291,13 +297,15 @@ def _check_cache(cfg: LlamaConfig, cache: Cache, batch: int, prefix_length: int)
     _check_length(cfg, length + prefix_length)
 
 
-def _dropout(key: jax.Array, rate: float, x: jax.Array, branch: int) -> jax.Array:
+def _dropout(key: jax.Array, rate: float, tokens_BT: jax.Array, x_BTD: jax.Array, branch: int) -> jax.Array:
     """Zeroes elements of x with probability `rate` (to 1 / 65536) and scales the others: the expectation is x."""
+    D, fold = x_BTD.shape[-1], jax.random.fold_in
     # 16 random bits an element: a word drawn serves two, because drawing them is what costs.
-    words = jax.random.bits(jax.random.fold_in(key, branch), (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    keys_R = jax.vmap(fold, (None, 0))(fold(key, branch), tokens_BT.reshape(-1))
+    words_RW = jax.vmap(lambda key: jax.random.bits(key, (-(-D // 2),), jnp.uint32))(keys_R)
+    halves_BTD = jax.lax.bitcast_convert_type(words_RW, jnp.uint16).reshape(*tokens_BT.shape, -1)[..., :D]
     dropped = min(round(rate * 65536), 65535)  # of the 65536 values
-    return jnp.where(halves >= dropped, x * (65536 / (65536 - dropped)), 0).astype(x.dtype)
+    return jnp.where(halves_BTD >= dropped, x_BTD * (65536 / (65536 - dropped)), 0).astype(x_BTD.dtype)
 
 
 def _constrain_batch(x_BTD: jax.Array) -> jax.Array:

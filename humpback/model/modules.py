@@ -29,9 +29,9 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-def row_product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """Rows x (R, I) times a weight of the table, whose first dimensions are the inputs."""
-    return products.matmul(x, weight.astype(x.dtype).reshape(x.shape[-1], -1))
+def row_product(dtype: Any, x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Rows x (R, I) times a weight of the table, whose first dimensions are the inputs, both in `dtype`; the result is in x's."""
+    return products.matmul(dtype, x, weight.reshape(x.shape[-1], -1))
 
 
 def turned_product(dtype: Any, x: jax.Array, weight_OI: jax.Array) -> jax.Array:
@@ -53,8 +53,8 @@ class Layer(nnx.Module):
         x_BTD: jax.Array,
         tables: Tables,
         attend: Attend,
-        drop: Drop | None = None,
-        product: Product = row_product,
+        drop: Drop | None,
+        product: Product,
         last_B: jax.Array | None = None,
     ) -> jax.Array:
         """`attend(q, k, v)` is given rotated queries and keys; `drop(branch, number)` is dropout on a branch.

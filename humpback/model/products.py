@@ -1,5 +1,8 @@
 """Matrix products, each the way its backend does it fastest; which way is decided here and nowhere else."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -20,37 +23,40 @@ def einsum(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return lax.platform_dependent(a, b, cpu=lambda a, b: plain(*lax.optimization_barrier((a, b))), default=plain)
 
 
-def _matmul(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The product in the dtype of its operands. Elsewhere than on a CPU it comes out so by itself: what is summed up over devices
-    is sent in that dtype."""
+def _matmul(equation: str, a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
+    """The product of two arrays of one dtype, in `dtype`. Elsewhere than on a CPU it comes out in theirs first: what is summed up
+    over devices is sent in that."""
+    plain = lambda a, b: jnp.einsum(equation, a, b).astype(dtype)  # noqa: E731
     if a.dtype != jnp.bfloat16:
-        return jnp.einsum(equation, a, b)
-    return lax.platform_dependent(
-        a, b, cpu=lambda a, b: einsum(equation, a, b).astype(a.dtype), default=lambda a, b: jnp.einsum(equation, a, b)
-    )
+        return plain(a, b)
+    return lax.platform_dependent(a, b, cpu=lambda a, b: einsum(equation, a, b).astype(dtype), default=plain)
 
 
-@jax.custom_vjp
-def matmul(x_RI: jax.Array, weight_IO: jax.Array) -> jax.Array:
-    """Rows times a matrix, (R, O) in the operands' dtype; for training, where `SAVED` is its name for jax.checkpoint's policies."""
-    return checkpoint_name(_matmul("ri,io->ro", x_RI, weight_IO), SAVED)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def matmul(dtype: Any, x_RI: jax.Array, weight_IO: jax.Array) -> jax.Array:
+    """Rows times a matrix, both taken in `dtype`, (R, O) in the rows' dtype; for training, where `SAVED` is its name for
+    jax.checkpoint's policies."""
+    return _forward(dtype, x_RI, weight_IO)[0]
 
 
-def _forward(x_RI: jax.Array, weight_IO: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return checkpoint_name(_matmul("ri,io->ro", x_RI, weight_IO), SAVED), (x_RI, weight_IO)
+def _forward(dtype: Any, x_RI: jax.Array, weight_IO: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    narrow_RI = x_RI.astype(dtype)
+    out_RO = _matmul("ri,io->ro", narrow_RI, weight_IO.astype(dtype), x_RI.dtype)
+    # The weight is kept as it is: it is there anyway, and to make it narrow again is cheap.
+    return checkpoint_name(out_RO, SAVED), (narrow_RI, weight_IO)
 
 
-def _backward(saved: tuple[jax.Array, jax.Array], grad_RO: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x_RI, weight_IO = saved
-    return _matmul("ro,io->ri", grad_RO, weight_IO), _matmul("ri,ro->io", x_RI, grad_RO)
+def _backward(dtype: Any, saved: tuple[jax.Array, jax.Array], grad_RO: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # By itself the gradient would be a product of float32 and bfloat16, which no backend does fast.
+    narrow_RI, weight_IO = saved
+    narrow_RO = grad_RO.astype(dtype)
+    grad_RI = _matmul("ro,io->ri", narrow_RO, weight_IO.astype(dtype), grad_RO.dtype)
+    return grad_RI, _matmul("ri,ro->io", narrow_RI, narrow_RO, weight_IO.dtype)
 
 
-# By itself the gradient would be a product of float32 and bfloat16, which no backend does fast.
 matmul.defvjp(_forward, _backward)
 
 
 def turned_matmul(x_RI: jax.Array, weight_OI: jax.Array) -> jax.Array:
     """Rows times a matrix that lies as (outputs, inputs), in the matrix' dtype, to the rows' dtype; for decoding."""
-    if x_RI.dtype == weight_OI.dtype:
-        return _matmul("ri,oi->ro", x_RI, weight_OI)
-    return einsum("ri,oi->ro", x_RI.astype(weight_OI.dtype), weight_OI).astype(x_RI.dtype)
+    return _matmul("ri,oi->ro", x_RI.astype(weight_OI.dtype), weight_OI, x_RI.dtype)

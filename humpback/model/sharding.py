@@ -5,11 +5,13 @@ feed-forward split). A rule table names a mesh axis, several, or None (not split
 that is not there, or that nothing uses, raises, because a silent fallback replicates the largest matrix.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from humpback.model.weights import WEIGHTS, LlamaConfig, Params, Weight, make_tree
@@ -34,7 +36,8 @@ DECODING_RULES: Rules = {**TRAINING_RULES, "embed": None}
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over `devices` (default: all). One of the sizes may be -1: what is left.
 
-    Raises ValueError when the product is not the number of devices.
+    Devices of several slices (TPU pods that the data centre's network joins): `data` goes across them.
+    Raises ValueError when the product is not the number of devices, or `data` not a multiple of the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = [data, fsdp, tensor]
@@ -49,7 +52,21 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
     if math.prod(sizes) != len(devices):
         raise ValueError(f"mesh {shown} takes {math.prod(sizes)} devices, there are {len(devices)}")
     # Auto on purpose: the compiler places the collectives; make_mesh's own default is Explicit.
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    auto = (AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)
+    # Between slices there is only the data centre's network: over it go copies' gradients, once a step, and nothing else.
+    if sizes[0] % slices:
+        raise ValueError(f"mesh data={sizes[0]} is not a multiple of the {slices} slices: only copies of the model lie in several")
+    inside = (sizes[0] // slices, *sizes[1:])
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices), MESH_AXES, axis_types=auto)
+
+
+def padded(cfg: LlamaConfig, mesh: Mesh) -> LlamaConfig:
+    """The model with a vocabulary that the mesh can split: the smallest multiple of `tensor` that holds it."""
+    shards = mesh.shape["tensor"]
+    return dataclasses.replace(cfg, vocab_size=-(-cfg.vocab_size // shards) * shards)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

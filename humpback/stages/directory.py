@@ -100,7 +100,8 @@ class Stage:
         self._metrics, self._published = [], time.monotonic()
 
     def _clear_work(self) -> None:
-        for name in WORK_FOLDERS:
+        kept = any(value for name, value in self._recorded.items() if name.endswith(".checkpoint_keep_every"))
+        for name in WORK_FOLDERS[:1] if kept else WORK_FOLDERS:
             if distributed.is_first() and (self.path / name).exists():
                 (self.path / name).rmtree()
 

@@ -1,6 +1,8 @@
 """Finetuning, always from the base: backward gives M_yx, forward on the seed M_0, on seed and curated M_t (paper, section 2)."""
 
+import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -16,20 +18,21 @@ from humpback.stages.directory import Run
 from humpback.stages.models import check_length, digest_of
 from humpback.tokens.examples import Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checkpoint, evaluate, loop
+from humpback.training import checkpoint, evaluate, events, loop
 
 TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
 HELD_OUT_FILE = "held_out.jsonl"
 
 
 def define_flags() -> None:
-    """The stages' flags, --task and --iteration."""
+    """The stages' flags, --task, --iteration and --profile."""
     commandline.define_flags()
+    flags.DEFINE_string("profile", None, "FROM:TO, steps counted from 1: writes a JAX profile of them to WORKDIR/profile")
     flags.DEFINE_enum("task", "forward", ["backward", "forward"], "M_yx, or M_t of --iteration")
     flags.DEFINE_integer("iteration", 0, "t of M_t; 0 is the model of the seed alone", lower_bound=0)
 
 
-def finetune(run: Run, task: str, iteration: int = 0) -> None:
+def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | None = None) -> None:
     """Makes backward/ or forward-t/: a model folder, and the held-out pairs' likelihoods under it."""
     name, field, inputs = "backward", "backward", ["base", "seed"]
     if task == "forward":
@@ -49,16 +52,20 @@ def finetune(run: Run, task: str, iteration: int = 0) -> None:
     tokens, dropped = tokenize(pairs, base.tokenizer, task, run.cfg.wrapper, ft.length)
     if not tokens:
         raise UserError(f"{stage.path}: none of {len(pairs)} examples fits into {field}.length = {ft.length} ({dict(dropped)})")
-    steps = checkpoint.TrainingCheckpoints(stage.path / "steps")
+    dev, _ = tokenize(read_shards(run.workdir / "seed", "dev", Example), base.tokenizer, task, run.cfg.wrapper, ft.length)
+    steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every)
     rows: list[int] = []
+    with contextlib.closing(events.Events(stage.path / "events")) as scalars:
 
-    def metrics(row: dict) -> None:
-        rows.append(row["tokens"])
-        stage.metrics(row)
+        def metrics(row: dict) -> None:
+            rows.append(row["tokens"])
+            stage.metrics(row)
+            scalars.write(row)
 
-    trained = loop.train(
-        base, tokens, ft, mesh=run.mesh(), seed=run.cfg.seed, purpose=name, checkpoints=steps, metrics=metrics, info=info
-    )
+        trained, step = loop.train(
+            base, tokens, ft, mesh=run.mesh(), seed=run.cfg.seed, purpose=name,
+            dev=dev, checkpoints=steps, metrics=metrics, info=info, profile=profile,
+        )  # fmt: skip
     checkpoint.save_model(stage.path, info, trained, base.tokenizer)
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}
@@ -71,6 +78,7 @@ def finetune(run: Run, task: str, iteration: int = 0) -> None:
         dropped=dropped,
         files=[HELD_OUT_FILE],
         tokens=sum(rows),
+        step=step,
         weights=digests,
         weights_sha256=digest_of(digests),
     )
@@ -128,4 +136,13 @@ def inference_pair(pair: Example, task: str) -> tuple[prompts.Prompt, str]:
 
 def main() -> None:
     """`humpback finetune --task=… --iteration=T`."""
-    finetune(commandline.open_run(), flags.FLAGS.task, flags.FLAGS.iteration)
+    run, asked = commandline.open_run(), flags.FLAGS.profile
+    finetune(run, flags.FLAGS.task, flags.FLAGS.iteration, read_profile(asked, run.workdir / "profile") if asked else None)
+
+
+def read_profile(asked: str, folder: storage.PathLike) -> loop.Profile:
+    """--profile=FROM:TO. UserError for anything else."""
+    first, _, last = asked.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile={asked}: must be FROM:TO, two steps counted from 1, as in --profile=3:5")
+    return loop.Profile(int(first), int(last), os.fspath(folder))

@@ -13,7 +13,7 @@ define_flags = commandline.define_flags
 
 
 def seed(run: Run) -> None:
-    """Makes seed/: the training pairs and the held-out ones, as Examples of kind `seed`."""
+    """Makes seed/: the training pairs, the held-out ones and those of the dev set, as Examples of kind `seed`."""
     cfg = run.cfg.seed_pairs
     stage = run.stage("seed", ("seed_pairs.",))
     if stage.complete:
@@ -22,19 +22,25 @@ def seed(run: Run) -> None:
     held_out: list[Example] = []
     if cfg.held_out_source:
         held_out, _ = read_pairs(resolve(cfg.held_out_source), cfg.single_reply)
-    train, held_out, counts = split_seed(pairs, held_out, cfg)
-    files = write_shards(stage.path, "seed", train, len(train)) + write_shards(stage.path, "held_out", held_out, len(held_out))
+    dev = read_pairs(resolve(cfg.dev_source), cfg.single_reply)[0] if cfg.dev_source else []
+    train, held_out, counts = split_seed(pairs, held_out, cfg, dev)
+    files = []
+    for name, examples in (("seed", train), ("held_out", held_out), ("dev", sorted(dev, key=lambda example: example.id))):
+        files += write_shards(stage.path, name, examples, len(examples))
     read = dropped.pop("kept")
     dropped |= {name: counts.pop(name) for name in ("instruction_held_out", "over_limit")}
     stage.finish(counts={"read": read, **counts}, dropped=dropped, files=files)
 
 
-def split_seed(examples: list[Example], held_out_examples: list[Example], cfg: Seed) -> tuple[list[Example], list[Example], dict[str, int]]:
+def split_seed(
+    examples: list[Example], held_out_examples: list[Example], cfg: Seed, dev: list[Example] | None = None
+) -> tuple[list[Example], list[Example], dict[str, int]]:
     """Returns (training pairs, held-out pairs, counts), both sorted by id, so that the order of the source does not matter.
 
     Without a `held_out_source` the first `held_out` ids of `examples` are held out; with one, the first `held_out` of
-    `held_out_examples` (all for 0). Of the other `examples` the first `limit` train (all for 0), without those whose instruction is also
-    a held-out one's, up to case, whitespace and punctuation. UserError when nothing is left to train on or too few are there to hold out.
+    `held_out_examples` (all for 0). Of the other `examples` the first `limit` train (all for 0), without those whose instruction
+    is also a held-out one's or one of `dev`, up to case, whitespace and punctuation. UserError when nothing is left to train on or
+    too few are there to hold out.
     """
     rest = sorted(examples, key=lambda example: example.id)
     if cfg.held_out_source:
@@ -50,7 +56,7 @@ def split_seed(examples: list[Example], held_out_examples: list[Example], cfg: S
     held_out = pool[:size]
     if not cfg.held_out_source:
         rest = rest[size:]
-    measured = {normalised(example.instruction) for example in held_out}
+    measured = {normalised(example.instruction) for example in [*held_out, *(dev or [])]}
     free = [example for example in rest if normalised(example.instruction) not in measured]
     train = free[: cfg.limit] if cfg.limit else free
     if not train:

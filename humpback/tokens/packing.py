@@ -7,6 +7,8 @@ import numpy as np
 
 from humpback.tokens.examples import TokenExample
 
+ROW_LENGTHS = (512, 1_024, 2_048)  # besides the longest that a config allows
+
 
 class Batch(NamedTuple):
     """One step's rows. B rows of T tokens; segments count from 1 within a row, 0 is padding; positions restart in each."""
@@ -48,6 +50,24 @@ def pack(lengths: Sequence[int], length: int) -> list[list[int]]:
         rows[row].append(index)
         room[row] -= size
     return rows
+
+
+def row_lengths(longest: int) -> list[int]:
+    """The lengths that rows may have when an example has at most `longest` tokens, at most three."""
+    return [*(length for length in ROW_LENGTHS if length < longest), longest][-3:]
+
+
+def choose_rows(lengths: Sequence[int], longest: int, groups: int) -> tuple[int, list[list[int]]]:
+    """The row length of a step and which examples share a row.
+
+    The longest row length that gives every one of `groups` equal groups of rows one at least; when none does, the shortest. Rows
+    shorter than an example are never taken.
+    """
+    allowed = [length for length in row_lengths(longest) if length >= max(lengths)]
+    packed = {length: pack(lengths, length) for length in allowed}
+    enough = [length for length in allowed if len(packed[length]) >= groups]
+    length = max(enough) if enough else allowed[0]
+    return length, packed[length]
 
 
 def to_rows(examples: Sequence[TokenExample], rows: Sequence[Sequence[int]], num_rows: int, length: int) -> Batch:

@@ -1,13 +1,13 @@
 """Weights on disk: finished model folders, and the checkpoints of a training in progress. The only user of Orbax.
 
 Orbax keeps no checksum and, on local disks, does not look at its own commit marker: a flipped bit or a half-written save
-loads without a word. So each folder gets a checksums.json with the size and sha256 of every file, written last; a folder
-counts only when all of it matches.
+loads without a word. So each folder gets a checksums.json (checksums.py), and counts only when all of it matches.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
-import json
+import itertools
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,12 +25,13 @@ from humpback.errors import UserError
 from humpback.model import weights as model_weights
 from humpback.model.weights import LlamaConfig
 from humpback.tokens.tokenizer import Tokenizer
+from humpback.training import checksums
+from humpback.training.checksums import CHECKSUMS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had sha256 in checksums.json
 DIRECTIONS = ("forward", "backward", "base")
-CHECKSUMS = "checksums.json"
 _TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder that it has not finished
-_KEEP = 2  # one more than needed, so that there is a step before a damaged one
+_META = ("meta.json", "meta-again.json")  # checksums.json says which of the two counts
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,14 @@ def save_model(path: storage.PathLike, info: ModelInfo, params: Mapping[str, Any
             _remove(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
     distributed.barrier(f"save_model clear {folder}")
-    _save_tree(folder / "weights", params)
+    with _told_when_full(folder):
+        _start_saving(folder / "weights", params).result()
     if jax.process_index() == 0:
         for name, data in tokenizer_files.items():
             storage.publish(folder / name, data)
         storage.publish_json(folder / "model.json", info.to_dict())
-        files = [*(f"weights/{name}" for name in _walk(folder / "weights")), *tokenizer_files, "model.json"]
-        _publish_checksums(folder, files)
+        files = [*(f"weights/{name}" for name in checksums.walk(folder / "weights")), *tokenizer_files, "model.json"]
+        checksums.publish(folder, files)
     distributed.barrier(f"save_model done {folder}")
 
 
@@ -123,7 +125,7 @@ def load_model(
     if directions is not None and info.direction not in directions:
         allowed = " or ".join(name for name in DIRECTIONS if name in directions)
         raise UserError(f"{folder}: is a {info.direction} model; this task needs {allowed}")
-    if damage := _find_damage(folder):
+    if damage := checksums.find_damage(folder):
         raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
     abstract = _abstract_params(folder / "weights", info.config, shardings)
     params = ocp.load(_absolute(folder / "weights"), abstract) if whole else _StoredParams(folder / "weights", abstract)
@@ -144,67 +146,157 @@ def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:
 class TrainingCheckpoints:
     """The checkpoints of one training in progress, in a folder of its own: PATH/00000100/{state/, meta.json, checksums.json}.
 
-    The number is that of the steps done. Every process makes one and calls the same methods. Making one removes what killed
-    saves left half-written under a temporary name.
+    The number is that of the steps done. Every process makes one and calls the same methods in the same order. Making one
+    removes what killed saves left half-written under a temporary name.
+
+    keep_last: how many of the newest whole steps stay; two, so that there is a step before a damaged one.
+    keep_every: steps that are a multiple of it stay, too; 0 for none. So does the newest step that was saved as the best.
     """
 
-    def __init__(self, path: storage.PathLike) -> None:
+    def __init__(self, path: storage.PathLike, keep_last: int = 2, keep_every: int = 0) -> None:
+        if keep_last < 1 or keep_every < 0:
+            raise ValueError(f"keep_last = {keep_last}, keep_every = {keep_every}: at least 1 and at least 0 are needed")
         self.path = epath.Path(path)
-        self._verified: set[int] = set()
+        self._keep_last, self._keep_every = keep_last, keep_every
+        self._damage: dict[int, str | None] = {}  # of the steps that were saved or looked at; None for a whole one
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._saving: concurrent.futures.Future[None] | None = None
         if jax.process_index() == 0:
             for step in self._steps():
                 folder = self._folder(step)
                 _remove(folder / f"state{_TEMPORARY}")
                 storage.clean(folder)
 
-    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
-        """Saves a tree of arrays and a JSON-able `meta`; returns when it is whole on disk.
+    def save(self, step: int, state: Any, meta: Mapping[str, Any], best: bool = False) -> None:
+        """Begins to save a tree of arrays and a JSON-able `meta`; returns when the arrays may be donated or overwritten.
 
-        Only then are older steps deleted: all but the newest two that are known to be whole. UserError when the disk is full.
+        The rest is done in the background: writing, checksums, and then the deletion of older steps. Before it begins, the save
+        before is waited for, and what went wrong there is raised. Of a step that this object has saved or found, the state is
+        there already; then only `meta` and `best` are written anew.
+        best: whether this is the step with the lowest loss so far.
         """
-        folder = self._folder(step)
-        self._verified.discard(step)
+        self.wait()
+        folder, description = self._folder(step), {"meta": dict(meta), "best": best}
+        if _word_of_the_first(step in self._damage and self._damage[step] is None):
+            self._saving = self._thread.submit(self._describe_anew, step, description)
+            return
+        self._damage.pop(step, None)
         if jax.process_index() == 0:
             self._delete_step(step)
         distributed.barrier(f"training save clear {folder}")
-        _save_tree(folder / "state", state)
-        if jax.process_index() == 0:
-            storage.publish_json(folder / "meta.json", dict(meta))
-            _publish_checksums(folder, _walk(folder))
-        self._verified.add(step)
-        keep = sorted(self._verified)[-_KEEP:]
-        self._verified = set(keep)
-        if jax.process_index() == 0:
-            for old in self._steps():
-                if old not in keep:
-                    self._delete_step(old)
-        distributed.barrier(f"training save done {folder}")
+        with _told_when_full(folder):
+            # On a CPU, Orbax writes from views of the arrays; JAX never reuses a donated array's memory while there is a view.
+            written = _start_saving(folder / "state", state)
+        self._saving = self._thread.submit(self._finish, step, written, description)
+
+    def wait(self) -> None:
+        """Returns when the last save is whole on disk; raises what went wrong in it, once. Then the older steps are all there.
+
+        A process that ends without it loses a save that is not done yet. UserError when the disk was full.
+        """
+        if self._saving is not None:
+            concurrent.futures.wait([self._saving])
+            saved, self._saving = self._saving, None
+            saved.result()
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """(step, meta) of the newest step that is whole; None without one. Newer ones that are not are named in a warning."""
-        found = -1
-        if jax.process_index() == 0:
-            for step in reversed(self._steps()):
-                damage = _find_damage(self._folder(step), complete=True)
-                if damage is None:
-                    found = step
-                    break
-                logging.warning("training checkpoint of step %d is not used: %s", step, damage)
-        if jax.process_count() > 1:  # the others take the first one's word, so that all continue from the same step
-            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
-        if found < 0:
-            return None
-        self._verified.add(found)
-        return found, storage.read_json(self._folder(found) / "meta.json")
+        return self._newest()
+
+    def best(self) -> tuple[int, dict[str, Any]] | None:
+        """(step, meta) of the newest whole step that was saved as the best, like `latest`."""
+        return self._newest(best=True)
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, laid out as `abstract_state` (ShapeDtypeStructs with shardings) says, whatever it was saved on.
 
-        UserError when the step is damaged.
+        A vocabulary is cut off or filled up with zeros to the size asked for, since its padding depends on the mesh.
+        UserError when the step is damaged, or when other sizes differ.
         """
-        if step not in self._verified and (damage := _find_damage(self._folder(step), complete=True)):
+        self.wait()
+        if damage := self._find_damage(step):
             raise UserError(f"training checkpoint of step {step}: {damage}")
-        return ocp.load(_absolute(self._folder(step) / "state"), abstract_state)
+        path = _absolute(self._folder(step) / "state")
+        _check_sizes(path, abstract_state)
+        context = ocp.Context()
+        context.array_options.loading.enable_padding_and_truncation = True
+        with context:
+            return ocp.load(path, abstract_state)
+
+    def _finish(self, step: int, written: Any, description: dict[str, Any]) -> None:
+        """The part of a save that runs in a thread. Of the barriers no device takes part in, so training goes on meanwhile."""
+        folder = self._folder(step)
+        with _told_when_full(folder):
+            written.result()
+            if jax.process_index() == 0:
+                storage.publish_json(folder / _META[0], description)
+                checksums.publish(folder, checksums.walk(folder))
+        self._damage[step] = None
+        if jax.process_index() == 0:
+            self._delete_old_steps()
+        distributed.barrier(f"training save done {folder}")
+
+    def _describe_anew(self, step: int, description: dict[str, Any]) -> None:
+        """Another meta.json for a whole step. It gets another name, so that the step is whole at every moment."""
+        folder = self._folder(step)
+        if jax.process_index() == 0:
+            files = dict(checksums.read(folder))
+            old, new = _META if _META[0] in files else _META[::-1]
+            storage.publish_json(folder / new, description, replace=True)
+            del files[old]
+            checksums.publish(folder, [new], files)
+            _remove(folder / old)
+            self._delete_old_steps()
+        distributed.barrier(f"training save done {folder}")
+
+    def _delete_old_steps(self) -> None:
+        steps = self._steps()[::-1]
+        keep = set(itertools.islice((step for step in steps if not self._find_damage(step)), self._keep_last))
+        if self._keep_every:  # not read again for this: after months there may be many
+            finished = (step for step in steps if not self._damage.get(step) and (self._folder(step) / CHECKSUMS).exists())
+            keep.update(step for step in finished if step % self._keep_every == 0)
+        best = (step for step in steps if self._may_be_best(step) and not self._find_damage(step))
+        keep.update(itertools.islice(best, 1))
+        for step in steps:
+            if step not in keep:
+                self._delete_step(step)
+
+    def _newest(self, best: bool = False) -> tuple[int, dict[str, Any]] | None:
+        self.wait()
+        found = -1
+        if jax.process_index() == 0:
+            for step in reversed(self._steps()):
+                if best and not self._may_be_best(step):
+                    continue
+                self._damage.pop(step, None)  # it may have been a while ago
+                damage = self._find_damage(step)
+                if damage is None:
+                    found = step
+                    break
+                logging.warning("training checkpoint of step %d is not used: %s", step, damage)
+        found = _word_of_the_first(found)  # so that all continue from the same step
+        if found < 0:
+            return None
+        self._damage[found] = None
+        return found, self._description(found)["meta"]
+
+    def _description(self, step: int) -> dict[str, Any]:
+        folder = self._folder(step)
+        listed = checksums.read(folder)
+        return storage.read_json(folder / next(name for name in _META if name in listed))
+
+    def _may_be_best(self, step: int) -> bool:
+        """Whether a step was saved as the best; True for one too damaged to tell, so that it is looked at and named."""
+        try:
+            return bool(self._description(step)["best"])
+        except (UserError, KeyError, TypeError, StopIteration):
+            return True
+
+    def _find_damage(self, step: int) -> str | None:
+        """What is wrong with a step; None for a whole one. It is read only when this object has not done that or saved it."""
+        if step not in self._damage:
+            self._damage[step] = checksums.find_damage(self._folder(step), complete=True)
+        return self._damage[step]
 
     def _folder(self, step: int) -> epath.Path:
         return self.path / f"{step:08d}"
@@ -219,12 +311,39 @@ class TrainingCheckpoints:
         _remove(self._folder(step))
 
 
-def _save_tree(path: epath.Path, tree: Any) -> None:
+def _check_sizes(path: epath.Path, abstract_state: Any) -> None:
+    def sizes(tree: Any) -> dict[str, tuple[int, ...]]:
+        return {jax.tree_util.keystr(at, simple=True, separator="/"): leaf.shape for at, leaf in jax.tree.leaves_with_path(tree)}
+
+    stored = sizes(ocp.metadata(path).metadata)
+    for name, size in sizes(abstract_state).items():
+        weight = model_weights.WEIGHTS.get(name.rpartition("/")[2])
+        loose = weight.shape.find("V") if weight else -1  # the axis that may differ
+        found = stored.get(name, size)  # what is missing, Orbax says
+        if len(found) != len(size) or any(a != b for axis, (a, b) in enumerate(zip(found, size)) if axis != loose):
+            raise UserError(f"{path}: {name} has the shape {found}, this training's has {size}; it is of another model")
+
+
+def _word_of_the_first(value: int) -> int:
+    """What process 0 has, in all processes."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
+
+
+def _start_saving(path: epath.Path, tree: Any) -> Any:
+    """Begins to write a tree; the `.result()` of what it returns waits for the end and raises what went wrong."""
     context = ocp.Context()
     context.array_options.saving.use_compression = False  # float weights hardly shrink: 4.1 s against 0.6 s for 400 MB
+    # In the background, a folder that cannot be made would leave threads behind that let no process end for five minutes.
+    context.async_options.create_directories_asynchronously = False
+    with context:
+        return ocp.save_async(_absolute(path), tree)
+
+
+@contextlib.contextmanager
+def _told_when_full(path: epath.Path) -> Iterator[None]:
+    """UserError for a full disk, whichever of its layers Orbax passes the error on from."""
     try:
-        with context:
-            ocp.save(_absolute(path), tree)
+        yield
     except Exception as error:
         if "No space left" in str(error) or "quota exceeded" in str(error).lower():
             raise UserError(
@@ -267,64 +386,6 @@ def _abstract_params(path: epath.Path, config: LlamaConfig, shardings: Any) -> d
         # Orbax gives back what it is shown: a numpy array of no memory of its own stands for one on the host.
         return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), stored)
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored, shardings)
-
-
-def _publish_checksums(folder: epath.Path, names: Collection[str]) -> None:
-    paths = [folder / name for name in names]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(pool.map(storage.sha256_file, paths))
-    files = {
-        name: {"size": path.stat().length, "sha256": digest}
-        for name, path, digest in zip(names, paths, digests, strict=True)
-    }
-    storage.publish_json(folder / CHECKSUMS, {"files": files, "sha256": _digest_of_list(files)})
-
-
-def _digest_of_list(files: dict[str, Any]) -> str:
-    """Of the list itself, so that damage to it is told from damage to the files that it names."""
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def _find_damage(folder: epath.Path, complete: bool = False) -> str | None:
-    """What is wrong with a folder, naming the file; None when all that checksums.json lists is there and matches.
-
-    complete: files that it does not list are wrong, too.
-    """
-    if not (folder / CHECKSUMS).exists():
-        return f"{folder / CHECKSUMS}: missing, so the folder was never finished"
-    try:
-        read = storage.read_json(folder / CHECKSUMS)
-        if read["sha256"] != _digest_of_list(read["files"]):
-            return f"{folder / CHECKSUMS}: damaged (its contents have changed since it was written)"
-        wanted = {name: (entry["size"], entry["sha256"]) for name, entry in read["files"].items()}
-    except (UserError, KeyError, TypeError, AttributeError) as error:
-        return f"{folder / CHECKSUMS}: damaged ({error!r})"
-    if complete and (unlisted := sorted(set(_walk(folder)) - {*wanted, CHECKSUMS})):
-        return f"{folder / unlisted[0]}: not in {CHECKSUMS}"
-    for name, (size, _) in wanted.items():
-        if not (folder / name).exists():
-            return f"{folder / name}: missing"
-        if (found := (folder / name).stat().length) != size:
-            return f"{folder / name}: damaged ({found} bytes instead of {size})"
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = pool.map(storage.sha256_file, [folder / name for name in wanted])
-        for (name, (_, sha256)), found in zip(wanted.items(), digests, strict=True):
-            if found != sha256:
-                return f"{folder / name}: damaged (its contents have changed since it was written)"
-    return None
-
-
-def _walk(folder: epath.Path, prefix: str = "") -> list[str]:
-    """Paths of all files below `folder`, relative to it, sorted."""
-
-    def names(path: epath.Path, prefix: str) -> Iterator[str]:
-        for item in path.iterdir():
-            if item.is_dir():
-                yield from names(item, f"{prefix}{item.name}/")
-            else:
-                yield prefix + item.name
-
-    return sorted(names(folder, prefix))
 
 
 def _tokenizer_names(folder: epath.Path) -> list[str]:

@@ -1,7 +1,7 @@
 """The negative log-likelihood of each example's target: the one measure for every model."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +36,23 @@ def nll(
 
     params: the unstacked tree, of numpy or jax arrays. The same inputs on the same mesh give the same bits.
     """
+    with jax.set_mesh(mesh):
+        stacked = programs.place_params(cfg, params, mesh)
+    return nll_of_stacked(cfg, stacked, examples, length=length, mesh=mesh, rows=rows, compute_dtype=compute_dtype)
+
+
+def nll_of_stacked(
+    cfg: llama.LlamaConfig,
+    stacked: llama.Params,
+    examples: Sequence[TokenExample],
+    *,
+    length: int,
+    mesh: Mesh,
+    rows: int = 4,
+    compute_dtype: str = "float32",
+    between: Callable[[], None] = lambda: None,
+) -> Scores:
+    """`nll` of weights that are on the mesh, as programs.place_params puts them there. between: called before each batch."""
     tokens = np.array([example.target_tokens for example in examples], np.int64)
     nats = np.zeros(len(examples), np.float64)
     if not examples:
@@ -48,19 +65,23 @@ def nll(
     ]
     most = max(np.count_nonzero(batch.weights_BT.reshape(groups, -1), axis=1).max() for batch in batches)
     targets = packing.round_up(int(most), 64)
-    with jax.set_mesh(mesh):
-        stacked = programs.place_params(cfg, params, mesh)
-        program = _program(cfg, jnp.dtype(compute_dtype), mesh)
-        for batch in batches:
+    program = _program(cfg, jnp.dtype(compute_dtype), mesh)
+    for batch in batches:
+        between()
+        with jax.set_mesh(mesh):
             nats_GM = np.asarray(program(stacked, programs.make_rows(batch, mesh, targets)), np.float64)
-            picked = packing.gather_targets(batch, groups, targets)
-            owners = np.take_along_axis(batch.examples_BT.reshape(groups, -1), picked.places_GM, axis=1)
-            real = picked.weights_GM > 0
-            nats += np.bincount(owners[real], nats_GM[real], minlength=len(examples))
+        picked = packing.gather_targets(batch, groups, targets)
+        owners = np.take_along_axis(batch.examples_BT.reshape(groups, -1), picked.places_GM, axis=1)
+        real = picked.weights_GM > 0
+        nats += np.bincount(owners[real], nats_GM[real], minlength=len(examples))
     return Scores(nats, tokens)
 
 
 @functools.lru_cache(maxsize=8)
 def _program(cfg: llama.LlamaConfig, dtype: Any, mesh: Mesh) -> Any:
     """One jitted function per model and mesh, so that the second model of a stage does not compile it again."""
-    return jax.jit(functools.partial(programs.target_nats, cfg, compute_dtype=dtype), out_shardings=programs.replicated(mesh))
+
+    def nats(stacked: llama.Params, rows: programs.Rows) -> jax.Array:
+        return programs.target_nats(cfg, stacked, programs.part_of(rows, 0), compute_dtype=dtype)
+
+    return jax.jit(nats, out_shardings=programs.replicated(mesh))

@@ -3,52 +3,66 @@
 What happens in a step is a pure function of (seed, purpose, step), so a run that was stopped continues bit for bit.
 """
 
+import contextlib
 import dataclasses
-import functools
 import hashlib
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from humpback import distributed
 from humpback.config import Finetune
 from humpback.errors import UserError
-from humpback.keys import key_for
-from humpback.model import llama, sharding
-from humpback.tokens import packing
+from humpback.model import llama
 from humpback.tokens.examples import TokenExample
+from humpback.training import batches, evaluate, flops, programs, update
 from humpback.training import optimizer as optimizers
-from humpback.training import programs
 from humpback.training.checkpoint import Model, ModelInfo, TrainingCheckpoints
+from humpback.training.stopping import Sigterm, Stopped, Watchdog
 
-State = dict[str, Any]  # {"params": stacked f32 weights, "opt": optax state, "step": int32, steps done}
 Metrics = Callable[[dict[str, Any]], None]
 
-_TARGETS_MULTIPLE = 64
-# Fields of Finetune that change how fast, not what; a checkpoint may be continued with other values.
-_RECORDED = ("checkpoint_every", "remat")
+# Fields of Finetune that change how fast or how safely, not what; a checkpoint may be continued with other values.
+_RECORDED = ("checkpoint_every", "checkpoint_keep", "checkpoint_keep_every", "remat", "tokens_at_once")
+_DEV_LOSS = "dev_loss"  # of a checkpoint's weights, in its meta
 
 
 class TrainingError(UserError):
     """The training cannot go on; nothing was saved after the step that it names."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """The shapes of a run, the same in every step, so that there is one program."""
+class Trained(NamedTuple):
+    """The result: weights, float32, unstacked, on the mesh; and the step after which they were so."""
 
-    steps: int
-    batch: int  # examples a step
-    rows: int  # rows a step, B
-    targets: int  # places with a loss in each group of rows, M
+    params: llama.Params
+    step: int
+
+
+class Profile:
+    """Writes a JAX profile of steps `first` to `last`, counted from 1, into a folder."""
+
+    def __init__(self, first: int, last: int, folder: str):
+        self._steps, self._folder, self._running = range(first, last + 1), folder, False
+
+    def before(self, step: int) -> None:
+        """To be called before a step."""
+        if step in self._steps and not self._running:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+
+    def after(self, step: int, last: bool) -> None:
+        """To be called after it; last: none follows."""
+        if self._running and (last or step + 1 not in self._steps):
+            jax.profiler.stop_trace()
+            self._running = False
 
 
 def train(
@@ -59,226 +73,264 @@ def train(
     mesh: Mesh,
     seed: int,
     purpose: str,
+    dev: Sequence[TokenExample] = (),
     checkpoints: TrainingCheckpoints | None = None,
     metrics: Metrics | None = None,
     progress: bool = True,
     info: ModelInfo | None = None,
-) -> llama.Params:
-    """Finetunes `model` and returns its new weights, float32, unstacked, on `mesh`; `model.params` is left as it is.
+    profile: Profile | None = None,
+) -> Trained:
+    """Finetunes `model` and returns its new weights; `model.params` is left as it is.
 
     purpose: a fixed name of this training ("backward", "forward-1"); with `seed` it decides order and dropout.
     checkpoints: where to save each ft.checkpoint_every steps and at the end, and what to continue from.
-    metrics: called once a step with {step (from 1), loss (nats per target token), lr, grad_norm (before the clip),
-    tokens (of all examples of the step), target_tokens, seconds, tokens_per_second}. After a stop, steps since the last
-    checkpoint come again.
+    dev: looked at each ft.dev_every steps and at the end, when that is not 0; then the weights with the lowest loss on it are
+    returned, which needs checkpoints. Otherwise the last.
+    metrics: called once a step with {step (from 1), loss (nats per target token), lr, grad_norm (before the clip), spike (true or
+    not), tokens (of all examples of the step), target_tokens, idle (share of the rows that only fills up), seconds,
+    tokens_per_second, tokens_per_second_per_device, model_flops (flops.step_flops), mfu (the share of the devices' peak that this
+    makes, where that is known), dev_loss (where it was looked at)}. After a stop, steps since the last checkpoint come again.
     info: what the result will be, kept with each checkpoint; model.info when not given.
-    Raises UserError without examples or for checkpoints of another run, TrainingError for a loss that is not finite.
+    Raises UserError without examples or for checkpoints of another run, TrainingError for a loss that is not finite, Stopped after
+    SIGTERM, when what was done is saved.
     """
     if not examples:
         raise UserError(f"training {purpose}: there is no example to train on")
+    dev = dev if ft.dev_every else ()
+    if dev and checkpoints is None:
+        raise ValueError("the dev set chooses among checkpoints, and there are none")
     cfg = model.info.config
-    plan = make_plan(examples, ft, seed, purpose, programs.row_groups(mesh))
-    meta = _describe(info or model.info, examples, ft, seed, purpose, plan)
-    with jax.set_mesh(mesh):
-        optimizer = optimizers.make_optimizer(ft, plan.steps)
-        shapes = state_shapes(cfg, optimizer, mesh)
-        state, done = _start(model, optimizer, shapes, mesh, checkpoints, meta)
-        if done < plan.steps:
-            rows = step_rows(examples, plan, ft, mesh, seed, purpose, done)
-            program = compile_step(cfg, ft, optimizer, plan, shapes, rows, seed, purpose)
-        quiet = not progress or jax.process_index() > 0
-        bar = tqdm(total=plan.steps, initial=done, desc=purpose, unit="step", file=sys.stderr, disable=quiet)
+    plan = batches.make_plan(examples, ft, seed, purpose, programs.row_groups(mesh))
+    meta = _describe(info or model.info, examples, dev, ft, seed, purpose, plan)
+    with jax.set_mesh(mesh), Sigterm() as sigterm:
+        optimizer = optimizers.make_optimizer(ft)
+        shapes = update.state_shapes(cfg, optimizer, mesh)
+        state, done, dev_loss = _start(model, optimizer, shapes, mesh, checkpoints, meta)
+        compiled = sigterm.run_interruptibly(lambda: _compile(cfg, ft, optimizer, plan, done, seed, purpose, shapes, mesh))
+        keeper = _Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, sigterm)
+        if dev and dev_loss is None and keeper.looks_after(done):  # a stop came between the step and the look
+            keeper.settle(done, state)
+        watchdog, bar = Watchdog(), _bar(plan.steps, done, purpose, progress)
+        chosen, rows = _next(examples, plan, done, seed, purpose, mesh)
         for step in range(done, plan.steps):
+            if profile is not None:
+                profile.before(step + 1)
             started = time.perf_counter()
-            chosen = step_examples(len(examples), plan.batch, seed, purpose, step)
-            state, measured = program(state, rows)
-            if step + 1 < plan.steps:  # while the devices work
-                rows = step_rows(examples, plan, ft, mesh, seed, purpose, step + 1)
-            row = _measure(measured, [examples[i] for i in chosen], step, plan, ft, started)
+            with watchdog.step(step + 1):
+                state, measured = compiled[plan.shapes[step]](state, rows)
+                following = _next(examples, plan, step + 1, seed, purpose, mesh)  # while the devices work
+                row = _measure(measured, chosen, step, plan, ft)
+            row |= _rates(cfg, chosen, plan.shapes[step], time.perf_counter() - started)
+            if profile is not None:
+                profile.after(step + 1, last=step + 1 == plan.steps)
+            row |= keeper.settle(step + 1, state)
             if metrics is not None:
                 metrics(row)
-            bar.set_postfix_str(
-                f"loss {row['loss']:.3f}, lr {row['lr']:.2e}, grad {row['grad_norm']:.2f}, {row['tokens_per_second']:.0f} tokens/s",
-                refresh=False,
-            )
-            bar.update()
-            last = step + 1 == plan.steps
-            if checkpoints is not None and (last or (ft.checkpoint_every and (step + 1) % ft.checkpoint_every == 0)):
-                checkpoints.save(step + 1, state, meta)
+            _show(bar, row)
+            chosen, rows = following
         bar.close()
+        state, step = keeper.choose(state, shapes)
         params = state["params"]
         del state  # the moments are twice the weights
-        return programs.unstack_params(cfg, params, mesh)
+        return Trained(programs.unstack_params(cfg, params, mesh), step)
 
 
-def make_plan(examples: Sequence[TokenExample], ft: Finetune, seed: int, purpose: str, groups: int) -> Plan:
-    """Steps and batch by the paper's table unless `ft` sets them, and the most rows and targets that any step needs.
+class _Keeper:
+    """Looks at the dev set, saves, and stops, each when it is due."""
 
-    groups: into how many equal parts the mesh splits the rows.
-    """
-    steps, batch = optimizers.steps_and_batch(len(examples))
-    steps, batch = ft.steps or steps, ft.batch or batch
-    packed = []
-    for step in range(steps):
-        chosen = [examples[i] for i in step_examples(len(examples), batch, seed, purpose, step)]
-        rows = packing.pack([len(example.ids) for example in chosen], ft.length)
-        packed.append([sum(chosen[i].target_tokens for i in row) for row in rows])
-    num_rows = packing.round_up(max(len(rows) for rows in packed), groups)
-    share = num_rows // groups
-    targets = max(sum(rows[start : start + share]) for rows in packed for start in range(0, num_rows, share))
-    return Plan(steps, batch, num_rows, packing.round_up(targets, _TARGETS_MULTIPLE))
+    def __init__(
+        self,
+        cfg: llama.LlamaConfig,
+        ft: Finetune,
+        plan: batches.Plan,
+        mesh: Mesh,
+        dev: Sequence[TokenExample],
+        checkpoints: TrainingCheckpoints | None,
+        meta: dict[str, Any],
+        sigterm: Sigterm,
+    ):
+        self._cfg, self._ft, self._steps, self._mesh, self._dev = cfg, ft, plan.steps, mesh, dev
+        self._checkpoints, self._meta, self._sigterm = checkpoints, meta, sigterm
+        before = checkpoints.best() if dev and checkpoints is not None else None
+        self._lowest = before[1][_DEV_LOSS] if before else math.inf
+
+    def looks_after(self, done: int) -> bool:
+        """Whether the dev set is due after so many steps."""
+        return bool(self._dev) and (done == self._steps or _is_due(done, self._ft.dev_every))
+
+    def settle(self, done: int, state: update.State) -> dict[str, float]:
+        """What comes after a step; {dev_loss} where it was looked at. Raises Stopped when SIGTERM has come, all being saved."""
+        loss = self._look(state) if self.looks_after(done) else None
+        stop = distributed.agree(self._sigterm.came)
+        due = done == self._steps or _is_due(done, self._ft.checkpoint_every) or loss is not None or stop
+        if self._checkpoints is not None and due:
+            self._checkpoints.save(done, state, {**self._meta, _DEV_LOSS: loss}, best=loss is not None and loss < self._lowest)
+        if loss is not None:
+            self._lowest = min(loss, self._lowest)
+        if stop:
+            if self._checkpoints is None:
+                raise Stopped(f"stopped after step {done} of {self._steps}; nothing was saved")
+            self._checkpoints.wait()
+            raise Stopped(f"stopped after step {done} of {self._steps}, which is saved; the same command continues")
+        return {} if loss is None else {_DEV_LOSS: loss}
+
+    def _look(self, state: update.State) -> float | None:
+        """Nats per target token of the dev set; None when SIGTERM came meanwhile."""
+
+        class Enough(Exception):
+            pass
+
+        def between() -> None:
+            if distributed.agree(self._sigterm.came):
+                raise Enough
+
+        with contextlib.suppress(Enough):
+            scores = evaluate.nll_of_stacked(
+                self._cfg, state["params"], self._dev,
+                length=self._ft.length, mesh=self._mesh, compute_dtype=self._ft.compute_dtype, between=between,
+            )  # fmt: skip
+            return float(scores.nats.sum() / scores.tokens.sum())
+        return None
+
+    def choose(self, state: update.State, shapes: update.State) -> tuple[update.State, int]:
+        """The state whose weights are the result, and after which step it was so: the last, or with a dev set that of the lowest loss."""
+        if self._checkpoints is None:
+            return state, self._steps
+        self._checkpoints.wait()
+        best = self._checkpoints.best() if self._dev else None
+        if best is None or best[0] == self._steps:
+            return state, self._steps
+        logging.warning("the weights after step %d are taken: their loss on the dev set is the lowest, %.4f", best[0], self._lowest)
+        return self._checkpoints.restore(best[0], shapes), best[0]
 
 
-def step_examples(num_examples: int, batch: int, seed: int, purpose: str, step: int) -> list[int]:
-    """The indices of one step's examples (step from 0): every epoch has its own order, none comes twice in one."""
-    places = range(step * batch, (step + 1) * batch)
-    return [int(_epoch_order(num_examples, seed, purpose, p // num_examples)[p % num_examples]) for p in places]
+def _is_due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
 
 
-@functools.lru_cache(maxsize=4)
-def _epoch_order(num_examples: int, seed: int, purpose: str, epoch: int) -> np.ndarray:
-    # Sorting random words rather than calling a `permutation`, whose method no library promises to keep.
-    words = jax.random.bits(key_for(seed, f"order {purpose}", epoch), (num_examples,), "uint32")
-    return np.argsort(np.asarray(words), kind="stable")
+def _next(
+    examples: Sequence[TokenExample], plan: batches.Plan, step: int, seed: int, purpose: str, mesh: Mesh
+) -> tuple[list[TokenExample], programs.Rows]:
+    """The examples of a step (from 0) and their rows on the mesh; none after the last."""
+    if step >= plan.steps:
+        return [], {}
+    chosen = [examples[i] for i in batches.step_examples(len(examples), plan.batch, seed, purpose, step)]
+    return chosen, batches.step_rows(chosen, plan.shapes[step], mesh)
 
 
-def step_rows(
-    examples: Sequence[TokenExample], plan: Plan, ft: Finetune, mesh: Mesh, seed: int, purpose: str, step: int
-) -> programs.Rows:
-    """One step's arrays on the mesh."""
-    chosen = [examples[i] for i in step_examples(len(examples), plan.batch, seed, purpose, step)]
-    rows = packing.pack([len(example.ids) for example in chosen], ft.length)
-    return programs.make_rows(packing.to_rows(chosen, rows, plan.rows, ft.length), mesh, plan.targets)
-
-
-def loss_of(
-    cfg: llama.LlamaConfig, ft: Finetune, params: llama.Params, rows: programs.Rows, key: jax.Array | None
-) -> jax.Array:
-    """Mean nats per target token over the whole batch, float32. Without a key there is no dropout."""
-    nats_GM = programs.target_nats(
-        cfg, params, rows,
-        compute_dtype=jnp.dtype(ft.compute_dtype), dropout_rate=ft.dropout, dropout_key=key, remat=ft.remat,
-    )  # fmt: skip
-    weights_GM = rows["weights_GM"]
-    return jnp.sum(nats_GM * weights_GM) / jnp.sum(weights_GM)
-
-
-def train_step(
+def _compile(
     cfg: llama.LlamaConfig,
     ft: Finetune,
-    optimizer: optax.GradientTransformation,
-    steps: int,
+    optimizer: Any,
+    plan: batches.Plan,
+    done: int,
     seed: int,
     purpose: str,
-    state: State,
-    rows: programs.Rows,
-) -> tuple[State, dict[str, jax.Array]]:
-    """One update. Pure; returns the next state and {loss, grad_norm, lr}."""
-    key = key_for(seed, f"dropout {purpose}", state["step"])
-    loss, grads = jax.value_and_grad(lambda params: loss_of(cfg, ft, params, rows, key))(state["params"])
-    updates, opt = optimizer.update(grads, state["opt"], state["params"])
-    measured = {
-        "loss": loss,
-        "grad_norm": optax.tree.norm(grads),
-        "lr": optimizers.learning_rate(state["step"], ft, steps),
-    }
-    return {"params": optax.apply_updates(state["params"], updates), "opt": opt, "step": state["step"] + 1}, measured
-
-
-def state_shapes(cfg: llama.LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
-    """The training state as ShapeDtypeStructs with their shardings; allocates nothing."""
-    where = sharding.param_shardings(cfg, mesh, sharding.TRAINING_RULES, stacked=True)
-    params = jax.eval_shape(llama.stack_layers, llama.abstract_params(cfg))
-    whole = programs.replicated(mesh)
-    state = {"params": params, "opt": jax.eval_shape(optimizer.init, params), "step": jax.ShapeDtypeStruct((), jnp.int32)}
-    shardings = {
-        "params": where,
-        "opt": optimizers.state_shardings(optimizer, params, where, whole),
-        "step": whole,
-    }
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
-
-
-def compile_step(
-    cfg: llama.LlamaConfig,
-    ft: Finetune,
-    optimizer: optax.GradientTransformation,
-    plan: Plan,
-    shapes: State,
-    rows: programs.Rows,
-    seed: int,
-    purpose: str,
-) -> Callable[[State, programs.Rows], tuple[State, dict[str, jax.Array]]]:
-    """Compiles the one program of the run, so that no step's time holds a compilation. The state is donated."""
-    step = functools.partial(train_step, cfg, ft, optimizer, plan.steps, seed, purpose)
-    state_shardings = jax.tree.map(lambda x: x.sharding, shapes)
-    rows_shardings = {name: array.sharding for name, array in rows.items()}
-    whole = programs.replicated(state_shardings["step"].mesh)
-    program = jax.jit(
-        step,
-        in_shardings=(state_shardings, rows_shardings),
-        out_shardings=(state_shardings, whole),
-        donate_argnums=0,
-    )
-    return program.lower(shapes, rows).compile()
+    shapes: update.State,
+    mesh: Mesh,
+) -> dict[batches.Shape, update.Step]:
+    """The programs of all steps that are left, so that no step's time holds a compilation."""
+    with jax.set_mesh(mesh):  # this may run in a thread of its own
+        step = update.jit_step(cfg, ft, optimizer, plan.steps, seed, purpose, shapes)
+        needed = sorted(set(plan.shapes[done:]))
+        rows = [programs.abstract_rows(mesh, shape.length, shape.rows, shape.targets, shape.parts) for shape in needed]
+        return {shape: step.lower(shapes, abstract).compile() for shape, abstract in zip(needed, rows, strict=True)}
 
 
 def _start(
     model: Model,
-    optimizer: optax.GradientTransformation,
-    shapes: State,
+    optimizer: Any,
+    shapes: update.State,
     mesh: Mesh,
     checkpoints: TrainingCheckpoints | None,
     meta: dict[str, Any],
-) -> tuple[State, int]:
-    """The state to begin with and how many steps are done: the newest checkpoint's, else the model's weights and 0."""
+) -> tuple[update.State, int, float | None]:
+    """The state to begin with, how many steps are done, and its dev loss: the newest checkpoint's, else the model's weights and 0."""
     if checkpoints is not None and (latest := checkpoints.latest()) is not None:
         step, saved = latest
-        for name in sorted({*meta, *saved}):
+        for name in sorted({*meta, *saved} - {_DEV_LOSS}):
             if meta.get(name) != saved.get(name):
                 raise UserError(
                     f"{checkpoints.path}: its training had {name} = {saved.get(name)!r}, this one has {meta.get(name)!r}; "
                     "put the old value back to continue it, or delete the folder to begin anew"
                 )
-        return checkpoints.restore(step, shapes), step
+        return checkpoints.restore(step, shapes), step, saved.get(_DEV_LOSS)
     params = programs.place_params(model.info.config, model.params, mesh)
-    shardings = jax.tree.map(lambda x: x.sharding, shapes["opt"])
-    opt = jax.jit(optimizer.init, out_shardings=shardings)(params)
-    step = programs.place_array(np.zeros((), np.int32), programs.replicated(mesh))
-    return {"params": params, "opt": opt, "step": step}, 0
+    return update.first_state(params, optimizer, shapes), 0, None
 
 
 def _describe(
-    info: ModelInfo, examples: Sequence[TokenExample], ft: Finetune, seed: int, purpose: str, plan: Plan
+    info: ModelInfo,
+    examples: Sequence[TokenExample],
+    dev: Sequence[TokenExample],
+    ft: Finetune,
+    seed: int,
+    purpose: str,
+    plan: batches.Plan,
 ) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued, flat, by the names that an error can give."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(f"{example.id} {example.target_start} {len(example.ids)}\n".encode())
-        digest.update(np.ascontiguousarray(example.ids, "<i4").data)
+
+    def digest(examples: Sequence[TokenExample]) -> str:
+        found = hashlib.sha256()
+        for example in examples:
+            found.update(f"{example.id} {example.target_start} {len(example.ids)}\n".encode())
+            found.update(np.ascontiguousarray(example.ids, "<i4").data)
+        return found.hexdigest()
+
     fields = {f"finetune.{k}": v for k, v in dataclasses.asdict(ft).items() if k not in _RECORDED}
-    run = {"seed": seed, "purpose": purpose, "steps": plan.steps, "batch": plan.batch, "examples": digest.hexdigest()}
-    return {**info.to_dict(), **fields, **run}
+    run = {"seed": seed, "purpose": purpose, "steps": plan.steps, "batch": plan.batch}
+    return {**info.to_dict(), **fields, **run, "examples": digest(examples), "dev": digest(dev)}
 
 
 def _measure(
-    measured: dict[str, jax.Array], chosen: Sequence[TokenExample], step: int, plan: Plan, ft: Finetune, started: float
+    measured: dict[str, jax.Array], chosen: Sequence[TokenExample], step: int, plan: batches.Plan, ft: Finetune
 ) -> dict[str, Any]:
     """Waits for a step and makes its row of metrics. TrainingError when loss or gradient is not finite."""
-    values = {name: float(value) for name, value in jax.device_get(measured).items()}
+    values = {name: value.item() for name, value in jax.device_get(measured).items()}
+    ids = ", ".join(example.id for example in chosen)
     if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
         raise TrainingError(
             f"step {step + 1} of {plan.steps}: loss {values['loss']}, gradient norm {values['grad_norm']}; examples of "
-            f"this step: {', '.join(example.id for example in chosen)}. Nothing was saved since. Look at these examples, "
-            f"or lower the learning rate (lr={ft.lr:g})"
+            f"this step: {ids}. Nothing was saved since. Look at these examples, or lower the learning rate (lr={ft.lr:g})"
         )
-    seconds = time.perf_counter() - started
-    tokens = sum(len(example.ids) for example in chosen)
+    if values["spike"]:
+        done = "its update was left out" if ft.skip_spikes else "its update was made"
+        logging.warning(
+            "step %d: gradient norm %.3g, over %g times the median of the steps before; %s; examples: %s",
+            step + 1, values["grad_norm"], ft.spike, done, ids,
+        )  # fmt: skip
+    return {"step": step + 1, **values}
+
+
+def _rates(cfg: llama.LlamaConfig, chosen: Sequence[TokenExample], shape: batches.Shape, seconds: float) -> dict[str, Any]:
+    """The part of a step's metrics that says how much was done, and how fast."""
+    lengths = [len(example.ids) for example in chosen]
+    tokens, targets = sum(lengths), sum(example.target_tokens for example in chosen)
+    model_flops, peak = flops.step_flops(cfg, lengths, targets), flops.peak_flops(jax.devices()[0])
     return {
-        "step": step + 1,
-        **values,
         "tokens": tokens,
-        "target_tokens": sum(example.target_tokens for example in chosen),
+        "target_tokens": targets,
+        "idle": 1 - tokens / (shape.rows * shape.length),
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
+        "tokens_per_second_per_device": tokens / seconds / jax.device_count(),
+        "model_flops": model_flops,
+        **({"mfu": model_flops / seconds / (peak * jax.device_count())} if peak else {}),
     }
+
+
+def _bar(total: int, done: int, purpose: str, progress: bool) -> tqdm:
+    quiet = not progress or not distributed.is_first()
+    return tqdm(total=total, initial=done, desc=purpose, unit="step", file=sys.stderr, disable=quiet)
+
+
+def _show(bar: tqdm, row: dict[str, Any]) -> None:
+    parts = [f"loss {row['loss']:.3f}", f"lr {row['lr']:.2e}", f"grad {row['grad_norm']:.2f}", f"{row['tokens_per_second']:.0f} tokens/s"]
+    if jax.device_count() > 1:
+        parts.append(f"{row['tokens_per_second_per_device']:.0f} a device")
+    if "mfu" in row:
+        parts.append(f"MFU {row['mfu']:.1%}")
+    if _DEV_LOSS in row:
+        parts.append(f"dev {row[_DEV_LOSS]:.3f}")
+    bar.set_postfix_str(", ".join(parts), refresh=False)
+    bar.update()

@@ -55,13 +55,19 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimizer(cfg: Finetune, steps: int) -> optax.GradientTransformation:
-    """Clip by the global norm (0: never), then AdamW with decoupled decay by `decay_mask`."""
-    adamw = optax.adamw(
-        lambda step: learning_rate(step, cfg, steps),
-        b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decay_mask,
-    )  # fmt: skip
-    return optax.chain(optax.clip_by_global_norm(cfg.clip), adamw) if cfg.clip else adamw
+def make_optimizer(cfg: Finetune) -> optax.GradientTransformation:
+    """Clip by the global norm (0: never), then AdamW with decoupled decay by `decay_mask`, all but the rate: see `apply`."""
+    adam = optax.scale_by_adam(b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps)
+    clip = [optax.clip_by_global_norm(cfg.clip)] if cfg.clip else []
+    return optax.chain(*clip, adam, optax.add_decayed_weights(cfg.weight_decay, decay_mask))
+
+
+def apply(
+    optimizer: optax.GradientTransformation, grads: Any, state: optax.OptState, params: Any, rate: float | jax.Array
+) -> tuple[Any, optax.OptState]:
+    """(params, state) after an update at a rate. It does not count steps itself, as a step may be left out and the rate go on."""
+    updates, state = optimizer.update(grads, state, params)
+    return jax.tree.map(lambda param, update: param - rate * update, params, updates), state
 
 
 def state_shardings(optimizer: optax.GradientTransformation, abstract: Any, shardings: Any, replicated: Any) -> Any:

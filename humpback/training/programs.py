@@ -10,8 +10,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback.model import llama, sharding
 from humpback.tokens import packing
+from humpback.training import loss
 
 Rows = dict[str, Any]
+
+TOKEN_NUMBERS = 1 << 20  # more than an example has tokens: its tokens' numbers begin at a multiple of it
 
 
 def row_groups(mesh: Mesh) -> int:
@@ -25,37 +28,75 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh) -> llama.Params:
-    """Unstacked weights, of numpy or jax arrays, as stacked float32 ones on the mesh. Always a copy: they may be donated."""
-    shardings = sharding.param_shardings(cfg, mesh, sharding.TRAINING_RULES)
-    stacked = sharding.param_shardings(cfg, mesh, sharding.TRAINING_RULES, stacked=True)
+    """Unstacked weights, of numpy or jax arrays, as stacked float32 ones on the mesh, one name after the other. Always a copy: they
+    may be donated. The vocabulary is filled up with zeros to what the mesh can split (sharding.padded)."""
+    padded = sharding.padded(cfg, mesh)
+    before = sharding.param_shardings(padded, mesh, sharding.TRAINING_RULES)
+    after = sharding.param_shardings(padded, mesh, sharding.TRAINING_RULES, stacked=True)
 
-    def stack(tree: llama.Params) -> llama.Params:
+    def place(name: str) -> jax.Array:
+        room = [(0, padded.vocab_size - cfg.vocab_size if letter == "V" else 0) for letter in llama.WEIGHTS[name].shape]
         # jnp.copy, because jit may hand an argument that it returns unchanged through without copying it.
-        return jax.tree.map(lambda x: jnp.copy(x.astype(jnp.float32)), llama.stack_layers(tree))
+        whole = lambda x: jnp.copy(jnp.pad(x.astype(jnp.float32), room))  # noqa: E731
+        loose = replicated(mesh) if any(more for _, more in room) else before[name]
+        return jax.jit(whole, out_shardings=after[name])(jax.device_put(params[name], loose))
 
-    return jax.jit(stack, out_shardings=stacked)(jax.device_put(dict(params), shardings))
+    def stack(name: str) -> jax.Array:
+        layers = [jax.device_put(params["layers"][str(i)][name], before["layers"][str(i)][name]) for i in range(cfg.num_layers)]
+        return jax.jit(lambda xs: jnp.stack([x.astype(jnp.float32) for x in xs]), out_shardings=after["layers"][name])(layers)
+
+    return {**{name: place(name) for name in after if name != "layers"}, "layers": {name: stack(name) for name in after["layers"]}}
 
 
 def unstack_params(cfg: llama.LlamaConfig, stacked: llama.Params, mesh: Mesh) -> llama.Params:
-    """Stacked weights on the mesh as the unstacked tree, still there."""
-    shardings = sharding.param_shardings(cfg, mesh, sharding.TRAINING_RULES)
-    return jax.jit(lambda tree: llama.unstack_layers(tree, cfg), out_shardings=shardings)(stacked)
+    """Stacked weights on the mesh as the unstacked tree, still there, without the vocabulary's padding."""
+    loose = {name for name in ("embedding", "head") if sharding.padded(cfg, mesh) != cfg and name in stacked}
+    shardings = sharding.param_shardings(sharding.padded(cfg, mesh), mesh, sharding.TRAINING_RULES)
+    shardings |= dict.fromkeys(loose, replicated(mesh))
+
+    def unstack(tree: llama.Params) -> llama.Params:
+        cut = {name: tree[name][tuple(slice(n) for n in llama.WEIGHTS[name].sizes(cfg))] for name in loose}
+        return llama.unstack_layers({**tree, **cut}, cfg)
+
+    return jax.jit(unstack, out_shardings=shardings)(stacked)
 
 
 def rows_shardings(mesh: Mesh) -> Rows:
     """The shardings of `make_rows`' arrays: all are split over the batch."""
-    names = ("ids_BT", "positions_BT", "segments_BT", "places_GM", "targets_GM", "weights_GM")
-    return dict.fromkeys(names, sharding.batch_sharding(mesh))
+    names = ("ids_ABT", "positions_ABT", "segments_ABT", "tokens_ABT", "places_AGM", "targets_AGM", "weights_AGM")
+    return dict.fromkeys(names, NamedSharding(mesh, PartitionSpec(None, llama.BATCH_AXES)))
 
 
-def make_rows(batch: packing.Batch, mesh: Mesh, targets: int) -> Rows:
-    """A batch as the arrays that a program takes, on the mesh; `targets` is M, how many places each group of rows has.
+def make_rows(batch: packing.Batch, mesh: Mesh, targets: int, parts: int = 1) -> Rows:
+    """A batch as the arrays that a program takes, on the mesh, in A = `parts` equal parts that go through the model one after the other.
 
-    Every process holds the whole batch, a pure function of the step, and puts only its own part on its devices.
+    `targets` is M, how many places each group of a part's rows has; tokens_ABT numbers the tokens by example and position. Every
+    process holds the whole batch, a pure function of the step, and puts only its own rows on its devices.
     """
-    picked = packing.gather_targets(batch, row_groups(mesh), targets)
-    arrays = {**batch._asdict(), **picked._asdict()}
-    return {name: place_array(arrays[name], where) for name, where in rows_shardings(mesh).items()}
+    picked = packing.gather_targets(batch, parts * row_groups(mesh), targets)
+    arrays = {
+        "ids_ABT": batch.ids_BT,
+        "positions_ABT": batch.positions_BT,
+        "segments_ABT": batch.segments_BT,
+        "tokens_ABT": (batch.examples_BT + 1) * TOKEN_NUMBERS + batch.positions_BT,
+        "places_AGM": picked.places_GM,
+        "targets_AGM": picked.targets_GM,
+        "weights_AGM": picked.weights_GM,
+    }
+    return {
+        name: place_array(arrays[name].reshape(parts, len(arrays[name]) // parts, -1), where)
+        for name, where in rows_shardings(mesh).items()
+    }
+
+
+def abstract_rows(mesh: Mesh, length: int, rows: int, targets: int, parts: int = 1) -> Rows:
+    """The arrays of `make_rows`, of `rows` rows of `length` tokens, as ShapeDtypeStructs; allocates nothing."""
+
+    def array(name: str, where: NamedSharding) -> jax.ShapeDtypeStruct:
+        shape = (parts, row_groups(mesh), targets) if name.endswith("_AGM") else (parts, rows // parts, length)
+        return jax.ShapeDtypeStruct(shape, jnp.float32 if name.startswith("weights") else jnp.int32, sharding=where)
+
+    return {name: array(name, where) for name, where in rows_shardings(mesh).items()}
 
 
 def place_array(array: np.ndarray, where: NamedSharding) -> jax.Array:
@@ -63,15 +104,30 @@ def place_array(array: np.ndarray, where: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
-def target_nats(cfg: llama.LlamaConfig, params: llama.Params, rows: Rows, **options: Any) -> jax.Array:
-    """-log p of each target token, (G, M) float32; places that only fill up hold a number without meaning.
+def part_of(rows: Rows, part: int) -> Rows:
+    """One of the A parts of `make_rows`' arrays, for `target_nats`."""
+    return {name: array[part] for name, array in rows.items()}
 
-    The head is applied only where there is a loss: with a long condition and a short target, as in the backward
-    direction, it would otherwise be a fifth of a small model's work. options: `llama.hidden`'s.
+
+def target_nats(
+    cfg: llama.LlamaConfig, params: llama.Params, part: Rows, *, compute_dtype: Any, weights_GM: jax.Array | None = None, **options: Any
+) -> jax.Array:
+    """-log p of each target token of a part, (G, M) float32, or the sum of these times weights_GM, to be differentiated.
+
+    Places that only fill up hold a number without meaning. The head is applied only where there is a loss: with a long condition
+    and a short target, as in the backward direction, it would otherwise be a fifth of a small model's work. options: `llama.hidden`'s.
     """
-    x_BTD = llama.hidden(cfg, params, rows["ids_BT"], rows["positions_BT"], rows["segments_BT"], **options)
-    x_GPD = x_BTD.reshape(rows["places_GM"].shape[0], -1, cfg.d_model)
-    x_GMD = jnp.take_along_axis(x_GPD, rows["places_GM"][:, :, None], axis=1)
-    logits_GMV = llama.logits(cfg, params, x_GMD)
-    picked_GM = jnp.take_along_axis(logits_GMV, rows["targets_GM"][:, :, None], axis=2)[:, :, 0]
-    return jax.nn.logsumexp(logits_GMV, axis=-1) - picked_GM
+    dtypes = {"compute_dtype": compute_dtype, "activation_dtype": activation_dtype(compute_dtype)}
+    ids, positions, segments, tokens = (part[f"{name}_ABT"] for name in ("ids", "positions", "segments", "tokens"))
+    x_BTD = llama.hidden(cfg, params, ids, positions, segments, tokens_BT=tokens, **dtypes, **options)
+    head = loss.Head(params["embedding" if cfg.tied else "head"], cfg.tied, cfg.vocab_size)
+    if weights_GM is None:
+        return loss.token_nats(compute_dtype, x_BTD, head, part["places_AGM"], part["targets_AGM"])
+    return loss.nats_sum(compute_dtype, x_BTD, head, part["places_AGM"], part["targets_AGM"], weights_GM)
+
+
+def activation_dtype(compute_dtype: Any) -> Any:
+    """The type of what lies between the products: on a CPU float32, because it does nothing but products in bfloat16 fast."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = device.platform if device is not None else jax.default_backend()
+    return jnp.float32 if platform == "cpu" else compute_dtype

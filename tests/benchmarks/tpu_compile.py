@@ -1,13 +1,16 @@
-"""Compiles the decoding engine's programs for TPUs that are not here: GiB a chip, headroom, collectives.
+"""Compiles training steps and the decoding engine's programs for TPUs that are not here: GiB a chip, headroom, collectives.
 
-    python tests/benchmarks/tpu_compile.py --only=decode:llama2_7b@v5e:2x4
+    python tests/benchmarks/tpu_compile.py --only=llama2_7b@v5e:8x8@8,decode:llama2_7b@v5e:2x4
 
-A key is PROGRAM:MODEL@SLICE; without --only all are compiled, each in a minute or two and 2 to 5 GiB of memory. `decode` is the engine's
-`generate` program, `prefill` that of the longest bucket. The compiler lives in .venv-tpu, made here with Python 3.12 or 3.13
-(PYTHON=/path/to/python names one). The last line is a JSON object, key -> GiB a chip. Exit code 1 when a program does not fit,
-the prefill beside the slots' cache not either, when a prefill has not one Pallas kernel a layer but the last, or when it sends what
-it should not: expected are two all-reduces a layer (a prefill's last one sends little) and one for the embedding (int8 sends that in
-half the bytes), and of everything else less than twice the logits, so no weights and no cache.
+MODEL@SLICE@N is a training step of N examples of 2,048 tokens a chip, weights and moments split over all chips (fsdp), with the paper's
+values; `paper` for N is its own step of 32 examples in all, filled up to one row a chip at least. PROGRAM:MODEL@SLICE is a program of the
+engine: `decode` is `generate`, `prefill` that of the longest bucket. Without --only all are compiled, each in a minute or two and 2 to 5
+GiB of memory. Slices have libtpu's names, in which v5 is v5p. The compiler lives in .venv-tpu, made here with Python 3.12 or 3.13
+(PYTHON=/path/to/python names one). The last line is a JSON object, key -> GiB a chip. Exit code 1 when a program does not fit; when
+a step takes more memory than MaxText's for the same model, slice and examples (MAXTEXT); when the prefill does not fit beside the slots'
+cache; when a prefill has not one Pallas kernel a layer but the last, or a program sends what it should not: expected of the engine are
+two all-reduces a layer (a prefill's last one sends little) and one for the embedding (int8 sends that in half the bytes), and of
+everything else less than twice the logits, so no weights and no cache.
 """
 
 import argparse
@@ -49,7 +52,43 @@ JOBS = {
     # In bfloat16 the weights alone need 16.1 GiB of a chip of 16. Two groups of 8 chips, as many as there are key heads.
     "llama2_70b_int8@v5e:4x4": Job("llama2_70b", tensor=8, slots=160, weights="int8"),
 }
-KEYS = tuple(f"{program}:{job}" for job in JOBS for program in ("prefill", "decode"))
+ENGINE = tuple(f"{program}:{job}" for job in JOBS for program in ("prefill", "decode"))
+PAPER, PAPER_EXAMPLES, LENGTH = "paper", 32, 2_048
+TRAINING = {
+    "llama2_7b@v5e:8x8": (1, 8, 16, 18, PAPER),
+    "llama2_7b@v5:2x4x4": (1, 32, 97),
+    "llama2_7b@v4:2x4x4": (1, 30),
+    "llama2_7b@v5:4x4x4": (1,),
+    "llama2_70b@v5:4x4x4": (1, 20, 24, PAPER),
+    "llama2_70b@v5:4x4x8": (1, 26),
+    "llama2_13b@v5e:8x8": (1, PAPER),
+    "llama_33b@v4:4x4x4": (1, PAPER),
+    "llama_33b@v5:4x4x4": (1,),
+    "llama_65b@v4:4x4x4": (1, PAPER),
+    "llama_65b@v5:4x4x4": (1,),
+    "llama2_70b@v6e:16x16": (1,),
+    "llama3_8b@v6e:4x4": (1, PAPER),
+}
+STEPS = tuple(f"{job}@{examples}" for job, numbers in TRAINING.items() for examples in numbers)
+KEYS = STEPS + ENGINE
+
+# GiB a chip of MaxText's own step (MaxText 0.2.5, JAX 0.12.0, libtpu 0.0.52; bf16 compute, f32 weights and moments, full remat, FSDP).
+MAXTEXT = {
+    "llama2_7b@v5e:8x8@1": 3.27,
+    "llama2_7b@v5e:8x8@8": 8.73,
+    "llama2_7b@v5e:8x8@16": 14.29,
+    "llama2_7b@v5:2x4x4@1": 4.75,
+    "llama2_7b@v5:2x4x4@32": 35.7,
+    "llama2_7b@v5:2x4x4@97": 94.9,
+    "llama2_7b@v4:2x4x4@1": 4.71,
+    "llama2_7b@v4:2x4x4@30": 30.56,
+    "llama2_7b@v5:4x4x4@1": 3.10,
+    "llama2_70b@v5:4x4x4@1": 22.75,
+    "llama2_70b@v5:4x4x4@20": 85.1,
+    "llama2_70b@v5:4x4x4@24": 95.5,
+    "llama2_70b@v5:4x4x8@1": 13.85,
+    "llama2_70b@v5:4x4x8@26": 94.6,
+}
 
 
 def main() -> int:
@@ -91,6 +130,41 @@ def ask(python: pathlib.Path, key: str) -> dict:
 
 def compile_key(key: str) -> dict:
     """In .venv-tpu: compiles the key's program. Returns bytes, the compiler's limit, collectives, and what to expect of them."""
+    return compile_engine(key) if key in ENGINE else compile_step(key)
+
+
+def compile_step(key: str) -> dict:
+    """A training step: the very function that the loop compiles."""
+    from humpback import config
+    from humpback.model import sharding
+    from humpback.model.sizes import SIZES
+    from humpback.planning.compile import DoesNotFit, compile_for, memory_limit, topology
+    from humpback.training import optimizer, programs, update
+
+    size, slice_name, examples = key.split("@")
+    mesh = sharding.make_mesh(fsdp=-1, devices=topology(slice_name.replace("v5:", "v5p:")))
+    cfg, ft, chips = SIZES[size], config.paper("").forward, mesh.size
+    rows = -(-PAPER_EXAMPLES // chips) * chips if examples == PAPER else int(examples) * chips
+    adamw = optimizer.make_optimizer(ft)
+    shapes = update.state_shapes(cfg, adamw, mesh)
+    step = update.jit_step(cfg, ft, adamw, 1_000, 0, "forward-1", shapes)
+    answer = {"shape": f"{rows} x {LENGTH} tokens on {chips} chips", "limit": memory_limit(mesh)}
+    try:
+        compiled = compile_for(step, (shapes, programs.abstract_rows(mesh, LENGTH, rows, rows // chips * LENGTH)))
+    except DoesNotFit as error:
+        return {**answer, "total": error.used, "refusal": str(error)}
+    return {
+        **answer,
+        "total": compiled.memory.total,
+        "memory": asdict(compiled.memory),
+        "traffic": {kind: asdict(each) for kind, each in compiled.traffic().items()},
+        "found_kernels": compiled.text.count('custom_call_target="tpu_custom_call"'),
+        "seconds": compiled.seconds,
+    }
+
+
+def compile_engine(key: str) -> dict:
+    """A program of the engine."""
     from humpback.decoding import programs
     from humpback.decoding.sampling import Sampler
     from humpback.model import sharding
@@ -141,6 +215,9 @@ def report(key: str, answer: dict) -> Iterator[str]:
         return
     parts = ", ".join(f"{name} {value / GIB:.3f}" for name, value in answer["memory"].items())
     common.say(f"{key}, {answer['shape']}: {gib['total']:.3f} GiB a chip of {gib['limit']:.2f} ({parts}); {answer['seconds']:.0f} s")
+    if key in STEPS:
+        yield from report_step(key, answer)
+        return
     headroom = answer["limit"] - answer["total"] - answer["beside"]
     if answer["beside"]:
         common.say(f"  beside it the slots' cache, {answer['beside'] / GIB:.3f} GiB")
@@ -158,6 +235,17 @@ def report(key: str, answer: dict) -> Iterator[str]:
         yield f"{large} all-reduces of activations; expected are {answer['all_reduces']}, two a layer and the embedding's"
     if rest > 2 * answer["logits"]:
         yield f"{rest / 2**20:.1f} MiB of other collectives; the logits are only {answer['logits'] / 2**20:.1f} MiB"
+
+
+def report_step(key: str, answer: dict) -> Iterator[str]:
+    """Prints the rest of what came out for a training step and yields what is wrong with it."""
+    sent = "; ".join(f"{kind} {each['times']} times, {each['payload'] / GIB:.1f} GiB" for kind, each in sorted(answer["traffic"].items()))
+    common.say(f"  headroom {(answer['limit'] - answer['total']) / GIB:.2f} GiB; {answer['found_kernels']} Pallas kernels; sent: {sent}")
+    if key in MAXTEXT:
+        share = answer["total"] / GIB / MAXTEXT[key]
+        common.say(f"  {share:.2f} times MaxText's {MAXTEXT[key]} GiB")
+        if share > 1:
+            yield f"MaxText takes {MAXTEXT[key]} GiB, this {answer['total'] / GIB:.2f}"
 
 
 def alike(collectives: list[dict]) -> collections.Counter[str]:

@@ -104,11 +104,13 @@ def test_dropout_is_on_only_with_a_key_and_depends_on_it(stacked):
 
 def test_dropout_keeps_the_expectation_and_drops_the_given_share():
     x = jnp.full((64, 128, 16), 3.0)
-    dropped = llama._dropout(KEY, 0.3, x, 0)
+    tokens = jnp.arange(64 * 128).reshape(64, 128)
+    dropped = llama._dropout(KEY, 0.3, tokens, x, 0)
     assert abs(float((dropped == 0).mean()) - 0.3) < 0.01  # 131,072 draws: one sd is 0.0013
     assert abs(float(dropped.mean()) - 3.0) < 0.03
     np.testing.assert_allclose(jnp.unique(dropped), [0.0, 3.0 / 0.7], rtol=1e-4)
-    assert (llama._dropout(KEY, 0.3, x, 1) != dropped).any()  # the two branches differ
+    assert (llama._dropout(KEY, 0.3, tokens, x, 1) != dropped).any()  # the two branches differ
+    np.testing.assert_array_equal(llama._dropout(KEY, 0.3, tokens[::-1], x, 0), dropped[::-1])  # it is the token's, not the place's
 
 
 def test_dropout_differs_by_layer(stacked, monkeypatch):
@@ -117,9 +119,9 @@ def test_dropout_differs_by_layer(stacked, monkeypatch):
     keys = []
     real = llama._dropout
 
-    def spy(key, rate, x, branch):
+    def spy(key, rate, tokens, x, branch):
         jax.debug.callback(lambda data: keys.append((tuple(np.asarray(data).tolist()), branch)), jax.random.key_data(key))
-        return real(key, rate, x, branch)
+        return real(key, rate, tokens, x, branch)
 
     monkeypatch.setattr(llama, "_dropout", spy)
     llama.hidden(CFG, stacked, ids_BT, positions_BT, dropout_rate=0.1, dropout_key=KEY).block_until_ready()

@@ -7,13 +7,17 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
+from humpback import config
 from humpback.decoding import programs
 from humpback.decoding.sampling import Sampler
 from humpback.errors import UserError
 from humpback.model import llama, sharding
 from humpback.planning import compile as planning
+from humpback.training import optimizer, update
+from humpback.training import programs as training_programs
 
 LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not LIBTPU, reason=f"libtpu is not installed: {planning.INSTALL}")
@@ -152,21 +156,32 @@ def test_prefill_after_a_prefix_with_the_attention_kernel(mesh, config, kernels)
 
 
 @needs_libtpu
-def test_training_rows_with_the_attention_kernel():
-    """Packed rows, forwards and backwards: kernels for the output, the gradient of q, and that of k and v, in the scanned layer."""
-    mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=planning.topology("v5e:2x2"))
-    shapes = llama.abstract_params(WIDE)
-    stacked = jax.eval_shape(llama.stack_layers, shapes)
-    placed = sharding.param_shardings(WIDE, mesh, sharding.TRAINING_RULES, stacked=True)
-    params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), stacked, placed)
-    ids_BT = jax.ShapeDtypeStruct((4, LENGTH), jnp.int32, sharding=sharding.batch_sharding(mesh))
+def test_a_training_step_on_four_chips():
+    """The loop's own step with the paper's values: the attention kernel forwards, twice for the recomputation, and backwards."""
+    mesh, rows, T = sharding.make_mesh(fsdp=2, tensor=2, devices=planning.topology("v5e:2x2")), 8, 1024
+    ft = config.paper("").forward
+    adamw = optimizer.make_optimizer(ft)
+    shapes = update.state_shapes(WIDE, adamw, mesh)
+    step = update.jit_step(WIDE, ft, adamw, 10, 0, "forward-1", shapes)
+    arguments = (shapes, training_programs.abstract_rows(mesh, T, rows, rows // 2 * T))
+    compiled = planning.compile_for(step, arguments)
+    assert compiled.text.count(KERNEL) == 4
+    memory = compiled.memory
+    assert bytes_a_chip(arguments) <= memory.arguments <= 1.1 * bytes_a_chip(arguments)
+    assert bytes_a_chip(shapes) <= memory.aliased <= memory.outputs  # the state is updated where it is
+    logits = rows // 2 * T * WIDE.vocab_size // 2 * 4
+    assert logits < memory.arguments and memory.temporaries < 2 * logits  # they alone, and their gradient, would be twice that
 
-    def loss(params, ids_BT, positions_BT, segments_BT):
-        x_BTD = llama.hidden(WIDE, params, ids_BT, positions_BT, segments_BT, compute_dtype=jnp.bfloat16)
-        return jnp.square(x_BTD.astype(jnp.float32)).mean()
 
-    compiled = planning.compile_for(jax.jit(jax.grad(loss)), (params, ids_BT, ids_BT, ids_BT))
-    assert compiled.text.count(KERNEL) == 3
+@needs_libtpu
+def test_data_goes_across_slices():
+    """Two slices of four chips: the mesh' first axis tells them apart, and only one all-reduce of the gradients crosses it."""
+    arguments = {**planning.topology_arguments("v5e:2x2"), "num_slices": 2}
+    devices = topologies.get_topology_desc(**arguments, platform="tpu").devices
+    mesh = sharding.make_mesh(data=2, fsdp=4, devices=devices)
+    assert [{device.slice_index for device in part.flat} for part in mesh.devices] == [{0}, {1}]
+    with pytest.raises(ValueError, match="data=1 is not a multiple of the 2 slices"):
+        sharding.make_mesh(data=1, fsdp=8, devices=devices)
 
 
 @needs_libtpu

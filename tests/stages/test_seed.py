@@ -58,3 +58,9 @@ def test_no_held_out_instruction_is_trained_on() -> None:
 def test_too_few_pairs(count: int, cfg: Seed, part: str) -> None:
     with pytest.raises(UserError, match=part):
         split_seed(TEN[:count], [], cfg)
+
+
+def test_what_is_in_the_dev_set_does_not_train() -> None:
+    dev = [example("z", "Question, 4!")]
+    found = split_seed(TEN, [], Seed(held_out=3), dev)
+    assert (ids(found[0]), ids(found[1])) == ("356789", "012") and found[2]["instruction_held_out"] == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from humpback.tokens.examples import TokenExample
-from humpback.tokens.packing import gather_targets, pack, round_up, to_rows
+from humpback.tokens.packing import choose_rows, gather_targets, pack, round_up, row_lengths, to_rows
 
 
 def example(name: str, ids: list[int], target_start: int) -> TokenExample:
@@ -83,3 +83,26 @@ def test_what_does_not_fit_raises():
 
 def test_round_up():
     assert [round_up(n, 4) for n in (1, 4, 5)] == [4, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "longest", "groups", "wanted"),
+    [
+        ([2000, 300, 300], 2048, 1, (2048, [[0], [1, 2]])),
+        ([400, 300, 300], 2048, 1, (2048, [[0, 1, 2]])),
+        ([400, 300, 300], 2048, 2, (512, [[0], [1], [2]])),  # the three fill one row of 1,024
+        ([700, 300, 300], 2048, 2, (1024, [[0, 1], [2]])),
+        ([400, 300, 300], 2048, 8, (512, [[0], [1], [2]])),  # never enough: the shortest
+        ([700, 300, 300], 2048, 8, (1024, [[0, 1], [2]])),  # but none shorter than an example
+        ([200, 100], 300, 1, (300, [[0, 1]])),
+        ([1500, 1000], 4096, 1, (4096, [[0, 1]])),
+    ],
+)
+def test_row_length_of_a_step(lengths, longest, groups, wanted):
+    assert choose_rows(lengths, longest, groups) == wanted
+
+
+def test_row_lengths_are_three_at_most():
+    assert [row_lengths(n) for n in (300, 512, 700, 2048, 4096)] == [
+        [300], [512], [512, 700], [512, 1024, 2048], [1024, 2048, 4096],
+    ]  # fmt: skip

@@ -1,6 +1,5 @@
-"""A tiny model, a tokenizer of one id per word, and examples of mixed lengths."""
+"""What the tests of training share, as fixtures; the values themselves are in case.py."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,40 +10,23 @@ import optax
 import pytest
 
 from humpback.config import Finetune
-from humpback.model.llama import LlamaConfig, forward, init_params
+from humpback.model.llama import forward
 from humpback.tokens.examples import TokenExample
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training.checkpoint import Model, ModelInfo
-
-# Every dimension differs, so that none can stand for another; all that a mesh of 8 may split is divisible.
-CONFIG = LlamaConfig(vocab_size=96, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=24)
+from humpback.training.checkpoint import Model
+from tests.training import case
+from tests.training.case import CONFIG
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    words = ["<unk>", "<eos>", *(f"w{i}" for i in range(94))]
-    value = {
-        "version": "1.0",
-        "added_tokens": [
-            {"id": i, "content": words[i], "special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-            for i in range(2)
-        ],
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "model": {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(words)}, "unk_token": "<unk>"},
-    }
-    config = {"eos_token": "<eos>", "unk_token": "<unk>"}
-    return Tokenizer({"tokenizer.json": json.dumps(value).encode(), "tokenizer_config.json": json.dumps(config).encode()})
-
-
-@pytest.fixture(scope="session")
-def first_params() -> dict[str, Any]:
-    return jax.tree.map(np.asarray, init_params(CONFIG, jax.random.key(0)))
+    return case.make_tokenizer()
 
 
 @pytest.fixture
-def base(tokenizer: Tokenizer, first_params: dict[str, Any]) -> Model:
-    """Fresh for each test, of numpy arrays, as load_model gives them."""
-    return Model(ModelInfo(CONFIG, "base", "plain"), jax.tree.map(np.array, first_params), tokenizer)
+def base() -> Model:
+    """Fresh for each test."""
+    return case.make_base()
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -79,21 +61,9 @@ def alone() -> Callable[..., tuple[float, dict[str, Any]]]:
 
 @pytest.fixture
 def examples() -> list[TokenExample]:
-    """20 examples of 6 to 24 tokens with 1 to 7 target tokens."""
-    random = np.random.default_rng(0)
-    made = []
-    for i in range(20):
-        condition, target = random.integers(5, 18), random.integers(1, 8)
-        made.append(TokenExample(f"{i:016x}", random.integers(2, 96, condition + target).astype(np.int32), int(condition)))
-    return made
+    return case.make_examples()
 
 
 @pytest.fixture
 def finetune() -> Callable[..., Finetune]:
-    """A Finetune that learns in a few steps."""
-
-    def make(**fields: object) -> Finetune:
-        values = {"length": 32, "batch": 4, "steps": 8, "lr": 1e-2, "end_lr": 5e-3, "checkpoint_every": 0}
-        return Finetune(**{**values, **fields})
-
-    return make
+    return case.make_finetune

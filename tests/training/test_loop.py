@@ -1,6 +1,8 @@
 """The loop: packed is unpacked, gathered is whole, resumed is undisturbed, one device is eight, and bad numbers stop it."""
 
 import dataclasses
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +14,33 @@ from humpback.errors import UserError
 from humpback.model import llama
 from humpback.model.sharding import TRAINING_RULES, make_mesh, param_shardings
 from humpback.tokens import packing
-from humpback.training import loop, optimizer, programs
+from humpback.tokens.examples import TokenExample
+from humpback.training import batches, evaluate, loop, optimizer, programs, update
 from humpback.training.checkpoint import TrainingCheckpoints, weights_digest
 from humpback.training.loop import TrainingError, train
+from humpback.training.stopping import Stopped
 
 
 def one_device():
     return make_mesh(devices=jax.devices()[:1])
 
 
-def rows_of(examples, mesh, length=32, packed=True):
+def rows_of(examples, mesh, length=32, packed=True, parts=1):
     rows = packing.pack([len(e.ids) for e in examples], length) if packed else [[i] for i in range(len(examples))]
-    batch = packing.to_rows(examples, rows, packing.round_up(len(rows), programs.row_groups(mesh)), length)
-    most = np.count_nonzero(batch.weights_BT.reshape(programs.row_groups(mesh), -1), axis=1).max()
-    return batch, programs.make_rows(batch, mesh, packing.round_up(int(most), 8))
+    groups = parts * programs.row_groups(mesh)
+    batch = packing.to_rows(examples, rows, packing.round_up(len(rows), groups), length)
+    most = np.count_nonzero(batch.weights_BT.reshape(groups, -1), axis=1).max()
+    return batch, programs.make_rows(batch, mesh, packing.round_up(int(most), 8), parts)
 
 
 def gradient_of(cfg, ft):
     """(params, rows, key or None) -> (loss, gradient), jitted."""
-    return jax.jit(jax.value_and_grad(lambda params, rows, key: loop.loss_of(cfg, ft, params, rows, key)))
+    return jax.jit(lambda params, rows, key: update.loss_and_grads(cfg, ft, params, rows, key))
+
+
+def differences(one, other):
+    """The largest difference of each leaf."""
+    return [float(np.max(np.abs(np.asarray(a) - np.asarray(b)))) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other))]
 
 
 @pytest.fixture
@@ -70,14 +80,24 @@ def test_gathered_loss_is_the_loss_over_all_positions(base, examples, eval_ft):
 
 
 def test_dropout_is_on_with_a_key_and_off_without(base, examples, finetune):
-    cfg, ft = base.info.config, finetune(dropout=0.5)
-    params = programs.place_params(cfg, base.params, one_device())
+    cfg, params = base.info.config, programs.place_params(base.info.config, base.params, one_device())
     _, rows = rows_of(examples[:6], one_device())
-    loss = jax.jit(lambda key: loop.loss_of(cfg, ft, params, rows, key))
-    off = float(loss(None))
-    assert off == pytest.approx(float(jax.jit(lambda k: loop.loss_of(cfg, finetune(dropout=0.0), params, rows, k))(jax.random.key(0))))
-    first, same, second = (float(loss(jax.random.key(k))) for k in (1, 1, 2))
+    loss = lambda rate, key: float(gradient_of(cfg, finetune(dropout=rate))(params, rows, key)[0])  # noqa: E731
+    off = loss(0.5, None)
+    assert off == pytest.approx(loss(0.0, jax.random.key(0)))
+    first, same, second = (loss(0.5, jax.random.key(k)) for k in (1, 1, 2))
     assert first == same and len({off, first, second}) == 3
+
+
+@pytest.mark.parametrize(("length", "packed", "parts"), [(32, False, 1), (64, True, 1), (32, True, 2), (32, True, 3)])
+def test_nothing_depends_on_how_the_examples_lie_in_rows(base, examples, finetune, length, packed, parts):
+    """Other rows and accumulation: the same loss and gradient, dropout among it, which belongs to a token and not to its place."""
+    cfg, params = base.info.config, programs.place_params(base.info.config, base.params, one_device())
+    program = gradient_of(cfg, finetune(dropout=0.3))
+    wanted = program(params, rows_of(examples[:6], one_device())[1], jax.random.key(3))
+    found = program(params, rows_of(examples[:6], one_device(), length, packed, parts)[1], jax.random.key(3))
+    assert max(differences(found, wanted)) < 1e-5
+    assert max(differences(found, program(params, rows_of(examples[:6], one_device())[1], jax.random.key(4)))) > 1e-3
 
 
 def test_training_draws_new_dropout_in_each_step(base, examples, finetune):
@@ -96,16 +116,16 @@ def test_training_draws_new_dropout_in_each_step(base, examples, finetune):
 @pytest.fixture
 def shared_programs(monkeypatch):
     """Compiles equal programs once for all tests that ask for this."""
-    real = loop.compile_step
+    real = loop._compile
 
-    def compile_step(cfg, ft, made, plan, shapes, rows, seed, purpose):
-        fields = tuple((k, v) for k, v in vars(ft).items() if k != "checkpoint_every")
+    def compile_all(cfg, ft, optimizer, plan, done, seed, purpose, shapes, mesh):
+        fields = tuple((k, v) for k, v in vars(ft).items() if not k.startswith("checkpoint"))
         key = cfg, fields, plan, shapes["step"].sharding, seed, purpose
         if key not in PROGRAMS:
-            PROGRAMS[key] = real(cfg, ft, made, plan, shapes, rows, seed, purpose)
+            PROGRAMS[key] = real(cfg, ft, optimizer, plan, 0, seed, purpose, shapes, mesh)
         return PROGRAMS[key]
 
-    monkeypatch.setattr(loop, "compile_step", compile_step)
+    monkeypatch.setattr(loop, "_compile", compile_all)
 
 
 PROGRAMS = {}
@@ -114,11 +134,11 @@ EIGHT = {"data": 2, "fsdp": 2, "tensor": 2}
 
 def run(base, examples, ft, path=None, mesh=None, **options):
     rows = []
-    params = train(
+    trained = train(
         base, examples, ft, mesh=mesh or one_device(), seed=1, purpose="forward-1", metrics=rows.append, progress=False,
         checkpoints=None if path is None else TrainingCheckpoints(path), **options,
     )  # fmt: skip
-    return params, rows
+    return trained.params, rows
 
 
 def test_training_learns_and_leaves_the_base_alone(base, examples, finetune):
@@ -139,7 +159,7 @@ def test_metrics_of_a_run(base, examples, finetune, shared_programs):
     assert [row["lr"] for row in rows] == pytest.approx(np.linspace(1e-2, 5e-3, 8))
     assert rows[-1]["lr"] == float(np.float32(5e-3))
     for step, row in enumerate(rows):
-        chosen = [examples[i] for i in loop.step_examples(len(examples), 4, 1, "forward-1", step)]
+        chosen = [examples[i] for i in batches.step_examples(len(examples), 4, 1, "forward-1", step)]
         assert row["tokens"] == sum(len(e.ids) for e in chosen)
         assert row["target_tokens"] == sum(e.target_tokens for e in chosen)
         assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
@@ -147,27 +167,42 @@ def test_metrics_of_a_run(base, examples, finetune, shared_programs):
 
 def test_order_of_examples_is_a_new_one_each_epoch_and_misses_none():
     def epoch(first, seed=0, purpose="backward"):
-        return [i for step in range(first, first + 5) for i in loop.step_examples(20, 4, seed, purpose, step)]
+        return [i for step in range(first, first + 5) for i in batches.step_examples(20, 4, seed, purpose, step)]
 
     assert sorted(epoch(0)) == sorted(epoch(5)) == list(range(20))
     assert len({tuple(e) for e in (epoch(0), epoch(5), epoch(0, seed=1), epoch(0, purpose="forward-0"), range(20))}) == 5
-    crossing = [loop.step_examples(5, 3, 0, "x", step) for step in range(5)]
+    crossing = [batches.step_examples(5, 3, 0, "x", step) for step in range(5)]
     flat = [i for chosen in crossing for i in chosen]
     assert [sorted(flat[i : i + 5]) for i in (0, 5, 10)] == [list(range(5))] * 3
 
 
-def test_plan_holds_every_step_and_takes_the_table_unless_set(examples, finetune):
-    for groups in (1, 2, 8):
-        ft = finetune(steps=12)
-        plan = loop.make_plan(examples, ft, 3, "x", groups)
-        assert plan.rows % groups == 0 and plan.targets % 64 == 0
-        for step in range(12):
-            chosen = [examples[i] for i in loop.step_examples(20, plan.batch, 3, "x", step)]
-            batch = packing.to_rows(chosen, packing.pack([len(e.ids) for e in chosen], 32), plan.rows, 32)
-            packing.gather_targets(batch, groups, plan.targets)
-    table = loop.make_plan(examples, finetune(steps=0, batch=0), 3, "x", 1)
+@pytest.mark.parametrize(("groups", "at_once"), [(1, 0), (2, 0), (8, 0), (1, 64), (2, 32)])
+def test_plan_holds_every_step(examples, finetune, groups, at_once):
+    plan = batches.make_plan(examples, finetune(steps=12, tokens_at_once=at_once), 3, "x", groups)
+    assert plan.steps == 12 and len(set(plan.shapes)) == 1  # examples of 24 tokens at most leave one row length, 32
+    for step, shape in enumerate(plan.shapes):
+        assert shape.rows % (groups * shape.parts) == 0 and shape.targets % 64 == 0
+        assert not at_once or shape.rows // shape.parts // groups * shape.length <= at_once
+        chosen = [examples[i] for i in batches.step_examples(20, plan.batch, 3, "x", step)]
+        batch = packing.to_rows(chosen, packing.pack([len(e.ids) for e in chosen], 32), shape.rows, 32)
+        packing.gather_targets(batch, groups * shape.parts, shape.targets)
+
+
+def test_plan_takes_the_table_unless_set(examples, finetune):
+    table = batches.make_plan(examples, finetune(steps=0, batch=0), 3, "x", 1)
     assert (table.steps, table.batch) == optimizer.steps_and_batch(20) == (8, 8)
-    assert loop.make_plan(examples, finetune(steps=2, batch=0), 3, "x", 1).batch == 8
+    assert batches.make_plan(examples, finetune(steps=2, batch=0), 3, "x", 1).batch == 8
+
+
+def test_steps_of_one_row_length_have_one_shape(finetune):
+    """On eight groups a step of long examples fills rows of 2,048 and one of short ones those of 512, and at most three are compiled."""
+    made = [TokenExample(f"{i}", np.zeros(size, np.int32), 1) for i, size in enumerate([1900, 100, 60, 700, 900, 400, 350] * 40)]
+    plan = batches.make_plan(made, finetune(length=2048, batch=16, steps=30), 0, "x", 8)
+    assert {shape.length for shape in plan.shapes} <= {512, 1024, 2048} and 1 < len(set(plan.shapes)) <= 3
+    for step, shape in enumerate(plan.shapes):
+        sizes = [len(made[i].ids) for i in batches.step_examples(len(made), 16, 0, "x", step)]
+        assert shape.length >= max(sizes)
+        assert (shape.length, packing.pack(sizes, shape.length)) == packing.choose_rows(sizes, 2048, 8)
 
 
 @pytest.mark.parametrize("mesh", ["one", "eight"])
@@ -178,16 +213,17 @@ def test_resumed_training_is_bit_identical(tmp_path, base, examples, finetune, m
     ft = finetune(checkpoint_every=4)
     whole, whole_rows = run(base, examples, ft, mesh=mesh)
 
-    class Stopped(Exception):
+    class Broken(Exception):
         pass
 
     def stop(row):
         if row["step"] == 6:
-            raise Stopped
+            raise Broken
 
-    with pytest.raises(Stopped):
-        train(base, examples, ft, mesh=mesh, seed=1, purpose="forward-1", progress=False, metrics=stop,
-              checkpoints=TrainingCheckpoints(tmp_path / "c"))  # fmt: skip
+    saved = TrainingCheckpoints(tmp_path / "c")
+    with pytest.raises(Broken):
+        train(base, examples, ft, mesh=mesh, seed=1, purpose="forward-1", progress=False, metrics=stop, checkpoints=saved)
+    saved.wait()
     resumed, rows = run(base, examples, ft, tmp_path / "c", mesh)
     assert [row["step"] for row in rows] == [5, 6, 7, 8]
     assert [row["loss"] for row in rows] == [row["loss"] for row in whole_rows[4:]]
@@ -208,7 +244,7 @@ def test_checkpoint_of_another_run_is_refused_with_the_field_named(tmp_path, bas
         options = {"ft": ft, "examples": examples, **changed}
         with pytest.raises(UserError, match=f"had {field} ="):
             run(base, path=tmp_path / "c", **options)
-    run(base, examples, finetune(checkpoint_every=7, remat="full"), tmp_path / "c")  # these change no result
+    run(base, examples, finetune(checkpoint_every=7, remat="full", tokens_at_once=32), tmp_path / "c")  # these change no result
 
 
 def test_one_device_and_eight_agree(base, examples, finetune, shared_programs):
@@ -223,7 +259,7 @@ def test_one_device_and_eight_agree(base, examples, finetune, shared_programs):
 
 def test_weights_and_moments_are_really_split(base, examples, finetune):
     mesh = make_mesh(data=1, fsdp=4, tensor=2)
-    shapes = loop.state_shapes(base.info.config, optimizer.make_optimizer(finetune(), 8), mesh)
+    shapes = update.state_shapes(base.info.config, optimizer.make_optimizer(finetune()), mesh)
     stacked = param_shardings(base.info.config, mesh, TRAINING_RULES, stacked=True)
     assert jax.tree.map(lambda x: x.sharding, shapes["params"]) == stacked
     large = [x for x in jax.tree.leaves(shapes["opt"]) if x.size > 100]
@@ -236,25 +272,40 @@ def test_a_loss_that_is_not_finite_stops_before_any_save(tmp_path, base, example
     base.params["layers"]["1"]["up"][0, 0] = np.nan
     with pytest.raises(TrainingError, match=r"step 1 of 8: loss nan") as error:
         run(base, examples, finetune(checkpoint_every=1), tmp_path / "c", mesh)
-    chosen = loop.step_examples(len(examples), 4, 1, "forward-1", 0)
+    chosen = batches.step_examples(len(examples), 4, 1, "forward-1", 0)
     assert all(examples[i].id in str(error.value) for i in chosen)
     assert TrainingCheckpoints(tmp_path / "c").latest() is None
 
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path, base, examples, finetune, monkeypatch, shared_programs):
-    real = loop.compile_step
-
-    def compile_step(*arguments):
-        def program(state, rows):
-            state, measured = real(*arguments)(state, rows)
-            return state, {**measured, "grad_norm": measured["grad_norm"] + jnp.inf}
-
-        return program
-
-    monkeypatch.setattr(loop, "compile_step", compile_step)
-    with pytest.raises(TrainingError, match="gradient norm inf"):
+    disturb(monkeypatch, {1: np.inf})
+    with pytest.raises(TrainingError, match=r"step 1 of 8: .*gradient norm inf"):
         run(base, examples, finetune(), tmp_path / "c")
     assert TrainingCheckpoints(tmp_path / "c").latest() is None
+
+
+def disturb(monkeypatch, factors):
+    """What _measure sees of the gradient norm, times a factor in some steps."""
+    real = loop._measure
+
+    def measure(measured, chosen, step, *more):
+        return real({**measured, "grad_norm": measured["grad_norm"] * factors.get(step + 1, 1.0)}, chosen, step, *more)
+
+    monkeypatch.setattr(loop, "_measure", measure)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_spike_is_logged_with_its_examples_and_skipped_on_request(base, examples, finetune, skip, caplog):
+    """An example that the model knows nothing of, after many that it has learned by heart."""
+    odd = dataclasses.replace(examples[1], ids=examples[1].ids[::-1].copy(), id="odd")
+    ft = finetune(steps=12, batch=1, dropout=0.0, lr=3e-2, end_lr=3e-2, spike=2.0, skip_spikes=skip)
+    order = [examples[0]] * 12
+    order[batches.step_examples(12, 1, 1, "forward-1", 11)[0]] = odd
+    params, rows = run(base, order, ft)
+    assert [row["step"] for row in rows if row["spike"]] == [12]
+    assert "step 12: gradient norm" in caplog.text and "odd" in caplog.text
+    before, _ = run(base, order, dataclasses.replace(ft, spike=0.0, steps=11))  # the rate is constant, so steps decide nothing else
+    assert (max(differences(params, before)) < 1e-6) == skip
 
 
 def test_training_without_examples_is_refused(base, finetune):
@@ -262,37 +313,103 @@ def test_training_without_examples_is_refused(base, finetune):
         run(base, [], finetune())
 
 
-@pytest.mark.parametrize(("field", "value", "tolerance"), [("compute_dtype", "bfloat16", 0.05), ("remat", "full", 1e-5)])
+@pytest.mark.parametrize(
+    ("field", "value", "tolerance"), [("compute_dtype", "bfloat16", 0.05), ("remat", "full", 1e-5), ("remat", "dots", 1e-5)]
+)
 def test_options_reach_the_computation(base, examples, finetune, field, value, tolerance):
     cfg = base.info.config
     params = programs.place_params(cfg, base.params, one_device())
     _, rows = rows_of(examples[:6], one_device())
 
     def make(ft):
-        return lambda p: loop.loss_of(cfg, ft, p, rows, None)
+        return lambda p: update.loss_and_grads(cfg, ft, p, rows, None)
 
     plain, changed = make(finetune(dropout=0.0)), make(finetune(dropout=0.0, **{field: value}))
-    assert str(jax.make_jaxpr(jax.grad(plain))(params)) != str(jax.make_jaxpr(jax.grad(changed))(params))
-    assert float(changed(params)) == pytest.approx(float(plain(params)), rel=tolerance)
+    assert str(jax.make_jaxpr(plain)(params)) != str(jax.make_jaxpr(changed)(params))
+    assert float(changed(params)[0]) == pytest.approx(float(plain(params)[0]), rel=tolerance)
 
 
-def test_state_is_donated(base, examples, finetune, shared_programs):
+def test_remat_saves_less(base, examples):
+    """What the forward pass leaves for the backward pass, in numbers: everything, the products, or what goes into each layer."""
+    cfg = base.info.config
+    params = programs.place_params(cfg, base.params, one_device())
+    batch, _ = rows_of(examples[:6], one_device())
+
+    def saved(remat):
+        def out(params):
+            return llama.hidden(cfg, params, batch.ids_BT, batch.positions_BT, batch.segments_BT, remat=remat)
+
+        _, pull = jax.vjp(out, params)
+        return sum(leaf.size for leaf in jax.tree.leaves(pull))
+
+    none, dots, full = (saved(remat) for remat in ("none", "dots", "full"))
+    assert full < dots < none
+
+
+def test_state_is_donated(base, examples, finetune):
     cfg, ft, mesh = base.info.config, finetune(), one_device()
-    made = optimizer.make_optimizer(ft, 8)
-    shapes = loop.state_shapes(cfg, made, mesh)
-    plan = loop.make_plan(examples, ft, 1, "forward-1", 1)
-    rows = loop.step_rows(examples, plan, ft, mesh, 1, "forward-1", 0)
-    program = loop.compile_step(cfg, ft, made, plan, shapes, rows, 1, "forward-1")
+    made = optimizer.make_optimizer(ft)
+    shapes = update.state_shapes(cfg, made, mesh)
+    _, rows = rows_of(examples[:6], mesh)
     params = programs.place_params(cfg, base.params, mesh)
-    state = {"params": params, "opt": made.init(params), "step": jnp.int32(0)}
-    program(jax.device_put(state, jax.tree.map(lambda x: x.sharding, shapes)), rows)
+    state = update.first_state(params, made, shapes)
+    update.jit_step(cfg, ft, made, 8, 1, "x", shapes)(state, rows)
     assert params["layers"]["q"].is_deleted()
+
+
+def test_accumulated_training_is_the_same(base, examples, finetune):
+    _, rows = run(base, examples, finetune(tokens_at_once=32))
+    _, whole = run(base, examples, finetune())
+    assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in whole], abs=1e-5)
+
+
+def test_a_vocabulary_that_does_not_divide_is_filled_up_and_cut(base, examples, finetune):
+    """95 words on two devices: a column more, which no loss sees, and the same numbers as on one."""
+    cfg = dataclasses.replace(base.info.config, vocab_size=95)
+    params = {**base.params, **{name: base.params[name] for name in ("embedding", "head")}}
+    params["embedding"], params["head"] = params["embedding"][:95], params["head"][:, :95]
+    few = [dataclasses.replace(example, ids=np.minimum(example.ids, 94)) for example in examples]
+    model = dataclasses.replace(base, info=dataclasses.replace(base.info, config=cfg), params=params)
+    mesh = make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
+    trained, rows = run(model, few, finetune(), mesh=mesh)
+    llama.check_params(cfg, trained)
+    alone, wanted = run(model, few, finetune())
+    assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in wanted], abs=1e-5)
+    assert update.state_shapes(cfg, optimizer.make_optimizer(finetune()), mesh)["params"]["head"].shape == (16, 96)
+
+
+def test_the_dev_set_chooses_the_checkpoint(tmp_path, base, examples, finetune):
+    """Trained on one half at a rate that ruins the other in the end; a stop in between changes nothing."""
+    ft = finetune(steps=9, dev_every=3, dropout=0.0, lr=5e-2, end_lr=5e-2)
+    options = {"dev": examples[10:], "examples": examples[:10], "ft": ft}
+    params, rows = run(base, path=tmp_path / "c", **options)
+    losses = {row["step"]: row["dev_loss"] for row in rows if "dev_loss" in row}
+    assert list(losses) == [3, 6, 9] and min(losses, key=losses.__getitem__) == 3
+    scores = evaluate.nll(base.info.config, params, examples[10:], length=32, mesh=one_device())
+    assert scores.nats.sum() / scores.tokens.sum() == pytest.approx(losses[3], abs=1e-6)
+    with pytest.raises(ValueError, match="there are none"):
+        run(base, **options)
+
+
+def test_sigterm_saves_and_the_rest_is_the_same(tmp_path, base, examples, finetune, shared_programs):
+    ft = finetune()
+    whole, _ = run(base, examples, ft)
+
+    def stop(row):
+        if row["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="stopped after step 4 of 8, which is saved"):
+        train(base, examples, ft, mesh=one_device(), seed=1, purpose="forward-1", progress=False, metrics=stop,
+              checkpoints=TrainingCheckpoints(tmp_path / "c"))  # fmt: skip
+    resumed, rows = run(base, examples, ft, tmp_path / "c")
+    assert [row["step"] for row in rows] == [5, 6, 7, 8] and weights_digest(resumed) == weights_digest(whole)
 
 
 # One step of a fixed model on fixed examples. These two numbers change when the mathematics of the model, the loss, the
 # order of examples, dropout or the initial weights change. If that was meant, put the printed values here and say so in
 # the commit; if it was not, something broke.
-GOLDEN = {"loss": 5.039630, "grad_norm": 4.837059}
+GOLDEN = {"loss": 5.072225, "grad_norm": 6.550176}
 
 
 def test_golden_metrics_of_one_step(base, examples, finetune, shared_programs):

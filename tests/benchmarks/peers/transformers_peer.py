@@ -57,9 +57,15 @@ def versions() -> dict[str, Any]:
     return {"torch": torch.__version__, "transformers": transformers.__version__}
 
 
-def train_setup(name: str, model: dict[str, Any], optimizer: dict[str, float]) -> dict[str, Any]:
-    """A model and its AdamW under `name`, which ends in f32, bf16 (weights too) or bf16_autocast. Norms do not decay."""
-    made = make_model(model, torch.bfloat16 if name.endswith("bf16") else torch.float32).train()
+def train_setup(name: str, model: dict[str, Any], folder: str, optimizer: dict[str, float]) -> dict[str, Any]:
+    """A model and its AdamW under `name`: f32, bf16 (weights too) or bf16_autocast. Real weights of `folder`, random ones without it.
+    Norms do not decay.
+    """
+    dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    if folder:
+        made = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").train()
+    else:
+        made = make_model(model, dtype).train()
     groups = [
         {"params": [p for p in made.parameters() if p.ndim > 1], "weight_decay": optimizer["weight_decay"]},
         {"params": [p for p in made.parameters() if p.ndim == 1], "weight_decay": 0.0},
@@ -67,22 +73,32 @@ def train_setup(name: str, model: dict[str, Any], optimizer: dict[str, float]) -
     betas = (optimizer["beta1"], optimizer["beta2"])
     # The fused update is the fastest that torch has on a CPU.
     OPTIMIZERS[name] = torch.optim.AdamW(groups, lr=optimizer["lr"], betas=betas, eps=optimizer["eps"], fused=True)
-    MODELS[name], CLIP[name], AUTOCAST[name] = made, optimizer["clip"], name.endswith("autocast")
+    MODELS[name], CLIP[name], AUTOCAST[name] = made, optimizer["clip"], name == "bf16_autocast"
     return {}
 
 
-def train_step(name: str, ids: list[list[int]]) -> dict[str, Any]:
-    """One step with loss on all tokens; its seconds."""
+def train_step(name: str, ids: list[list[list[int]]], starts: list[list[int]]) -> dict[str, Any]:
+    """One step over batches of examples, whose gradients are summed up: its seconds, and the mean loss of all tokens from each
+    example's start on.
+
+    Padded on the right, where the causal mask alone keeps padding out, so that attention needs no mask of its own.
+    """
     model, optimizer = MODELS[name], OPTIMIZERS[name]
     started = time.perf_counter()
-    batch = torch.tensor(ids)
-    with torch.autocast("cpu", torch.bfloat16, enabled=AUTOCAST[name]):
-        loss = model(input_ids=batch, labels=batch, use_cache=False).loss
-    loss.backward()
+    targets = sum(len(row) - start for batch, begins in zip(ids, starts) for row, start in zip(batch, begins))
+    losses = []
+    for batch, begins in zip(ids, starts):
+        length = max(map(len, batch))
+        padded = torch.tensor([row + [0] * (length - len(row)) for row in batch])
+        labels = torch.tensor([[-100] * start + row[start:] + [-100] * (length - len(row)) for row, start in zip(batch, begins)])
+        with torch.autocast("cpu", torch.bfloat16, enabled=AUTOCAST[name]):
+            loss = model(input_ids=padded, labels=labels, use_cache=False, num_items_in_batch=targets).loss
+        loss.backward()
+        losses.append(loss.detach())
     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP[name])
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    value = loss.item()
+    value = sum(loss.item() for loss in losses)
     seconds = time.perf_counter() - started
     if value != value:
         raise ValueError(f"{name}: the loss is not a number")

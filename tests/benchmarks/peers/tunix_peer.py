@@ -1,18 +1,24 @@
-"""Tunix's Sampler on a CPU, for the benchmarks (answering.py). Runs in .venv-tunix."""
+"""Tunix's Sampler and trainer on a CPU, for the benchmarks (answering.py). Runs in .venv-tunix."""
 
 import functools
 import json
 import pathlib
 import time
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from answering import answer
+from flax import nnx
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.llama3 import model as llama3
 from tunix.models.llama3 import params
+from tunix.sft import utils
+from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig, TrainingInput
 
 BUCKET = 128  # prompts are padded to a multiple of it, so that few shapes are compiled
 PAD, NEVER = 0, -1  # ids: no prompt holds the first, no draw is the second
@@ -21,6 +27,7 @@ MODELS: dict[str, tuple[Any, llama3.ModelConfig]] = {}
 SAMPLERS: dict[tuple, Sampler] = {}
 COMPILED: set[tuple] = set()
 READ: dict[Sampler, float] = {}  # when a sampler had last read its prompts
+TRAINING: dict[str, tuple[llama3.Llama3, Callable]] = {}  # a model, and the step that updates it
 
 
 class Ids:
@@ -115,5 +122,64 @@ def _sampler(name: str, cache_size: int, ends: tuple[int, ...]) -> Sampler:
     return SAMPLERS[key]
 
 
+def train_setup(name: str, model: dict[str, Any], folder: str, optimizer: dict[str, float]) -> dict[str, Any]:
+    """A model with random weights in the shapes of a humpback LlamaConfig, weights and computation in `name`, f32 or bf16, and the
+    step of Tunix' own trainer, which trains all weights when there is no LoRA. Norms do not decay. Real weights: not here.
+    """
+    if folder:
+        raise ValueError("Tunix trains random weights here")
+    config = llama3.ModelConfig(
+        num_layers=model["num_layers"],
+        vocab_size=model["vocab_size"],
+        embed_dim=model["d_model"],
+        hidden_dim=model["d_ff"],
+        num_heads=model["num_heads"],
+        head_dim=model["head_dim"],
+        num_kv_heads=model["num_kv_heads"],
+        rope_theta=int(model["rope_theta"]),
+        norm_eps=model["rms_eps"],
+        weight_tying=model["tied"],
+    )
+    rngs, dtype = nnx.Rngs(0), jnp.bfloat16 if name == "bf16" else jnp.float32
+    made = llama3.Llama3(config, rngs=rngs)
+
+    def begin(value: jax.Array) -> jax.Array:
+        # Its feed-forward matrices would begin as zeros, and stay so.
+        return (0.02 * jax.random.normal(rngs.params(), value.shape) if value.ndim > 1 else value).astype(dtype)
+
+    nnx.update(made, jax.tree.map(begin, nnx.state(made, nnx.Param)))
+    adamw = optax.adamw(
+        optimizer["lr"], b1=optimizer["beta1"], b2=optimizer["beta2"], eps=optimizer["eps"], weight_decay=optimizer["weight_decay"],
+        mask=lambda tree: jax.tree.map(lambda value: value.ndim > 1, tree),
+    )  # fmt: skip
+    trainer = PeftTrainer(made, optax.chain(optax.clip_by_global_norm(optimizer["clip"]), adamw), TrainingConfig(eval_every_n_steps=1))
+    trainer.with_gen_model_input_fn(
+        lambda given: {
+            "input_tokens": given.input_tokens,
+            "input_mask": given.input_mask,
+            "positions": utils.build_positions_from_mask(given.input_mask),
+            "attention_mask": utils.make_causal_attn_mask(given.input_mask),
+        }
+    )
+    TRAINING[name] = made, trainer.jit_train_and_eval_step(cache_nnx_graph=True)[0]
+    return {}
+
+
+def train_step(name: str, ids: list[list[list[int]]], starts: list[list[int]]) -> dict[str, Any]:
+    """One step over one batch of examples of one length, with loss on all tokens but the first; its seconds and mean loss."""
+    if len(ids) != 1 or set(starts[0]) != {1} or len(set(map(len, ids[0]))) != 1:
+        raise ValueError("Tunix gets one batch without padding or prompts here")
+    model, step = TRAINING[name]
+    batch = np.array(ids[0], np.int32)
+    started = time.perf_counter()
+    loss, _, _ = step(TrainingInput(batch, np.ones(batch.shape, bool)))
+    jax.block_until_ready(nnx.state(model))
+    value = float(loss)
+    seconds = time.perf_counter() - started
+    if value != value:
+        raise ValueError(f"{name}: the loss is not a number")
+    return {"seconds": seconds, "loss": value}
+
+
 if __name__ == "__main__":
-    answer(versions, load, generate)
+    answer(versions, load, generate, train_setup, train_step)

@@ -1,0 +1,90 @@
+"""Which examples a step has and how they lie in rows: pure functions of (seed, purpose, step), the same in every process."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from humpback.config import Finetune
+from humpback.keys import key_for
+from humpback.tokens import packing
+from humpback.tokens.examples import TokenExample
+from humpback.training import optimizer as optimizers
+from humpback.training import programs
+
+_TARGETS_MULTIPLE = 64
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """The shape of all steps that have rows of `length` tokens, so that one program does for them."""
+
+    length: int  # T
+    rows: int  # of a step, on all devices
+    parts: int  # A, in which they go through the model one after the other
+    targets: int  # M, places with a loss in each group of a part's rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole training: how many steps, of how many examples, and the shape of each."""
+
+    batch: int
+    shapes: tuple[Shape, ...]  # of each step
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return len(self.shapes)
+
+
+def make_plan(examples: Sequence[TokenExample], ft: Finetune, seed: int, purpose: str, groups: int) -> Plan:
+    """Steps and batch by the paper's table unless `ft` sets them. Steps of one row length have one shape: the most rows and targets that
+    any of them needs, which the others fill up with rows that have no loss.
+
+    groups: into how many equal parts the mesh splits the rows.
+    """
+    steps, batch = optimizers.steps_and_batch(len(examples))
+    steps, batch = ft.steps or steps, ft.batch or batch
+    lengths: list[int] = []
+    targets: dict[int, list[list[int]]] = {}  # row length -> target tokens of each row, of each step
+    for step in range(steps):
+        chosen = [examples[i] for i in step_examples(len(examples), batch, seed, purpose, step)]
+        length, rows = packing.choose_rows([len(example.ids) for example in chosen], ft.length, groups)
+        lengths.append(length)
+        targets.setdefault(length, []).append([sum(chosen[i].target_tokens for i in row) for row in rows])
+    shapes = {length: _shape(length, rows, ft.tokens_at_once, groups) for length, rows in targets.items()}
+    return Plan(batch, tuple(shapes[length] for length in lengths))
+
+
+def _shape(length: int, targets: list[list[int]], tokens_at_once: int, groups: int) -> Shape:
+    needed = packing.round_up(max(map(len, targets)), groups)
+    at_once = max(1, tokens_at_once // length) * groups if tokens_at_once else needed
+    parts = math.ceil(needed / at_once)
+    rows = packing.round_up(needed, parts * groups)
+    share = rows // (parts * groups)
+    most = max(sum(step[start : start + share]) for step in targets for start in range(0, rows, share))
+    return Shape(length, rows, parts, packing.round_up(most, _TARGETS_MULTIPLE))
+
+
+def step_examples(num_examples: int, batch: int, seed: int, purpose: str, step: int) -> list[int]:
+    """The indices of one step's examples (step from 0): every epoch has its own order, none comes twice in one."""
+    places = range(step * batch, (step + 1) * batch)
+    return [int(_epoch_order(num_examples, seed, purpose, p // num_examples)[p % num_examples]) for p in places]
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(num_examples: int, seed: int, purpose: str, epoch: int) -> np.ndarray:
+    # Sorting random words rather than calling a `permutation`, whose method no library promises to keep.
+    words = jax.random.bits(key_for(seed, f"order {purpose}", epoch), (num_examples,), "uint32")
+    return np.argsort(np.asarray(words), kind="stable")
+
+
+def step_rows(chosen: Sequence[TokenExample], shape: Shape, mesh: Mesh) -> programs.Rows:
+    """One step's arrays on the mesh."""
+    rows = packing.pack([len(example.ids) for example in chosen], shape.length)
+    return programs.make_rows(packing.to_rows(chosen, rows, shape.rows, shape.length), mesh, shape.targets, shape.parts)

@@ -1,0 +1,87 @@
+"""checksums.json: the size and crc32c of every file of a folder, written last, so that a folder counts only when all matches."""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from humpback import storage
+from humpback.errors import UserError
+
+CHECKSUMS = "checksums.json"
+Files = Mapping[str, Mapping[str, Any]]  # {path inside the folder: {"size": bytes, "crc32c": eight hex digits}}
+
+
+def publish(folder: epath.Path, names: Collection[str], known: Files | None = None) -> None:
+    """Writes checksums.json, or replaces it, for the files `names` (paths inside the folder) and `known`, which are not read."""
+
+    def measure(name: str) -> dict[str, Any]:
+        return {"size": (folder / name).stat().length, "crc32c": storage.crc32c_file(folder / name)}
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = {**(known or {}), **dict(zip(names, pool.map(measure, names), strict=True))}
+    storage.publish_json(folder / CHECKSUMS, {"files": files, "sha256": _digest(files)}, replace=True)
+
+
+def read(folder: epath.Path) -> Files:
+    """What checksums.json lists. UserError when it is missing or damaged."""
+    file = folder / CHECKSUMS
+    if not file.exists():
+        raise UserError(f"{file}: missing, so the folder was never finished")
+    try:
+        content = storage.read_json(file)
+        if content["sha256"] == _digest(content["files"]):
+            return content["files"]
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({error!r})") from error
+    raise UserError(f"{file}: damaged (its contents have changed since it was written)")
+
+
+def find_damage(folder: epath.Path, complete: bool = False) -> str | None:
+    """What is wrong with a folder, naming the file; None when all that checksums.json lists is there and matches.
+
+    complete: files in folders below that it does not list are wrong, too.
+    """
+    try:
+        wanted = read(folder)
+    except UserError as error:
+        return str(error)
+    if complete and (unlisted := [name for name in walk(folder) if "/" in name and name not in wanted]):
+        return f"{folder / unlisted[0]}: not in {CHECKSUMS}"
+    for name, entry in wanted.items():
+        if not (folder / name).exists():
+            return f"{folder / name}: missing"
+        if (size := (folder / name).stat().length) != entry["size"]:
+            return f"{folder / name}: damaged ({size} bytes instead of {entry['size']})"
+
+    def compare(name: str) -> str | None:
+        try:
+            same = storage.crc32c_file(folder / name) == wanted[name]["crc32c"]
+        except OSError as error:  # what a disk says of a sector that it has lost
+            return f"{folder / name}: cannot be read ({error})"
+        return None if same else f"{folder / name}: damaged (its contents have changed since it was written)"
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return next(filter(None, pool.map(compare, wanted)), None)
+
+
+def walk(folder: epath.Path) -> list[str]:
+    """Paths of all files below `folder`, relative to it, sorted."""
+
+    def names(path: epath.Path, prefix: str) -> Iterator[str]:
+        for item in path.iterdir():
+            if item.is_dir():
+                yield from names(item, f"{prefix}{item.name}/")
+            else:
+                yield prefix + item.name
+
+    return sorted(names(folder, ""))
+
+
+def _digest(files: Files) -> str:
+    """Of the list itself, so that damage to it is told from damage to the files. A sha256, as it also stands for a model."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

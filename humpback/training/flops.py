@@ -1,0 +1,46 @@
+"""How much arithmetic a training step is, by a formula, and how much a TPU could do: together the MFU.
+
+    MFU = step_flops / (seconds of the step · devices · peak_flops of one)
+
+Never XLA's cost_analysis: it counts the body of a loop once, and what rematerialisation computes again as if it were progress.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+
+from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names
+from humpback.planning.compile import GENERATIONS
+
+# FLOP/s of a chip in bfloat16, dense: "Peak compute per chip (bf16)" of Cloud TPU's documentation, pages "TPU v4", "TPU v5e",
+# "TPU v5p" and "TPU v6e". By the names of planning.compile.GENERATIONS, all of which show a chip as one device.
+PEAK_FLOPS = {"v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12}
+
+
+def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int) -> int:
+    """Floating-point operations of one training step, a multiplication and an addition as two.
+
+    lengths: tokens of each example, not of the rows that they are packed into; target_tokens: those with a loss, of all.
+
+        6 · W · Σ len           W: weights of all layers' products (q, k, v, o, gate, up, down); 2 forward, twice that backward
+      + 6 · D · V · targets     the head, which is applied to target tokens only
+      + 6 · L · N · H · Σ len²  attention inside each example: two products of 2 · N · H · len² forward, halved as it is causal,
+                                and twice that backward
+
+    Norms, rotary positions, softmax, the embedding's look-up and the optimizer are not counted, nor padding, nor anything that
+    is computed a second time to save memory.
+    """
+    in_layer = sum(math.prod(WEIGHTS[name].sizes(cfg)) for name in layer_names() if WEIGHTS[name].fan_in)
+    products = 6 * cfg.num_layers * in_layer * sum(lengths)
+    head = 6 * cfg.d_model * cfg.vocab_size * target_tokens
+    attention = 6 * cfg.num_layers * cfg.num_heads * cfg.head_dim * sum(length**2 for length in lengths)
+    return products + head + attention
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """The device's peak in bfloat16, FLOP/s, by its kind; None where it is not known, as for a CPU."""
+    for name, generation in GENERATIONS.items():
+        if generation.kind == device.device_kind:
+            return PEAK_FLOPS[name]
+    return None

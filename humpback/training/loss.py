@@ -1,0 +1,144 @@
+"""Cross-entropy of target tokens. The logits of all of them never exist at once: it goes through the tokens in chunks.
+
+A chunk's logits serve its loss and its gradients in one go, so the backward pass computes nothing again, it only scales. On a mesh
+every device goes through its own rows, with its part of the vocabulary, and what they have found is added up at the end, once.
+Dimension letters: see model/weights.py; M target tokens of a group of rows, C of a chunk.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from humpback.model import products
+from humpback.model.llama import BATCH_AXES
+
+CHUNK = 512  # tokens: with 49,152 words a chunk's logits take 100 MB
+VOCABULARY_AXIS = "tensor"
+
+
+class Head(NamedTuple):
+    """The matrix behind the logits. tied: it is the embedding, (V, D); else (D, V). words: the vocabulary without its padding."""
+
+    matrix: jax.Array
+    tied: bool
+    words: int
+
+
+def token_nats(dtype: Any, x_BTD: jax.Array, head: Head, places_GM: jax.Array, targets_GM: jax.Array) -> jax.Array:
+    """-log p of each target token, (G, M) float32; the products' operands in `dtype`.
+
+    x is what `llama.hidden` gives; a place counts along the rows of its group, (B / G)·T.
+    """
+    return _on_mesh(dtype, x_BTD, head, places_GM, targets_GM, None)[0]
+
+
+def nats_sum(
+    dtype: Any, x_BTD: jax.Array, head: Head, places_GM: jax.Array, targets_GM: jax.Array, weights_GM: jax.Array
+) -> jax.Array:
+    """The sum of `token_nats` times weights_GM, float32, to be differentiated by x and the matrix."""
+    return _nats_sum(dtype, head.tied, head.words, x_BTD, head.matrix, places_GM, targets_GM, weights_GM)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _nats_sum(dtype, tied, words, x_BTD, matrix, *rows):
+    return _nats_sum_forward(dtype, tied, words, x_BTD, matrix, *rows)[0]
+
+
+def _nats_sum_forward(dtype, tied, words, x_BTD, matrix, places_GM, targets_GM, weights_GM):
+    nats_GM, *grads = _on_mesh(dtype, x_BTD, Head(matrix, tied, words), places_GM, targets_GM, weights_GM)
+    types = [jnp.zeros(0, x.dtype) for x in (x_BTD, matrix)]
+    return jnp.sum(nats_GM * weights_GM), (grads, types)
+
+
+def _nats_sum_backward(dtype, tied, words, saved, scale):
+    grads = [(grad.astype(jnp.float32) * scale).astype(like.dtype) for grad, like in zip(*saved, strict=True)]
+    return *grads, None, None, None
+
+
+_nats_sum.defvjp(_nats_sum_forward, _nats_sum_backward)
+
+
+def _on_mesh(dtype, x_BTD, head, *rows):
+    """`_sweep` on each device's rows and words, of the mesh that is set; without one, on all of them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    x_BTD, matrix = x_BTD.astype(dtype), head.matrix.astype(dtype)
+    sweep = functools.partial(_sweep, head.tied, head.words)
+    if mesh.empty:
+        return sweep((), x_BTD, matrix, *rows)
+    by_row = PartitionSpec(BATCH_AXES)
+    whole, split = (
+        PartitionSpec(VOCABULARY_AXIS, axis) if head.tied else PartitionSpec(axis, VOCABULARY_AXIS) for axis in (None, "fsdp")
+    )
+    found = (by_row,) if rows[-1] is None else (by_row, by_row, split)
+    # The loops inside begin with zeros that are the same everywhere and then differ, which the check does not like.
+    run = jax.shard_map(
+        functools.partial(sweep, mesh.axis_names), in_specs=(by_row, whole, *(by_row for _ in rows)), out_specs=found, check_vma=False
+    )
+    return run(x_BTD, matrix, *rows)
+
+
+def _sweep(tied, words, axes, x_BTD, matrix, places_GM, targets_GM, weights_GM):
+    """One device's (nats_GM,), and with weights also the gradients of their weighted sum by x and the matrix. axes: of the mesh."""
+    (G, M), D = places_GM.shape, x_BTD.shape[-1]
+    x_RD = x_BTD.reshape(-1, D)
+    places_M = (places_GM + jnp.arange(G)[:, None] * (x_RD.shape[0] // G)).reshape(-1)
+    chunks = -(-G * M // CHUNK)
+    size = -(-G * M // chunks)
+
+    def cut(x_M: jax.Array) -> jax.Array:
+        """(chunks, C)"""
+        return jnp.pad(x_M, (0, chunks * size - G * M)).reshape(chunks, size)
+
+    parts = cut(places_M), cut(targets_GM.reshape(-1))
+    if weights_GM is None:
+        nats_XC = lax.map(lambda part: _chunk(tied, words, axes, matrix, x_RD[part[0]], part[1], None)[0], parts)
+        return (nats_XC.reshape(-1)[: G * M].reshape(G, M),)
+
+    def step(grad_matrix, part):
+        places_C, targets_C, weights_C = part
+        nats_C, by_x_CD, by_matrix = _chunk(tied, words, axes, matrix, x_RD[places_C], targets_C, weights_C)
+        return grad_matrix + by_matrix, (nats_C, by_x_CD)
+
+    parts = *parts, cut(weights_GM.reshape(-1))
+    grad_matrix, (nats_XC, by_x_XCD) = lax.scan(step, jnp.zeros(matrix.shape, jnp.float32), parts)
+    grad_x_RD = jnp.zeros(x_RD.shape, jnp.float32).at[parts[0].reshape(-1)].add(by_x_XCD.reshape(-1, D))
+    if axes:
+        grad_x_RD = lax.psum(grad_x_RD, VOCABULARY_AXIS)
+        if lax.axis_size("fsdp") * lax.axis_size("data") > 1:  # what is sent is sent in the products' type
+            grad_matrix = lax.psum_scatter(grad_matrix.astype(matrix.dtype), "fsdp", scatter_dimension=int(tied), tiled=True)
+            grad_matrix = lax.psum(grad_matrix, "data")
+    return nats_XC.reshape(-1)[: G * M].reshape(G, M), grad_x_RD.reshape(x_BTD.shape), grad_matrix
+
+
+def _chunk(tied, words, axes, matrix, x_CD, targets_C, weights_C):
+    """(nats_C, and with weights the gradients of their weighted sum by x and the matrix)."""
+    V = matrix.shape[0 if tied else 1]
+    logits_CV = products.einsum("cd,vd->cv" if tied else "cd,dv->cv", x_CD, matrix)
+    shards = lax.axis_size(VOCABULARY_AXIS) if axes else 1
+    first = lax.axis_index(VOCABULARY_AXIS) * V if axes else 0
+    words_V = jnp.arange(V)
+    if V * shards > words:
+        logits_CV = jnp.where(words_V < words - first, logits_CV, -jnp.inf)
+
+    def everywhere(reduce, x_C):
+        return reduce(x_C, VOCABULARY_AXIS) if shards > 1 else x_C
+
+    largest_C = everywhere(lax.pmax, logits_CV.max(-1))
+    total_C = everywhere(lax.psum, jnp.exp(logits_CV - largest_C[:, None]).sum(-1))
+    own_C = targets_C - first
+    here_C = (own_C >= 0) & (own_C < V)
+    picked_C = jnp.take_along_axis(logits_CV, jnp.clip(own_C, 0, V - 1)[:, None], axis=1)[:, 0]
+    picked_C = everywhere(lax.psum, jnp.where(here_C, picked_C, 0))
+    log_sum_C = largest_C + jnp.log(total_C)
+    nats_C = log_sum_C - picked_C
+    if weights_C is None:
+        return nats_C, None, None
+    probs_CV = jnp.exp(logits_CV - log_sum_C[:, None]) - (words_V == own_C[:, None])
+    grad_CV = (probs_CV * weights_C[:, None]).astype(x_CD.dtype)
+    by_x_CD = products.einsum("cv,vd->cd" if tied else "cv,dv->cd", grad_CV, matrix)
+    by_matrix = products.einsum("cv,cd->vd", grad_CV, x_CD) if tied else products.einsum("cd,cv->dv", x_CD, grad_CV)
+    return nats_C, by_x_CD, by_matrix

@@ -1,0 +1,150 @@
+"""Ending a training early: on SIGTERM it is saved first, and a step that hangs takes the process with it."""
+
+import bisect
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NoReturn, TypeVar
+
+from humpback.errors import Stopped as Stopped  # raised where `Sigterm.came` is answered; `distributed` must know it, too
+
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command continues
+STALLED = 70  # EX_SOFTWARE
+_TICK_SECONDS = 1.0
+_STDERR = 2
+
+T = TypeVar("T")
+
+
+class Sigterm:
+    """`with Sigterm() as sigterm:` SIGTERM is only remembered, so that the work can end in order at its next look at `came`.
+
+    Whoever finds `came` set saves and raises Stopped. Set `nothing_to_save` while all that there is can be had again
+    (loading, compiling): SIGTERM then ends the process at once with PREEMPTED. So does a second one at any time, for a save
+    that hangs. A block that ends although SIGTERM came, too late for its last look, raises Stopped.
+
+    A thread of its own acts on the signal: Python calls a handler only in the main thread, and not before C++ code there has
+    returned, which for a compilation takes minutes. Outside the main thread, where Python takes no handlers, nothing happens
+    and SIGTERM stays what it was.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._nothing_to_save = False
+        self._restore = contextlib.ExitStack()
+
+    @property
+    def nothing_to_save(self) -> bool:
+        """Whether SIGTERM may end the process at once; when it has come before this is set, it does so then."""
+        return self._nothing_to_save
+
+    @nothing_to_save.setter
+    def nothing_to_save(self, value: bool) -> None:
+        self._nothing_to_save = value
+        if value and self.came:
+            _end_preempted()
+
+    def __enter__(self) -> "Sigterm":
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        ours, pythons = socket.socketpair()
+        pythons.setblocking(False)
+        listener = threading.Thread(target=self._listen, args=(ours,), name="sigterm", daemon=True)
+        listener.start()
+        # Called last to first: when no more signal can come, the thread reads to the end of what has come.
+        self._restore.callback(listener.join)
+        self._restore.callback(pythons.close)
+        # Python's own handler, which is not bound to a thread, writes the number of each signal there at once.
+        self._restore.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False))
+        former = signal.signal(signal.SIGTERM, lambda *_: None)
+        # None stands for a handler that is not Python's, which cannot be put back.
+        self._restore.callback(signal.signal, signal.SIGTERM, signal.SIG_DFL if former is None else former)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._restore.close()
+        if self.came and kind is None:
+            raise Stopped("stopped by SIGTERM; what was done by then is saved, and the same command continues")
+
+    def run_interruptibly(self, function: Callable[[], T]) -> T:
+        """Returns function(), called with `nothing_to_save` set: a compilation, say, which ends at once on SIGTERM."""
+        before, self.nothing_to_save = self.nothing_to_save, True
+        try:
+            return function()
+        finally:
+            self.nothing_to_save = before
+
+    def _listen(self, ours: socket.socket) -> None:
+        with ours:
+            while numbers := ours.recv(64):
+                for _ in range(numbers.count(signal.SIGTERM)):  # others, such as SIGINT, are told here, too
+                    # In this order, so that of this thread and one that sets nothing_to_save one sees the other.
+                    second, self.came = self.came, True
+                    if second or self._nothing_to_save:
+                        _end_preempted()
+                    _say("SIGTERM: saving as soon as this step is done; a second one ends at once")
+
+
+class Watchdog:
+    """Ends the process when a step hangs: `with watchdog.step(number):` around all the work of each step.
+
+    A step may take `factor` times the median of the steps before it and at least `floor_seconds`; there is no limit until
+    `known` steps have been timed. Beyond it a line names the step, the stacks of all threads follow on standard error, and the
+    exit code is STALLED. A thread watches, so it also works while the main thread waits in C++, where JAX lets others run: for
+    a collective whose other end is gone, or a device that does not answer.
+    """
+
+    def __init__(self, factor: float = 20.0, floor_seconds: float = 30.0, known: int = 5) -> None:
+        self._factor, self._floor_seconds, self._known = factor, floor_seconds, known
+        self._durations: list[float] = []  # seconds, sorted
+
+    @contextlib.contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Times the block and watches it; a block that raises is not counted."""
+        started = time.monotonic()
+        over = threading.Event()
+        if len(self._durations) >= self._known:
+            threading.Thread(target=self._watch, args=(number, started, over), name="watchdog", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+        bisect.insort(self._durations, time.monotonic() - started)
+
+    @property
+    def median(self) -> float:
+        """Seconds of the median step so far, the upper one of two. IndexError before the first."""
+        return self._durations[len(self._durations) // 2]
+
+    def _watch(self, number: int, started: float, over: threading.Event) -> None:
+        median = self.median
+        left = max(self._factor * median, self._floor_seconds)
+        while left > 0:
+            # Counted by waits, not by the clock: a process that was suspended for an hour (Ctrl-Z) has not hung.
+            tick = min(left, _TICK_SECONDS)
+            if over.wait(tick):
+                return
+            left -= tick
+        _say(
+            f"step {number} has taken {time.monotonic() - started:.1f} s, the median of the steps before it is {median:.3g} s: "
+            f"it hangs, so this process ends with exit code {STALLED}; the same command continues from what was saved. The "
+            "stacks of all its threads:"
+        )
+        faulthandler.dump_traceback(_STDERR, all_threads=True)
+        os._exit(STALLED)  # sys.exit would wait for the main thread
+
+
+def _end_preempted() -> NoReturn:
+    _say(f"SIGTERM: ending at once with exit code {PREEMPTED}; the same command continues from what was saved")
+    os._exit(PREEMPTED)
+
+
+def _say(text: str) -> None:
+    """A line on standard error, past Python's own buffer, whose lock a thread that hangs may hold."""
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, f"\nhumpback: {text}\n".encode())

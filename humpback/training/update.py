@@ -1,0 +1,118 @@
+"""One update of the weights: state and rows in, state and measurements out; and how it is laid out and compiled on a mesh."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from humpback.config import Finetune
+from humpback.keys import key_for
+from humpback.model import llama, sharding
+from humpback.training import optimizer as optimizers
+from humpback.training import programs
+
+# {"params": stacked f32 weights, "opt": optax state, "step": int32, steps done, "norms": f32 [_NORMS], gradient norms of the last steps}
+State = dict[str, Any]
+Step = Callable[[State, programs.Rows], tuple[State, dict[str, jax.Array]]]
+
+_NORMS = 64  # steps whose gradient norms say what is usual
+_FEW = 8  # before so many steps nothing is
+
+
+def loss_and_grads(
+    cfg: llama.LlamaConfig, ft: Finetune, params: llama.Params, rows: programs.Rows, key: jax.Array | None
+) -> tuple[jax.Array, llama.Params]:
+    """(mean nats per target token over the whole step, its gradient), float32. Without a key there is no dropout.
+
+    The parts of the rows go through the model one after the other; what they add up to does not depend on how many there are.
+    """
+    weights_AGM = rows["weights_AGM"] / jnp.sum(rows["weights_AGM"])
+
+    @jax.value_and_grad
+    def share(params: llama.Params, part: programs.Rows, weights_GM: jax.Array) -> jax.Array:
+        return programs.target_nats(
+            cfg, params, part, weights_GM=weights_GM,
+            compute_dtype=jnp.dtype(ft.compute_dtype), dropout_rate=ft.dropout, dropout_key=key, remat=ft.remat,
+        )  # fmt: skip
+
+    if len(weights_AGM) == 1:
+        return share(params, programs.part_of(rows, 0), weights_AGM[0])
+
+    def add(sums: tuple[jax.Array, llama.Params], part: tuple[programs.Rows, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, share(params, *part)), None
+
+    zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, zeros, (rows, weights_AGM))[0]
+
+
+def train_step(
+    cfg: llama.LlamaConfig,
+    ft: Finetune,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    seed: int,
+    purpose: str,
+    state: State,
+    rows: programs.Rows,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One update. Pure; returns the next state and {loss, grad_norm, lr, spike}."""
+    step = state["step"]
+    loss, grads = loss_and_grads(cfg, ft, state["params"], rows, key_for(seed, f"dropout {purpose}", step))
+    rate = optimizers.learning_rate(step, ft, steps)
+    params, opt = optimizers.apply(optimizer, grads, state["opt"], state["params"], rate)
+    norm = optax.tree.norm(grads)
+    known = jnp.where(jnp.arange(_NORMS) < step, state["norms"], jnp.nan)
+    spike = (step >= _FEW) & (norm > ft.spike * jnp.nanmedian(known)) if ft.spike else jnp.bool(False)
+    if ft.skip_spikes:
+        params, opt = jax.tree.map(functools.partial(jnp.where, spike), (state["params"], state["opt"]), (params, opt))
+    measured = {"loss": loss, "grad_norm": norm, "lr": rate, "spike": spike}
+    return {"params": params, "opt": opt, "step": step + 1, "norms": state["norms"].at[step % _NORMS].set(norm)}, measured
+
+
+def state_shapes(cfg: llama.LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
+    """The training state as ShapeDtypeStructs with their shardings; allocates nothing."""
+    cfg, whole = sharding.padded(cfg, mesh), programs.replicated(mesh)
+    where = sharding.param_shardings(cfg, mesh, sharding.TRAINING_RULES, stacked=True)
+    params = jax.eval_shape(llama.stack_layers, llama.abstract_params(cfg))
+    state = {
+        "params": params,
+        "opt": jax.eval_shape(optimizer.init, params),
+        "step": jax.ShapeDtypeStruct((), jnp.int32),
+        "norms": jax.ShapeDtypeStruct((_NORMS,), jnp.float32),
+    }
+    shardings = {
+        "params": where,
+        "opt": optimizers.state_shardings(optimizer, params, where, whole),
+        "step": whole,
+        "norms": whole,
+    }
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+
+
+def first_state(params: llama.Params, optimizer: optax.GradientTransformation, shapes: State) -> State:
+    """The state before the first step, laid out like `shapes`; `params` are taken as they are."""
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    rest = {name: shardings[name] for name in ("opt", "step", "norms")}
+
+    def begin(params: llama.Params) -> State:
+        return {"opt": optimizer.init(params), "step": jnp.int32(0), "norms": jnp.zeros(_NORMS)}
+
+    return {"params": params, **jax.jit(begin, out_shardings=rest)(params)}
+
+
+def jit_step(
+    cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTransformation, steps: int, seed: int, purpose: str, shapes: State
+) -> Any:
+    """`train_step` of (state, rows), jitted for the mesh of `shapes`. The state is donated."""
+    state_shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    mesh = state_shardings["step"].mesh
+    return jax.jit(
+        functools.partial(train_step, cfg, ft, optimizer, steps, seed, purpose),
+        in_shardings=(state_shardings, programs.rows_shardings(mesh)),
+        out_shardings=(state_shardings, programs.replicated(mesh)),
+        donate_argnums=0,
+    )

@@ -1,0 +1,35 @@
+"""The stage's flags, and a run whose training looks at a dev set."""
+
+import json
+
+import pytest
+
+from humpback.errors import UserError
+from humpback.stages.base import convert_base
+from humpback.stages.finetune import finetune, read_profile
+from humpback.stages.seed import seed
+
+
+@pytest.mark.parametrize("asked", ["3", "3:", ":4", "0:2", "5:4", "a:b", "1:2:3"])
+def test_a_profile_is_two_steps(asked):
+    with pytest.raises(UserError, match=f"--profile={asked}: must be FROM:TO"):
+        read_profile(asked, "somewhere")
+
+
+def test_the_dev_set_is_looked_at_and_a_profile_is_written(make_run, tmp_path):
+    """A whole stage: the dev set's losses are in the metrics, the chosen step in the manifest, the profile in its folder."""
+    rows = [{"instruction": f"What is number {i}?", "response": f"Number {i} is the one after {i - 1}."} for i in range(6)]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = {"lr": 0.3, "end_lr": 0.3, "dev_every": 2, "checkpoint_keep_every": 4}
+    run = make_run(seed_pairs__dev_source=str(tmp_path / "dev.jsonl"), **{f"forward_seed__{k}": v for k, v in fields.items()})
+    convert_base(run)
+    seed(run)
+    finetune(run, "forward", 0, read_profile("2:2", tmp_path / "profile"))
+    stage = tmp_path / "run" / "forward-0"
+    metrics = [json.loads(line) for path in sorted(stage.glob("metrics/*")) for line in path.read_text().splitlines()]
+    losses = {row["step"]: row["dev_loss"] for row in metrics if "dev_loss" in row}
+    assert list(losses) == [2, 4]
+    assert json.loads((stage / "manifest.json").read_text())["step"] == min(losses, key=losses.__getitem__)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    finetune(run, "forward", 0)  # done before, and what was to be kept stays
+    assert (stage / "steps" / "00000004" / "checksums.json").exists()

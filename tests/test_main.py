@@ -1,0 +1,89 @@
+"""`humpback`: the flags that every command has, and how it ends when it is stopped."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from humpback.__main__ import place_variables
+from humpback.errors import UserError
+from launch import local_pod
+
+ROOT = pathlib.Path(__file__).parents[1]
+WORKER = [sys.executable, "-m", "tests.distributed_worker", "work", "--task=stop"]
+STOPPED = "humpback: stopped, and nothing is lost\n"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    return {**inherited, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", **variables}
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+
+
+def place(address: str | None, count: int | None, index: int | None) -> dict[str, str]:
+    return place_variables({"coordinator_address": address, "num_processes": count, "process_id": index})
+
+
+def test_the_flags_of_a_place_are_variables():
+    assert place("head:1234", 4, 0) == {
+        "JAX_COORDINATOR_ADDRESS": "head:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0",
+    }  # fmt: skip
+    assert place(None, None, None) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (("head:1234", 4, None), "--process_id missing"),
+        ((None, 4, 0), "--coordinator_address missing"),
+        (("head:1234", None, None), "--num_processes and --process_id missing"),
+    ],
+)
+def test_a_place_is_given_whole_or_not_at_all(given, missing):
+    with pytest.raises(UserError, match=f"^{missing}: give all of --coordinator_address, --num_processes, --process_id, or"):
+        place(*given)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--process_id=1"], "humpback: --coordinator_address and --num_processes missing: "),
+        (["--process_id=-1"], "--process_id=-1"),
+        (["--coordinator_address=head", "--num_processes=2", "--process_id=0"], "=head: it must be HOST:PORT"),
+    ],
+)
+def test_a_wrong_place_is_named(flags, message):
+    done = run(*WORKER, *flags)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_two_processes_by_flags_agree_to_stop():
+    """The flags win over an environment that says something else, and their differences are none between processes."""
+    wrong = {"JAX_COORDINATOR_ADDRESS": "nowhere:1", "JAX_NUM_PROCESSES": "7", "JAX_PROCESS_ID": "6"}
+    place = [f"--coordinator_address=127.0.0.1:{local_pod.free_ports()}", "--num_processes=2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    commands = [[*WORKER, *place, f"--process_id={index}"] for index in range(2)]
+    processes = [subprocess.Popen(command, cwd=ROOT, env=environment(**wrong), **pipes) for command in commands]
+    told = [process.communicate(timeout=90) for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], told
+    for out, err in told:
+        assert [line for line in out.splitlines() if "Gloo" not in line] == ["2 processes", "[False, True, True, True]"]
+        assert STOPPED in err and "Traceback" not in err
+
+
+def test_one_process_that_is_stopped():
+    done = run(*WORKER)
+    assert (done.returncode, done.stdout) == (75, "1 processes\n[False, True, False, True]\n")
+    assert done.stderr == STOPPED
+
+
+def test_help_lists_the_flags_of_the_command_and_those_of_all():
+    shown = run(sys.executable, "-m", "humpback", "finetune", "--help").stdout
+    for flag in ("config", "workdir", "iteration", "task", "coordinator_address", "num_processes", "process_id"):
+        assert f"--{flag}:" in shown, shown
+    assert "logtostderr" not in shown and "orbax" not in shown

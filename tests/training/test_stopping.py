@@ -1,0 +1,254 @@
+"""SIGTERM and steps that hang, in processes of their own: what they end with, and what they let go on."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from humpback.training.stopping import PREEMPTED, STALLED, Sigterm, Stopped, Watchdog
+
+ROOT = pathlib.Path(__file__).parents[2]
+BEGINNING = """
+import hashlib, os, signal, sys, time
+from humpback.training import stopping
+from humpback.training.stopping import Sigterm, Stopped, Watchdog
+
+def say(text):
+    print(text, flush=True)
+
+def hang():  # minutes in C without the interpreter's lock, which no signal interrupts, as a compilation
+    say("ready")
+    hashlib.pbkdf2_hmac("sha256", b"x", b"x", 2**31 - 1)
+
+def wait(sigterm):
+    say("ready")
+    while not sigterm.came:
+        time.sleep(0.01)
+"""
+
+
+class Script:
+    """A running process, whose output is read line by line."""
+
+    def __init__(self, code: str) -> None:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-c", BEGINNING + code], cwd=ROOT, **pipes)
+
+    def wait_for(self, text: str) -> None:
+        line = self.process.stdout.readline()
+        assert line == text + "\n", (line, self.process.stderr.read() if not line else "")
+
+    def end(self) -> tuple[int, str, str]:
+        """(exit code, the rest of standard output, standard error)."""
+        out, err = self.process.communicate(timeout=20)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def start() -> Iterator[type[Script]]:
+    started = []
+
+    class Started(Script):
+        def __init__(self, code: str) -> None:
+            super().__init__(code)
+            started.append(self)
+
+    yield Started
+    for script in started:
+        script.process.kill()
+        script.process.communicate()
+
+
+def test_sigterm_is_remembered_and_the_handler_before_comes_back(start):
+    script = start("""
+signal.signal(signal.SIGTERM, lambda *_: say("the handler before"))
+try:
+    with Sigterm() as sigterm:
+        wait(sigterm)
+        raise Stopped("saved at step 7 of 60")
+except Stopped as error:
+    say(error)
+os.kill(os.getpid(), signal.SIGTERM)
+""")
+    script.wait_for("ready")
+    script.process.terminate()
+    code, out, err = script.end()
+    assert (code, out) == (0, "saved at step 7 of 60\nthe handler before\n")
+    assert "humpback: SIGTERM: saving" in err
+
+
+def test_a_second_sigterm_ends_at_once_even_a_main_thread_that_hangs(start):
+    script = start("""
+with Sigterm() as sigterm:
+    wait(sigterm)
+    hang()
+""")
+    script.wait_for("ready")
+    script.process.terminate()
+    script.wait_for("ready")
+    script.process.terminate()
+    code, out, err = script.end()
+    assert (code, out) == (PREEMPTED, "") == (75, "")
+    assert "humpback: SIGTERM: ending at once with exit code 75" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "sigterm.nothing_to_save = True; say('ready'); time.sleep(60)",
+        "wait(sigterm); sigterm.nothing_to_save = True; time.sleep(60)",  # it came before
+        "sigterm.run_interruptibly(hang)",
+        "wait(sigterm); sigterm.run_interruptibly(lambda: time.sleep(60))",
+    ],
+)
+def test_with_nothing_to_save_the_first_one_ends_at_once(start, body):
+    script = start(f"with Sigterm() as sigterm:\n    {body}\n")
+    script.wait_for("ready")
+    asked = time.monotonic()
+    script.process.terminate()
+    code, out, err = script.end()
+    assert (code, out) == (PREEMPTED, "") and "ending at once" in err
+    assert time.monotonic() - asked < 10
+
+
+def test_other_signals_are_not_taken_for_it(start):
+    script = start("""
+signal.signal(signal.SIGUSR1, lambda *_: say("another"))
+with Sigterm() as sigterm:
+    sigterm.nothing_to_save = True
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.2)
+    say(sigterm.came)
+say(signal.set_wakeup_fd(-1))
+""")
+    assert script.end() == (0, "another\nFalse\n-1\n", "")
+
+
+def test_after_an_interruptible_call_there_is_something_to_save_again(start):
+    script = start("""
+def fail():
+    raise TimeoutError("of the function's own")
+
+with Sigterm() as sigterm:
+    say(sigterm.run_interruptibly(lambda: 3))
+    try:
+        sigterm.run_interruptibly(fail)
+    except TimeoutError as error:
+        say(error)
+    wait(sigterm)
+    say("saved")
+    os._exit(0)
+""")
+    for text in ("3", "of the function's own", "ready"):
+        script.wait_for(text)
+    script.process.terminate()
+    assert script.end()[:2] == (0, "saved\n")
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ("", "Stopped: stopped by SIGTERM; what was done by then is saved, and the same command continues\n"),
+        ("raise KeyError('another failure')", "KeyError: 'another failure'\n"),
+    ],
+)
+def test_no_sigterm_is_swallowed_by_the_end_of_the_block(start, end, expected):
+    script = start(f"with Sigterm() as sigterm:\n    wait(sigterm)\n    {end}\n")
+    script.wait_for("ready")
+    script.process.terminate()
+    code, _, err = script.end()
+    assert code == 1 and err.endswith(expected)
+
+
+def test_a_block_without_a_signal_ends_quietly(start):
+    assert start("with Sigterm() as sigterm:\n    say(sigterm.came)\n").end() == (0, "False\n", "")
+
+
+def test_outside_the_main_thread_nothing_changes():
+    found = []
+
+    def work() -> None:
+        with Sigterm() as sigterm:
+            found.extend([signal.getsignal(signal.SIGTERM), sigterm.came])
+            found.append(sigterm.run_interruptibly(threading.current_thread))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [before, False, thread] and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_step_that_hangs_ends_the_process(start):
+    """Below 20 times the median, even above the floor, it goes on."""
+    script = start("""
+watchdog = Watchdog(floor_seconds=0.1)
+for number in range(5):
+    with watchdog.step(number):
+        time.sleep(0.05)
+with watchdog.step(5):
+    time.sleep(0.4)
+with watchdog.step(6):
+    hang()
+""")
+    script.wait_for("ready")
+    code, out, err = script.end()
+    assert (code, out) == (STALLED, "") == (70, "")
+    line, stacks = err.split(" The stacks of all its threads:\n")
+    assert line.startswith("\nhumpback: step 6 has taken ") and "exit code 70" in line
+    assert float(line.split(" has taken ")[1].split(" s, ")[0]) >= 1.0  # 20 · 0.05 s
+    assert 0.05 <= float(line.split(" is ")[1].split(" s: ")[0]) < 0.4
+    assert "in hang\n" in stacks and "in _watch\n" in stacks and "Thread 0x" in stacks
+
+
+def test_the_first_steps_and_the_floor_are_no_limit(start):
+    script = start("""
+watchdog = Watchdog(floor_seconds=0.2, known=2)
+for number in range(2):  # not timed before
+    with watchdog.step(number):
+        time.sleep(0.4)
+watchdog = Watchdog(floor_seconds=2.0, known=2)
+for number in range(3):
+    with watchdog.step(number):
+        time.sleep(0.001 if number < 2 else 0.5)
+say(f"{watchdog.median:.3f}")
+time.sleep(2)  # between steps nothing is watched
+""")
+    code, out, err = script.end()
+    assert (code, err) == (0, "") and 0.001 <= float(out) < 0.4
+
+
+def test_time_in_which_the_process_was_suspended_does_not_count(start):
+    script = start("""
+stopping._TICK_SECONDS = 0.1
+watchdog = Watchdog(floor_seconds=1.5, known=1)
+with watchdog.step(0):
+    pass
+with watchdog.step(1):
+    say("ready")
+    for _ in range(4):
+        time.sleep(0.1)
+say("done")
+""")
+    script.wait_for("ready")
+    script.process.send_signal(signal.SIGSTOP)
+    time.sleep(2)
+    script.process.send_signal(signal.SIGCONT)
+    assert script.end() == (0, "done\n", "")
+
+
+def test_a_step_that_raises_is_not_timed():
+    watchdog = Watchdog()
+    with pytest.raises(Stopped), watchdog.step(0):
+        raise Stopped("all")
+    with pytest.raises(IndexError):
+        _ = watchdog.median
+    for seconds in (0.02, 0.0, 0.01):
+        with watchdog.step(1):
+            time.sleep(seconds)
+    assert 0.01 <= watchdog.median < 0.02 + 0.01
