@@ -90,9 +90,10 @@ class Stage:
         """Adds a row to the stage's metrics, which are published in parts so that a kill costs seconds of them."""
         self._metrics.append(row)
         if time.monotonic() - self._published > _METRICS_SECONDS:
-            self._publish_metrics()
+            self.publish_metrics()
 
-    def _publish_metrics(self) -> None:
+    def publish_metrics(self) -> None:
+        """Publishes the rows that wait for it, before a stage ends early."""
         if self._metrics and distributed.is_first():
             number = len(storage.list_files(self.path / "metrics"))
             lines = "".join(json.dumps(row) + "\n" for row in self._metrics)
@@ -115,7 +116,7 @@ class Stage:
         **extra: Any,
     ) -> None:
         """Writes timing.json and then manifest.json, which completes the stage. `files` are those the stage published."""
-        self._publish_metrics()
+        self.publish_metrics()
         if distributed.is_first():
             seconds = time.monotonic() - self._started
             timing = {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds, "devices": jax.device_count()}

@@ -61,11 +61,16 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
             rows.append(row["tokens"])
             stage.metrics(row)
             scalars.write(row)
+            if ft.checkpoint_every and row["step"] % ft.checkpoint_every == 0:  # the run may continue from there
+                scalars.flush()
 
-        trained, step = loop.train(
-            base, tokens, ft, mesh=run.mesh(), seed=run.cfg.seed, purpose=name,
-            dev=dev, checkpoints=steps, metrics=metrics, info=info, profile=profile,
-        )  # fmt: skip
+        try:
+            trained, step = loop.train(
+                base, tokens, ft, mesh=run.mesh(), seed=run.cfg.seed, purpose=name,
+                dev=dev, checkpoints=steps, metrics=metrics, info=info, profile=profile,
+            )  # fmt: skip
+        finally:
+            stage.publish_metrics()
     checkpoint.save_model(stage.path, info, trained, base.tokenizer)
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}

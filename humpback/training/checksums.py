@@ -32,13 +32,14 @@ def read(folder: epath.Path) -> Files:
     file = folder / CHECKSUMS
     if not file.exists():
         raise UserError(f"{file}: missing, so the folder was never finished")
+    content = storage.read_json(file)
     try:
-        content = storage.read_json(file)
-        if content["sha256"] == _digest(content["files"]):
-            return content["files"]
-    except (UserError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: damaged ({error!r})") from error
-    raise UserError(f"{file}: damaged (its contents have changed since it was written)")
+        whole = content["sha256"] == _digest(content["files"])
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{file}: damaged (its contents have changed since it was written)")
+    return content["files"]
 
 
 def find_damage(folder: epath.Path, complete: bool = False) -> str | None:

@@ -110,6 +110,7 @@ def train(
         keeper = _Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, sigterm)
         if dev and dev_loss is None and keeper.looks_after(done):  # a stop came between the step and the look
             keeper.settle(done, state)
+            keeper.stop_if_asked(done)
         watchdog, bar = Watchdog(), _bar(plan.steps, done, purpose, progress)
         chosen, rows = _next(examples, plan, done, seed, purpose, mesh)
         for step in range(done, plan.steps):
@@ -127,6 +128,7 @@ def train(
             if metrics is not None:
                 metrics(row)
             _show(bar, row)
+            keeper.stop_if_asked(step + 1)
             chosen, rows = following
         bar.close()
         state, step = keeper.choose(state, shapes)
@@ -150,7 +152,7 @@ class _Keeper:
         sigterm: Sigterm,
     ):
         self._cfg, self._ft, self._steps, self._mesh, self._dev = cfg, ft, plan.steps, mesh, dev
-        self._checkpoints, self._meta, self._sigterm = checkpoints, meta, sigterm
+        self._checkpoints, self._meta, self._sigterm, self._stopping = checkpoints, meta, sigterm, False
         before = checkpoints.best() if dev and checkpoints is not None else None
         self._lowest = before[1][_DEV_LOSS] if before else math.inf
 
@@ -159,20 +161,24 @@ class _Keeper:
         return bool(self._dev) and (done == self._steps or _is_due(done, self._ft.dev_every))
 
     def settle(self, done: int, state: update.State) -> dict[str, float]:
-        """What comes after a step; {dev_loss} where it was looked at. Raises Stopped when SIGTERM has come, all being saved."""
+        """Looks and saves after a step, where that is due or SIGTERM has come; {dev_loss} where it was looked at."""
         loss = self._look(state) if self.looks_after(done) else None
-        stop = distributed.agree(self._sigterm.came)
-        due = done == self._steps or _is_due(done, self._ft.checkpoint_every) or loss is not None or stop
+        self._stopping = distributed.agree(self._sigterm.came)
+        due = done == self._steps or _is_due(done, self._ft.checkpoint_every) or loss is not None or self._stopping
         if self._checkpoints is not None and due:
             self._checkpoints.save(done, state, {**self._meta, _DEV_LOSS: loss}, best=loss is not None and loss < self._lowest)
         if loss is not None:
             self._lowest = min(loss, self._lowest)
-        if stop:
-            if self._checkpoints is None:
-                raise Stopped(f"stopped after step {done} of {self._steps}; nothing was saved")
-            self._checkpoints.wait()
-            raise Stopped(f"stopped after step {done} of {self._steps}, which is saved; the same command continues")
         return {} if loss is None else {_DEV_LOSS: loss}
+
+    def stop_if_asked(self, done: int) -> None:
+        """Raises Stopped when SIGTERM had come by the last `settle`, what that saved being on disk."""
+        if not self._stopping:
+            return
+        if self._checkpoints is None:
+            raise Stopped(f"stopped after step {done} of {self._steps}; nothing was saved")
+        self._checkpoints.wait()
+        raise Stopped(f"stopped after step {done} of {self._steps}, which is saved; the same command continues")
 
     def _look(self, state: update.State) -> float | None:
         """Nats per target token of the dev set; None when SIGTERM came meanwhile."""

@@ -18,7 +18,7 @@ from humpback.model.sizes import SIZES
 from humpback.stages.finetune import tokenize
 from humpback.stages.seed import split_seed
 from humpback.tokens.examples import TokenExample
-from humpback.training import loop
+from humpback.training import batches
 from humpback.training.checkpoint import Model, ModelInfo
 from tests import tiny
 
@@ -40,7 +40,7 @@ class Work:
 
     def of_step(self, step: int) -> list[TokenExample]:
         """What the loop trains on in a step (from 0), so that the peers do the same."""
-        return [self.examples[i] for i in loop.step_examples(len(self.examples), self.batch, SEED, PURPOSE, step)]
+        return [self.examples[i] for i in batches.step_examples(len(self.examples), self.batch, SEED, PURPOSE, step)]
 
     def model(self) -> Model:
         """For our side; no text is involved, so without a tokenizer."""

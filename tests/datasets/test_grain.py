@@ -1,13 +1,11 @@
 """The prepared dataset through Grain, for those who train with it: array_record files, shuffled, the same records as by tfds."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import grain
 import pytest
 import tensorflow_datasets as tfds
-from absl import flags
 
 from humpback.datasets.__main__ import main
 
@@ -23,21 +21,11 @@ def builder(tmp_path: Path) -> tfds.core.DatasetBuilder:
     return tfds.builder("oasst_seed", data_dir=tmp_path / "data")
 
 
-@pytest.fixture
-def parsed_flags() -> Iterator[None]:
-    """Grain reads its options from absl's flags, which a program has parsed and a test has not."""
-    before = flags.FLAGS.is_parsed()
-    flags.FLAGS.mark_as_parsed()
-    yield
-    if not before:
-        flags.FLAGS.unparse_flags()
-
-
 def text(record: dict[str, bytes]) -> tuple[str, ...]:
     return tuple(record[name].decode() for name in ("id", "instruction", "response", "source"))
 
 
-def test_all_records_once_in_another_order_each_epoch(builder: tfds.core.DatasetBuilder, parsed_flags: None) -> None:
+def test_all_records_once_in_another_order_each_epoch(builder: tfds.core.DatasetBuilder) -> None:
     files = sorted(map(str, Path(builder.data_path).glob("*.array_record-*")))
     records = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files)).seed(7).shuffle()
     decoded = records.repeat(2).map(builder.info.features.deserialize_example_np).to_iter_dataset()

@@ -15,7 +15,7 @@ def test_any_flipped_bit_and_any_lost_end(tmp_path, caplog):
     generator = random.Random(int(os.environ.get("HUMPBACK_SOAK_SEED", "0")))
     checkpoints = TrainingCheckpoints(tmp_path)
     for step in (1, 2):
-        checkpoints.save(step, {"w": np.full(8, step), "n": np.int32(step)}, {"at": step})
+        checkpoints.save(step, {"w": np.full(8, step), "n": np.full(3, step / 2)}, {"at": step})
     checkpoints.wait()
     damages = 0
     for path in sorted(path for path in (tmp_path / "00000002").rglob("*") if path.is_file()):
@@ -23,6 +23,8 @@ def test_any_flipped_bit_and_any_lost_end(tmp_path, caplog):
         for place in range(len(whole)):
             flipped = whole[:place] + bytes([whole[place] ^ 1 << generator.randrange(8)]) + whole[place + 1 :]
             for changed in (flipped, whole[:place]):
+                if path.name == "checksums.json" and changed == whole[:-1]:  # without its last line break it says the same
+                    continue
                 path.write_bytes(changed)
                 caplog.clear()
                 assert checkpoints.latest() == (1, {"at": 1}), (path, place)
@@ -39,7 +41,7 @@ import pathlib, sys
 import jax, jax.numpy as jnp
 from humpback.training.checkpoint import TrainingCheckpoints
 folder = pathlib.Path(sys.argv[1])
-checkpoints = TrainingCheckpoints(folder / "steps", keep_every=10)
+checkpoints = TrainingCheckpoints(folder / "steps", keep_every=50)
 latest = checkpoints.latest()
 step = latest[0] if latest else 0
 state = checkpoints.restore(step, {"w": jax.ShapeDtypeStruct((1 << 20,), jnp.float32)}) if latest else {"w": jnp.zeros(1 << 20)}
@@ -64,7 +66,7 @@ def test_kill(tmp_path):
         checkpoints = TrainingCheckpoints(tmp_path / "steps")
         latest = checkpoints.latest()
         step = latest[0] if latest else 0
-        print(f"{number + 1}/{count} killed after {1.5 + moment:.1f} s: steps {on_disk}, known to be whole {known}, used {step}")
+        print(f"{number + 1}/{count} killed after {1.5 + moment:.1f} s: {on_disk[-3:]}, known to be whole {known}, used {step}")
         assert step >= max(known, last)
         unfinished += bool(on_disk) and on_disk[-1] != step
         last = step

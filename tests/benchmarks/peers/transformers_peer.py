@@ -105,6 +105,13 @@ def train_step(name: str, ids: list[list[list[int]]], starts: list[list[int]]) -
     return {"seconds": seconds, "loss": value}
 
 
+def forget() -> dict[str, Any]:
+    """Lets go of all models and optimizers."""
+    MODELS.clear()
+    OPTIMIZERS.clear()
+    return {}
+
+
 def load(name: str, folder: str, dtype: str) -> dict[str, Any]:
     """Real weights to generate and read with."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
@@ -246,7 +253,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)  # it misses psutil, which our settings don't need
-    answer(versions, train_setup, train_step, load, generate, generate_continuously, read, products)
+    answer(versions, train_setup, train_step, forget, load, generate, generate_continuously, read, products)
 
 
 if __name__ == "__main__":
