@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from humpback.model import attention, products
+from humpback.model import attention, products, sharding
 from humpback.model.modules import Layer, Outer, merge_layer, merge_outer, row_product, turned_product
 from humpback.model.weights import (
     WEIGHTS,
@@ -131,6 +131,7 @@ def hidden(
 
     def step(x_BTD: jax.Array, scanned: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
         weights, key = scanned
+        weights = _gather_layer(cfg, weights, compute_dtype)
         drop = None if key is None else functools.partial(_dropout, key, dropout_rate, tokens_BT)
         return _constrain_batch(merge_layer(cfg, weights)(x_BTD, tables, attend, drop, product)), None
 
@@ -306,6 +307,30 @@ def _dropout(key: jax.Array, rate: float, tokens_BT: jax.Array, x_BTD: jax.Array
     halves_BTD = jax.lax.bitcast_convert_type(words_RW, jnp.uint16).reshape(*tokens_BT.shape, -1)[..., :D]
     dropped = min(round(rate * 65536), 65535)  # of the 65536 values
     return jnp.where(halves_BTD >= dropped, x_BTD * (65536 / (65536 - dropped)), 0).astype(x_BTD.dtype)
+
+
+def _gather_layer(cfg: LlamaConfig, weights: Params, dtype: Any) -> Params:
+    """A layer's weights, on a mesh that splits them over `fsdp` gathered: in `dtype`, as (inputs, outputs), their gradients scattered.
+
+    Left to itself the compiler gathers some of them twice. Norms are not split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["fsdp"] == 1:
+        return weights
+    specs = {name: sharding.matrix_spec(cfg, mesh, name) for name, weight in weights.items() if weight.ndim > 1}
+    narrow = {name: weights[name].astype(dtype).reshape(WEIGHTS[name].inputs(cfg), -1) for name in specs}
+    return {**weights, **{name: _gather(specs[name], matrix) for name, matrix in narrow.items()}}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather(spec: PartitionSpec, matrix_IO: jax.Array) -> jax.Array:
+    gathered = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
+    return jax.lax.with_sharding_constraint(matrix_IO, gathered)
+
+
+_gather.defvjp(
+    lambda spec, matrix_IO: (_gather(spec, matrix_IO), None), lambda spec, _, grad_IO: (jax.lax.with_sharding_constraint(grad_IO, spec),)
+)
 
 
 def _constrain_batch(x_BTD: jax.Array) -> jax.Array:

@@ -42,7 +42,6 @@ def matmul(dtype: Any, x_RI: jax.Array, weight_IO: jax.Array) -> jax.Array:
 def _forward(dtype: Any, x_RI: jax.Array, weight_IO: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     narrow_RI = x_RI.astype(dtype)
     out_RO = _matmul("ri,io->ro", narrow_RI, weight_IO.astype(dtype), x_RI.dtype)
-    # The weight is kept as it is: it is there anyway, and to make it narrow again is cheap.
     return checkpoint_name(out_RO, SAVED), (narrow_RI, weight_IO)
 
 

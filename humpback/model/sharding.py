@@ -87,6 +87,13 @@ def param_shardings(cfg: LlamaConfig, mesh: Mesh, rules: Rules, stacked: bool = 
                      stacked=stacked)  # fmt: skip
 
 
+def matrix_spec(cfg: LlamaConfig, mesh: Any, name: str) -> PartitionSpec:
+    """Of one of a layer's matrices by TRAINING_RULES, as (inputs, outputs); heads and their size are one axis there."""
+    weight = WEIGHTS[name]
+    spec = _spec(cfg, mesh, TRAINING_RULES, (name,), weight, stacked=False)
+    return PartitionSpec(spec[0], spec[len(weight.fan_in)])
+
+
 def decoding_shardings(cfg: LlamaConfig, mesh: Mesh) -> Params:
     """For the matrices (outputs, inputs) of llama.decoding_params, by DECODING_RULES; heads and their size are one axis there."""
 

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from humpback.model import products
 from humpback.model.llama import BATCH_AXES
 
-CHUNK = 512  # tokens: with 49,152 words a chunk's logits take 100 MB
+CHUNK = 2_048  # tokens: with 32,000 words a chunk's logits take 260 MB
 VOCABULARY_AXIS = "tensor"
 
 
@@ -104,7 +104,10 @@ def _sweep(tied, words, axes, x_BTD, matrix, places_GM, targets_GM, weights_GM):
         return grad_matrix + by_matrix, (nats_C, by_x_CD)
 
     parts = *parts, cut(weights_GM.reshape(-1))
-    grad_matrix, (nats_XC, by_x_XCD) = lax.scan(step, jnp.zeros(matrix.shape, jnp.float32), parts)
+    if chunks == 1:
+        grad_matrix, (nats_XC, by_x_XCD) = step(0, jax.tree.map(lambda x_XC: x_XC[0], parts))
+    else:
+        grad_matrix, (nats_XC, by_x_XCD) = lax.scan(step, jnp.zeros(matrix.shape, jnp.float32), parts)
     grad_x_RD = jnp.zeros(x_RD.shape, jnp.float32).at[parts[0].reshape(-1)].add(by_x_XCD.reshape(-1, D))
     if axes:
         grad_x_RD = lax.psum(grad_x_RD, VOCABULARY_AXIS)

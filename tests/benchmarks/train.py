@@ -3,11 +3,11 @@
   rows    4 examples of 512 random tokens, random weights; tokens/s. The limit that float32 matrix products set is measured in
           every round, too.
   packed  32 examples of a seed set as they are, 2,048 tokens a row, real weights; tokens/s without padding. Ours packs. The peer
-          is transformers as a good user of it trains: gradients accumulated over batches of a few examples, which are sorted by
-          length and padded on the right to the longest of the batch; no loss on prompt and padding.
+          is transformers as a good user of it trains: the step's examples sorted by length, split into batches of so many tokens,
+          each padded on the right to its longest, gradients added up; no loss on prompt and padding.
 
 Ours is humpback.training.loop.train with the quickstart's settings, in float32 and in bfloat16; OURS is the one that counts.
-transformers trains in float32, in bfloat16, and with float32 weights under bfloat16 autocast, with several numbers of examples at
+transformers trains in float32, in bfloat16, and with float32 weights under bfloat16 autocast, with several numbers of tokens at
 once; Tunix in float32 and bfloat16. What there are several forms of is tried first, and the fastest takes part. Each peer in turns
 with ours, on the same examples in the same step.
 
@@ -50,7 +50,7 @@ TRIAL = 16  # examples of a trial, at most: those in the middle of the lengths
 TARGET_SHARE = 0.6  # of the limit
 
 # How far a peer's loss may be from ours in float32 before any update, in nats a token.
-LOSS_AGREES = {F32: 1e-3, BF16: 0.02, AUTOCAST: 0.02}
+LOSS_AGREES = {F32: 1e-3, BF16: 0.05, AUTOCAST: 0.05}
 
 # tokens/s on 2 cores of an AMD EPYC with AVX-512; "bf16" is the fastest form that computes in it.
 FIGURES = {
@@ -66,31 +66,42 @@ Result = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """One way to run a peer: `at_once` examples go through the model together."""
+    """One way to run a peer: at most so many tokens, padding among them, go through the model together, but at least an example."""
 
     script: str
     dtype: str
-    at_once: int
+    tokens: int
 
     @property
     def name(self) -> str:
         """As it is shown."""
-        return f"{self.script.removesuffix('_peer.py')} {self.dtype}, {self.at_once} at once"
+        how = f"{self.tokens} tokens at once" if self.tokens else "one example at once"
+        return f"{self.script.removesuffix('_peer.py')} {self.dtype}, {how}"
+
+    def batches(self, examples: Sequence[TokenExample]) -> list[list[TokenExample]]:
+        """The examples, longest first, in batches."""
+        found: list[list[TokenExample]] = []
+        for example in sorted(examples, key=lambda example: len(example.ids), reverse=True):
+            if found and (len(found[-1]) + 1) * len(found[-1][0].ids) <= self.tokens:
+                found[-1].append(example)
+            else:
+                found.append([example])
+        return found
 
 
-def _transformers(dtypes: Sequence[str], at_once: Sequence[int]) -> list[Form]:
-    return [Form(TRANSFORMERS, dtype, few) for dtype in dtypes for few in at_once]
+def _transformers(dtypes: Sequence[str], tokens: Sequence[int]) -> list[Form]:
+    return [Form(TRANSFORMERS, dtype, few) for dtype in dtypes for few in tokens]
 
 
-# Workload -> what a peer is known as -> its forms, of which the fastest takes part. With one example at once there is no padding.
+# Workload -> what a peer is known as -> its forms, of which the fastest takes part. One example at once needs no padding.
 FORMS = {
     "rows": {
-        "transformers f32": _transformers((F32,), (4, 1)),
-        "transformers bf16": _transformers((BF16, AUTOCAST), (4, 1)),
-        "tunix f32": [Form(TUNIX, F32, 4)],
-        "tunix bf16": [Form(TUNIX, BF16, 4)],
+        "transformers f32": _transformers((F32,), (0, 2048)),
+        "transformers bf16": _transformers((BF16, AUTOCAST), (0, 2048)),
+        "tunix f32": [Form(TUNIX, F32, 2048)],
+        "tunix bf16": [Form(TUNIX, BF16, 2048)],
     },
-    "packed": {"transformers": [*_transformers((F32,), (4,)), *_transformers((BF16, AUTOCAST), (1, 4, 8))]},
+    "packed": {"transformers": [*_transformers((F32,), (2048,)), *_transformers((BF16, AUTOCAST), (0, 2048, 4096))]},
 }
 
 
@@ -100,13 +111,12 @@ def set_up(peers: Peers, form: Form, work: Work) -> None:
 
 
 def peer_step(peers: Peers, form: Form, examples: Sequence[TokenExample]) -> Step:
-    """One step of a peer, the longest examples first."""
-    order = sorted(examples, key=lambda example: len(example.ids), reverse=True)
-    batches = [order[start : start + form.at_once] for start in range(0, len(order), form.at_once)]
+    """One step of a peer."""
+    batches = form.batches(examples)
     ids = [[example.ids.tolist() for example in batch] for batch in batches]
     starts = [[example.target_start for example in batch] for batch in batches]
     answer = peers.ask(form.script, "train_step", name=form.dtype, ids=ids, starts=starts)
-    return Step(answer["seconds"], sum(len(example.ids) for example in order), answer["loss"])
+    return Step(answer["seconds"], sum(len(example.ids) for example in examples), answer["loss"])
 
 
 def fastest(peers: Peers, forms: Sequence[Form], work: Work, trials: dict[str, float]) -> Form:
