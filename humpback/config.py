@@ -74,7 +74,7 @@ class Finetune(Node):
     eps: float = 1e-8
     clip: float = 1.0
     dropout: float = 0.1  # on the residual branches
-    compute_dtype: str = "float32"  # bfloat16 on TPU; on a CPU a step is no faster in it
+    compute_dtype: str = "bfloat16"  # of the products' operands; weights, moments and sums are float32, on a CPU all between, too
     remat: str = "none"  # `dots` or `full` saves memory for time
     tokens_at_once: int = 0  # on a device; what a step has more goes through the model afterwards, gradients are added. 0: all
     spike: float = 10.0  # a gradient norm of so many medians of the steps before is logged; 0 never

@@ -4,6 +4,7 @@ Grouped queries share their keys: the G query heads of one key head become G·T 
 never repeated in memory. Softmax is in float32. Dimension letters: see weights.py.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from humpback.model import kernels, products
 from humpback.model.kernels import Prefix
@@ -80,44 +82,46 @@ def causal_attention(
     K = k_BTKH.shape[2]
     G = N // K
     dtype = dtype or q_BTNH.dtype
-    q_BKGTH = (q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4) * H**-0.5).astype(dtype)
-    k_BKSH = k_BTKH.transpose(0, 2, 1, 3).astype(dtype)
-    v_BKSH = v_BTKH.transpose(0, 2, 1, 3).astype(dtype)
+    q_BKGTH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4) * H**-0.5
+    k_BKSH, v_BKSH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
     used_BP = None
     if prefix is not None:
         k_KHP, v_KPH, shared_B = prefix
         P = k_KHP.shape[2]
         used_BP = jnp.arange(P) < shared_B[:, None]
-        k_BKSH = jnp.concatenate([jnp.broadcast_to(k_KHP.transpose(0, 2, 1), (B, K, P, H)).astype(dtype), k_BKSH], axis=2)
-        v_BKSH = jnp.concatenate([jnp.broadcast_to(v_KPH, (B, K, P, H)).astype(dtype), v_BKSH], axis=2)
-    out_BKGTH = _blocked(q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP)
+        k_BKSH = jnp.concatenate([jnp.broadcast_to(k_KHP.transpose(0, 2, 1), (B, K, P, H)).astype(k_BKSH.dtype), k_BKSH], axis=2)
+        v_BKSH = jnp.concatenate([jnp.broadcast_to(v_KPH, (B, K, P, H)).astype(v_BKSH.dtype), v_BKSH], axis=2)
+    out_BKGTH = _blocked(dtype, q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP)
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _blocked(
-    q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array | None, used_BP: jax.Array | None
+    dtype: Any, q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array | None, used_BP: jax.Array | None
 ) -> jax.Array:
     """(B, K, G, T, H) float32 for scaled queries: the first S - T keys are a prefix, of which used_BP says who uses what.
 
     Only a block's scores exist at a time; the backward pass keeps the sums of the exponentials and computes the scores again.
     """
-    return _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP)[0]
+    return _blocked_forward(dtype, q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP)[0]
 
 
-def _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP):
+def _blocked_forward(dtype, q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP):
+    given = q_BKGTH, k_BKSH, v_BKSH
+    q_BKGTH, k_BKSH, v_BKSH = (x.astype(dtype) for x in given)
     # A column of ones beside the values adds up the weights in the same product.
-    v_BKSI = jnp.concatenate([v_BKSH, jnp.ones((*v_BKSH.shape[:3], 1), v_BKSH.dtype)], axis=3)
+    v_BKSI = jnp.concatenate([v_BKSH, jnp.ones((*v_BKSH.shape[:3], 1), dtype)], axis=3)
     outputs = []
     for start, stop, seen in _blocks(q_BKGTH, k_BKSH):
         mask_BTS = _mask(segments_BT, used_BP, start, stop)
         outputs.append(_block(q_BKGTH[:, :, :, start:stop], k_BKSH[:, :, :seen], v_BKSI[:, :, :seen], mask_BTS))
-    out_BKGTH, log_sums_BKGT = (_join([block[i] for block in outputs]) for i in (0, 1))
-    return out_BKGTH, (q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP, out_BKGTH, log_sums_BKGT)
+    out_BKGTH, log_sums_BKGT = (checkpoint_name(_join([block[i] for block in outputs]), products.SAVED) for i in (0, 1))
+    return out_BKGTH, (given, segments_BT, used_BP, out_BKGTH, log_sums_BKGT)
 
 
-def _blocked_backward(saved, grad_BKGTH):
-    q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP, out_BKGTH, log_sums_BKGT = saved
+def _blocked_backward(dtype, saved, grad_BKGTH):
+    given, segments_BT, used_BP, out_BKGTH, log_sums_BKGT = saved
+    q_BKGTH, k_BKSH, v_BKSH = (x.astype(dtype) for x in given)
     # How far the whole row's weights pull: what the softmax takes from each weight's gradient.
     pulls_BKGT = jnp.sum(grad_BKGTH * out_BKGTH, axis=-1)
     grads_q, grad_k, grad_v = [], jnp.zeros(k_BKSH.shape), jnp.zeros(v_BKSH.shape)
@@ -127,7 +131,8 @@ def _blocked_backward(saved, grad_BKGTH):
         dq, dk, dv = _block_backward(*part, k_BKSH[:, :, :seen], v_BKSH[:, :, :seen], mask_BTS)
         grads_q.append(dq)
         grad_k, grad_v = grad_k.at[:, :, :seen].add(dk), grad_v.at[:, :, :seen].add(dv)
-    return _join(grads_q).astype(q_BKGTH.dtype), grad_k.astype(k_BKSH.dtype), grad_v.astype(v_BKSH.dtype), None, None
+    grads = (grad.astype(x.dtype) for grad, x in zip((_join(grads_q), grad_k, grad_v), given, strict=True))
+    return *grads, None, None
 
 
 _blocked.defvjp(_blocked_forward, _blocked_backward)

@@ -23,6 +23,26 @@ def einsum(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return lax.platform_dependent(a, b, cpu=lambda a, b: plain(*lax.optimization_barrier((a, b))), default=plain)
 
 
+def crossed(a_RI: jax.Array, b_RO: jax.Array, dtype: Any) -> jax.Array:
+    """aᵀ b (I, O) in `dtype`: what gradients of matrices are."""
+    if a_RI.dtype != jnp.bfloat16:
+        return _matmul("ri,ro->io", a_RI, b_RO, dtype)
+    return lax.platform_dependent(
+        a_RI, b_RO,
+        cpu=lambda a, b: einsum("ir,ro->io", _turn(a), b).astype(dtype), default=lambda a, b: _matmul("ri,ro->io", a, b, dtype),
+    )  # fmt: skip
+
+
+def _turn(x_RI: jax.Array) -> jax.Array:
+    """xᵀ, as a branch that is always taken, but for a NaN, which is then everywhere, as it would be after a product.
+
+    XLA's CPU backend has fast bfloat16 products for some orders of the axes only, and takes a plain transposition back into them.
+    """
+    turn = lambda x_RI: x_RI.T  # noqa: E731
+    spread = lambda x_RI: jnp.full(x_RI.shape[::-1], jnp.nan, x_RI.dtype)  # noqa: E731
+    return lax.cond(x_RI[0, 0] == x_RI[0, 0], turn, spread, x_RI)
+
+
 def _matmul(equation: str, a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
     """The product of two arrays of one dtype, in `dtype`. Elsewhere than on a CPU it comes out in theirs first: what is summed up
     over devices is sent in that."""
@@ -40,17 +60,27 @@ def matmul(dtype: Any, x_RI: jax.Array, weight_IO: jax.Array) -> jax.Array:
 
 
 def _forward(dtype: Any, x_RI: jax.Array, weight_IO: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    narrow_RI = x_RI.astype(dtype)
-    out_RO = _matmul("ri,io->ro", narrow_RI, weight_IO.astype(dtype), x_RI.dtype)
-    return checkpoint_name(out_RO, SAVED), (narrow_RI, weight_IO)
+    out_RO = _rows_times(x_RI.astype(dtype), weight_IO.astype(dtype), x_RI.dtype)
+    # Both are kept as they came: they are there anyway, to make them narrow again is cheap, and a CPU that puts a layer's bfloat16
+    # into the array of all layers widens and copies all of it.
+    return checkpoint_name(out_RO, SAVED), (x_RI, weight_IO)
+
+
+def _rows_times(x_RI: jax.Array, weight_IO: jax.Array, dtype: Any) -> jax.Array:
+    if x_RI.dtype != jnp.bfloat16:
+        return _matmul("ri,io->ro", x_RI, weight_IO, dtype)
+    return lax.platform_dependent(
+        x_RI, weight_IO,
+        cpu=lambda x, w: einsum("ri,oi->ro", x, _turn(w)).astype(dtype), default=lambda x, w: _matmul("ri,io->ro", x, w, dtype),
+    )  # fmt: skip
 
 
 def _backward(dtype: Any, saved: tuple[jax.Array, jax.Array], grad_RO: jax.Array) -> tuple[jax.Array, jax.Array]:
     # By itself the gradient would be a product of float32 and bfloat16, which no backend does fast.
-    narrow_RI, weight_IO = saved
+    x_RI, weight_IO = saved
     narrow_RO = grad_RO.astype(dtype)
     grad_RI = _matmul("ro,io->ri", narrow_RO, weight_IO.astype(dtype), grad_RO.dtype)
-    return grad_RI, _matmul("ri,ro->io", narrow_RI, narrow_RO, weight_IO.dtype)
+    return grad_RI, crossed(x_RI.astype(dtype), narrow_RO, weight_IO.dtype)
 
 
 matmul.defvjp(_forward, _backward)

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from humpback.model import products
 from humpback.model.llama import BATCH_AXES
 
-CHUNK = 2_048  # tokens: with 32,000 words a chunk's logits take 260 MB
+CHUNK = 1_024  # tokens: with 32,000 words a chunk's logits take 130 MB
 VOCABULARY_AXIS = "tensor"
 
 
@@ -103,11 +103,13 @@ def _sweep(tied, words, axes, x_BTD, matrix, places_GM, targets_GM, weights_GM):
         nats_C, by_x_CD, by_matrix = _chunk(tied, words, axes, matrix, x_RD[places_C], targets_C, weights_C)
         return grad_matrix + by_matrix, (nats_C, by_x_CD)
 
-    parts = *parts, cut(weights_GM.reshape(-1))
-    if chunks == 1:
-        grad_matrix, (nats_XC, by_x_XCD) = step(0, jax.tree.map(lambda x_XC: x_XC[0], parts))
-    else:
-        grad_matrix, (nats_XC, by_x_XCD) = lax.scan(step, jnp.zeros(matrix.shape, jnp.float32), parts)
+    first, rest = ([part_XC[cut_] for part_XC in (*parts, cut(weights_GM.reshape(-1)))] for cut_ in (0, slice(1, None)))
+    grad_matrix, found = step(0, first)
+    found_X = jax.tree.map(lambda x: x[None], found)
+    if chunks > 1:
+        grad_matrix, more_X = lax.scan(step, grad_matrix, rest)
+        found_X = jax.tree.map(lambda *x: jnp.concatenate(x), found_X, more_X)
+    nats_XC, by_x_XCD = found_X
     grad_x_RD = jnp.zeros(x_RD.shape, jnp.float32).at[parts[0].reshape(-1)].add(by_x_XCD.reshape(-1, D))
     if axes:
         grad_x_RD = lax.psum(grad_x_RD, VOCABULARY_AXIS)
@@ -143,5 +145,5 @@ def _chunk(tied, words, axes, matrix, x_CD, targets_C, weights_C):
     probs_CV = jnp.exp(logits_CV - log_sum_C[:, None]) - (words_V == own_C[:, None])
     grad_CV = (probs_CV * weights_C[:, None]).astype(x_CD.dtype)
     by_x_CD = products.einsum("cv,vd->cd" if tied else "cv,dv->cd", grad_CV, matrix)
-    by_matrix = products.einsum("cv,cd->vd", grad_CV, x_CD) if tied else products.einsum("cd,cv->dv", x_CD, grad_CV)
+    by_matrix = products.crossed(grad_CV, x_CD, jnp.float32) if tied else products.crossed(x_CD, grad_CV, jnp.float32)
     return nats_C, by_x_CD, by_matrix

@@ -40,7 +40,7 @@ from humpback.errors import UserError
 from humpback.tokens.examples import TokenExample
 from humpback.training import flops
 
-OURS = "float32"  # the compute type that counts: the default on a CPU
+OURS = "bfloat16"  # the compute type that counts: the default on a CPU
 DTYPES = {"humpback float32": "float32", "humpback bfloat16": "bfloat16"}  # both of our sides; the first's loss is the measure
 COUNTS = f"humpback {OURS}"
 F32, BF16, AUTOCAST = "f32", "bf16", "bf16_autocast"

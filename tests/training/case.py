@@ -57,7 +57,7 @@ def make_examples(count: int = 20, scale: int = 1) -> list[TokenExample]:
 
 def make_finetune(**fields: Any) -> Finetune:
     """One that learns in a few steps."""
-    values = {"length": 32, "batch": 4, "steps": 8, "lr": 1e-2, "end_lr": 5e-3, "checkpoint_every": 0}
+    values = {"length": 32, "batch": 4, "steps": 8, "lr": 1e-2, "end_lr": 5e-3, "checkpoint_every": 0, "compute_dtype": "float32"}
     return Finetune(**{**values, **fields})
 
 
