@@ -196,8 +196,7 @@ def _block_backward(q_BKGTH, grad_BKGTH, log_sums_BKGT, pulls_BKGT, k_BKSH, v_BK
     grad_weights = products.einsum("bkmh,bksh->bkms", grad_BKMH, v_BKSH)
     grad_scores = (weights * (grad_weights - pulls_BKGT.reshape(B, K, G * T, 1))).astype(q_BKMH.dtype)
     grad_q = products.einsum("bkms,bksh->bkmh", grad_scores, k_BKSH)
-    grad_k = products.einsum("bkms,bkmh->bksh", grad_scores, q_BKMH)
-    grad_v = products.einsum("bkms,bkmh->bksh", weights.astype(grad_BKMH.dtype), grad_BKMH)
+    grad_k, grad_v = products.crossed(grad_scores, q_BKMH), products.crossed(weights.astype(grad_BKMH.dtype), grad_BKMH)
     return grad_q.reshape(B, K, G, T, H), grad_k, grad_v
 
 

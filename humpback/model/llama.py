@@ -131,15 +131,19 @@ def hidden(
 
     def step(x_BTD: jax.Array, scanned: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
         weights, key = scanned
-        weights = _gather_layer(cfg, weights, compute_dtype)
+        weights = _gather_layer(cfg, weights)
         drop = None if key is None else functools.partial(_dropout, key, dropout_rate, tokens_BT)
         return _constrain_batch(merge_layer(cfg, weights)(x_BTD, tables, attend, drop, product)), None
 
     if remat != "none":
         # Inside a scan nothing can be merged across iterations, so the barrier against it is not needed.
         step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    layers = stacked_params["layers"]
+    if _is_split():
+        # Before the loop, so that the gradients of all layers, which are sent in this type, wait in it for the optimizer.
+        layers = {name: weight.astype(compute_dtype) if weight.ndim > 2 else weight for name, weight in layers.items()}
     x_BTD = _constrain_batch(outer.embed(ids_BT, activation_dtype or compute_dtype))
-    x_BTD, _ = jax.lax.scan(step, x_BTD, (stacked_params["layers"], keys_L))
+    x_BTD, _ = jax.lax.scan(step, x_BTD, (layers, keys_L))
     return outer.norm(x_BTD)
 
 
@@ -309,17 +313,22 @@ def _dropout(key: jax.Array, rate: float, tokens_BT: jax.Array, x_BTD: jax.Array
     return jnp.where(halves_BTD >= dropped, x_BTD * (65536 / (65536 - dropped)), 0).astype(x_BTD.dtype)
 
 
-def _gather_layer(cfg: LlamaConfig, weights: Params, dtype: Any) -> Params:
-    """A layer's weights, on a mesh that splits them over `fsdp` gathered: in `dtype`, as (inputs, outputs), their gradients scattered.
+def _is_split() -> bool:
+    """Whether the mesh that is set splits weights over `fsdp`."""
+    return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
+
+
+def _gather_layer(cfg: LlamaConfig, weights: Params) -> Params:
+    """A layer's weights, gathered where the mesh splits them: matrices as (inputs, outputs), their gradients scattered again.
 
     Left to itself the compiler gathers some of them twice. Norms are not split.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["fsdp"] == 1:
+    if not _is_split():
         return weights
+    mesh = jax.sharding.get_abstract_mesh()
     specs = {name: sharding.matrix_spec(cfg, mesh, name) for name, weight in weights.items() if weight.ndim > 1}
-    narrow = {name: weights[name].astype(dtype).reshape(WEIGHTS[name].inputs(cfg), -1) for name in specs}
-    return {**weights, **{name: _gather(specs[name], matrix) for name, matrix in narrow.items()}}
+    gathered = {name: _gather(specs[name], weights[name].reshape(WEIGHTS[name].inputs(cfg), -1)) for name in specs}
+    return {**weights, **gathered}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

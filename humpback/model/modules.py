@@ -19,7 +19,7 @@ from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, outer_name
 Tables = tuple[jax.Array, jax.Array]  # of attention.rope_tables
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Drop = Callable[[jax.Array, int], jax.Array]
-Product = Callable[[jax.Array, jax.Array], jax.Array]
+Product = Callable[..., tuple[jax.Array, ...]]  # of rows with any number of matrices
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -29,15 +29,15 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-def row_product(dtype: Any, x: jax.Array, weight: jax.Array) -> jax.Array:
-    """Rows x (R, I) times a weight of the table, whose first dimensions are the inputs, both in `dtype`; the result is in x's."""
-    return products.matmul(dtype, x, weight.reshape(x.shape[-1], -1))
+def row_product(dtype: Any, x: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
+    """Rows x (R, I) times weights of the table, whose first dimensions are the inputs, all in `dtype`; the results are in x's."""
+    return products.matmul(dtype, x, tuple(weight.reshape(x.shape[-1], -1) for weight in weights))
 
 
-def turned_product(dtype: Any, x: jax.Array, weight_OI: jax.Array) -> jax.Array:
-    """Rows x (R, I) times a matrix of `decoding_params`, both in `dtype`; the result is in x's."""
-    matrix_OI, scale_O = quantization.factors(weight_OI, dtype)
-    return quantization.scaled(products.turned_matmul(x, matrix_OI), scale_O)
+def turned_product(dtype: Any, x: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
+    """Rows x (R, I) times matrices (O, I) of `decoding_params`, all in `dtype`; the results are in x's."""
+    parts = [quantization.factors(weight_OI, dtype) for weight_OI in weights]
+    return tuple(quantization.scaled(products.turned_matmul(x, matrix_OI), scale_O) for matrix_OI, scale_O in parts)
 
 
 class Layer(nnx.Module):
@@ -61,35 +61,27 @@ class Layer(nnx.Module):
 
         last_B: only this token of each row goes on, (B, 1, D); the others serve as keys and values.
         """
-        h_BTD = rms_norm(x_BTD, self.attention_norm[...], self.cfg.rms_eps)
-        k_BTKH, v_BTKH = self.keys_values(h_BTD, tables, product)
+        h_BTD, (T, H) = rms_norm(x_BTD, self.attention_norm[...], self.cfg.rms_eps), (x_BTD.shape[1], self.cfg.head_dim)
+        # Every product is a plain matrix product over B·T rows, the form all backends do fastest, those of the same rows in one go.
+        rows = lambda a: a.reshape(-1, a.shape[-1])  # noqa: E731
+        heads = lambda a: a.reshape(len(x_BTD), -1, a.shape[-1] // H, H)  # noqa: E731
+        if last_B is None:
+            q, k, v = product(rows(h_BTD), self.q[...], self.k[...], self.v[...])
+        else:
+            k, v = product(rows(h_BTD), self.k[...], self.v[...])
+        k_BTKH, v_BTKH = attention.rotate(heads(k), tables), heads(v)
         if last_B is not None:
             pick = lambda a: jnp.take_along_axis(a, last_B[:, None, None], axis=1)  # noqa: E731
-            x_BTD, h_BTD, tables = pick(x_BTD), pick(h_BTD), tuple(map(pick, tables))
-        branch = self.attention(h_BTD, k_BTKH, v_BTKH, tables, attend, product)
-        x_BTD = x_BTD + (drop(branch, 0) if drop else branch)
-        branch = self.feed_forward(rms_norm(x_BTD, self.ffn_norm[...], self.cfg.rms_eps), product)
-        return x_BTD + (drop(branch, 1) if drop else branch)
-
-    # Every product is one plain matrix product over B·T rows: the form all backends do fastest.
-
-    def keys_values(self, h_BTD: jax.Array, tables: Tables, product: Product) -> tuple[jax.Array, jax.Array]:
-        rows = h_BTD.reshape(-1, self.cfg.d_model)
-        shape = (*h_BTD.shape[:2], self.cfg.num_kv_heads, self.cfg.head_dim)
-        return attention.rotate(product(rows, self.k[...]).reshape(shape), tables), product(rows, self.v[...]).reshape(shape)
-
-    def attention(
-        self, h_BTD: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, tables: Tables, attend: Attend, product: Product
-    ) -> jax.Array:
-        B, T, D = h_BTD.shape
-        q_BTNH = product(h_BTD.reshape(B * T, D), self.q[...]).reshape(B, T, self.cfg.num_heads, self.cfg.head_dim)
-        out = attend(attention.rotate(q_BTNH, tables), k_BTKH, v_BTKH)
-        return product(out.reshape(B * T, -1), self.o[...]).reshape(B, T, D)
-
-    def feed_forward(self, x_BTD: jax.Array, product: Product) -> jax.Array:
-        B, T, D = x_BTD.shape
-        x = x_BTD.reshape(B * T, D)
-        return product(jax.nn.silu(product(x, self.gate[...])) * product(x, self.up[...]), self.down[...]).reshape(B, T, D)
+            x_BTD, h_BTD, tables, T = pick(x_BTD), pick(h_BTD), tuple(map(pick, tables)), 1
+            (q,) = product(rows(h_BTD), self.q[...])
+        out_BTNH = attend(attention.rotate(heads(q), tables), k_BTKH, v_BTKH)
+        (branch,) = product(out_BTNH.reshape(-1, self.cfg.num_heads * H), self.o[...])
+        branch_BTD = branch.reshape(-1, T, self.cfg.d_model)
+        x_BTD = x_BTD + (drop(branch_BTD, 0) if drop else branch_BTD)
+        gate, up = product(rows(rms_norm(x_BTD, self.ffn_norm[...], self.cfg.rms_eps)), self.gate[...], self.up[...])
+        (branch,) = product(jax.nn.silu(gate) * up, self.down[...])
+        branch_BTD = branch.reshape(-1, T, self.cfg.d_model)
+        return x_BTD + (drop(branch_BTD, 1) if drop else branch_BTD)
 
 
 class Outer(nnx.Module):
