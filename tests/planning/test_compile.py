@@ -175,7 +175,7 @@ def test_a_training_step_on_four_chips():
 
 @needs_libtpu
 def test_data_goes_across_slices():
-    """Two slices of four chips: the mesh' first axis tells them apart, and only one all-reduce of the gradients crosses it."""
+    """Two slices of four chips: the mesh' first axis tells them apart."""
     arguments = {**planning.topology_arguments("v5e:2x2"), "num_slices": 2}
     devices = topologies.get_topology_desc(**arguments, platform="tpu").devices
     mesh = sharding.make_mesh(data=2, fsdp=4, devices=devices)
