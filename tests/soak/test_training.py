@@ -6,22 +6,24 @@ import shutil
 
 from humpback.training.stopping import PREEMPTED
 from tests import kills
-from tests.training.test_pod import LONG, command, result, was_hit
+from tests.training.test_pod import command, long, result, was_hit
+
+FLAGS = long(60)
 
 
 def test_training(tmp_path):
     """HUMPBACK_SOAK_SCHEDULES trainings (ten), seed HUMPBACK_SOAK_SEED, each in a fresh directory, a third of them by SIGTERM."""
     seed, count = int(os.environ.get("HUMPBACK_SOAK_SEED", "0")), int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "10"))
-    duration, _ = kills.finish(command(tmp_path / "whole", *LONG))
+    duration, _ = kills.finish(command(tmp_path / "whole", *FLAGS))
     wanted, chance, hits = result(tmp_path / "whole")["weights"], random.Random(seed), []
     for number, moment in enumerate(kills.moments(seed, count, duration), 1):
         folder, gently = tmp_path / f"run-{number}", chance.random() < 1 / 3
         if gently:
-            assert kills.terminate_at(command(folder, *LONG), moment) in (PREEMPTED, -15, 0)
+            assert kills.terminate_at(command(folder, *FLAGS), moment) in (PREEMPTED, -15, 0)
         else:
-            kills.kill_at(command(folder, *LONG), moment)
+            kills.kill_at(command(folder, *FLAGS), moment)
         hits.append(was_hit(folder))
-        kills.finish(command(folder, *LONG))
+        kills.finish(command(folder, *FLAGS))
         same = result(folder)["weights"] == wanted
         how = "SIGTERM" if gently else "kill -9"
         outcome = f"{hits[-1] or 'no work in progress'}; {'same bits' if same else 'OTHER WEIGHTS'}"
