@@ -92,7 +92,7 @@ def main() -> None:
     whole = jax.jit(lambda tree: tree, out_shardings=jax.NamedSharding(mesh, jax.P()))(params)
     if distributed.is_first():
         result = {"losses": {row["step"]: row["loss"] for row in rows}, "weights": weights_digest(whole)}
-        storage.publish_json(values.folder / "result.json", result)
+        storage.publish_json(values.folder / "result.json", result, replace=True)
     distributed.barrier("end")
 
 
