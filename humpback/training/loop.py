@@ -9,7 +9,7 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -102,7 +102,7 @@ def train(
     cfg = model.info.config
     plan = batches.make_plan(examples, ft, seed, purpose, programs.row_groups(mesh))
     meta = _describe(info or model.info, examples, dev, ft, seed, purpose, plan)
-    with jax.set_mesh(mesh), Sigterm() as sigterm:
+    with jax.set_mesh(mesh), Sigterm() as sigterm, _saved_first(checkpoints):
         optimizer = optimizers.make_optimizer(ft)
         shapes = update.state_shapes(cfg, optimizer, mesh)
         state, done, dev_loss = _start(model, optimizer, shapes, mesh, checkpoints, meta)
@@ -135,6 +135,18 @@ def train(
         params = state["params"]
         del state  # the moments are twice the weights
         return Trained(programs.unstack_params(cfg, params, mesh), step)
+
+
+@contextlib.contextmanager
+def _saved_first(checkpoints: TrainingCheckpoints | None) -> Iterator[None]:
+    """An error, a loss that is not finite, say, waits for the save under way; what goes wrong in that does not hide it."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):
+            if checkpoints is not None:
+                checkpoints.wait()
+        raise
 
 
 class _Keeper:

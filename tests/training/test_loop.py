@@ -220,10 +220,9 @@ def test_resumed_training_is_bit_identical(tmp_path, base, examples, finetune, m
         if row["step"] == 6:
             raise Broken
 
-    saved = TrainingCheckpoints(tmp_path / "c")
     with pytest.raises(Broken):
-        train(base, examples, ft, mesh=mesh, seed=1, purpose="forward-1", progress=False, metrics=stop, checkpoints=saved)
-    saved.wait()
+        train(base, examples, ft, mesh=mesh, seed=1, purpose="forward-1", progress=False, metrics=stop,
+              checkpoints=TrainingCheckpoints(tmp_path / "c"))  # fmt: skip
     resumed, rows = run(base, examples, ft, tmp_path / "c", mesh)
     assert [row["step"] for row in rows] == [5, 6, 7, 8]
     assert [row["loss"] for row in rows] == [row["loss"] for row in whole_rows[4:]]
