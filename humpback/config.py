@@ -206,6 +206,9 @@ def finish(config: Config) -> Config:
             raise UserError(f"config field {name}: {value!r} is not allowed; it must be {text}")
     if config.segments.min_chars > config.segments.max_chars:
         raise UserError(f"config field segments.min_chars: {config.segments.min_chars} is above max_chars {config.segments.max_chars}")
+    for task in ("backward", "forward_seed", "forward"):
+        if getattr(config, task).dev_every and not config.seed_pairs.dev_source:
+            raise UserError(f"config field {task}.dev_every: {getattr(config, task).dev_every} needs seed_pairs.dev_source, a dev set")
     for name in ("augment", "curate"):
         new, length = getattr(config, name).max_new_tokens, config.decoding.length
         if new >= length:

@@ -69,6 +69,7 @@ def test_finish_freezes_a_copy():
         ("decoding.slots", 2, "at least 4"),
         ("seed", -1, "from 0 to"),
         ("seed", True, "not of type int"),
+        ("forward.dev_every", 5, "needs seed_pairs.dev_source"),
         ("segments.min_chars", 5000, "above max_chars"),
     ],
 )

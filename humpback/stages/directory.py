@@ -102,8 +102,8 @@ class Stage:
 
     def _clear_work(self) -> None:
         kept = any(value for name, value in self._recorded.items() if name.endswith(".checkpoint_keep_every"))
-        for name in WORK_FOLDERS[:1] if kept else WORK_FOLDERS:
-            if distributed.is_first() and (self.path / name).exists():
+        for name in WORK_FOLDERS:
+            if distributed.is_first() and (self.path / name).exists() and not (kept and name == "steps"):
                 (self.path / name).rmtree()
 
     def finish(

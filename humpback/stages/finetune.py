@@ -52,7 +52,9 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     tokens, dropped = tokenize(pairs, base.tokenizer, task, run.cfg.wrapper, ft.length)
     if not tokens:
         raise UserError(f"{stage.path}: none of {len(pairs)} examples fits into {field}.length = {ft.length} ({dict(dropped)})")
-    dev, _ = tokenize(read_shards(run.workdir / "seed", "dev", Example), base.tokenizer, task, run.cfg.wrapper, ft.length)
+    dev, unfit = tokenize(read_shards(run.workdir / "seed", "dev", Example), base.tokenizer, task, run.cfg.wrapper, ft.length)
+    if ft.dev_every and not dev:
+        raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({dict(unfit)})")
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every)
     rows: list[int] = []
     with contextlib.closing(events.Events(stage.path / "events")) as scalars:

@@ -1,5 +1,7 @@
 """The human pairs: read by the paper's rule (section 3.1) and dealt, by id, into those that train and those that measure."""
 
+from collections.abc import Sequence
+
 from humpback.config import Seed
 from humpback.convert.sources import resolve
 from humpback.corpus.duplicates import normalised
@@ -33,7 +35,7 @@ def seed(run: Run) -> None:
 
 
 def split_seed(
-    examples: list[Example], held_out_examples: list[Example], cfg: Seed, dev: list[Example] | None = None
+    examples: list[Example], held_out_examples: list[Example], cfg: Seed, dev: Sequence[Example] = ()
 ) -> tuple[list[Example], list[Example], dict[str, int]]:
     """Returns (training pairs, held-out pairs, counts), both sorted by id, so that the order of the source does not matter.
 
@@ -56,7 +58,7 @@ def split_seed(
     held_out = pool[:size]
     if not cfg.held_out_source:
         rest = rest[size:]
-    measured = {normalised(example.instruction) for example in [*held_out, *(dev or [])]}
+    measured = {normalised(example.instruction) for example in [*held_out, *dev]}
     free = [example for example in rest if normalised(example.instruction) not in measured]
     train = free[: cfg.limit] if cfg.limit else free
     if not train:

@@ -121,7 +121,7 @@ def train(
                 state, measured = compiled[plan.shapes[step]](state, rows)
                 following = _next(examples, plan, step + 1, seed, purpose, mesh)  # while the devices work
                 row = _measure(measured, chosen, step, plan, ft)
-            row |= _rates(cfg, chosen, plan.shapes[step], time.perf_counter() - started)
+            row |= _rates(cfg, chosen, plan.shapes[step], mesh, time.perf_counter() - started)
             if profile is not None:
                 profile.after(step + 1, last=step + 1 == plan.steps)
             row |= keeper.settle(step + 1, state)
@@ -248,11 +248,10 @@ def _compile(
     mesh: Mesh,
 ) -> dict[batches.Shape, update.Step]:
     """The programs of all steps that are left, so that no step's time holds a compilation."""
-    with jax.set_mesh(mesh):  # this may run in a thread of its own
-        step = update.jit_step(cfg, ft, optimizer, plan.steps, seed, purpose, shapes)
-        needed = sorted(set(plan.shapes[done:]))
-        rows = [programs.abstract_rows(mesh, shape.length, shape.rows, shape.targets, shape.parts) for shape in needed]
-        return {shape: step.lower(shapes, abstract).compile() for shape, abstract in zip(needed, rows, strict=True)}
+    step = update.jit_step(cfg, ft, optimizer, plan.steps, seed, purpose, shapes)
+    needed = sorted(set(plan.shapes[done:]))
+    rows = [programs.abstract_rows(mesh, shape.length, shape.rows, shape.targets, shape.parts) for shape in needed]
+    return {shape: step.lower(shapes, abstract).compile() for shape, abstract in zip(needed, rows, strict=True)}
 
 
 def _start(
@@ -320,20 +319,22 @@ def _measure(
     return {"step": step + 1, **values}
 
 
-def _rates(cfg: llama.LlamaConfig, chosen: Sequence[TokenExample], shape: batches.Shape, seconds: float) -> dict[str, Any]:
+def _rates(
+    cfg: llama.LlamaConfig, chosen: Sequence[TokenExample], shape: batches.Shape, mesh: Mesh, seconds: float
+) -> dict[str, Any]:
     """The part of a step's metrics that says how much was done, and how fast."""
     lengths = [len(example.ids) for example in chosen]
     tokens, targets = sum(lengths), sum(example.target_tokens for example in chosen)
-    model_flops, peak = flops.step_flops(cfg, lengths, targets), flops.peak_flops(jax.devices()[0])
+    model_flops, peak = flops.step_flops(cfg, lengths, targets), flops.peak_flops(mesh.devices.flat[0])
     return {
         "tokens": tokens,
         "target_tokens": targets,
         "idle": 1 - tokens / (shape.rows * shape.length),
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
-        "tokens_per_second_per_device": tokens / seconds / jax.device_count(),
+        "tokens_per_second_per_device": tokens / seconds / mesh.size,
         "model_flops": model_flops,
-        **({"mfu": model_flops / seconds / (peak * jax.device_count())} if peak else {}),
+        **({"mfu": model_flops / seconds / (peak * mesh.size)} if peak else {}),
     }
 
 
@@ -344,7 +345,7 @@ def _bar(total: int, done: int, purpose: str, progress: bool) -> tqdm:
 
 def _show(bar: tqdm, row: dict[str, Any]) -> None:
     parts = [f"loss {row['loss']:.3f}", f"lr {row['lr']:.2e}", f"grad {row['grad_norm']:.2f}", f"{row['tokens_per_second']:.0f} tokens/s"]
-    if jax.device_count() > 1:
+    if row["tokens_per_second_per_device"] < row["tokens_per_second"]:
         parts.append(f"{row['tokens_per_second_per_device']:.0f} a device")
     if "mfu" in row:
         parts.append(f"MFU {row['mfu']:.1%}")

@@ -74,7 +74,7 @@ def _on_mesh(dtype, x_BTD, head, *rows):
         PartitionSpec(VOCABULARY_AXIS, axis) if head.tied else PartitionSpec(axis, VOCABULARY_AXIS) for axis in (None, "fsdp")
     )
     found = (by_row,) if rows[-1] is None else (by_row, by_row, split)
-    # The loops inside begin with zeros that are the same everywhere and then differ, which the check does not like.
+    # The nats come out alike along the vocabulary's axis, which cannot be inferred, so it is not checked.
     run = jax.shard_map(
         functools.partial(sweep, mesh.axis_names), in_specs=(by_row, whole, *(by_row for _ in rows)), out_specs=found, check_vma=False
     )

@@ -38,8 +38,8 @@ def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh) 
         room = [(0, padded.vocab_size - cfg.vocab_size if letter == "V" else 0) for letter in llama.WEIGHTS[name].shape]
         # jnp.copy, because jit may hand an argument that it returns unchanged through without copying it.
         whole = lambda x: jnp.copy(jnp.pad(x.astype(jnp.float32), room))  # noqa: E731
-        loose = replicated(mesh) if any(more for _, more in room) else before[name]
-        return jax.jit(whole, out_shardings=after[name])(jax.device_put(params[name], loose))
+        where = _without_tensor(before[name]) if any(more for _, more in room) else before[name]
+        return jax.jit(whole, out_shardings=after[name])(jax.device_put(params[name], where))
 
     def stack(name: str) -> jax.Array:
         layers = [jax.device_put(params["layers"][str(i)][name], before["layers"][str(i)][name]) for i in range(cfg.num_layers)]
@@ -52,13 +52,18 @@ def unstack_params(cfg: llama.LlamaConfig, stacked: llama.Params, mesh: Mesh) ->
     """Stacked weights on the mesh as the unstacked tree, still there, without the vocabulary's padding."""
     loose = {name for name in ("embedding", "head") if sharding.padded(cfg, mesh) != cfg and name in stacked}
     shardings = sharding.param_shardings(sharding.padded(cfg, mesh), mesh, sharding.TRAINING_RULES)
-    shardings |= dict.fromkeys(loose, replicated(mesh))
+    shardings |= {name: _without_tensor(shardings[name]) for name in loose}
 
     def unstack(tree: llama.Params) -> llama.Params:
         cut = {name: tree[name][tuple(slice(n) for n in llama.WEIGHTS[name].sizes(cfg))] for name in loose}
         return llama.unstack_layers({**tree, **cut}, cfg)
 
     return jax.jit(unstack, out_shardings=shardings)(stacked)
+
+
+def _without_tensor(where: NamedSharding) -> NamedSharding:
+    """For an array whose vocabulary does not divide: split over `fsdp` alone."""
+    return NamedSharding(where.mesh, PartitionSpec(*(None if axis == "tensor" else axis for axis in where.spec)))
 
 
 def rows_shardings(mesh: Mesh) -> Rows:

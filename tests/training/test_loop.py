@@ -372,6 +372,7 @@ def test_a_vocabulary_that_does_not_divide_is_filled_up_and_cut(base, examples, 
     mesh = make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
     trained, rows = run(model, few, finetune(), mesh=mesh)
     llama.check_params(cfg, trained)
+    assert trained["head"].sharding.shard_shape((16, 95)) == (8, 95)  # split as far as it divides, and not copied
     alone, wanted = run(model, few, finetune())
     assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in wanted], abs=1e-5)
     assert update.state_shapes(cfg, optimizer.make_optimizer(finetune()), mesh)["params"]["head"].shape == (16, 96)
