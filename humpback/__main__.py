@@ -1,6 +1,6 @@
 """`humpback COMMAND --flags`: finds the command's module, lets it define its flags, and runs it.
 
-Exit codes: 0; 2 a user's mistake; 70 a training step that hung; 75 stopped by SIGTERM, and the same command continues; 134
+Exit codes: 0; 2 a user's mistake; 3 `verify` found a difference; 70 a training step that hung; 75 stopped by SIGTERM, and the same command continues; 134
 another process of the run was lost; 1 anything else, with a traceback.
 """
 
@@ -27,7 +27,8 @@ COMMANDS = {
     "augment": ("humpback.stages.augment", "write one candidate instruction per segment"),
     "curate": ("humpback.stages.curate", "rate the candidates and keep the best (--iteration=T)"),
     "summary": ("humpback.stages.summary", "summary.json and report.md of a run"),
-    "convert": ("humpback.commands.convert", "GGUF or Hugging Face weights in, Hugging Face out"),
+    "convert": ("humpback.commands.convert", "GGUF, Hugging Face or Meta weights in, Hugging Face out"),
+    "verify": ("humpback.commands.verify", "whether two models are the same, tensor by tensor and on texts"),
     "generate": ("humpback.commands.generate", "a file of prompts through a model folder (resumable, any number of replicas)"),
     "chat": ("humpback.commands.chat", "talk to a model folder"),
 }

@@ -1,63 +1,99 @@
-"""`humpback convert`: GGUF or Hugging Face weights to a model folder, and any model folder to a Hugging Face folder."""
+"""`humpback convert`: GGUF, Hugging Face or Meta weights to a model folder, and any model to a Hugging Face folder."""
 
+import math
 import os
 import time
 
+import jax
 from absl import flags, logging
 from etils import epath
+from tqdm import tqdm
 
-from humpback import prompts
-from humpback.convert import huggingface, sources
+from humpback import distributed, prompts
+from humpback.convert import card, export, huggingface, sources
+from humpback.convert.arrays import DTYPES
 from humpback.errors import UserError
+from humpback.model.weights import leaves
+from humpback.stages.directory import check_shared
 from humpback.training import checkpoint
 
 # What a conversion that was cut off may have left; anything else in a target folder is somebody's.
-_OURS = ("weights", "tokenizer", "model", "special_tokens_map.json", "generation_config.json", ".humpback-tmp-")
+_OURS = ("weights", "tokenizer", "model", "special_tokens_map.json", "generation_config.json", export.CARD, ".humpback-tmp-")
 _FINISHED = (huggingface.CONFIG, checkpoint.CHECKSUMS)
 
 
 def define_flags() -> None:
     """The command's flags."""
-    what = "GGUF file, Hugging Face folder, model folder, or package:NAME/GLOB."
+    what = "GGUF file (one of a split model's), Hugging Face folder, Meta's original folder, model folder, or package:NAME/GLOB."
     flags.DEFINE_string("source", None, what, required=True)
     flags.DEFINE_string("target", None, "The folder to make; it must not hold a model yet.", required=True)
     flags.DEFINE_enum("to_format", "checkpoint", ["checkpoint", "huggingface"], "What to make of it.")
+    flags.DEFINE_enum("dtype", None, list(DTYPES), "What all weights are cast to; default: kept (GGUF's are float32).")
     flags.DEFINE_enum(
         "wrapper", None, sorted(prompts.WRAPPERS), "Chat wrapper; default: what the source says, or fits its tokenizer."
     )
     flags.DEFINE_string("sha256", "", "What the source file's sha256 must be; empty: not checked.")
+    flags.DEFINE_float("file_gb", export.FILE_BYTES / 1e9, "A file of Hugging Face weights has at most 1e9 bytes times this.", 1e-6)
 
 
 def main() -> None:
     """Runs the command with the parsed flags."""
     values = flags.FLAGS
-    convert(values.source, values.target, values.to_format, wrapper=values.wrapper, sha256=values.sha256)
+    check_shared("target", values.target)
+    convert(
+        values.source, values.target, values.to_format,
+        wrapper=values.wrapper, sha256=values.sha256, dtype=values.dtype, file_bytes=int(values.file_gb * 1e9), progress=True,
+    )  # fmt: skip
 
 
 def convert(
-    source: str, target: str, to_format: str = "checkpoint", *, wrapper: str | None = None, sha256: str = ""
+    source: str,
+    target: str,
+    to_format: str = "checkpoint",
+    *,
+    wrapper: str | None = None,
+    sha256: str = "",
+    dtype: str | None = None,
+    file_bytes: int = export.FILE_BYTES,
+    progress: bool = False,
 ) -> None:
-    """Makes `target` from `source`, whole or not at all; a call after an interrupted one completes it.
+    """Makes `target` from `source`, whole or not at all, one tensor in memory at a time; a call after an interrupted one completes it.
 
     Raises UserError when the source is broken or unknown, or the target is not free.
     """
     start = time.monotonic()
     target = os.path.expanduser(target)
     _check_target(target)
-    opened = sources.open_source(source, sha256)
+    distributed.barrier(f"convert {target} is free")
+    opened = sources.open_source(source, sha256, dtype)
     wrapper = wrapper or opened.wrapper
     about = f"{opened.direction} model, {opened.config.num_layers} layers, wrapper {wrapper}"
-    print(f"{opened.path}: recognised as {sources.FORMATS[opened.format]} ({about})")
-    params = opened.params()
-    if to_format == "huggingface":
-        huggingface.write_folder(
-            target, opened.config, params, opened.tokenizer, wrapper=wrapper, direction=opened.direction
-        )
-    else:
-        info = checkpoint.ModelInfo(opened.config, opened.direction, wrapper)
-        checkpoint.save_model(target, info, params, opened.tokenizer)
+    say = print if jax.process_index() == 0 else lambda text: None
+    say(f"{opened.path}: recognised as {sources.FORMATS[opened.format]} ({about}, {_types(opened)})")
+    for note in opened.notes:
+        say(f"{opened.path}: {note}")
+    with _bar(opened, progress and jax.process_index() == 0) as bar:
+        if to_format == "checkpoint":
+            info = checkpoint.ModelInfo(opened.config, opened.direction, wrapper)
+            checkpoint.save_streamed(target, info, opened.read, opened.tokenizer, lambda _, array: bar.update(array.nbytes))
+        elif jax.process_index() == 0:
+            export.write_folder(
+                target, opened, wrapper=wrapper, direction=opened.direction, card=card.model_card(opened, wrapper),
+                file_bytes=file_bytes, progress=bar.update,
+            )  # fmt: skip
     logging.info("conversion took %.1f s", time.monotonic() - start)
-    print(f"{target}: {sources.FORMATS[to_format]}, complete")
+    say(f"{target}: {sources.FORMATS[to_format]}, complete")
+
+
+def _types(opened: sources.Source) -> str:
+    found = {opened.dtype(leaf) for leaf, _ in leaves(opened.config)}
+    return " and ".join(sorted(found))
+
+
+def _bar(opened: sources.Source, shown: bool) -> tqdm:
+    """Of the bytes that are written."""
+    total = sum(math.prod(weight.sizes(opened.config)) * DTYPES[opened.dtype(leaf)].itemsize for leaf, weight in leaves(opened.config))
+    return tqdm(total=total, unit="B", unit_scale=True, desc="convert", disable=not shown)
 
 
 def _check_target(target: str) -> None:

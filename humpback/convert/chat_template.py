@@ -12,7 +12,7 @@ from humpback.errors import UserError
 from humpback.tokens.tokenizer import CONFIG_FILE, JSON_FILE, MODEL_FILE, Tokenizer
 
 # An exported tokenizer.json must give these texts the ids of the sentencepiece model it replaces.
-_PROBES = (
+PROBES = (
     "Hello, world! It costs $3.50 in 2024.",
     "  two  spaces, a\ttab\n\n\nand lines \n",
     "naïve café — “quotes” Ωλ 東京 🙂👩‍🚀",
@@ -114,7 +114,7 @@ def tokenizer_files(tokenizer: Tokenizer, template: str, max_positions: int) -> 
 
 def _check_same(tokenizer: Tokenizer, data: bytes, config: bytes) -> None:
     exported = Tokenizer({JSON_FILE: data, CONFIG_FILE: config}, tokenizer.name)
-    for text in _PROBES:
+    for text in PROBES:
         if exported.encode(text) != tokenizer.encode(text):
             raise UserError(
                 f"{tokenizer.name}: a tokenizer.json made of this tokenizer.model gives other ids for {text!r}; "

@@ -1,6 +1,8 @@
-"""GGUF files of the llama architecture in: weights (F32, F16, BF16, Q8_0, Q4_0, Q4_1), config and tokenizer."""
+"""GGUF files of the llama architecture in: weights of every type that the gguf package can dequantise, config, tokenizer."""
 
+import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,11 +10,12 @@ import gguf
 import numpy as np
 
 from humpback.convert import names, vocabulary
+from humpback.convert.opened import Opened
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, RopeScaling, leaves
-from humpback.tokens.tokenizer import Tokenizer
 
-_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+_SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+_STRIP = 1 << 20  # numbers that are dequantised at once
 _ROPE_FREQS = "rope_freqs.weight"
 _REQUIRED: Any = object()
 _AGAIN = "the file is broken or was cut off, download it again"
@@ -27,33 +30,77 @@ class _Reader(gguf.GGUFReader):
         super().__setattr__(name, np.asarray(value) if name == "data" else value)
 
 
-def read_file(path: str) -> tuple[LlamaConfig, Callable[[names.Path], np.ndarray], Tokenizer]:
-    """(config, reader of one weight by its path, tokenizer) of a GGUF file.
+def read_file(path: str) -> Opened:
+    """Opens a GGUF file, or all files of a model that is split into several, of which `path` is one.
 
-    The reader returns f32 arrays in our layout, dequantised when asked, so one tensor is in memory at a time. Names and
-    shapes of all tensors are checked before. Raises UserError naming the file and the tensor or metadata field.
+    Its weights are float32, dequantised when they are asked for. UserError naming the file and the tensor or metadata field.
     """
-    try:
-        reader = _Reader(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a broken file makes the library stumble in many ways
-        raise UserError(f"{path}: not a whole GGUF file ({error}); {_AGAIN}") from error
-    if reader.endianess != gguf.GGUFEndian.LITTLE:
-        raise UserError(f"{path}: a big-endian GGUF file; only little-endian ones can be read")
-    field = _fields(reader, path)
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    readers = _readers(path)
+    path = next(iter(readers))
+    field = _fields(readers[path], path)
+    tensors: dict[str, Any] = {}
+    for file, reader in readers.items():
+        for tensor in reader.tensors:
+            if tensor.name in tensors:
+                raise UserError(f"{file}: tensor {tensor.name} is in another file of this model, too; {_AGAIN}")
+            tensors[tensor.name] = tensor
+    count = field("split.tensors.count", len(tensors))
+    if count != len(tensors):
+        raise UserError(f"{path}: split.tensors.count is {count}, but its {len(readers)} files hold {len(tensors)} tensors; {_AGAIN}")
     cfg = _config(field, tensors, path)
-    _check_tensors(cfg, tensors, path)
+    notes = _check_tensors(cfg, tensors, path)
     tokenizer = vocabulary.from_gguf(field, path)
     names.check_vocabulary(tokenizer.vocab_size, cfg, path)
 
     def read(leaf: names.Path) -> np.ndarray:
-        tensor = tensors[names.outside_name(leaf, "gguf")]
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
-        return names.from_gguf(leaf, values.reshape(names.outside_shape(leaf, cfg)), cfg)
+        return names.from_interleaved(leaf, _dequantised(tensors[names.outside_name(leaf, "gguf")]), cfg)
 
-    return cfg, read, tokenizer
+    template = field("tokenizer.chat_template", "")
+    return Opened(config=cfg, tokenizer=tokenizer, read=read, dtype=lambda _: "float32", notes=notes, chat_template=template)
+
+
+def _readers(path: str) -> dict[str, gguf.GGUFReader]:
+    """File → reader; of a split model all files in their order, the first being the one with the metadata."""
+    reader = _open(path)
+    count = reader.get_field("split.count")
+    count = 1 if count is None else int(count.contents())
+    if count < 2:
+        return {path: reader}
+    stem = _SPLIT.fullmatch(path)
+    if stem is None or int(stem[3]) != count:
+        raise UserError(f"{path}: is one of {count} files of a model and must be called NAME-00001-of-{count:05d}.gguf; give back its name")
+    files = [f"{stem[1]}-{number + 1:05d}-of-{count:05d}.gguf" for number in range(count)]
+    readers = {}
+    for number, file in enumerate(files):
+        readers[file] = _open(file)
+        field = readers[file].get_field("split.no")
+        if field is None or int(field.contents()) != number:
+            raise UserError(f"{file}: split.no is {field and int(field.contents())}, must be {number}; {_AGAIN}")
+    return readers
+
+
+def _open(path: str) -> gguf.GGUFReader:
+    try:
+        reader = _Reader(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {_AGAIN}") from error
+    except Exception as error:  # a broken file makes the library stumble in many ways
+        raise UserError(f"{path}: not a whole GGUF file ({error}); {_AGAIN}") from error
+    if reader.endianess != gguf.GGUFEndian.LITTLE:
+        raise UserError(f"{path}: a big-endian GGUF file; only little-endian ones can be read")
+    return reader
+
+
+def _dequantised(tensor: Any) -> np.ndarray:
+    """A tensor as float32 (outputs, inputs). Some rows at a time: the library's own way takes several times the result."""
+    shape = tuple(int(size) for size in reversed(tensor.shape))
+    if len(shape) == 1:
+        return gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(shape)
+    out = np.empty(shape, np.float32)
+    step = max(1, _STRIP // shape[1])
+    for start in range(0, shape[0], step):
+        out[start : start + step] = gguf.quants.dequantize(tensor.data[start : start + step], tensor.tensor_type)
+    return out
 
 
 def _fields(reader: gguf.GGUFReader, path: str) -> Field:
@@ -149,15 +196,29 @@ def llama3_factors(scaling: RopeScaling, head_dim: int, theta: float) -> np.ndar
     return 1.0 / ((1.0 - smooth) / scaling.factor + smooth)
 
 
-def _check_tensors(cfg: LlamaConfig, tensors: dict[str, Any], path: str) -> None:
+def _check_tensors(cfg: LlamaConfig, tensors: dict[str, Any], path: str) -> tuple[str, ...]:
+    """What to say of padding. UserError for tensors that are unknown, missing, of another shape or a type that cannot be read."""
     wanted = {names.outside_name(leaf, "gguf"): leaf for leaf, _ in leaves(cfg)}
     names.check_names(wanted, [name for name in tensors if name != _ROPE_FREQS], path, _AGAIN)
+    notes = []
     for name, leaf in wanted.items():
         tensor = tensors[name]
-        if tensor.tensor_type.name not in _TYPES:
+        if not _can_be_read(tensor.tensor_type):
             raise UserError(
-                f"{path}: tensor {name} has type {tensor.tensor_type.name}; readable are {', '.join(_TYPES)}. "
+                f"{path}: tensor {name} has type {tensor.tensor_type.name}, which the gguf package cannot dequantise. "
                 "Take another quantisation of the same model."
             )
         shape = tuple(int(size) for size in reversed(tensor.shape))
-        names.check_shape(name, shape, leaf, cfg, path)
+        if filling := names.check_shape(name, shape, leaf, cfg, path):
+            notes.append(names.padding_note(name, filling, cfg))
+    return tuple(notes)
+
+
+@functools.cache
+def _can_be_read(kind: gguf.GGMLQuantizationType) -> bool:
+    """By trying it on one block of zeros: the package has no list."""
+    try:
+        gguf.quants.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True

@@ -1,29 +1,29 @@
-"""Hugging Face folders in and out: config.json, safetensors, tokenizer files, chat template.
+"""Hugging Face folders in: config.json, safetensors or PyTorch's files, tokenizer."""
 
-What is written, transformers 4 and 5, vLLM and lm-eval load untouched.
-"""
-
-import contextlib
-import json
+import glob
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
 
-from humpback import prompts, storage
-from humpback.convert import names
-from humpback.convert.chat_template import chat_template, json_bytes, surrounding, tokenizer_files
+from humpback import storage
+from humpback.convert import names, tensorfiles
+from humpback.convert.arrays import DTYPES
+from humpback.convert.opened import Opened
+from humpback.convert.tensorfiles import AGAIN
 from humpback.errors import UserError
-from humpback.model.weights import LlamaConfig, RopeScaling, check_params, leaves
+from humpback.model.weights import LlamaConfig, RopeScaling, leaves
 from humpback.tokens.tokenizer import Tokenizer
 
 CONFIG = "config.json"
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_AGAIN = "copy or download the folder again"
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+# What the weights may be in, in the order in which they are looked for: an index and what it names, one file, several.
+_KINDS = (
+    ("model.safetensors.index.json", "model.safetensors", "*.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model*.bin"),
+)
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_BLOCK = 1 << 20  # numbers that are compared at once
 _REQUIRED: Any = object()
 # config.json's field -> the only values the LLaMA of this project computes with.
 _FIXED: dict[str, tuple[Any, ...]] = {
@@ -37,110 +37,90 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read_folder(path: str) -> tuple[LlamaConfig, Callable[[names.Path], np.ndarray], Tokenizer]:
-    """(config, reader of one weight by its path, tokenizer) of a folder with a LlamaForCausalLM.
-
-    The reader returns numpy arrays in our layout and in the dtype of the file, read when asked, so one tensor is in
-    memory at a time. Names and shapes of all tensors are checked before. Raises UserError naming the file and the field
-    or tensor.
-    """
+def read_folder(path: str) -> Opened:
+    """Opens a folder with a LlamaForCausalLM. UserError naming the file and the field or tensor."""
     where = os.path.join(path, CONFIG)
     values = storage.read_json(where)
-    files = _files(path)
+    files = _open_files(path)
     cfg = _read_config(values, where)
+    _check_tied(cfg, files, where)
     wanted = {names.outside_name(leaf, "huggingface"): leaf for leaf, _ in leaves(cfg)}
-    has_head = "lm_head.weight" in files.tensors
-    if cfg.tied and has_head:
-        files.check_tied(where)
-    if not cfg.tied and not has_head:
-        raise UserError(
-            f"{where}: tie_word_embeddings is false or absent, but there is no tensor lm_head.weight; "
-            "set it to true if the head is the embedding, otherwise the weights are incomplete"
-        )
     # Files of the first LLaMA carry the rotary frequencies, which the config gives as well.
     found = [name for name in files.tensors if not name.endswith(".rotary_emb.inv_freq")]
-    names.check_names(wanted, [name for name in found if not (cfg.tied and name == "lm_head.weight")], path, _AGAIN)
+    names.check_names(wanted, [name for name in found if not (cfg.tied and name == _HEAD)], path, AGAIN)
+    notes = []
     for name, leaf in wanted.items():
-        files.check(name, leaf, cfg)
+        stored = files.tensors[name]
+        if filling := names.check_shape(name, stored.shape, leaf, cfg, stored.file):
+            notes.append(names.padding_note(name, filling, cfg))
+        if stored.dtype not in DTYPES:
+            raise UserError(f"{stored.file}: tensor {name} has type {stored.dtype}; readable are {', '.join(DTYPES)}")
     tokenizer = Tokenizer.load(path)
     names.check_vocabulary(tokenizer.vocab_size, cfg, path)
 
     def read(leaf: names.Path) -> np.ndarray:
         return names.from_huggingface(leaf, files.read(names.outside_name(leaf, "huggingface")), cfg)
 
-    return cfg, read, tokenizer
+    def dtype(leaf: names.Path) -> str:
+        return files.tensors[names.outside_name(leaf, "huggingface")].dtype
+
+    template = _read_template(path)
+    return Opened(config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes), chat_template=template)
 
 
 def read_purpose(path: str) -> tuple[str, str | None]:
-    """(direction, wrapper) that `write_folder` left in config.json; ("base", None) for other people's models."""
+    """(direction, wrapper) that an export left in config.json; ("base", None) for other people's models."""
     note = storage.read_json(os.path.join(path, CONFIG)).get("humpback") or {}
     return note.get("direction", "base"), note.get("wrapper")
 
 
-class _Files:
-    """The safetensors files of a folder, opened lazily: tensor name -> file."""
-
-    def __init__(self, tensors: Mapping[str, str]) -> None:
-        self.tensors = dict(tensors)
-
-    def read(self, name: str) -> np.ndarray:
-        with _open(self.tensors[name]) as file:
-            return file.get_tensor(name)
-
-    def check(self, name: str, leaf: names.Path, cfg: LlamaConfig) -> None:
-        with _open(self.tensors[name]) as file:
-            part = file.get_slice(name)
-            found, dtype = tuple(part.get_shape()), part.get_dtype()
-        names.check_shape(name, found, leaf, cfg, self.tensors[name])
-        if dtype not in _DTYPES.values():
-            raise UserError(
-                f"{self.tensors[name]}: tensor {name} has type {dtype}; readable are {', '.join(_DTYPES.values())}"
-            )
-
-    def check_tied(self, where: str) -> None:
-        embedding, head = self.read("model.embed_tokens.weight"), self.read("lm_head.weight")
-        if embedding.shape != head.shape or embedding.tobytes() != head.tobytes():
-            raise UserError(
-                f"{where}: tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight; "
-                "set it to false if the head is to count, or remove the tensor"
-            )
+def _read_template(path: str) -> str:
+    """The chat template, in the file that transformers 5 writes or the field of before; "" without one, or with several."""
+    file = os.path.join(path, "chat_template.jinja")
+    if os.path.exists(file):
+        with open(file, encoding="utf-8") as opened:
+            return opened.read()
+    config = os.path.join(path, "tokenizer_config.json")
+    template = storage.read_json(config).get("chat_template") if os.path.exists(config) else None
+    return template if isinstance(template, str) else ""
 
 
-def _files(path: str) -> _Files:
-    index, single = os.path.join(path, _INDEX), os.path.join(path, _SINGLE)
-    if os.path.exists(index):
-        weight_map = storage.read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-            raise UserError(f"{index}: no weight_map from tensor names to files; {_AGAIN}")
-        wanted = sorted(set(weight_map.values()))
-    elif os.path.exists(single):
-        weight_map, wanted = None, [_SINGLE]
-    else:
-        raise UserError(f"{path}: neither {_SINGLE} nor {_INDEX} is there; only safetensors weights can be read")
-    tensors: dict[str, str] = {}
-    for name in wanted:
-        file = os.path.join(path, name)
-        with _open(file) as opened:
-            for tensor in opened.keys():  # noqa: SIM118, this is no dict
-                if tensor in tensors:
-                    raise UserError(f"tensor {tensor} is in {tensors[tensor]} and again in {file}; {_AGAIN}")
-                tensors[tensor] = file
-    for tensor, name in (weight_map or {}).items():
-        if tensors.get(tensor) != os.path.join(path, name):
-            raise UserError(f"{index}: tensor {tensor} is not in {name}, where the index puts it; {_AGAIN}")
-    return _Files(tensors)
+def _open_files(path: str) -> tensorfiles.Tensors:
+    for index_name, single, pattern in _KINDS:
+        index = os.path.join(path, index_name)
+        if os.path.exists(index):
+            weight_map = storage.read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+                raise UserError(f"{index}: no weight_map from tensor names to files; {AGAIN}")
+            files = [os.path.join(path, name) for name in sorted(set(weight_map.values()))]
+            return tensorfiles.open_files(files, weight_map, index)
+        if os.path.exists(os.path.join(path, single)):
+            return tensorfiles.open_files([os.path.join(path, single)], None, index)
+        if files := sorted(glob.glob(os.path.join(glob.escape(path), pattern))):
+            return tensorfiles.open_files(files, None, index)
+    raise UserError(f"{path}: no weights are there; readable are *.safetensors and pytorch_model*.bin, with or without an index")
 
 
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[Any]:
-    try:
-        file = safetensors.safe_open(path, framework="np")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; {_AGAIN}") from error
-    except Exception as error:  # SafetensorError for a broken header, OSError for the rest
-        raise UserError(f"{path}: not a whole safetensors file ({error}); {_AGAIN}") from error
-    with file:
-        yield file
+def _check_tied(cfg: LlamaConfig, files: tensorfiles.Tensors, where: str) -> None:
+    """UserError when the tensors contradict the flag."""
+    if not cfg.tied and _HEAD not in files.tensors:
+        raise UserError(
+            f"{where}: tie_word_embeddings is false or absent, but there is no tensor {_HEAD}; "
+            "set it to true if the head is the embedding, otherwise the weights are incomplete"
+        )
+    if cfg.tied and _HEAD in files.tensors and not same_numbers(files.read(_EMBEDDING), files.read(_HEAD)):
+        raise UserError(
+            f"{where}: tie_word_embeddings is true, but {_HEAD} differs from {_EMBEDDING}; "
+            "set it to false if the head is to count, or remove the tensor"
+        )
+
+
+def same_numbers(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two tensors are alike in shape, type and every bit."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    a, b = (array.reshape(-1).view(f"u{array.itemsize}") for array in (one, other))
+    return all(np.array_equal(a[i : i + _BLOCK], b[i : i + _BLOCK]) for i in range(0, a.size, _BLOCK))
 
 
 def _read_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
@@ -204,130 +184,3 @@ def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[flo
         if not isinstance(rope.get(field), int | float):
             raise UserError(f"{where}: {key}.{field} is {rope.get(field)!r}, must be a number")
     return theta, RopeScaling(*(float(rope[field]) for field in fields[:3]), int(rope[fields[3]]))
-
-
-def write_folder(
-    path: str,
-    cfg: LlamaConfig,
-    params: Mapping[str, Any],
-    tokenizer: Tokenizer,
-    *,
-    wrapper: str,
-    direction: str,
-    max_file_bytes: int = 5_000_000_000,
-) -> None:
-    """Writes a folder that transformers loads, in the dtype of `params` (unstacked tree), copying one tensor at a time.
-
-    The chat template wraps the user's turn as the model of this `direction` was trained to be asked: with both tags for
-    a forward or base model, with the request for an instruction for a backward one. config.json is written last, so a
-    folder without it is unfinished and the same call completes it. Raises UserError when the target is complete or
-    holds another conversion, ValueError for weights that do not fit `cfg`.
-    """
-    check_params(cfg, params)
-    names.check_vocabulary(tokenizer.vocab_size, cfg, path)
-    config_file = os.path.join(path, CONFIG)
-    if os.path.exists(config_file):
-        raise UserError(f"{path}: already holds a finished model; give another --target or remove the folder")
-    template = chat_template(prompts.WRAPPERS[wrapper], surrounding(direction), tokenizer)
-    files = tokenizer_files(tokenizer, template, cfg.max_positions)
-    files["generation_config.json"] = json_bytes(_generation(tokenizer))
-    try:
-        for name, data in files.items():
-            storage.publish(os.path.join(path, name), data)
-        _write_weights(path, cfg, params, max_file_bytes)
-        note = {"direction": direction, "wrapper": wrapper}
-        storage.publish(config_file, json_bytes({**_config(cfg, params, tokenizer), "humpback": note}))
-    except FileExistsError as error:
-        raise UserError(f"{error}; {path} was begun for another model: remove it or give another --target") from error
-
-
-def _write_weights(path: str, cfg: LlamaConfig, params: Mapping[str, Any], max_file_bytes: int) -> None:
-    arrays = {names.outside_name(leaf, "huggingface"): (leaf, _leaf(params, leaf)) for leaf, _ in leaves(cfg)}
-    parts: list[list[str]] = [[]]
-    size = 0
-    for name, (_, array) in arrays.items():
-        if parts[-1] and size + array.nbytes > max_file_bytes:
-            parts.append([])
-            size = 0
-        parts[-1].append(name)
-        size += array.nbytes
-    weight_map: dict[str, str] = {}
-    for i, part in enumerate(parts):
-        file = _SINGLE if len(parts) == 1 else f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors"
-        storage.publish(os.path.join(path, file), _safetensors({name: arrays[name] for name in part}, cfg))
-        weight_map |= dict.fromkeys(part, file)
-    if len(parts) > 1:
-        total = sum(array.nbytes for _, array in arrays.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        storage.publish(os.path.join(path, _INDEX), json_bytes(index))
-
-
-def _safetensors(arrays: Mapping[str, tuple[names.Path, Any]], cfg: LlamaConfig) -> Iterator[bytes]:
-    """A safetensors file in pieces; the library's own writer would need all tensors in memory at once."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, (leaf, array) in arrays.items():
-        header[name] = {
-            "dtype": _DTYPES[str(array.dtype)],
-            "shape": list(names.outside_shape(leaf, cfg)),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for leaf, array in arrays.values():
-        yield names.to_huggingface(leaf, np.asarray(array), cfg).tobytes()
-
-
-def _config(cfg: LlamaConfig, params: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """config.json in the spelling of transformers 4, which 5 reads as well."""
-    scaling = cfg.rope_scaling and {
-        "rope_type": "llama3",
-        "factor": cfg.rope_scaling.factor,
-        "low_freq_factor": cfg.rope_scaling.low_freq_factor,
-        "high_freq_factor": cfg.rope_scaling.high_freq_factor,
-        "original_max_position_embeddings": cfg.rope_scaling.original_max_position,
-    }
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": cfg.vocab_size,
-        "hidden_size": cfg.d_model,
-        "num_hidden_layers": cfg.num_layers,
-        "num_attention_heads": cfg.num_heads,
-        "num_key_value_heads": cfg.num_kv_heads,
-        "head_dim": cfg.head_dim,
-        "intermediate_size": cfg.d_ff,
-        "hidden_act": "silu",
-        "max_position_embeddings": cfg.max_positions,
-        "rms_norm_eps": cfg.rms_eps,
-        "rope_theta": cfg.rope_theta,
-        "rope_scaling": scaling,
-        "tie_word_embeddings": cfg.tied,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "torch_dtype": str(_leaf(params, ("embedding",)).dtype),
-        **_special_ids(tokenizer),
-    }
-
-
-def _special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
-    bos = tokenizer.settings.get("bos_token")
-    return {
-        "bos_token_id": None if bos is None else tokenizer.specials[bos],
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
-
-
-def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
-    # The paper samples its answers with T = 0.7, p = 0.9.
-    return {**_special_ids(tokenizer), "do_sample": True, "temperature": 0.7, "top_p": 0.9}
-
-
-def _leaf(params: Mapping[str, Any], path: names.Path) -> Any:
-    for part in path:
-        params = params[part]
-    return params
-

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from humpback.convert.arrays import turn
 from humpback.errors import UserError
 from humpback.model.weights import WEIGHTS, LlamaConfig, Weight
 
@@ -20,50 +21,58 @@ Path = tuple[str, ...]  # ("embedding",) or ("layers", "0", "q")
 class Outside:
     """A weight's names elsewhere, `{layer}` standing for the layer's number.
 
-    rotary: the rows are rotated in pairs, which GGUF stores side by side and Hugging Face half a head apart.
+    rotary: the rows are rotated in pairs, which GGUF and Meta store side by side and Hugging Face half a head apart.
     """
 
     huggingface: str
     gguf: str
+    meta: str
     rotary: bool = False
 
 
 NAMES: dict[str, Outside] = {
-    "embedding": Outside("model.embed_tokens.weight", "token_embd.weight"),
-    "attention_norm": Outside("model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight"),
-    "q": Outside("model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", rotary=True),
-    "k": Outside("model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", rotary=True),
-    "v": Outside("model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight"),
-    "o": Outside("model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight"),
-    "ffn_norm": Outside("model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight"),
-    "gate": Outside("model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight"),
-    "up": Outside("model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight"),
-    "down": Outside("model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight"),
-    "final_norm": Outside("model.norm.weight", "output_norm.weight"),
-    "head": Outside("lm_head.weight", "output.weight"),
+    "embedding": Outside("model.embed_tokens.weight", "token_embd.weight", "tok_embeddings.weight"),
+    "attention_norm": Outside(
+        "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", "layers.{layer}.attention_norm.weight"
+    ),
+    "q": Outside(
+        "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", "layers.{layer}.attention.wq.weight", rotary=True
+    ),
+    "k": Outside(
+        "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", "layers.{layer}.attention.wk.weight", rotary=True
+    ),
+    "v": Outside("model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", "layers.{layer}.attention.wv.weight"),
+    "o": Outside("model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", "layers.{layer}.attention.wo.weight"),
+    "ffn_norm": Outside(
+        "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", "layers.{layer}.ffn_norm.weight"
+    ),
+    "gate": Outside("model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", "layers.{layer}.feed_forward.w1.weight"),
+    "up": Outside("model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", "layers.{layer}.feed_forward.w3.weight"),
+    "down": Outside("model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", "layers.{layer}.feed_forward.w2.weight"),
+    "final_norm": Outside("model.norm.weight", "output_norm.weight", "norm.weight"),
+    "head": Outside("lm_head.weight", "output.weight", "output.weight"),
 }
 
 
 def outside_name(path: Path, family: str) -> str:
-    """The tensor's name in `family` ("huggingface" or "gguf")."""
+    """The tensor's name in `family` ("huggingface", "gguf" or "meta")."""
     name = getattr(NAMES[path[-1]], family)
     return name.format(layer=path[1]) if len(path) > 1 else name
 
 
 def outside_shape(path: Path, cfg: LlamaConfig) -> tuple[int, ...]:
-    """The tensor's shape in both families: (outputs, inputs) for matrices."""
+    """The tensor's shape in all families: (outputs, inputs) for matrices."""
     weight = WEIGHTS[path[-1]]
     sizes, inputs = weight.sizes(cfg), _inputs(weight)
     return (math.prod(sizes[inputs:]), math.prod(sizes[:inputs])) if inputs else sizes
 
 
 def from_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
-    """Our array of a Hugging Face tensor; same numbers, same dtype."""
+    """Our array of a Hugging Face tensor; same numbers, same dtype. Rows that only fill up the vocabulary are left away."""
     weight = WEIGHTS[path[-1]]
-    sizes, inputs = weight.sizes(cfg), _inputs(weight)
-    if not inputs:
-        return np.ascontiguousarray(array)
-    return np.ascontiguousarray(array.T).reshape(sizes)
+    if "V" in weight.shape:
+        array = array[: cfg.vocab_size]
+    return turn(array).reshape(weight.sizes(cfg)) if _inputs(weight) else np.ascontiguousarray(array)
 
 
 def to_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
@@ -71,11 +80,11 @@ def to_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarra
     if not _inputs(WEIGHTS[path[-1]]):
         return np.ascontiguousarray(array)
     outputs, inputs = outside_shape(path, cfg)
-    return np.ascontiguousarray(array.reshape(inputs, outputs).T)
+    return turn(array.reshape(inputs, outputs))
 
 
-def from_gguf(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
-    """Our array of a dequantised GGUF tensor (outputs, inputs), its rotary rows put half a head apart."""
+def from_interleaved(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
+    """Our array of a tensor (outputs, inputs) of GGUF or Meta, its rotary rows put half a head apart."""
     if NAMES[path[-1]].rotary:
         # The heads' letter decides how many heads the rows are cut into: N for q, K for k.
         heads, head_dim = WEIGHTS[path[-1]].sizes(cfg)[1:]
@@ -101,14 +110,24 @@ def check_names(wanted: Iterable[str], found: Iterable[str], where: str, advice:
         )
 
 
-def check_shape(name: str, shape: tuple[int, ...], leaf: Path, cfg: LlamaConfig, where: str) -> None:
-    """Raises UserError when an outside tensor's shape is not what the hyper-parameters ask for."""
+def check_shape(name: str, shape: tuple[int, ...], leaf: Path, cfg: LlamaConfig, where: str) -> int:
+    """How many rows only fill up the vocabulary: embeddings and heads may have more than the config says.
+
+    Raises UserError when an outside tensor's shape is not what the hyper-parameters ask for.
+    """
     wanted = outside_shape(leaf, cfg)
-    if shape != wanted:
+    filling = shape[0] - wanted[0] if "V" in WEIGHTS[leaf[-1]].shape and len(shape) == 2 else 0
+    if filling < 0 or shape != (wanted[0] + filling, *wanted[1:]):
         raise UserError(
             f"{where}: tensor {name} has shape {shape}, the config asks for {wanted}; "
             "config and weights are not of the same model, or one of them is broken"
         )
+    return filling
+
+
+def padding_note(name: str, filling: int, cfg: LlamaConfig) -> str:
+    """What is said of a vocabulary that was filled up."""
+    return f"{filling} rows of {name} beyond the vocabulary of {cfg.vocab_size} are left away"
 
 
 def check_vocabulary(tokens: int, cfg: LlamaConfig, where: str) -> None:

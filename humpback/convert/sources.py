@@ -1,4 +1,4 @@
-"""Whatever weights somebody has, opened by what they are: GGUF file, Hugging Face folder or model folder of a run."""
+"""Whatever weights somebody has, opened by what they are: GGUF, Hugging Face's or Meta's folder, or model folder of a run."""
 
 import dataclasses
 import glob
@@ -6,69 +6,85 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable
 
-import numpy as np
 from etils import epath
 
 from humpback import prompts, storage
-from humpback.convert import huggingface, names
+from humpback.convert import huggingface, meta
+from humpback.convert.opened import Opened, checked
 from humpback.errors import UserError
-from humpback.model.weights import LlamaConfig, Params, make_tree
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checkpoint
+from humpback.training import checkpoint, stored
 
 _PACKAGE = "package:"
 _GGUF_MAGIC = b"GGUF"
-FORMATS = {"gguf": "a GGUF file", "huggingface": "a Hugging Face folder", "checkpoint": "a Humpback model folder"}
+FORMATS = {
+    "gguf": "a GGUF file",
+    "huggingface": "a Hugging Face folder",
+    "meta": "a folder in Meta's original form",
+    "checkpoint": "a Humpback model folder",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Opened weights: checked by name and shape, read when asked.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source(Opened):
+    """Opened weights. Reading one whose numbers are not finite raises.
 
-    read(path): one weight in our layout, e.g. path ("layers", "0", "q"). direction and wrapper: what the model was
-    trained for where the source says, "base" and a guess by the tokenizer's special tokens otherwise.
+    direction and wrapper: what the model was trained for where the source says, "base" and a guess by its chat template or its
+    tokenizer's special tokens otherwise.
     """
 
     format: str  # of FORMATS
     path: str
-    config: LlamaConfig
-    tokenizer: Tokenizer
-    read: Callable[[names.Path], np.ndarray]
     direction: str
     wrapper: str
 
-    def params(self) -> Params:
-        """All weights as the unstacked tree of model/weights.py, in the dtype of the source (GGUF: f32)."""
-        return make_tree(self.config, lambda path, _: self.read(path))
 
-
-def open_source(path: str, sha256: str = "") -> Source:
-    """Opens weights by content: GGUF file, Hugging Face folder, our model folder (which may be on gs://).
+def open_source(path: str, sha256: str = "", dtype: str | None = None) -> Source:
+    """Opens weights by content: GGUF file, Hugging Face or Meta folder, our model folder (which may be on gs://).
 
     `package:NAME/GLOB` is the one file that matches GLOB inside the installed package NAME, which is not imported.
-    sha256: the hex digest that a single file must have. Raises UserError naming the file and what is wrong with it.
+    sha256: the hex digest that a single file must have. dtype: what its weights are cast to as they are read; None keeps their
+    types. Raises UserError naming the file and what is wrong with it.
     """
     path = resolve(path)
     if sha256:
         _check_sha256(path, sha256)
     if (epath.Path(path) / "model.json").exists():
-        return _open_checkpoint(path)
+        return _open_checkpoint(path, dtype)
     if os.path.isfile(os.path.join(path, huggingface.CONFIG)):
-        config, read, tokenizer = huggingface.read_folder(path)
         direction, wrapper = huggingface.read_purpose(path)
-        return Source("huggingface", path, config, tokenizer, read, direction, wrapper or guess_wrapper(tokenizer))
+        return _source("huggingface", path, huggingface.read_folder(path), "huggingface", dtype, direction, wrapper)
+    if meta.is_meta(path):
+        return _source("meta", path, meta.read_folder(path), "meta", dtype)
     if os.path.isfile(path) and _begins_with(path, _GGUF_MAGIC):
-        return _open_gguf(path)
+        return _source("gguf", path, _open_gguf(path), "gguf", dtype)
     if not epath.Path(path).exists():
         raise UserError(f"{path}: no such file or folder")
     if os.path.isfile(path):
         raise UserError(
             f"{path}: not a GGUF file, or one that was cut off at the start; for other formats give the folder "
-            "with config.json"
+            "with config.json or params.json"
         )
-    raise UserError(f"{path}: neither config.json (Hugging Face) nor model.json (Humpback) is in this folder")
+    raise UserError(
+        f"{path}: neither config.json (Hugging Face), params.json with consolidated.00.pth (Meta) nor model.json (Humpback) is in this "
+        "folder; of a conversion that was interrupted, run the same command again"
+    )
+
+
+def _source(
+    kind: str,
+    path: str,
+    opened: Opened,
+    family: str | None,
+    dtype: str | None,
+    direction: str = "base",
+    wrapper: str | None = None,
+) -> Source:
+    opened = checked(opened, path, family, dtype)
+    fields = {field.name: getattr(opened, field.name) for field in dataclasses.fields(opened)}
+    wrapper = wrapper or guess_wrapper(opened.tokenizer, opened.chat_template)
+    return Source(**fields, format=kind, path=path, direction=direction, wrapper=wrapper)
 
 
 def resolve(path: str) -> str:
@@ -92,32 +108,33 @@ def resolve(path: str) -> str:
     return found[0]
 
 
-def guess_wrapper(tokenizer: Tokenizer) -> str:
-    """chatml when the tokenizer has its two special tokens, else inst."""
+def guess_wrapper(tokenizer: Tokenizer, chat_template: str = "") -> str:
+    """chatml or inst, by what the chat template writes, else by whether the tokenizer has chatml's special tokens."""
     needed = re.findall(r"<\|\w+\|>", "".join(prompts.WRAPPERS["chatml"]))
-    return "chatml" if set(needed) <= set(tokenizer.specials) else "inst"
+    able = set(needed) <= set(tokenizer.specials)
+    if "[INST]" in chat_template and "<|im_start|>" not in chat_template:
+        return "inst"
+    return "chatml" if able else "inst"
 
 
-def _open_gguf(path: str) -> Source:
+def _open_checkpoint(path: str, dtype: str | None) -> Source:
+    model = checkpoint.load_model(path, whole=False)
+    dtypes = checkpoint.stored_dtypes(path)
+    opened = Opened(
+        config=model.info.config,
+        tokenizer=model.tokenizer,
+        read=stored.Reader(model.params, model.info.config),
+        dtype=lambda leaf: dtypes["/".join(leaf)],
+    )
+    return _source("checkpoint", path, opened, None, dtype, model.info.direction, model.info.wrapper)
+
+
+def _open_gguf(path: str) -> Opened:
     try:
         from humpback.convert import gguf  # here, because the gguf package is an extra
     except ModuleNotFoundError as error:
         raise UserError(f"{path}: reading GGUF files needs the gguf package; run pip install gguf") from error
-    config, read, tokenizer = gguf.read_file(path)
-    return Source("gguf", path, config, tokenizer, read, "base", guess_wrapper(tokenizer))
-
-
-def _open_checkpoint(path: str) -> Source:
-    model = checkpoint.load_model(path)
-
-    def read(leaf: names.Path) -> np.ndarray:
-        value = model.params
-        for part in leaf:
-            value = value[part]
-        return np.asarray(value)
-
-    info = model.info
-    return Source("checkpoint", path, info.config, model.tokenizer, read, info.direction, info.wrapper)
+    return gguf.read_file(path)
 
 
 def _check_sha256(path: str, sha256: str) -> None:

@@ -1,6 +1,9 @@
 """Tokenizers between formats: GGUF metadata to a tokenizer, and a sentencepiece model to a tokenizer.json."""
 
+import base64
+import binascii
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -192,3 +195,60 @@ def _merges(pieces: Sequence[tuple[str, float, int]]) -> list[tuple[str, str]]:
             if left in rank and right in rank:
                 found.append((-score, rank[text], rank[left], rank[right], left, right))
     return [(left, right) for *_, left, right in sorted(found)]
+
+
+_RESERVED = 256  # special tokens of Llama 3
+_LLAMA3_SPECIALS = {
+    False: {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 9: "eot_id"},
+    True: {
+        0: "begin_of_text", 1: "end_of_text", 4: "finetune_right_pad_id", 6: "start_header_id", 7: "end_header_id", 8: "eom_id",
+        9: "eot_id", 10: "python_tag",
+    },
+}  # fmt: skip
+_TIKTOKEN_LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) (\d+)")
+
+
+def is_tiktoken(data: bytes) -> bool:
+    """Whether a tokenizer.model is a tiktoken file: lines of a token in base64 and its rank."""
+    return _TIKTOKEN_LINE.fullmatch(data[:4096].partition(b"\n")[0].rstrip(b"\r")) is not None
+
+
+def from_tiktoken(data: bytes, name: str, newer: bool) -> Tokenizer:
+    """Llama 3's tokenizer as a tokenizer.json. newer: the names that 3.1 gave to some special tokens. UserError for a broken line."""
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(data.splitlines(), 1):
+        match = _TIKTOKEN_LINE.fullmatch(line)
+        try:
+            token = base64.b64decode(match[1], validate=True) if match else b""
+        except binascii.Error:
+            token = b""
+        if not token or token in ranks or int(match[2]) != len(ranks):
+            raise UserError(f"{name}:{number}: {line[:60]!r} is not the next token in base64 and its rank; copy the file again")
+        ranks[token] = len(ranks)
+    letters = _byte_letters()
+    spelled = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    named = _LLAMA3_SPECIALS[newer]
+    reserved = (f"reserved_special_token_{i}" for i in range(_RESERVED))
+    specials = [f"<|{named[i] if i in named else next(reserved)}|>" for i in range(_RESERVED)]
+    merges = []
+    for token, rank in ranks.items():
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in ranks and right in ranks:
+                merges.append((rank, ranks[left], ranks[right], spelled[left], spelled[right]))
+    vocab = {spelled[token]: rank for token, rank in ranks.items()}
+    bpe = models.BPE(vocab=vocab, merges=[(left, right) for *_, left, right in sorted(merges)], ignore_merges=True)
+    tokenizer = tokenizers.Tokenizer(bpe)
+    tokenizer.pre_tokenizer = _llama3()
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in specials])
+    tokenizer.post_processor = bos_first(specials[0], len(ranks))
+    settings = {"bos_token": specials[0], "eos_token": specials[1], "add_bos_token": True}
+    return Tokenizer({JSON_FILE: tokenizer.to_str().encode(), CONFIG_FILE: json.dumps(settings).encode()}, name)
+
+
+def _byte_letters() -> list[str]:
+    """The letter that stands for each byte in a byte-level vocabulary: printable ones for themselves, the rest from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (chr(0x100 + i) for i in range(256))
+    return [chr(byte) if byte in printable else next(others) for byte in range(256)]

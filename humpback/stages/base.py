@@ -1,5 +1,7 @@
 """The base model, M: outside weights into the run's own form, once; every training starts from it."""
 
+import numpy as np
+
 from humpback.convert import sources
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
@@ -25,7 +27,11 @@ def convert_base(run: Run) -> None:
     if source.direction != "base":
         raise UserError(f"config field base.source: {cfg.source} is a {source.direction} model; every training starts from a base")
     info = checkpoint.ModelInfo(source.config, "base", run.cfg.wrapper)
-    params = source.params()
-    checkpoint.save_model(stage.path, info, params, source.tokenizer)
-    digests = checkpoint.weights_digest(params)
+    digests: dict[str, str] = {}
+
+    def look(path: tuple[str, ...], array: np.ndarray) -> None:
+        digests["/".join(path)] = checkpoint.digest(array)
+
+    checkpoint.save_streamed(stage.path, info, source.read, source.tokenizer, look)
+    digests = dict(sorted(digests.items()))  # as checkpoint.weights_digest gives them
     stage.finish(counts={"weights": len(digests)}, weights=digests, weights_sha256=digest_of(digests))

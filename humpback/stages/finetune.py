@@ -18,7 +18,7 @@ from humpback.stages.directory import Run
 from humpback.stages.models import check_length, digest_of
 from humpback.tokens.examples import Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checkpoint, evaluate, events, loop
+from humpback.training import checkpoint, evaluate, events, loop, programs
 
 TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
 HELD_OUT_FILE = "held_out.jsonl"
@@ -42,7 +42,9 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     if stage.complete:
         return
     ft: configs.Finetune = getattr(run.cfg, field)
-    base = checkpoint.load_model(run.workdir / "base", directions={"base"})
+    # Left on disk: each process reads its part of each weight when that is placed, and what is trained is not kept twice.
+    placed = programs.unstacked_shardings(checkpoint.read_info(run.workdir / "base").config, run.mesh())
+    base = checkpoint.load_model(run.workdir / "base", shardings=placed, directions={"base"}, whole=False)
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
         check_length(label, length, base.info)
     info = checkpoint.ModelInfo(base.info.config, task, run.cfg.wrapper)

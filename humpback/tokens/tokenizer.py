@@ -60,6 +60,8 @@ class Tokenizer:
             raise UserError(f"{name}: neither {JSON_FILE} nor {MODEL_FILE} is there; a model needs one of them")
         self.kind, self.name = kind, name
         self._data = bytes(files[kind])
+        # A tokenizer.model beside a tokenizer.json is not read here, but llama.cpp's converter asks for it.
+        self._passenger = {MODEL_FILE: bytes(files[MODEL_FILE])} if kind == JSON_FILE and MODEL_FILE in files else {}
         self._backend: _Backend = (_Json if kind == JSON_FILE else _SentencePiece)(self._data, f"{name}/{kind}")
         given = _json_object(files.get(CONFIG_FILE, b"{}"), f"{name}/{CONFIG_FILE}")
         extra = _json_object(files.get(_SPECIALS_FILE, b"{}"), f"{name}/{_SPECIALS_FILE}")
@@ -130,7 +132,7 @@ class Tokenizer:
     def files(self) -> dict[str, bytes]:
         """The files that a model folder must carry, by name; `Tokenizer(files())` is the same tokenizer."""
         config = json.dumps(self.settings, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
-        return {self.kind: self._data, CONFIG_FILE: config.encode()}
+        return {**self._passenger, self.kind: self._data, CONFIG_FILE: config.encode()}
 
     def _encode_pieces(self, pieces: Iterable[str | Special], ids: list[int]) -> list[int]:
         run = ""

@@ -1,4 +1,4 @@
-"""Weights on disk: finished model folders, and the checkpoints of a training in progress. The only user of Orbax.
+"""Weights on disk: finished model folders, and the checkpoints of a training in progress. With stored.py the only user of Orbax.
 
 Orbax keeps no checksum and, on local disks, does not look at its own commit marker: a flipped bit or a half-written save
 loads without a word. So each folder gets a checksums.json (checksums.py), and counts only when all of it matches.
@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,11 @@ from humpback.errors import UserError
 from humpback.model import weights as model_weights
 from humpback.model.weights import LlamaConfig
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checksums
+from humpback.training import checksums, stored
 from humpback.training.checksums import CHECKSUMS
 
 FORMAT_VERSION = 2  # 1 had sha256 in checksums.json
 DIRECTIONS = ("forward", "backward", "base")
-_TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder that it has not finished
 _META = ("meta.json", "meta-again.json")  # checksums.json says which of the two counts
 
 
@@ -68,18 +67,42 @@ def save_model(path: storage.PathLike, info: ModelInfo, params: Mapping[str, Any
     Every process calls it. Raises ValueError for weights that do not fit the architecture.
     """
     model_weights.check_params(info.config, params)
+    with _model_folder(path, info, tokenizer) as folder, stored.told_when_full(folder):
+        _start_saving(folder / "weights", params).result()
+
+
+def save_streamed(
+    path: storage.PathLike,
+    info: ModelInfo,
+    read: Callable[[tuple[str, ...]], np.ndarray],
+    tokenizer: Tokenizer,
+    look: Callable[[tuple[str, ...], np.ndarray], None] = lambda path, array: None,
+) -> None:
+    """`save_model` of weights that `read` gives one after the other, each when it is written. look: is shown each weight then.
+
+    Every process calls it; the first one reads and writes, the others wait.
+    """
+    with _model_folder(path, info, tokenizer) as folder:
+        if jax.process_index() == 0:
+            stored.write(folder / "weights", info.config, read, look)
+
+
+@contextlib.contextmanager
+def _model_folder(path: storage.PathLike, info: ModelInfo, tokenizer: Tokenizer) -> Iterator[epath.Path]:
+    """A folder without a model; when the weights have been written there, adds what else it takes to be one."""
     if info.direction not in DIRECTIONS:
         raise ValueError(f"direction {info.direction!r} is not one of {', '.join(DIRECTIONS)}")
     folder = epath.Path(path)
     tokenizer_files = tokenizer.files()
     if jax.process_index() == 0:
         # checksums.json goes first: from here on the folder is unfinished, whenever the process dies.
-        for name in (CHECKSUMS, "model.json", "weights", f"weights{_TEMPORARY}", *_tokenizer_names(folder)):
-            _remove(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
+        begun = [item.name for item in folder.iterdir() if item.name == "weights" or item.name.startswith("weights.")]  # Orbax adds to it
+        for name in (CHECKSUMS, "model.json", *begun, *_tokenizer_names(folder)):
+            stored.remove(folder / name)
+        storage.clean(folder)
     distributed.barrier(f"save_model clear {folder}")
-    with _told_when_full(folder):
-        _start_saving(folder / "weights", params).result()
+    yield folder
     if jax.process_index() == 0:
         for name, data in tokenizer_files.items():
             storage.publish(folder / name, data)
@@ -118,29 +141,36 @@ def load_model(
     shardings: an unstacked tree as `model.sharding.param_shardings` makes it; None gives numpy arrays on the host.
     whole: False leaves the weights on disk: `params` reads one, or a layer's, each time that it is asked for.
     directions: what the task allows; None allows all. UserError for another direction, and for a missing, truncated or
-    changed file, by name.
+    changed file, by name. Every process calls it; each verifies its share of the files.
     """
     folder = epath.Path(path)
     info = read_info(folder)
     if directions is not None and info.direction not in directions:
         allowed = " or ".join(name for name in DIRECTIONS if name in directions)
         raise UserError(f"{folder}: is a {info.direction} model; this task needs {allowed}")
-    if damage := checksums.find_damage(folder):
+    found = checksums.find_damage(folder, share=(jax.process_index(), jax.process_count()))
+    if damage := "".join(distributed.exchange(f"load_model {folder}", found or "")[:1]):
         raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
     abstract = _abstract_params(folder / "weights", info.config, shardings)
-    params = ocp.load(_absolute(folder / "weights"), abstract) if whole else _StoredParams(folder / "weights", abstract)
+    params = ocp.load(stored.absolute(folder / "weights"), abstract) if whole else stored.StoredParams(folder / "weights", abstract)
     return Model(info, params, Tokenizer.load(folder))
+
+
+def stored_dtypes(path: storage.PathLike) -> dict[str, str]:
+    """{"layers/0/q": "bfloat16"} of a model folder's weights, which are not read."""
+    return stored.dtypes(epath.Path(path) / "weights")
 
 
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:
     """{"layers/0/q": sha256 of the array's bytes in row order}: equal exactly when the weights are, bit for bit."""
     flat = {"/".join(str(part.key) for part in path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-
-    def digest(leaf: Any) -> str:
-        return hashlib.sha256(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)).hexdigest()
-
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(sorted(zip(flat, pool.map(digest, flat.values()), strict=True)))
+
+
+def digest(array: Any) -> str:
+    """sha256 of an array's bytes in row order."""
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
 
 
 class TrainingCheckpoints:
@@ -164,7 +194,7 @@ class TrainingCheckpoints:
         if jax.process_index() == 0:
             for step in self._steps():
                 folder = self._folder(step)
-                _remove(folder / f"state{_TEMPORARY}")
+                stored.remove(folder / f"state{stored.TEMPORARY}")
                 storage.clean(folder)
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any], best: bool = False) -> None:
@@ -184,7 +214,7 @@ class TrainingCheckpoints:
         if jax.process_index() == 0:
             self._delete_step(step)
         distributed.barrier(f"training save clear {folder}")
-        with _told_when_full(folder):
+        with stored.told_when_full(folder):
             # On a CPU, Orbax writes from views of the arrays; JAX never reuses a donated array's memory while there is a view.
             written = _start_saving(folder / "state", state)
         self._saving = self._thread.submit(self._finish, step, written, description)
@@ -216,7 +246,7 @@ class TrainingCheckpoints:
         self.wait()
         if damage := self._find_damage(step):
             raise UserError(f"training checkpoint of step {step}: {damage}")
-        path = _absolute(self._folder(step) / "state")
+        path = stored.absolute(self._folder(step) / "state")
         _check_sizes(path, abstract_state)
         context = ocp.Context()
         context.array_options.loading.enable_padding_and_truncation = True
@@ -226,7 +256,7 @@ class TrainingCheckpoints:
     def _finish(self, step: int, written: Any, description: dict[str, Any]) -> None:
         """The part of a save that runs in a thread. Of the barriers no device takes part in, so training goes on meanwhile."""
         folder = self._folder(step)
-        with _told_when_full(folder):
+        with stored.told_when_full(folder):
             written.result()
             if jax.process_index() == 0:
                 storage.publish_json(folder / _META[0], description)
@@ -245,7 +275,7 @@ class TrainingCheckpoints:
             storage.publish_json(folder / new, description, replace=True)
             del files[old]
             checksums.publish(folder, [new], files)
-            _remove(folder / old)
+            stored.remove(folder / old)
             self._delete_old_steps()
         distributed.barrier(f"training save done {folder}")
 
@@ -307,19 +337,19 @@ class TrainingCheckpoints:
         return sorted(int(item.name) for item in self.path.iterdir() if item.name.isdecimal())
 
     def _delete_step(self, step: int) -> None:
-        _remove(self._folder(step) / CHECKSUMS)  # first, so that a half-deleted step is an unfinished one
-        _remove(self._folder(step))
+        stored.remove(self._folder(step) / CHECKSUMS)  # first, so that a half-deleted step is an unfinished one
+        stored.remove(self._folder(step))
 
 
 def _check_sizes(path: epath.Path, abstract_state: Any) -> None:
     def sizes(tree: Any) -> dict[str, tuple[int, ...]]:
         return {jax.tree_util.keystr(at, simple=True, separator="/"): leaf.shape for at, leaf in jax.tree.leaves_with_path(tree)}
 
-    stored = sizes(ocp.metadata(path).metadata)
+    on_disk = sizes(ocp.metadata(path).metadata)
     for name, size in sizes(abstract_state).items():
         weight = model_weights.WEIGHTS.get(name.rpartition("/")[2])
         loose = weight.shape.find("V") if weight else -1  # the axis that may differ
-        found = stored.get(name, size)  # what is missing, Orbax says
+        found = on_disk.get(name, size)  # what is missing, Orbax says
         if len(found) != len(size) or any(a != b for axis, (a, b) in enumerate(zip(found, size)) if axis != loose):
             raise UserError(f"{path}: {name} has the shape {found}, this training's has {size}; it is of another model")
 
@@ -331,74 +361,22 @@ def _word_of_the_first(value: int) -> int:
 
 def _start_saving(path: epath.Path, tree: Any) -> Any:
     """Begins to write a tree; the `.result()` of what it returns waits for the end and raises what went wrong."""
-    context = ocp.Context()
-    context.array_options.saving.use_compression = False  # float weights hardly shrink: 4.1 s against 0.6 s for 400 MB
-    # In the background, a folder that cannot be made would leave threads behind that let no process end for five minutes.
-    context.async_options.create_directories_asynchronously = False
-    with context:
-        return ocp.save_async(_absolute(path), tree)
-
-
-@contextlib.contextmanager
-def _told_when_full(path: epath.Path) -> Iterator[None]:
-    """UserError for a full disk, whichever of its layers Orbax passes the error on from."""
-    try:
-        yield
-    except Exception as error:
-        if "No space left" in str(error) or "quota exceeded" in str(error).lower():
-            raise UserError(
-                f"{path}: no room left on the disk; free some space and run the same command again, what is finished stays"
-            ) from error
-        raise
-
-
-class _StoredParams(Mapping):
-    """Weights on disk: an item is read when it is asked for, "layers" gives such a mapping of the layers. Nothing is kept."""
-
-    def __init__(self, path: epath.Path, abstract: Mapping[str, Any], inside: str = "") -> None:
-        self._path, self._abstract, self._inside = path, abstract, inside
-
-    def __getitem__(self, name: str) -> Any:
-        if name == "layers":
-            return _StoredParams(self._path, self._abstract[name], name)
-        asked = {name: self._abstract[name]}
-        context = ocp.Context()
-        context.pytree_options.loading.partial_load = True
-        with context:
-            read = ocp.load(_absolute(self._path), {self._inside: asked} if self._inside else asked)
-        return read[self._inside][name] if self._inside else read[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._abstract)
-
-    def __len__(self) -> int:
-        return len(self._abstract)
+    with stored.context():
+        return ocp.save_async(stored.absolute(path), tree)
 
 
 def _abstract_params(path: epath.Path, config: LlamaConfig, shardings: Any) -> dict[str, Any]:
     """What Orbax is to read, and where to."""
-    stored = ocp.metadata(_absolute(path)).metadata
+    found = ocp.metadata(stored.absolute(path)).metadata
     try:
-        model_weights.check_params(config, stored)
+        model_weights.check_params(config, found)
     except ValueError as error:
         raise UserError(f"{path}: the weights are not those that model.json describes: {error}") from error
     if shardings is None:
         # Orbax gives back what it is shown: a numpy array of no memory of its own stands for one on the host.
-        return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), stored)
-    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored, shardings)
+        return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), found)
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), found, shardings)
 
 
 def _tokenizer_names(folder: epath.Path) -> list[str]:
     return [name for name in storage.list_files(folder) if name.startswith("tokenizer")]
-
-
-def _remove(path: epath.Path) -> None:
-    if path.is_dir():
-        path.rmtree()
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _absolute(path: epath.Path) -> epath.Path:
-    """Orbax takes no relative path."""
-    return path if "://" in os.fspath(path) else epath.Path(os.path.abspath(path))

@@ -42,10 +42,10 @@ def read(folder: epath.Path) -> Files:
     return content["files"]
 
 
-def find_damage(folder: epath.Path, complete: bool = False) -> str | None:
+def find_damage(folder: epath.Path, complete: bool = False, share: tuple[int, int] = (0, 1)) -> str | None:
     """What is wrong with a folder, naming the file; None when all that checksums.json lists is there and matches.
 
-    complete: files in folders below that it does not list are wrong, too.
+    complete: files in folders below that it does not list are wrong, too. share: (which, of how many) of the files are read.
     """
     try:
         wanted = read(folder)
@@ -66,8 +66,10 @@ def find_damage(folder: epath.Path, complete: bool = False) -> str | None:
             return f"{folder / name}: cannot be read ({error})"
         return None if same else f"{folder / name}: damaged (its contents have changed since it was written)"
 
+    which, count = share
+    largest_first = sorted(wanted, key=lambda name: (-wanted[name]["size"], name))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return next(filter(None, pool.map(compare, wanted)), None)
+        return next(filter(None, pool.map(compare, largest_first[which::count])), None)
 
 
 def walk(folder: epath.Path) -> list[str]:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback.model import llama, sharding
 from humpback.tokens import packing
-from humpback.training import loss
+from humpback.training import loss, stored
 
 Rows = dict[str, Any]
 
@@ -28,21 +28,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh) -> llama.Params:
-    """Unstacked weights, of numpy or jax arrays, as stacked float32 ones on the mesh, one name after the other. Always a copy: they
-    may be donated. The vocabulary is filled up with zeros to what the mesh can split (sharding.padded)."""
-    padded = sharding.padded(cfg, mesh)
-    before = sharding.param_shardings(padded, mesh, sharding.TRAINING_RULES)
+    """Unstacked weights, of numpy or jax arrays or left on disk (checkpoint.load_model), as stacked float32 ones on the mesh, one name
+    after the other. Always a copy: they may be donated. The vocabulary is filled up with zeros to what the mesh can split,
+    sharding.padded."""
+    padded, before = sharding.padded(cfg, mesh), unstacked_shardings(cfg, mesh)
     after = sharding.param_shardings(padded, mesh, sharding.TRAINING_RULES, stacked=True)
 
     def place(name: str) -> jax.Array:
         room = [(0, padded.vocab_size - cfg.vocab_size if letter == "V" else 0) for letter in llama.WEIGHTS[name].shape]
         # jnp.copy, because jit may hand an argument that it returns unchanged through without copying it.
         whole = lambda x: jnp.copy(jnp.pad(x.astype(jnp.float32), room))  # noqa: E731
-        where = _without_tensor(before[name]) if any(more for _, more in room) else before[name]
-        return jax.jit(whole, out_shardings=after[name])(jax.device_put(params[name], where))
+        return jax.jit(whole, out_shardings=after[name])(jax.device_put(params[name], before[name]))
 
     def stack(name: str) -> jax.Array:
-        layers = [jax.device_put(params["layers"][str(i)][name], before["layers"][str(i)][name]) for i in range(cfg.num_layers)]
+        arrays = stored.take(params, [("layers", str(i), name) for i in range(cfg.num_layers)])
+        layers = [jax.device_put(array, before["layers"][str(i)][name]) for i, array in enumerate(arrays)]
         return jax.jit(lambda xs: jnp.stack([x.astype(jnp.float32) for x in xs]), out_shardings=after["layers"][name])(layers)
 
     return {**{name: place(name) for name in after if name != "layers"}, "layers": {name: stack(name) for name in after["layers"]}}
@@ -50,15 +50,27 @@ def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh) 
 
 def unstack_params(cfg: llama.LlamaConfig, stacked: llama.Params, mesh: Mesh) -> llama.Params:
     """Stacked weights on the mesh as the unstacked tree, still there, without the vocabulary's padding."""
-    loose = {name for name in ("embedding", "head") if sharding.padded(cfg, mesh) != cfg and name in stacked}
-    shardings = sharding.param_shardings(sharding.padded(cfg, mesh), mesh, sharding.TRAINING_RULES)
-    shardings |= {name: _without_tensor(shardings[name]) for name in loose}
+    loose, shardings = _loose(cfg, mesh), unstacked_shardings(cfg, mesh)
 
     def unstack(tree: llama.Params) -> llama.Params:
         cut = {name: tree[name][tuple(slice(n) for n in llama.WEIGHTS[name].sizes(cfg))] for name in loose}
         return llama.unstack_layers({**tree, **cut}, cfg)
 
     return jax.jit(unstack, out_shardings=shardings)(stacked)
+
+
+def unstacked_shardings(cfg: llama.LlamaConfig, mesh: Mesh) -> llama.Params:
+    """Where the arrays of an unstacked tree lie that is trained, or was: what `place_params` takes from disk without any process'
+    reading more than its own part."""
+    shardings = sharding.param_shardings(sharding.padded(cfg, mesh), mesh, sharding.TRAINING_RULES)
+    return shardings | {name: _without_tensor(shardings[name]) for name in _loose(cfg, mesh)}
+
+
+def _loose(cfg: llama.LlamaConfig, mesh: Mesh) -> list[str]:
+    """The arrays whose vocabulary the mesh cannot split."""
+    if sharding.padded(cfg, mesh) == cfg:
+        return []
+    return ["embedding"] if cfg.tied else ["embedding", "head"]
 
 
 def _without_tensor(where: NamedSharding) -> NamedSharding:

@@ -8,7 +8,7 @@ import common
 import numpy as np
 
 from humpback import config, prompts
-from humpback.convert import huggingface, sources
+from humpback.convert import export, sources
 from humpback.errors import UserError
 from humpback.records import Segment
 from humpback.stages.curate import score_token_ids
@@ -86,10 +86,9 @@ def prepare(folder: pathlib.Path, count: int, smoke: bool) -> Inputs:
         if len(segments) < count:
             raise UserError(f"{len(segments)} segments in Debian's {counts['pages']} pages are fewer than --segments={count}")
     opened = sources.open_source(source, sha256)
-    params = opened.params()
     target = folder / "huggingface"
-    huggingface.write_folder(str(target), opened.config, params, opened.tokenizer, wrapper="chatml", direction="base")
-    model = checkpoint.Model(checkpoint.ModelInfo(opened.config, "base", "chatml"), params, opened.tokenizer)
+    export.write_folder(str(target), opened, wrapper="chatml", direction="base")
+    model = checkpoint.Model(checkpoint.ModelInfo(opened.config, "base", "chatml"), opened.params(), opened.tokenizer)
     shape = (DECODE_PROMPTS, 16 if smoke else DECODE_PROMPT_TOKENS)
     ids_BT = np.random.default_rng(0).integers(3, opened.config.vocab_size, shape, np.int32)
     return Inputs(model, target, segments, ids_BT)

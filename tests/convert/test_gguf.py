@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from humpback.convert import gguf, huggingface
+from humpback.convert import export, gguf, huggingface
+from humpback.convert.opened import from_params
 from humpback.errors import UserError
-from humpback.model.weights import RopeScaling, make_tree
+from humpback.model.weights import RopeScaling
 
 
 def _read(path):
-    cfg, read, tokenizer = gguf.read_file(str(path))
-    return cfg, make_tree(cfg, lambda leaf, _: read(leaf)), tokenizer
+    opened = gguf.read_file(str(path))
+    return opened.config, opened.params(), opened.tokenizer
 
 
 def _write(tiny, path, cfg, params, metadata=None, drop=(), tensors=None, **more):
@@ -26,11 +27,12 @@ def _write(tiny, path, cfg, params, metadata=None, drop=(), tensors=None, **more
 def test_equals_the_hugging_face_route(tiny, tmp_path, N, K, tied):
     cfg = tiny.config(num_heads=N, num_kv_heads=K, tied=tied)
     params = tiny.params(cfg)
-    huggingface.write_folder(str(tmp_path / "hf"), cfg, params, tiny.tokenizer(), wrapper="chatml", direction="base")
-    cfg_hf, read, tokenizer_hf = huggingface.read_folder(str(tmp_path / "hf"))
+    export.write_folder(str(tmp_path / "hf"), from_params(cfg, params, tiny.tokenizer()), wrapper="chatml", direction="base")
+    opened = huggingface.read_folder(str(tmp_path / "hf"))
+    cfg_hf, tokenizer_hf = opened.config, opened.tokenizer
     cfg_gguf, params_gguf, tokenizer = _read(_write(tiny, tmp_path / "a.gguf", cfg, params))
     assert cfg_gguf == cfg_hf == cfg
-    tiny.same(make_tree(cfg_hf, lambda leaf, _: read(leaf)), params_gguf)
+    tiny.same(opened.params(), params_gguf)
     assert (tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id) == (tokenizer_hf.eos_id, None, tokenizer_hf.pad_id)
     for text in ("hello world 1234", "<|im_end|> é🙂\n\n  x"):
         assert tokenizer.encode(text) == tokenizer_hf.encode(text)
@@ -136,7 +138,7 @@ def test_refused_tensors(tiny, tmp_path):
         ("unknown", {"tensors": {"blk.0.attn_q.bias": np.zeros(54, np.float32)}}, "unknown tensor blk.0.attn_q.bias"),
         ("shape", {"tensors": {"blk.0.ffn_up.weight": np.zeros((20, 14), np.float32)}}, "has shape .20, 14., .* .14, 20."),
         ("type", {"tensors": {"blk.0.ffn_up.weight": np.zeros((14, 20), np.int32)}}, "blk.0.ffn_up.weight has type I32"),
-        ("larger", {"metadata": {"llama.vocab_size": 264}}, "token_embd.weight has shape"),
+        ("larger", {"metadata": {"llama.vocab_size": 273}}, "token_embd.weight has shape"),
         ("bloom", {"architecture": "bloom"}, "general.architecture is 'bloom'"),
     ):
         with pytest.raises(UserError, match=message):

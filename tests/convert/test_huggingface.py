@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from humpback.convert import huggingface
+from humpback.convert import export, huggingface
+from humpback.convert.opened import from_params
 from humpback.errors import UserError
-from humpback.model.weights import RopeScaling, make_tree
+from humpback.model.weights import RopeScaling
 
 _LLAMA3 = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=64)
 
 
 def _write(tiny, path, cfg, params, **more):
-    huggingface.write_folder(str(path), cfg, params, tiny.tokenizer(), wrapper="chatml", direction="forward", **more)
+    export.write_folder(str(path), from_params(cfg, params, tiny.tokenizer()), wrapper="chatml", direction="forward", **more)
 
 
 def _read(path):
-    cfg, read, tokenizer = huggingface.read_folder(str(path))
-    return cfg, make_tree(cfg, lambda leaf, _: read(leaf)), tokenizer
+    opened = huggingface.read_folder(str(path))
+    return opened.config, opened.params(), opened.tokenizer
 
 
 def _change(path, **values):
@@ -70,7 +71,7 @@ def test_the_tensors_are_transformers_own(tiny, tmp_path):
 def test_several_files(tiny, tmp_path):
     cfg = tiny.config()
     params = tiny.params(cfg)
-    _write(tiny, tmp_path, cfg, params, max_file_bytes=20_000)
+    _write(tiny, tmp_path, cfg, params, file_bytes=20_000)
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 2 and files[0].startswith("model-00001-of-")
     tiny.same(params, _read(tmp_path)[1])
@@ -80,7 +81,7 @@ def test_several_files(tiny, tmp_path):
 
 
 def test_a_tensor_in_two_files(tiny, tmp_path):
-    _write(tiny, tmp_path, tiny.config(), tiny.params(tiny.config()), max_file_bytes=20_000)
+    _write(tiny, tmp_path, tiny.config(), tiny.params(tiny.config()), file_bytes=20_000)
     files = sorted(tmp_path.glob("*.safetensors"))
     first, second = safetensors.numpy.load_file(files[0]), safetensors.numpy.load_file(files[1])
     name = next(iter(first))
@@ -193,7 +194,7 @@ def test_truncated_safetensors(tiny, tmp_path, keep):
 def test_no_weights_or_broken_config(tiny, tmp_path):
     _write(tiny, tmp_path, tiny.config(), tiny.params(tiny.config()))
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"neither model\.safetensors nor"):
+    with pytest.raises(UserError, match=r"no weights are there"):
         _read(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json: not JSON"):
@@ -210,18 +211,18 @@ def test_tokenizer_larger_than_the_vocabulary(tiny, tmp_path):
 def test_config_is_last_and_a_second_call_completes(tiny, tmp_path, monkeypatch):
     cfg = tiny.config()
     params = tiny.params(cfg)
-    published, publish = [], huggingface.storage.publish
+    published, publish = [], export.storage.publish
 
     def fail_at_weights(path, data, **more):
         if str(path).endswith(".safetensors"):
             raise KeyboardInterrupt
         return publish(path, data, **more)
 
-    monkeypatch.setattr(huggingface.storage, "publish", fail_at_weights)
+    monkeypatch.setattr(export.storage, "publish", fail_at_weights)
     with pytest.raises(KeyboardInterrupt):
         _write(tiny, tmp_path, cfg, params)
     assert not (tmp_path / "config.json").exists()
-    monkeypatch.setattr(huggingface.storage, "publish", lambda path, data: (published.append(path), publish(path, data)))
+    monkeypatch.setattr(export.storage, "publish", lambda path, data: (published.append(path), publish(path, data)))
     _write(tiny, tmp_path, cfg, params)
     assert published[-1].endswith("config.json")
     tiny.same(params, _read(tmp_path)[1])

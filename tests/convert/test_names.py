@@ -38,10 +38,10 @@ def test_rotary_rows_of_gguf_by_hand(tiny):
     cfg = tiny.config(d_model=1, num_heads=2, num_kv_heads=1, head_dim=4)
     rows = np.arange(8, dtype=np.float32)[:, None]
     # Within a head the pairs (0, 1), (2, 3) become the halves (0, 2), (1, 3).
-    ours = names.from_gguf(("layers", "0", "q"), rows, cfg)
+    ours = names.from_interleaved(("layers", "0", "q"), rows, cfg)
     assert ours[0].tolist() == [[0, 2, 1, 3], [4, 6, 5, 7]]
     # v is not rotated and keeps its order.
-    assert names.from_gguf(("layers", "0", "v"), rows[:4], cfg)[0].tolist() == [[0, 1, 2, 3]]
+    assert names.from_interleaved(("layers", "0", "v"), rows[:4], cfg)[0].tolist() == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("tied", [True, False])

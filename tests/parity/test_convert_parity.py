@@ -19,7 +19,8 @@ import transformers
 
 from humpback import prompts
 from humpback.commands.convert import convert
-from humpback.convert import huggingface, sources
+from humpback.convert import export, sources
+from humpback.convert.opened import from_params
 from humpback.model import llama
 from humpback.model.weights import LlamaConfig, RopeScaling, make_tree, stack_layers
 from humpback.tokens.tokenizer import Tokenizer
@@ -130,7 +131,7 @@ def test_exported_config_means_the_same_to_transformers(tmp_path, N, K, scaling,
     cfg = _tiny(num_heads=N, num_kv_heads=K, rope_scaling=scaling, tied=tied)
     rng = np.random.default_rng(N)
     params = make_tree(cfg, lambda path, w: rng.normal(size=w.sizes(cfg)).astype(np.float32) / 4)
-    huggingface.write_folder(str(tmp_path), cfg, params, tokenizer, wrapper="inst", direction="forward")
+    export.write_folder(str(tmp_path), from_params(cfg, params, tokenizer), wrapper="inst", direction="forward")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path)).eval()
     ids = rng.integers(0, 512, (2, 200))
     with torch.no_grad():

@@ -26,7 +26,7 @@ from orbax.checkpoint._src.serialization import jax_array_handlers
 from humpback import storage
 from humpback.errors import UserError
 from humpback.model.sharding import DECODING_RULES, make_mesh, param_shardings
-from humpback.training import checkpoint
+from humpback.training import checkpoint, stored
 from humpback.training.checkpoint import ModelInfo, TrainingCheckpoints, load_model, save_model, weights_digest
 from humpback.training.optimizer import make_optimizer
 from humpback.training.update import state_shapes
@@ -450,7 +450,7 @@ def test_of_a_whole_step_only_the_description_is_saved_anew(tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         watch(patch, storage, "publish_json")
-        watch(patch, checkpoint, "_remove")
+        watch(patch, stored, "remove")
         for loss in (1, 0):  # the first writes meta-again.json, the second meta.json
             checkpoints.save(4, {}, {"loss": loss}, best=True)
             checkpoints.wait()
@@ -488,13 +488,13 @@ import os, sys
 import jax.numpy as jnp
 from orbax.checkpoint._src.serialization import jax_array_handlers
 from humpback import storage
-from humpback.training import checkpoint
+from humpback.training import checkpoint, stored
 def die(*_, **__):
     os.kill(os.getpid(), 9)
 async def write_and_die(*arguments, write=jax_array_handlers._async_serialize_replica_slices, **options):
     await write(*arguments, **options)
     die()
-def remove_and_die(path, remove=checkpoint._remove):
+def remove_and_die(path, remove=stored.remove):
     remove(path)
     die()
 checkpoints = checkpoint.TrainingCheckpoints(sys.argv[1], keep_last=1)
@@ -506,7 +506,7 @@ if sys.argv[2] == "meta":
     storage.publish_json = die
 checkpoints.save(2, {"w": jnp.zeros(1 << 24)}, {})
 if sys.argv[2] == "deleting":
-    checkpoint._remove = remove_and_die
+    stored.remove = remove_and_die
 if sys.argv[2] != "no wait":
     checkpoints.wait()
 """

@@ -1,0 +1,116 @@
+"""`humpback verify --source=MODEL --target=MODEL`: whether two models, in whatever formats, are the same, and where they differ.
+
+Tensor by tensor, and on given texts: ids, logits, KL divergence, the likeliest next tokens, greedy text. Exit code 0 when they are the
+same, 3 when they are not.
+"""
+
+import sys
+
+from absl import flags
+from etils import epath
+from tqdm import tqdm
+
+from humpback.convert import comparison, sources
+from humpback.errors import UserError
+from humpback.model.weights import leaves
+
+DIFFERENT = 3  # exit code
+_SHOWN = 20  # of many differences
+
+
+def define_flags() -> None:
+    """The command's flags."""
+    what = "GGUF file, Hugging Face folder, Meta's original folder, model folder, or package:NAME/GLOB."
+    flags.DEFINE_string("source", None, what, required=True)
+    flags.DEFINE_string("target", None, what, required=True)
+    flags.DEFINE_string("text", "", "Also run both models on this text; @FILE for each line of a file. Takes the memory of a whole model.")
+    flags.DEFINE_integer("tokens", 32, "How long the greedy continuation of each text is.", lower_bound=0)
+    flags.DEFINE_float("tolerance", 1e-4, "How far logits may be apart, with --text, in float32.", lower_bound=0)
+    flags.DEFINE_enum(
+        "runner", "auto", ["auto", "humpback", "transformers"],
+        "With --text, what runs a target that is a Hugging Face folder; auto: transformers when it is installed.",
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Compares and prints; ends with exit code 3 for a difference."""
+    values = flags.FLAGS
+    texts = read_texts(values.text)
+    source, target = sources.open_source(values.source), sources.open_source(values.target)
+    for side in (source, target):
+        print(f"{side.path}: recognised as {sources.FORMATS[side.format]}")
+        print("".join(f"{side.path}: {note}\n" for note in side.notes), end="")
+    found = [*comparison.compare_configs(source, target), *comparison.compare_tokenizers(source.tokenizer, target.tokenizer, texts)]
+    if source.config == target.config:
+        found += tensors(source, target)
+        if texts:
+            found += on_texts(source, target, texts)
+    for line in found[:_SHOWN]:
+        print(line)
+    if len(found) > _SHOWN:
+        print(f"and {len(found) - _SHOWN} more")
+    print("NOT the same model" if found else "the same model")
+    if found:
+        sys.exit(DIFFERENT)
+
+
+def tensors(source: sources.Source, target: sources.Source) -> list[str]:
+    """What comparison.compare_tensors finds, with progress and a line of what was looked at."""
+    count = sum(1 for _ in leaves(source.config))
+    with tqdm(total=count, unit="tensor", desc="verify", disable=None) as bar:
+        found = list(comparison.compare_tensors(source, target, lambda name: bar.update()))
+    kinds = [sorted({side.dtype(leaf) for leaf, _ in leaves(side.config)}) for side in (source, target)]
+    rounded = "" if kinds[0] == kinds[1] else f" (the wider of {' and '.join(kinds[0])} and {' and '.join(kinds[1])} rounded to the other)"
+    print(f"tensors: {count - len(found)} of {count} have the same bits{rounded}")
+    return found
+
+
+def on_texts(source: sources.Source, target: sources.Source, texts: list[str]) -> list[str]:
+    """Runs both models, one after the other, prints what they make of each text, and returns what differs."""
+    values, tokenizer = flags.FLAGS, source.tokenizer
+    ids = [tokenizer.encode_wrapped("", text, "") for text in texts]
+    longest = max(map(len, ids)) + values.tokens
+    if longest > source.config.max_positions:
+        raise UserError(f"--text and --tokens come to {longest} tokens, more than the model's {source.config.max_positions}")
+    run, name = _runner(target, values.runner)
+    before = comparison.run_here(source, ids, values.tokens)
+    after = run(target, ids, values.tokens)
+    found = []
+    for text, a, b in zip(texts, before, after, strict=True):
+        result = comparison.compare_outcomes(a, b, values.tolerance)
+        print(f"\n{text[:100]!r}, the target run by {name}: logits differ by up to {result.apart:.3g}; KL divergence "
+              f"{result.kl[0]:.3g} nats a token, at most {result.kl[1]:.3g}")  # fmt: skip
+        print(f"{'next token':>20} {'source':>10} {'target':>10}")
+        for token, p, q in result.top:
+            print(f"{tokenizer.decode([token])!r:>20} {p:>10.6f} {q:>10.6f}")
+        print(f"greedy, source: {tokenizer.decode(a.greedy)!r}\ngreedy, target: {tokenizer.decode(b.greedy)!r}")
+        if not result.apart <= values.tolerance:
+            found.append(f"{text[:60]!r}: logits differ by {result.apart:.3g}, more than --tolerance={values.tolerance:g}")
+        if result.greedy_differs is not None:
+            found.append(f"{text[:60]!r}: the greedy texts differ from token {result.greedy_differs} on")
+    return found
+
+
+def _runner(target: sources.Source, asked: str):
+    """(what runs the target, its name). UserError when transformers is asked for and cannot do it."""
+    if asked == "transformers" and (target.format != "huggingface" or not comparison.has_transformers()):
+        raise UserError(
+            "--runner=transformers needs a target that is a Hugging Face folder, and torch and transformers: "
+            "pip install -c launch/constraints.txt -e '.[parity]'"
+        )
+    if target.format == "huggingface" and asked != "humpback" and comparison.has_transformers():
+        return comparison.run_transformers, "transformers"
+    return comparison.run_here, "humpback"
+
+
+def read_texts(given: str) -> list[str]:
+    """The texts of --text. UserError for a file that is not there or has nothing in it."""
+    if not given.startswith("@"):
+        return [given] if given else []
+    path = epath.Path(given[1:])
+    if not path.exists():
+        raise UserError(f"--text={given}: no such file")
+    texts = [line for line in path.read_text().splitlines() if line.strip()]
+    if not texts:
+        raise UserError(f"--text={given}: no text is in this file")
+    return texts

@@ -1,0 +1,166 @@
+"""Whether two opened models are the same: their hyper-parameters, tokenizers, every tensor, and what they make of texts."""
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from humpback.convert import arrays
+from humpback.convert.chat_template import PROBES
+from humpback.convert.huggingface import same_numbers
+from humpback.convert.sources import Source
+from humpback.model import llama
+from humpback.model.weights import leaves
+from humpback.tokens.tokenizer import Tokenizer
+
+TOP = 10  # of the likeliest next tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one model makes of a text of T tokens: logits float32 [T, V], a greedy continuation, and by how much each of its tokens
+    won over the second (empty where that is not known)."""
+
+    logits: np.ndarray
+    greedy: list[int]
+    gaps: list[float]
+
+
+def compare_configs(source: Source, target: Source) -> Iterator[str]:
+    """A line for each hyper-parameter that differs."""
+    theirs = dataclasses.asdict(target.config)
+    for name, value in dataclasses.asdict(source.config).items():
+        if theirs[name] != value:
+            yield f"{name} is {value!r} in the source and {theirs[name]!r} in the target"
+
+
+def compare_tokenizers(source: Tokenizer, target: Tokenizer, texts: Sequence[str]) -> Iterator[str]:
+    """A line for each thing that the tokenizers do not agree on: ids of the end and the beginning, and those of texts."""
+    for name in ("eos_id", "bos_id"):
+        if (ours := getattr(source, name)) != (theirs := getattr(target, name)):
+            yield f"the tokenizer's {name} is {ours} in the source and {theirs} in the target"
+    for text in (*PROBES, *texts):
+        ours, theirs = source.encode(text), target.encode(text)
+        if ours != theirs:
+            at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+            yield f"the tokenizers differ from token {at} on: {text[:60]!r} is {ours[at : at + 3]}… in the source and {theirs[at : at + 3]}…"
+
+
+def compare_tensors(source: Source, target: Source, look: Callable[[str], None] = lambda name: None) -> Iterator[str]:
+    """A line for each tensor that is not the same, bit for bit; of two types the wider one is rounded to the other first.
+
+    look: is told of each tensor when it has been compared.
+    """
+    for path, _ in leaves(source.config):
+        name = "/".join(path)
+        a, b = source.read(path), target.read(path)
+        if a.dtype != b.dtype:
+            narrow = min((a, b), key=lambda array: (array.itemsize, ml_dtypes.finfo(array.dtype).max)).dtype
+            a, b = (arrays.cast(array, str(narrow), name, side.path) for array, side in ((a, source), (b, target)))
+        if not same_numbers(np.ascontiguousarray(a), np.ascontiguousarray(b)):
+            yield _difference(name, a, b)
+        look(name)
+
+
+def _difference(name: str, a: np.ndarray, b: np.ndarray) -> str:
+    apart, count, largest, step = 0.0, 0, 0.0, 1 << 20
+    x, y = a.reshape(-1), b.reshape(-1)
+    for start in range(0, x.size, step):
+        p, q = (part[start : start + step].astype(np.float32) for part in (x, y))
+        apart, largest = max(apart, float(np.abs(p - q).max())), max(largest, float(np.abs(p).max()))
+        count += int((p != q).sum())
+    return f"tensor {name}: {count} of {x.size} numbers differ, by up to {apart:.3g} (the source's largest is {largest:.3g})"
+
+
+def run_here(model: Source, texts: Sequence[Sequence[int]], tokens: int) -> list[Outcome]:
+    """Texts through this project's own model, in float32. Takes twice the memory of the weights for a moment."""
+    cfg = model.config
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), model.params())
+    length = max(map(len, texts)) + tokens
+    forward = jax.jit(functools.partial(llama.forward, cfg))
+    stacked = llama.stack_layers(params)
+    logits = []
+    for ids in texts:  # filled up behind to one length, so that one program serves all
+        row = np.zeros((1, length), np.int32)
+        row[0, : len(ids)] = ids
+        logits.append(np.asarray(forward(stacked, row, np.arange(length)[None]))[0, : len(ids)])
+    del stacked
+    greedy = _greedy(cfg, llama.decoding_params(cfg, params), texts, length, tokens, model.tokenizer.eos_id)
+    return [Outcome(found, *rest) for found, rest in zip(logits, greedy, strict=True)]
+
+
+def _greedy(
+    cfg: llama.LlamaConfig, params: llama.Params, texts: Sequence[Sequence[int]], length: int, tokens: int, eos: int
+) -> Iterator[tuple[list[int], list[float]]]:
+    prefill = jax.jit(functools.partial(llama.prefill, cfg))
+    step = jax.jit(functools.partial(llama.decode_step, cfg), donate_argnums=1)
+    for ids in texts:
+        row = np.zeros((1, length), np.int32)
+        row[0, : len(ids)] = ids
+        logits, cache = prefill(params, row, np.array([len(ids)], np.int32))
+        said: list[int] = []
+        gaps: list[float] = []
+        while len(said) < tokens and eos not in said:
+            second, first = np.partition(np.asarray(logits[0]), -2)[-2:]
+            said.append(int(logits[0].argmax()))
+            gaps.append(float(first - second))
+            at = np.array([len(ids) + len(said) - 1], np.int32)
+            logits, cache = step(params, cache, np.array(said[-1:], np.int32), at)
+        yield said, gaps
+
+
+def has_transformers() -> bool:
+    """Whether a Hugging Face folder can be run by transformers here."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def run_transformers(model: Source, texts: Sequence[Sequence[int]], tokens: int) -> list[Outcome]:
+    """Texts through transformers, in float32, from a Hugging Face folder."""
+    import torch  # here, because they are only there where somebody installed them
+    import transformers
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(model.path, dtype=torch.float32).eval()
+    outcomes = []
+    with torch.no_grad():
+        for ids in texts:
+            row = torch.tensor([list(ids)])
+            said = theirs.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=tokens, do_sample=False) if tokens else row
+            outcomes.append(Outcome(theirs(row).logits[0].numpy(), said[0, len(ids) :].tolist(), []))
+    return outcomes
+
+
+@dataclasses.dataclass(frozen=True)
+class TextComparison:
+    """Two outcomes of one text. apart: the largest |Δ logit|. kl: KL(source ‖ target) in nats, mean and largest over the positions.
+    top: (id, source's probability, target's) of the source's likeliest next tokens. greedy_differs: at which token, None for never;
+    where the source's two best are closer than what is tolerated, either is right.
+    """
+
+    apart: float
+    kl: tuple[float, float]
+    top: list[tuple[int, float, float]]
+    greedy_differs: int | None
+
+
+def compare_outcomes(source: Outcome, target: Outcome, tolerance: float) -> TextComparison:
+    """Of the same ids."""
+    p, q = (_log_softmax(outcome.logits.astype(np.float64)) for outcome in (source, target))
+    kl = np.maximum((np.exp(p) * (p - q)).sum(-1), 0.0)
+    best = np.argsort(-p[-1], kind="stable")[:TOP]
+    differs = None
+    if source.greedy != target.greedy:
+        pairs = zip(source.greedy, target.greedy)
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(source.greedy), len(target.greedy)))
+        differs = at if at >= len(source.gaps) or source.gaps[at] > 2 * tolerance else None
+    top = [(int(i), float(np.exp(p[-1, i])), float(np.exp(q[-1, i]))) for i in best]
+    return TextComparison(float(np.abs(source.logits - target.logits).max()), (float(kl.mean()), float(kl.max())), top, differs)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -1,0 +1,146 @@
+"""Hugging Face folders out: config.json, safetensors, tokenizer files with the chat template, a model card.
+
+What is written, transformers 4 and 5, lm-eval and llama.cpp's converter load untouched.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from humpback import prompts, storage
+from humpback.convert import names, tensorfiles
+from humpback.convert.arrays import DTYPES, ahead
+from humpback.convert.chat_template import chat_template, json_bytes, surrounding, tokenizer_files
+from humpback.convert.huggingface import CONFIG
+from humpback.convert.opened import Opened
+from humpback.errors import UserError
+from humpback.model.weights import LlamaConfig, leaves
+from humpback.tokens.tokenizer import Tokenizer
+
+CARD = "README.md"
+FILE_BYTES = 5_000_000_000  # of a file of weights, at most, if it holds more than one
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+def write_folder(
+    path: str,
+    model: Opened,
+    *,
+    wrapper: str,
+    direction: str,
+    card: str = "",
+    file_bytes: int = FILE_BYTES,
+    progress: Callable[[int], None] = lambda size: None,
+) -> None:
+    """Writes a folder that transformers loads, in the types of `model`, one tensor in memory at a time.
+
+    The chat template wraps the user's turn as the model of this `direction` was trained to be asked: with both tags for
+    a forward or base model, with the request for an instruction for a backward one. config.json is written last, so a
+    folder without it is unfinished and the same call completes it. card: README.md. progress: told of the bytes of each tensor
+    that has been written. Raises UserError when the target is complete or holds another conversion.
+    """
+    cfg = model.config
+    names.check_vocabulary(model.tokenizer.vocab_size, cfg, path)
+    config_file = os.path.join(path, CONFIG)
+    if os.path.exists(config_file):
+        raise UserError(f"{path}: already holds a finished model; give another --target or remove the folder")
+    template = chat_template(prompts.WRAPPERS[wrapper], surrounding(direction), model.tokenizer)
+    files = tokenizer_files(model.tokenizer, template, cfg.max_positions)
+    files["generation_config.json"] = json_bytes(_generation(model.tokenizer))
+    if card:
+        files[CARD] = card.encode()
+    storage.clean(path)
+    try:
+        for name, data in files.items():
+            storage.publish(os.path.join(path, name), data)
+        _write_weights(path, model, file_bytes, progress)
+        note = {"direction": direction, "wrapper": wrapper}
+        dtype = model.dtype(("embedding",))
+        storage.publish(config_file, json_bytes({**_config(cfg, dtype, model.tokenizer), "humpback": note}))
+    except FileExistsError as error:
+        raise UserError(f"{error}; {path} was begun for another model: remove it or give another --target") from error
+
+
+def _write_weights(path: str, model: Opened, file_bytes: int, progress: Callable[[int], None]) -> None:
+    tensors = {}
+    for leaf, _ in leaves(model.config):
+        tensors[names.outside_name(leaf, "huggingface")] = (leaf, names.outside_shape(leaf, model.config), model.dtype(leaf))
+    sizes = {name: math.prod(shape) * DTYPES[dtype].itemsize for name, (_, shape, dtype) in tensors.items()}
+    parts = _parts(sizes, file_bytes)
+    weight_map: dict[str, str] = {}
+
+    def arrays(part: list[str]):
+        for name in part:
+            leaf = tensors[name][0]
+            yield names.to_huggingface(leaf, model.read(leaf), model.config)
+            progress(sizes[name])
+
+    for i, part in enumerate(parts):
+        file = _SINGLE if len(parts) == 1 else f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors"
+        stored = {name: tensors[name][1:] for name in part}
+        storage.publish(os.path.join(path, file), tensorfiles.safetensors_bytes(stored, ahead(arrays(part))))
+        weight_map |= dict.fromkeys(part, file)
+    if len(parts) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        storage.publish(os.path.join(path, _INDEX), json_bytes(index))
+
+
+def _parts(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """The tensors of each file, in order, so that none but a file of one tensor is larger than the limit."""
+    parts: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if parts[-1] and filled + size > limit:
+            parts.append([])
+            filled = 0
+        parts[-1].append(name)
+        filled += size
+    return parts
+
+
+def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """config.json in the spelling of transformers 4, which 5 reads as well."""
+    scaling = cfg.rope_scaling and {
+        "rope_type": "llama3",
+        "factor": cfg.rope_scaling.factor,
+        "low_freq_factor": cfg.rope_scaling.low_freq_factor,
+        "high_freq_factor": cfg.rope_scaling.high_freq_factor,
+        "original_max_position_embeddings": cfg.rope_scaling.original_max_position,
+    }
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.d_model,
+        "num_hidden_layers": cfg.num_layers,
+        "num_attention_heads": cfg.num_heads,
+        "num_key_value_heads": cfg.num_kv_heads,
+        "head_dim": cfg.head_dim,
+        "intermediate_size": cfg.d_ff,
+        "hidden_act": "silu",
+        "max_position_embeddings": cfg.max_positions,
+        "rms_norm_eps": cfg.rms_eps,
+        "rope_theta": cfg.rope_theta,
+        "rope_scaling": scaling,
+        "tie_word_embeddings": cfg.tied,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "torch_dtype": dtype,
+        **_special_ids(tokenizer),
+    }
+
+
+def _special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    bos = tokenizer.settings.get("bos_token")
+    return {
+        "bos_token_id": None if bos is None else tokenizer.specials[bos],
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+
+
+def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
+    # The paper samples its answers with T = 0.7, p = 0.9.
+    return {**_special_ids(tokenizer), "do_sample": True, "temperature": 0.7, "top_p": 0.9}

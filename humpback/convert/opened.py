@@ -1,0 +1,58 @@
+"""What every reader of weights gives: a model that is opened and checked, and whose tensors are read when they are asked for."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from humpback.convert import arrays
+from humpback.convert.names import Path, outside_name
+from humpback.model.weights import LlamaConfig, Params, check_params, make_tree
+from humpback.tokens.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opened:
+    """Names, shapes and types of all tensors are checked, their numbers are not.
+
+    read(path): one weight in our layout and in the type dtype(path) names, e.g. of path ("layers", "0", "q"); it may be a view of a
+    mapped file. notes: what a user should know, such as rows that are left away. chat_template: the source's own, "" without one.
+    """
+
+    config: LlamaConfig
+    tokenizer: Tokenizer
+    read: Callable[[Path], np.ndarray]
+    dtype: Callable[[Path], str]
+    notes: tuple[str, ...] = ()
+    chat_template: str = ""
+
+    def params(self) -> Params:
+        """All weights as the unstacked tree of model/weights.py, in memory."""
+        return make_tree(self.config, lambda path, _: self.read(path))
+
+
+def from_params(cfg: LlamaConfig, params: Mapping[str, Any], tokenizer: Tokenizer) -> Opened:
+    """Weights in memory. ValueError when they do not fit the config."""
+    check_params(cfg, params)
+
+    def leaf(path: Path) -> Any:
+        return functools.reduce(lambda tree, part: tree[part], path, params)
+
+    return Opened(config=cfg, tokenizer=tokenizer, read=lambda path: np.asarray(leaf(path)), dtype=lambda path: str(leaf(path).dtype))
+
+
+def checked(opened: Opened, where: str, family: str | None, dtype: str | None = None) -> Opened:
+    """The same model whose numbers are looked at as they are read, and cast to `dtype` (None: kept).
+
+    UserError naming the tensor, as `family` of names.py calls it, when a number is not finite, or too large for the type.
+    """
+
+    def read(path: Path) -> np.ndarray:
+        name = outside_name(path, family) if family else "/".join(path)
+        array = opened.read(path)
+        arrays.check_finite(array, name, where)
+        return arrays.cast(array, dtype, name, where) if dtype else array
+
+    return dataclasses.replace(opened, read=read, dtype=(lambda path: dtype) if dtype else opened.dtype)

@@ -1,0 +1,189 @@
+"""A model's weights on disk, one array per layer and name, written and read a few at a time: memory does not grow with the model.
+
+With checkpoint.py the only user of Orbax.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from humpback.errors import UserError
+from humpback.model import weights as model_weights
+from humpback.model.weights import LlamaConfig
+
+TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder that it has not finished
+# What is read of an array is whole chunks, so a process that needs a part of one reads little more than its own bytes.
+_CHUNK_BYTES = 1 << 21
+
+
+def context() -> ocp.Context:
+    """For saving."""
+    made = ocp.Context()
+    made.array_options.saving.use_compression = False  # float weights hardly shrink: 4.1 s against 0.6 s for 400 MB
+    # In the background, a folder that cannot be made would leave threads behind that let no process end for five minutes.
+    made.async_options.create_directories_asynchronously = False
+    return made
+
+
+def write(
+    path: epath.Path, cfg: LlamaConfig, read: Callable[[tuple[str, ...]], np.ndarray], look: Callable[[tuple[str, ...], np.ndarray], None]
+) -> None:
+    """Writes the weights that `read` gives, each asked for once and in the order of `leaves`. `path` appears when all are there.
+
+    For one process alone, whatever others there are. In memory are what is being written and what is being read meanwhile, each of
+    about the size of the largest weight. look: is shown each weight.
+    """
+    made = _alone(context())
+    made.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
+    writing = None
+    with made, told_when_full(path):
+        for group in _groups(cfg):
+            tree: dict[str, Any] = {}
+            for leaf in group:
+                array = np.ascontiguousarray(read(leaf))
+                look(leaf, array)
+                _put(tree, leaf, array)
+                del array
+            if writing is not None:
+                writing.result()
+            writing = ocp.partial.save_async(absolute(path), tree)
+            del tree
+        writing.result()
+        ocp.partial.finalize(absolute(path))
+
+
+def _alone(made: ocp.Context) -> ocp.Context:
+    """For this process, which waits for no other."""
+    made.multiprocessing_options.primary_host = jax.process_index()
+    made.multiprocessing_options.active_processes = {jax.process_index()}
+    made.multiprocessing_options.barrier_sync_key_prefix = f"process {jax.process_index()}"
+    return made
+
+
+def _groups(cfg: LlamaConfig) -> Iterator[list[tuple[str, ...]]]:
+    """The weights' paths, in groups that are no larger than the largest weight."""
+    most = max(math.prod(weight.sizes(cfg)) for _, weight in model_weights.leaves(cfg))
+    group: list[tuple[str, ...]] = []
+    filled = 0
+    for path, weight in model_weights.leaves(cfg):
+        size = math.prod(weight.sizes(cfg))
+        if group and filled + size > most:
+            yield group
+            group, filled = [], 0
+        group.append(path)
+        filled += size
+    yield group
+
+
+def _put(tree: dict[str, Any], path: tuple[str, ...], array: Any) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = array
+
+
+class StoredParams(Mapping):
+    """Weights on disk: an item is read when it is asked for, "layers" gives such a mapping of the layers. Nothing is kept.
+
+    abstract: the tree of what Orbax is to read, whole, and where to.
+    """
+
+    def __init__(self, path: epath.Path, abstract: Mapping[str, Any], inside: str = "") -> None:
+        self._path, self._abstract, self._inside = path, abstract, inside
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "layers":
+            return StoredParams(self._path, self._abstract[name], name)
+        asked = {name: self._abstract[name]}
+        read = self._load({self._inside: asked} if self._inside else asked)
+        return read[self._inside][name] if self._inside else read[name]
+
+    def take(self, paths: Sequence[tuple[str, ...]]) -> list[Any]:
+        """The weights of several paths from the root, read at once."""
+        asked: dict[str, Any] = {}
+        for path in paths:
+            _put(asked, path, leaf(self._abstract, path))
+        read = self._load(asked)
+        return [leaf(read, path) for path in paths]
+
+    def _load(self, asked: Mapping[str, Any]) -> Any:
+        # Arrays on a host are read by one process, those on a mesh by all of the mesh.
+        made = _alone(ocp.Context()) if all(isinstance(value, np.ndarray) for value in jax.tree.leaves(asked)) else ocp.Context()
+        made.pytree_options.loading.partial_load = True
+        with made:
+            return ocp.load(absolute(self._path), asked)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._abstract)
+
+    def __len__(self) -> int:
+        return len(self._abstract)
+
+
+class Reader:
+    """Reads stored weights one after the other, in the order of `leaves`: of small ones several at once, which is much faster.
+
+    What was read and not yet asked for is kept, of about the size of the largest weight.
+    """
+
+    def __init__(self, params: StoredParams, cfg: LlamaConfig) -> None:
+        self._params, self._groups = params, {path: group for group in _groups(cfg) for path in group}
+        self._kept: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, path: tuple[str, ...]) -> np.ndarray:
+        """The weight at a path."""
+        if path not in self._kept:
+            self._kept.clear()
+            group = self._groups[path]
+            self._kept = dict(zip(group, self._params.take(group), strict=True))
+        return np.asarray(self._kept.pop(path))
+
+
+def take(params: Mapping[str, Any], paths: Sequence[tuple[str, ...]]) -> list[Any]:
+    """The weights of several paths of an unstacked tree, in memory or on disk."""
+    return params.take(paths) if isinstance(params, StoredParams) else [leaf(params, path) for path in paths]
+
+
+def leaf(params: Any, path: tuple[str, ...]) -> Any:
+    """What is at a path of a tree."""
+    for part in path:
+        params = params[part]
+    return params
+
+
+def dtypes(path: epath.Path) -> dict[str, str]:
+    """{"layers/0/q": "bfloat16"} of stored weights."""
+    stored = ocp.metadata(absolute(path)).metadata
+    return {"/".join(str(part.key) for part in at): str(value.dtype) for at, value in jax.tree.leaves_with_path(stored)}
+
+
+@contextlib.contextmanager
+def told_when_full(path: epath.Path) -> Iterator[None]:
+    """UserError for a full disk, whichever of its layers Orbax passes the error on from."""
+    try:
+        yield
+    except Exception as error:
+        if "No space left" in str(error) or "quota exceeded" in str(error).lower():
+            raise UserError(
+                f"{path}: no room left on the disk; free some space and run the same command again, what is finished stays"
+            ) from error
+        raise
+
+
+def remove(path: epath.Path) -> None:
+    """Removes a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        path.rmtree()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def absolute(path: epath.Path) -> epath.Path:
+    """Orbax takes no relative path."""
+    return path if "://" in os.fspath(path) else epath.Path(os.path.abspath(path))
