@@ -1,7 +1,7 @@
 """`humpback COMMAND --flags`: finds the command's module, lets it define its flags, and runs it.
 
-Exit codes: 0; 2 a user's mistake; 3 `verify` found a difference; 70 a training step that hung; 75 stopped by SIGTERM, and the same command continues; 134
-another process of the run was lost; 1 anything else, with a traceback.
+Exit codes: 0; 2 a user's mistake; 3 `verify` found a difference; 70 a training step that hung; 75 stopped by SIGTERM, and the same
+command continues; 134 another process of the run was lost; 1 anything else, with a traceback.
 """
 
 import dataclasses

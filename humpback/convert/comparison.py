@@ -48,7 +48,8 @@ def compare_tokenizers(source: Tokenizer, target: Tokenizer, texts: Sequence[str
         ours, theirs = source.encode(text), target.encode(text)
         if ours != theirs:
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-            yield f"the tokenizers differ from token {at} on: {text[:60]!r} is {ours[at : at + 3]}… in the source and {theirs[at : at + 3]}…"
+            a, b = ours[at : at + 3], theirs[at : at + 3]
+            yield f"the tokenizers differ from token {at} on: {text[:60]!r} is {a}… in the source and {b}… in the target"
 
 
 def compare_tensors(source: Source, target: Source, look: Callable[[str], None] = lambda name: None) -> Iterator[str]:
