@@ -75,7 +75,10 @@ def convert(
     with _bar(opened, progress and jax.process_index() == 0) as bar:
         if to_format == "checkpoint":
             info = checkpoint.ModelInfo(opened.config, opened.direction, wrapper)
-            checkpoint.save_streamed(target, info, opened.read, opened.tokenizer, lambda _, array: bar.update(array.nbytes))
+            checkpoint.save_streamed(
+                target, info, opened.read, lambda leaf: DTYPES[opened.dtype(leaf)], opened.tokenizer, opened.attend,
+                lambda _, array: bar.update(array.nbytes),
+            )  # fmt: skip
         elif jax.process_index() == 0:
             export.write_folder(
                 target, opened, wrapper=wrapper, direction=opened.direction, card=card.model_card(opened, wrapper),

@@ -3,6 +3,7 @@
 import numpy as np
 
 from humpback.convert import sources
+from humpback.convert.arrays import DTYPES
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
 from humpback.stages.directory import Run
@@ -32,6 +33,6 @@ def convert_base(run: Run) -> None:
     def look(path: tuple[str, ...], array: np.ndarray) -> None:
         digests["/".join(path)] = checkpoint.digest(array)
 
-    checkpoint.save_streamed(stage.path, info, source.read, source.tokenizer, look)
+    checkpoint.save_streamed(stage.path, info, source.read, lambda leaf: DTYPES[source.dtype(leaf)], source.tokenizer, source.attend, look)
     digests = dict(sorted(digests.items()))  # as checkpoint.weights_digest gives them
     stage.finish(counts={"weights": len(digests)}, weights=digests, weights_sha256=digest_of(digests))

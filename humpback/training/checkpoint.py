@@ -74,17 +74,18 @@ def save_model(path: storage.PathLike, info: ModelInfo, params: Mapping[str, Any
 def save_streamed(
     path: storage.PathLike,
     info: ModelInfo,
-    read: Callable[[tuple[str, ...]], np.ndarray],
+    read: Callable[[stored.Leaf], np.ndarray],
+    dtype: Callable[[stored.Leaf], Any],
     tokenizer: Tokenizer,
-    look: Callable[[tuple[str, ...], np.ndarray], None] = lambda path, array: None,
+    attend: Callable[[stored.Leaf], None] = lambda path: None,
+    look: Callable[[stored.Leaf, np.ndarray], None] = lambda path, array: None,
 ) -> None:
     """`save_model` of weights that `read` gives one after the other, each when it is written. look: is shown each weight then.
 
-    Every process calls it; the first one reads and writes, the others wait.
+    dtype: a weight's type, before it is read. Every process calls it; the first one reads and writes, the others `attend`.
     """
     with _model_folder(path, info, tokenizer) as folder:
-        if jax.process_index() == 0:
-            stored.write(folder / "weights", info.config, read, look)
+        stored.write(folder / "weights", info.config, read, dtype, attend, look)
 
 
 @contextlib.contextmanager

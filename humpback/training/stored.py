@@ -18,6 +18,7 @@ from humpback.errors import UserError
 from humpback.model import weights as model_weights
 from humpback.model.weights import LlamaConfig
 
+Leaf = tuple[str, ...]  # a weight's path: ("embedding",) or ("layers", "0", "q")
 TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder that it has not finished
 # What is read of an array is whole chunks, so a process that needs a part of one reads little more than its own bytes.
 _CHUNK_BYTES = 1 << 21
@@ -33,22 +34,32 @@ def context() -> ocp.Context:
 
 
 def write(
-    path: epath.Path, cfg: LlamaConfig, read: Callable[[tuple[str, ...]], np.ndarray], look: Callable[[tuple[str, ...], np.ndarray], None]
+    path: epath.Path,
+    cfg: LlamaConfig,
+    read: Callable[[Leaf], np.ndarray],
+    dtype: Callable[[Leaf], Any],
+    attend: Callable[[Leaf], None],
+    look: Callable[[Leaf, np.ndarray], None],
 ) -> None:
     """Writes the weights that `read` gives, each asked for once and in the order of `leaves`. `path` appears when all are there.
 
-    For one process alone, whatever others there are. In memory are what is being written and what is being read meanwhile, each of
-    about the size of the largest weight. look: is shown each weight.
+    Every process calls it, because Orbax meets, but only the first one writes and reads. In its memory are what is being written
+    and what is being read meanwhile, each of about the size of the largest weight. dtype: a weight's type. attend: called where the
+    others do not read. look: is shown each weight.
     """
-    made = _alone(context())
+    made = context()
     made.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     writing = None
     with made, told_when_full(path):
         for group in _groups(cfg):
             tree: dict[str, Any] = {}
             for leaf in group:
-                array = np.ascontiguousarray(read(leaf))
-                look(leaf, array)
+                if jax.process_index() == 0:
+                    array = np.ascontiguousarray(read(leaf))
+                    look(leaf, array)
+                else:  # of no memory of its own; nobody writes it
+                    array = np.broadcast_to(np.zeros((), dtype(leaf)), model_weights.WEIGHTS[leaf[-1]].sizes(cfg))
+                    attend(leaf)
                 _put(tree, leaf, array)
                 del array
             if writing is not None:
@@ -67,10 +78,10 @@ def _alone(made: ocp.Context) -> ocp.Context:
     return made
 
 
-def _groups(cfg: LlamaConfig) -> Iterator[list[tuple[str, ...]]]:
+def _groups(cfg: LlamaConfig) -> Iterator[list[Leaf]]:
     """The weights' paths, in groups that are no larger than the largest weight."""
     most = max(math.prod(weight.sizes(cfg)) for _, weight in model_weights.leaves(cfg))
-    group: list[tuple[str, ...]] = []
+    group: list[Leaf] = []
     filled = 0
     for path, weight in model_weights.leaves(cfg):
         size = math.prod(weight.sizes(cfg))
@@ -82,7 +93,7 @@ def _groups(cfg: LlamaConfig) -> Iterator[list[tuple[str, ...]]]:
     yield group
 
 
-def _put(tree: dict[str, Any], path: tuple[str, ...], array: Any) -> None:
+def _put(tree: dict[str, Any], path: Leaf, array: Any) -> None:
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
     tree[path[-1]] = array
@@ -104,7 +115,7 @@ class StoredParams(Mapping):
         read = self._load({self._inside: asked} if self._inside else asked)
         return read[self._inside][name] if self._inside else read[name]
 
-    def take(self, paths: Sequence[tuple[str, ...]]) -> list[Any]:
+    def take(self, paths: Sequence[Leaf]) -> list[Any]:
         """The weights of several paths from the root, read at once."""
         asked: dict[str, Any] = {}
         for path in paths:
@@ -133,10 +144,11 @@ class Reader:
     """
 
     def __init__(self, params: StoredParams, cfg: LlamaConfig) -> None:
-        self._params, self._groups = params, {path: group for group in _groups(cfg) for path in group}
-        self._kept: dict[tuple[str, ...], Any] = {}
+        self._params, self._cfg = params, cfg
+        self._groups = {path: group for group in _groups(cfg) for path in group}
+        self._kept: dict[Leaf, Any] = {}
 
-    def __call__(self, path: tuple[str, ...]) -> np.ndarray:
+    def __call__(self, path: Leaf) -> np.ndarray:
         """The weight at a path."""
         if path not in self._kept:
             self._kept.clear()
@@ -144,13 +156,19 @@ class Reader:
             self._kept = dict(zip(group, self._params.take(group), strict=True))
         return np.asarray(self._kept.pop(path))
 
+    def attend(self, path: Leaf) -> None:
+        """To be called by the other processes where one reads a path: Orbax counts what it does, and they must count alike."""
+        group = self._groups[path]
+        if path == group[0]:
+            self._params.take([min(group, key=lambda each: math.prod(model_weights.WEIGHTS[each[-1]].sizes(self._cfg)))])
 
-def take(params: Mapping[str, Any], paths: Sequence[tuple[str, ...]]) -> list[Any]:
+
+def take(params: Mapping[str, Any], paths: Sequence[Leaf]) -> list[Any]:
     """The weights of several paths of an unstacked tree, in memory or on disk."""
     return params.take(paths) if isinstance(params, StoredParams) else [leaf(params, path) for path in paths]
 
 
-def leaf(params: Any, path: tuple[str, ...]) -> Any:
+def leaf(params: Any, path: Leaf) -> Any:
     """What is at a path of a tree."""
     for part in path:
         params = params[part]
