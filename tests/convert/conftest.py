@@ -11,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from humpback.model.weights import LlamaConfig, make_tree
 from humpback.tokens.tokenizer import CONFIG_FILE, JSON_FILE, Tokenizer
+from tests.hf_layout import interleave
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("Ġw", "o")]
@@ -46,17 +47,6 @@ def tiny_tokenizer() -> Tokenizer:
     tokenizer.add_special_tokens(SPECIALS)
     config = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
     return Tokenizer({JSON_FILE: tokenizer.to_str().encode(), CONFIG_FILE: json.dumps(config).encode()})
-
-
-def interleave(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Hugging Face's rotary rows -> GGUF's, written out row by row: halves become neighbours."""
-    head_dim = rows.shape[0] // heads
-    out = np.empty_like(rows)
-    for head in range(heads):
-        for i in range(head_dim // 2):
-            out[head * head_dim + 2 * i] = rows[head * head_dim + i]
-            out[head * head_dim + 2 * i + 1] = rows[head * head_dim + head_dim // 2 + i]
-    return out
 
 
 def gguf_tensors(cfg: LlamaConfig, params) -> dict[str, np.ndarray]:
