@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from humpback.convert import export, gguf, huggingface
+from humpback.convert import export, gguf, huggingface, sources
 from humpback.convert.opened import from_params
 from humpback.errors import UserError
 from humpback.model.weights import RopeScaling
@@ -213,3 +213,76 @@ def test_sentencepiece_tokenizer(tiny, tmp_path):
     with pytest.raises(UserError, match="scores"):
         short = {**metadata, "tokenizer.ggml.scores": scores[:5]}
         _read(_write(tiny, tmp_path / "b.gguf", cfg, tiny.params(cfg), short, drop=drop))
+
+
+def _split(tiny, folder, cfg, params, count=3, numbers=None, total=None):
+    """A model in several files, as llama.cpp names and marks them: metadata in the first, tensors dealt out in turn."""
+    folder.mkdir()
+    tensors = tiny.gguf_tensors(cfg, params)
+    for number in range(count):
+        part = {name: value for i, (name, value) in enumerate(tensors.items()) if i % count == number}
+        metadata = tiny.gguf_metadata(cfg) if number == 0 else {}
+        metadata |= {"split.no": (numbers or range(count))[number], "split.count": count, "split.tensors.count": total or len(tensors)}
+        tiny.write_gguf(folder / f"m-{number + 1:05d}-of-{count:05d}.gguf", part, metadata)
+    return folder
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_a_split_model(tiny, tmp_path, given):
+    cfg = tiny.config()
+    params = tiny.params(cfg)
+    folder = _split(tiny, tmp_path / "m", cfg, params)
+    found = _read(folder / f"m-{given:05d}-of-00003.gguf")
+    assert found[0] == cfg
+    tiny.same(found[1], params)
+
+
+def test_split_models_that_are_not_whole(tiny, tmp_path):
+    cfg = tiny.config()
+    params = tiny.params(cfg)
+
+    def refused(folder, message, file="m-00001-of-00003.gguf"):
+        with pytest.raises(UserError, match=message):
+            _read(folder / file)
+
+    folder = _split(tiny, tmp_path / "missing", cfg, params)
+    (folder / "m-00002-of-00003.gguf").unlink()
+    refused(folder, r"m-00002-of-00003\.gguf: cannot be read")
+    (folder / "m-00001-of-00003.gguf").rename(folder / "renamed.gguf")
+    refused(folder, r"renamed\.gguf: is one of 3 files .* must be called NAME-00001-of-00003\.gguf", "renamed.gguf")
+    refused(_split(tiny, tmp_path / "order", cfg, params, numbers=(0, 2, 1)), r"m-00002-of-00003\.gguf: split\.no is 2, must be 1")
+    refused(_split(tiny, tmp_path / "total", cfg, params, total=20), r"split\.tensors\.count is 20, but its 3 files hold 21")
+
+
+def test_every_type_that_the_package_can_dequantise(tiny, tmp_path):
+    """Blocks of random bytes: what is read is what the package makes of them, and rows stay rows when they are read in strips."""
+    readable = [kind for kind in Type if gguf._can_be_read(kind)]
+    common = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_XS IQ4_NL TQ1_0 MXFP4"
+    assert {kind.name for kind in readable} >= set(common.split())
+    assert Type.I8 not in readable
+    cfg = tiny.config(num_layers=1, d_model=512, num_heads=2, num_kv_heads=1, head_dim=4, d_ff=3)
+    params = tiny.params(cfg)
+    rng = np.random.default_rng(0)
+    for kind in readable:
+        block, size = gguf.gguf.GGML_QUANT_SIZES[kind]
+        stored = rng.integers(0, 60, (3, 512 // block * size), np.uint8)  # small, so that no scale is infinite
+        name, types = "blk.0.ffn_gate.weight", None
+        if kind in (Type.F32, Type.F16):
+            stored = stored.view(np.float32 if kind == Type.F32 else np.float16)
+        else:
+            types = {name: kind}
+        path = _write(tiny, tmp_path / f"{kind.name}.gguf", cfg, params, tensors={name: stored}, types=types)
+        expected = gguf.gguf.quants.dequantize(stored, kind)
+        assert np.isfinite(expected).all() and expected.shape == (3, 512)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gguf, "_STRIP", 600)  # a row at a time
+            gate = _read(path)[1]["layers"]["0"]["gate"]
+        assert gate.dtype == np.float32 and np.array_equal(gate.T, expected), kind.name
+
+
+def test_the_chat_template_decides_the_wrapper(tiny, tmp_path):
+    cfg = tiny.config()
+    for template, wrapper in (("{{ '<|im_start|>' }}", "chatml"), ("{{ '[INST] ' + x + ' [/INST]' }}", "inst"), ("", "chatml")):
+        metadata = {"tokenizer.chat_template": template} if template else None
+        opened = sources.open_source(_write(tiny, tmp_path / "a.gguf", cfg, tiny.params(cfg), metadata))
+        assert (opened.chat_template, opened.wrapper) == (template, wrapper)
