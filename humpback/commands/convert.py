@@ -84,6 +84,7 @@ def convert(
                 target, opened, wrapper=wrapper, direction=opened.direction, card=card.model_card(opened, wrapper),
                 file_bytes=file_bytes, progress=bar.update,
             )  # fmt: skip
+    distributed.barrier(f"convert {target} is complete")  # a process that has left would not be waited for long
     logging.info("conversion took %.1f s", time.monotonic() - start)
     say(f"{target}: {sources.FORMATS[to_format]}, complete")
 
