@@ -163,8 +163,14 @@ def stored_dtypes(path: storage.PathLike) -> dict[str, str]:
 
 
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:
-    """{"layers/0/q": sha256 of the array's bytes in row order}: equal exactly when the weights are, bit for bit."""
+    """{"layers/0/q": sha256 of the array's bytes in row order}: equal exactly when the weights are, bit for bit.
+
+    Of arrays that several processes share, all of them call it.
+    """
     flat = {"/".join(str(part.key) for part in path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    if any(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in flat.values()):
+        # One after the other and in one order: each is a collective, and then whole on every host.
+        return {name: digest(multihost_utils.process_allgather(flat[name], tiled=True)) for name in sorted(flat)}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(sorted(zip(flat, pool.map(digest, flat.values()), strict=True)))
 
