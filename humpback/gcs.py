@@ -61,6 +61,17 @@ class Gcs(gcsfs.core.GCSFileSystem):
     async def _makedirs(self, *_: Any, **__: Any) -> None:
         """As `_mkdir`."""
 
+    async def _info(self, path: str, generation: str | None = None, **_: Any) -> dict[str, Any]:
+        """As gcsfs, but it looks for an object first and for a folder only without one, and not for both each time."""
+        path = self._strip_protocol(path).rstrip("/")
+        bucket, key, _ = self.split_path(path)
+        if key:
+            try:
+                return await self._get_object(path)
+            except FileNotFoundError:
+                pass
+        return await self._get_directory_info(path, bucket, key, generation)
+
     async def _isdir(self, path: str) -> bool:
         """As gcsfs, but trouble is trouble and not the answer no."""
         try:

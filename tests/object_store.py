@@ -35,6 +35,7 @@ class ObjectStore:
         self.faults: Counter[str] = Counter()
         self._lock, self._chance = threading.Lock(), random.Random(0)
         self._refused = self._cut = 0.0
+        self._silent = 0
         self._writes: dict[str, threading.Lock] = {}
         self._conditions: dict[str, str] = {}  # upload id → generation it asks for
 
@@ -48,13 +49,16 @@ class ObjectStore:
             "NO_PROXY": "127.0.0.1",
         }
 
-    def trouble(self, seed: int = 0, refused: float = 0.0, cut: float = 0.0) -> None:
-        """From now on this share of the requests gets 503 or 429, and this share loses its connection."""
-        self._chance, self._refused, self._cut = random.Random(seed), refused, cut
+    def trouble(self, seed: int = 0, refused: float = 0.0, cut: float = 0.0, silent: int = 0) -> None:
+        """From now on this share of the requests gets 503 or 429, this share loses its connection, and the next `silent` no answer."""
+        self._chance, self._refused, self._cut, self._silent = random.Random(seed), refused, cut, silent
 
     def draw(self) -> str:
         """The fault of a request, "" for none."""
         with self._lock:
+            if self._silent:
+                self._silent -= 1
+                return "silence"
             chance = self._chance.random()
             kind = ""
             if chance < self._refused:
@@ -115,6 +119,7 @@ class ObjectStore:
 
 class _Proxy(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize, disable_nagle_algorithm = -1, True  # an answer in two small packets would wait 40 ms for the first one's receipt
     store: ObjectStore
 
     def _serve(self) -> None:
@@ -123,7 +128,9 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         self.store.served[self.command] += 1
         if fault in ("503", "429"):
             return self._answer(int(fault), [], b'{"error": {"code": %s, "message": "try again"}}' % fault.encode())
-        if fault == "lost request":
+        if fault == "silence":
+            time.sleep(2)
+        if fault in ("lost request", "silence"):
             return self._hang_up()
         status, headers, answer = self._forward(body)
         if fault == "lost answer":
@@ -133,7 +140,9 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _serve
 
     def _forward(self, body: bytes | None):
-        kept = {name: value for name, value in self.headers.items() if name.lower() not in _HOP | {"host"}}
+        if self.command == "DELETE" and "upload_id=" in self.path:  # gives a resumable upload up
+            return 499, [], b""
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}  # Host is told to clients
         wanted = self.store.wanted(self.command, self.path)
         with contextlib.nullcontext() if wanted is None else self.store.write_lock(wanted[0]):
             if wanted and wanted[1] and self.store.generation(wanted[0]) != wanted[1]:
