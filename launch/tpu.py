@@ -126,7 +126,8 @@ def gcloud(*words: str, seconds: float = 600) -> str | None:
 def call(words: Sequence[str], seconds: float) -> subprocess.CompletedProcess:
     """One call of gcloud, printed as it can be pasted into a shell."""
     line = ["gcloud", "compute", "tpus", *words, f"--zone={FLAGS.zone}", *([f"--project={FLAGS.project}"] if FLAGS.project else [])]
-    print("+", shlex.join(line), flush=True)
+    if FLAGS.dry_run or not ("describe" in words or STATUS in words[-2]):  # those that only look would fill the screen
+        print("+", shlex.join(line), flush=True)
     if FLAGS.dry_run:
         return subprocess.CompletedProcess(line, 0, "", "")
     try:
@@ -168,7 +169,7 @@ class Pod:
         states = [queued["state"]["state"]] if queued else []
         if not queued or states[0] in UP:
             states += [node["state"] if node else "missing" for node in found]
-        self.detail = " ".join(dict.fromkeys(states))
+        self.detail = " ".join(dict.fromkeys(states)) if queued or any(self.nodes) else "there is none"
         self.workers = sum(len(node["networkEndpoints"]) for node in found if node and node["state"] == "READY")
         self.type = next((node["acceleratorType"] for node in found if node), None)
         if not queued and not any(self.nodes):
@@ -314,7 +315,7 @@ def up() -> Pod:
     """The slices. Refused unless all are up."""
     pod = Pod()
     if not FLAGS.dry_run and pod.state != "up":
-        raise Refused(f"{FLAGS.name} is not up: {pod.detail or 'there is none'}; `tpu.py create`, and `tpu.py status` until it is")
+        raise Refused(f"{FLAGS.name} is not up: {pod.detail}; `tpu.py create`, and `tpu.py status` until it is")
     return pod
 
 
@@ -357,7 +358,7 @@ def logs() -> None:
 def status() -> None:
     """A line for each worker."""
     pod = Pod()
-    print(f"{FLAGS.name}: {pod.detail or 'there is none'}")
+    print(f"{FLAGS.name}: {pod.detail}")
     if pod.state == "up" or FLAGS.dry_run:
         for answer in answers(STATUS):
             print(describe_worker(answer))
@@ -504,8 +505,9 @@ def tend(command: list[str], journal: Journal, pod: Pod) -> int:
     """One look at the workers of slices that are up: an outcome, SILENT when not all answer, or ON to look again."""
     attempt = str(journal.values["attempt"])
     found = answers(STATUS)
-    for answer in found:
-        say(describe_worker(answer))
+    well = [answer for answer in found if answer.get("running")]
+    for answer in [*well[:1], *(answer for answer in found if answer not in well)]:
+        say(describe_worker(answer) + (f"; {len(well) - 1} more run" if answer in well and len(well) > 1 else ""))
     if len(found) != pod.workers:
         return SILENT
     if not all(answer["setup"] for answer in found):

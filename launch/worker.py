@@ -42,12 +42,12 @@ def main() -> int:
     parser.add_argument("verb", choices=["start", "keep", "status", "stop"])  # keep: what start leaves behind
     parser.add_argument("--attempt", default="")
     parser.add_argument("--grace", type=float, default=120, metavar="SECONDS", help="stop: until SIGKILL")
-    parser.add_argument("command", nargs="*")
-    options = parser.parse_args()
+    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options, command = parser.parse_args(sys.argv[1:at]), sys.argv[at + 1 :]
     if options.verb == "start":
         with open(JOB.with_suffix(".lock"), "w") as lock:  # of two, of which one was sent again, the second finds it started
             fcntl.flock(lock, fcntl.LOCK_EX)
-            return start(options.attempt, options.command)
+            return start(options.attempt, command)
     if options.verb == "keep":
         return keep()
     if options.verb == "stop":
@@ -81,9 +81,8 @@ def keep() -> int:
             return 1
         time.sleep(0.05)
     environment = {"HUMPBACK_RENDEZVOUS_SECONDS": RENDEZVOUS_SECONDS, "PYTHONUNBUFFERED": "1", **os.environ}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "humpback", *job["command"]], env=environment, preexec_fn=die_with_parent, stdin=subprocess.DEVNULL
-    )
+    command = [ROOT / ".venv" / "bin" / "python", "-m", "humpback", *job["command"]]
+    process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent, stdin=subprocess.DEVNULL)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     over = threading.Event()
     copier = threading.Thread(target=copy_log, args=(job, over), daemon=True)
