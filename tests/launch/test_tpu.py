@@ -168,7 +168,7 @@ def test_workers_with_other_packages_are_told(cloud):
 def test_several_slices(cloud, tmp_path):
     more = ["--slices=2", "--provision=reserved", *job(tmp_path, "--steps=20")]
     text = tpu(cloud, "supervise", TYPE, *more)
-    assert "slice 1 worker 1: running" in text and cloud.left() == []
+    assert "; 3 more run" in text and cloud.left() == []
 
 
 def test_two_supervisors_and_two_commands_are_kept_apart(cloud, tmp_path):
