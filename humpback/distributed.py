@@ -33,7 +33,7 @@ import humpback
 from humpback.errors import Stopped, UserError
 
 PEER_LOST = 134  # what a shell shows for SIGABRT, with which JAX's coordination service ends those who are left
-RENDEZVOUS_SECONDS = 60.0
+RENDEZVOUS_SECONDS = 60
 TPU_RENDEZVOUS_PORT = 8490  # libtpu uses 8471 to 8480, JAX's coordinator 8482
 # A process that sends no heartbeat for so long counts as lost. JAX's own 100 s would leave a pod idle; much less, and a machine
 # that swaps or migrates would count as dead.
@@ -76,13 +76,13 @@ class Replica:
     is_first: bool  # whether this process is the first of its group
 
 
-def start(configuration: Mapping[str, str] | None = None, timeout_seconds: float | None = None) -> None:
+def start(configuration: Mapping[str, str] | None = None) -> None:
     """Joins the other processes when the environment names several. Before anything else touches JAX.
 
     Elsewhere than on Cloud TPU, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it, into which __main__ puts
     the flags that say the same. HUMPBACK_RENDEZVOUS_PORT is the port of the rendezvous on process 0's host (default: the
-    coordinator's port + 1; on Cloud TPU 8490), HUMPBACK_RENDEZVOUS_SECONDS how long the first waits for the last (default 60; or
-    `timeout_seconds`), and HUMPBACK_HEARTBEAT_SECONDS the time after which a silent process counts as lost (default 30).
+    coordinator's port + 1; on Cloud TPU 8490), HUMPBACK_RENDEZVOUS_SECONDS how long the first waits for the last (default 60),
+    and HUMPBACK_HEARTBEAT_SECONDS the time after which a silent process counts as lost (default 30).
 
     `configuration` is what decides what this process will do; it must be the same everywhere, as must the code and the versions.
     UserError in all processes that are there, with the same text, when one is missing (PeersMissing) or differs.
@@ -91,9 +91,8 @@ def start(configuration: Mapping[str, str] | None = None, timeout_seconds: float
     if place is None:
         return
     heartbeat = _heartbeat_seconds()
-    if timeout_seconds is None:
-        timeout_seconds = _number(os.environ, "HUMPBACK_RENDEZVOUS_SECONDS", int(RENDEZVOUS_SECONDS), low=1)
-    meet(place, {**describe(os.environ), **(configuration or {})}, timeout_seconds)
+    timeout = _number(os.environ, "HUMPBACK_RENDEZVOUS_SECONDS", RENDEZVOUS_SECONDS, low=1)
+    meet(place, {**describe(os.environ), **(configuration or {})}, timeout)
     # JAX's preemption service would take SIGTERM for itself, and nothing here asks it: a plain kill must end the process.
     jax.config.update("jax_enable_preemption_service", False)
     if "JAX_COORDINATOR_ADDRESS" in os.environ:

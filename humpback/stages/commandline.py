@@ -35,7 +35,9 @@ def open_run() -> Run:
         raise UserError(f"--config: {' '.join(str(error).split())}") from error
     run = Run(cfg, _FLAGS.workdir)
     # What was compiled once is read by the next process that needs it: after a preemption, or for the other stages of a shape.
-    jax.config.update("jax_compilation_cache_dir", os.fspath(run.workdir / CACHE))
+    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR names another one
+        jax.config.update("jax_compilation_cache_dir", os.fspath(run.workdir / CACHE))
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # GPUs' own; their path would be part of every key
     if distributed.is_first():
         storage.publish(run.workdir / "config.json", configs.to_json(cfg) + "\n", replace=True)
         source = pathlib.Path(humpback.__file__).parents[1] / "source.json"  # launch/tpu.py's word of the commit and how this differs
