@@ -79,7 +79,7 @@ NO_ROOM = ("RESOURCE_EXHAUSTED", "no more capacity", "Quota limit", "QUOTA_EXCEE
 WRONG = ("INVALID_ARGUMENT", "PERMISSION_DENIED", "FAILED_PRECONDITION", "unrecognized arguments", "Invalid choice", "Invalid value")
 GCLOUD_TRIES = 5
 SSH_SECONDS, SETUP_SECONDS = 300, 3600
-UNREACHABLE = 5  # looks in a row without an answer of all workers, after which the slices are made anew
+UNREACHABLE = 3  # looks in a row without an answer of all workers, after which the slices are made anew
 DONE, FAILED, MISUSED, OVER_BUDGET = 0, 1, 2, 3  # exit codes
 WORKER_ERROR, WORKER_MISUSED = 1, 2  # exit codes of humpback; others but 0 (70 hung, 75 preempted, 134 peer lost) are worth a try
 ERRORS = 3  # in a row, after which it has failed
@@ -263,7 +263,7 @@ def source() -> Iterator[tuple[str, str]]:
     record["untracked"] = git("ls-files", "--others", "--exclude-standard")
     digest = hashlib.sha256(FLAGS.extras.encode())
     with tempfile.NamedTemporaryFile(suffix=".tar.gz") as file:
-        with tarfile.open(file.name, "w:gz") as archive:
+        with tarfile.open(file.name, "w:gz", compresslevel=1) as archive:
             for name in names:
                 if (ROOT / name).is_file():
                     digest.update(f"{name}\0".encode() + (ROOT / name).read_bytes())

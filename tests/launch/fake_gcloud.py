@@ -16,8 +16,6 @@ import subprocess
 import sys
 import time
 
-from launch import local_pod
-
 # Flags by the pages of the reference named in the module's text; --format, --project and --quiet belong to every command.
 FLAGS = {
     "queued-resources create": "node-id node-count node-prefix accelerator-type runtime-version spot reserved service-account zone",
@@ -34,6 +32,8 @@ QUEUE = ["ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING"]  # a state at each
 PYTHON = """#!/bin/bash
 # The Python of a worker: makes no environment and installs nothing, and runs another program as humpback when there is one.
 case "$1 $2" in
+  "-c import sys; print("*) echo 3.11 ;;
+  "-c import "*) ;;
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-m pip") if [[ $3 == freeze ]]; then cat "$HOME/freeze" 2>/dev/null || true; elif [[ -e $HOME/broken ]]; then exit 1; fi ;;
   "-m humpback") if [[ -n $FAKE_HUMPBACK ]]; then exec "$REAL_PYTHON" "$FAKE_HUMPBACK" "${@:3}"; else exec "$REAL_PYTHON" "$@"; fi ;;
@@ -195,6 +195,8 @@ class Cloud:
         return among[name]
 
     def _add_nodes(self, state: dict, names: list[str], kind: str) -> None:
+        from launch import local_pod  # here, because every gcloud line is a process of this file
+
         for name in names:
             port = local_pod.free_ports()
             state["made"] += 1

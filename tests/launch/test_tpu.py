@@ -28,7 +28,7 @@ def cloud(tmp_path):
 
 
 def command(cloud, verb, *more):
-    return [sys.executable, str(ROOT / "launch" / "tpu.py"), verb, *WHERE, "--poll_seconds=0.1", f"--journal={cloud.folder}/journal", *more]
+    return [sys.executable, str(ROOT / "launch" / "tpu.py"), verb, *WHERE, "--poll_seconds=0.3", f"--journal={cloud.folder}/journal", *more]
 
 
 def start(cloud, verb, *more):
@@ -100,33 +100,31 @@ def test_verb_by_verb(cloud, tmp_path):
 def test_supervised_through_preemptions_a_queue_and_trouble(cloud, tmp_path):
     """Preempted twice, once without a notice; gcloud limits one call in ten, one connection in seven breaks."""
     cloud.set(limited=0.1, breaks=0.15, seed=3, quota=8)  # the slice that was taken holds all of the quota
-    supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=100"))
-    for mark, notice in ((10, 0.1), (50, 0.0)):
+    supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=60"))
+    for mark, notice in ((10, 0.1), (30, 0.0)):
         wait_for(lambda mark=mark: count(tmp_path) >= mark)
         assert cloud.preempt(notice) == ["pod"]
     text, _ = supervisor.communicate(timeout=120)
     assert supervisor.returncode == 0, text
-    assert count(tmp_path) == 100 and cloud.left() == []
+    assert count(tmp_path) == 60 and cloud.left() == []
     with cloud.state() as state:
         assert state["made"] >= 3
     # Asked for again it is done, and makes nothing.
     before = len(calls(cloud))
-    assert "was done before" in tpu(cloud, "supervise", TYPE, *job(tmp_path, "--steps=100"))
+    assert "was done before" in tpu(cloud, "supervise", TYPE, *job(tmp_path, "--steps=60"))
     assert len(calls(cloud)) == before
 
 
-@pytest.mark.parametrize("moment", ["create", "scp", "count", "delete"])
+@pytest.mark.parametrize("moment", ["scp", "delete"])
 def test_a_supervisor_that_is_killed_goes_on(cloud, tmp_path, moment):
-    more = [TYPE, "--provision=spot", *job(tmp_path, "--steps=60")]
+    """More moments are in the soak `launch`."""
+    more = [TYPE, "--provision=spot", *job(tmp_path, "--steps=5")]
     supervisor = start(cloud, "supervise", *more)
-    if moment == "count":
-        wait_for(lambda: count(tmp_path) > 5)
-    else:
-        wait_for(lambda: (cloud.folder / "calls.log").exists() and any(moment in line for line in calls(cloud)))
+    wait_for(lambda: (cloud.folder / "calls.log").exists() and any(moment in line for line in calls(cloud)))
     supervisor.send_signal(signal.SIGKILL)
     supervisor.communicate()
-    assert "0 chip-hours" not in tpu(cloud, "supervise", *more)
-    assert count(tmp_path) == 60 and cloud.left() == []
+    tpu(cloud, "supervise", *more)
+    assert count(tmp_path) == 5 and cloud.left() == []
     starts = (tmp_path / "run" / "starts").read_text().split()
     assert sorted(starts) == ["0", "1"]  # the command was not started anew
 
@@ -134,18 +132,15 @@ def test_a_supervisor_that_is_killed_goes_on(cloud, tmp_path, moment):
 @pytest.mark.parametrize(
     ("flags", "more", "code", "told"),
     [
-        (["--exit=2"], [], 2, "called wrongly"),
         (["--exit=1"], [], 1, "failed after 3 starts"),
-        (["--exit=134"], ["--tries=2"], 1, "failed after 2 starts"),
         (["--steps=100000"], ["--max_chip_hours=0.001"], 3, "over the budget"),
         (["--steps=1"], ["--type=v3-8"], 2, "INVALID_ARGUMENT"),
         (["--steps=1"], ["--type=v99-8"], 2, "not a type that is known"),
-        (["--steps=1"], ["--noautodelete"], 0, "left as it is, and costs money"),
     ],
 )
 def test_supervision_ends_with_a_reason_and_leaves_nothing(cloud, tmp_path, flags, more, code, told):
     assert told in tpu(cloud, "supervise", TYPE, *more, *job(tmp_path, *flags), code=code)
-    assert cloud.left() == (["pod", "pod"] if "--noautodelete" in more else [])
+    assert cloud.left() == []
 
 
 def test_a_worker_that_cannot_be_set_up_is_replaced(cloud, tmp_path):
@@ -166,9 +161,11 @@ def test_workers_with_other_packages_are_told(cloud):
 
 
 def test_several_slices(cloud, tmp_path):
-    more = ["--slices=2", "--provision=reserved", *job(tmp_path, "--steps=20")]
+    more = ["--slices=2", "--provision=reserved", "--noautodelete", *job(tmp_path, "--steps=5")]
     text = tpu(cloud, "supervise", TYPE, *more)
-    assert "; 3 more run" in text and cloud.left() == []
+    assert text.count("done (exit code 0)") == 4 and "costs money" in text and cloud.left() == ["pod", "pod-0", "pod-1"]
+    tpu(cloud, "delete", "--slices=2")
+    assert cloud.left() == []
 
 
 def test_two_supervisors_and_two_commands_are_kept_apart(cloud, tmp_path):
