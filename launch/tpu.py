@@ -164,11 +164,10 @@ class Pod:
 
     def __init__(self) -> None:
         queued = describe("queued-resources", FLAGS.name)
-        found = [describe("tpu-vm", node) for node in nodes()]
-        self.queued, self.nodes = queued is not None, [node is not None for node in found]
         states = [queued["state"]["state"]] if queued else []
-        if not queued or states[0] in UP:
-            states += [node["state"] if node else "missing" for node in found]
+        found = [describe("tpu-vm", node) for node in nodes()] if not queued or states[0] in UP else []  # or they are not there
+        self.queued, self.nodes = queued is not None, [node is not None for node in found]
+        states += [node["state"] if node else "missing" for node in found]
         self.detail = " ".join(dict.fromkeys(states)) if queued or any(self.nodes) else "there is none"
         self.workers = sum(len(node["networkEndpoints"]) for node in found if node and node["state"] == "READY")
         self.type = next((node["acceleratorType"] for node in found if node), None)
@@ -236,7 +235,7 @@ def delete() -> None:
         pod = Pod()
         if FLAGS.dry_run or pod.queued:  # --force: and its nodes
             gcloud("queued-resources", "delete", FLAGS.name, "--force", "--quiet", seconds=1800)
-        for node, there in zip(nodes(), pod.nodes, strict=True):
+        for node, there in zip(nodes(), pod.nodes, strict=False):
             if FLAGS.dry_run or (there and not pod.queued):
                 gcloud("tpu-vm", "delete", node, "--quiet", seconds=1800)
         if FLAGS.dry_run or pod.state == "missing":

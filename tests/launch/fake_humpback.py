@@ -1,6 +1,6 @@
 """What the workers of tests/launch/test_tpu.py run in place of humpback: counts to --steps in a folder that outlives them.
 
-    fake_humpback.py run --workdir=DIR --steps=N [--exit=CODE]
+    fake_humpback.py run --workdir=DIR --steps=N [--exit=CODE]     (or --out=DIR: then the log is copied nowhere)
 Worker 0 counts. All end with 0 when it is done, with 75 on SIGTERM, and with --exit at once.
 """
 
@@ -11,7 +11,7 @@ import sys
 import time
 
 flags = dict(word[2:].partition("=")[::2] for word in sys.argv[2:])
-count, steps = pathlib.Path(flags["workdir"]) / "count", int(flags.get("steps", 1))
+count, steps = pathlib.Path(flags.get("workdir") or flags["out"]) / "count", int(flags.get("steps", 1))
 if "exit" in flags:
     print("ValueError: as it was told", file=sys.stderr)
     sys.exit(int(flags["exit"]))

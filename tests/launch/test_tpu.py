@@ -28,7 +28,7 @@ def cloud(tmp_path):
 
 
 def command(cloud, verb, *more):
-    return [sys.executable, str(ROOT / "launch" / "tpu.py"), verb, *WHERE, "--poll_seconds=0.3", f"--journal={cloud.folder}/journal", *more]
+    return [sys.executable, str(ROOT / "launch" / "tpu.py"), verb, *WHERE, "--poll_seconds=0.6", f"--journal={cloud.folder}/journal", *more]
 
 
 def start(cloud, verb, *more):
@@ -57,8 +57,8 @@ def calls(cloud):
     return (cloud.folder / "calls.log").read_text().splitlines()
 
 
-def job(tmp_path, *flags):
-    return ["--", "run", f"--workdir={tmp_path / 'run'}", *flags]
+def job(tmp_path, *flags, folder="--out"):
+    return ["--", "run", f"{folder}={tmp_path / 'run'}", *flags]
 
 
 def count(tmp_path):
@@ -79,7 +79,7 @@ def test_verb_by_verb(cloud, tmp_path):
     homes = [cloud.worker("pod", number) for number in range(2)]
     assert all((home / "humpback" / "launch" / "tpu.py").exists() and not (home / "humpback" / ".git").exists() for home in homes)
     assert '"commit": "' in (homes[0] / "humpback" / "source.json").read_text()
-    tpu(cloud, "run", *job(tmp_path, "--steps=100000", "--text=a b'c$HOME"))
+    tpu(cloud, "run", *job(tmp_path, "--steps=100000", "--text=a b'c$HOME", folder="--workdir"))
     wait_for(lambda: count(tmp_path))
     told = tpu(cloud, "status")
     assert re.search(r"slice 0 worker 0: running, counting \d+/100000, 9.87step/s, 00:02 left\n", told) and "worker 1: running" in told
