@@ -35,7 +35,7 @@ if [[ $rehearse ]]; then
   # The paper's file with everything small: what the tests' own small runs have.
   fields=(base.architecture= wrapper=chatml iterations=1 seed_pairs.limit=16 seed_pairs.held_out=4 segments.min_chars=300
     segments.max_chars=800 segments.limit=12 augment.max_new_tokens=24 curate.mode=expected curate.select=top_fraction
-    curate.fraction=0.25 decoding.length=256 decoding.slots=4 decoding.prefill_tokens=512 decoding.compute_dtype=float32)
+    curate.fraction=0.25 curate.max_new_tokens=16 decoding.length=1536 decoding.slots=4 decoding.prefill_tokens=512 decoding.compute_dtype=float32)
   for task in backward forward_seed forward; do
     fields+=("$task.length=256" "$task.batch=4" "$task.steps=2" "$task.compute_dtype=float32" "$task.remat=none")
   done

@@ -2,7 +2,8 @@
 
 fake-gcs-server (github.com/fsouza/fake-gcs-server) serves the JSON API of Cloud Storage: uploads whole, of several parts and resumable,
 ranges, listings with a delimiter. It asks for if-generation-match only of uploads of several parts; gcsfs needs it of resumable ones,
-TensorStore of whole ones and deletions, too, so the proxy asks for it.
+TensorStore of whole ones and deletions, too, so the proxy asks for it. It also says again how a resumable upload ended, as Cloud
+Storage does when it is asked once more.
 """
 
 import contextlib
@@ -37,7 +38,8 @@ class ObjectStore:
         self._refused = self._cut = 0.0
         self._silent = 0
         self._writes: dict[str, threading.Lock] = {}
-        self._conditions: dict[str, str] = {}  # upload id → generation it asks for
+        self._conditions: dict[str, tuple[str, str]] = {}  # upload id → object and generation that it asks for
+        self.finished: dict[str, tuple] = {}  # upload id → the answer to its last part
 
     @property
     def environment(self) -> dict[str, str]:
@@ -144,12 +146,17 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
             return 499, [], b""
         kept = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}  # Host is told to clients
         wanted = self.store.wanted(self.command, self.path)
+        upload = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query).get("upload_id", [""])[0]
+        if upload in self.store.finished:
+            return self.store.finished[upload]
         with contextlib.nullcontext() if wanted is None else self.store.write_lock(wanted[0]):
             if wanted and wanted[1] and self.store.generation(wanted[0]) != wanted[1]:
                 return 412, [], b'{"error": {"code": 412, "message": "conditionNotMet"}}'
             status, headers, answer = self.store.ask(self.command, self.path, body, kept)
         if "uploadType=resumable" in self.path and status == 200:
             self.store.remember(self.path, dict(headers).get("Location", ""))
+        if upload and status in (200, 201):
+            self.store.finished[upload] = status, headers, answer
         return status, headers, answer
 
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, half: bool = False) -> None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from jax.experimental.compilation_cache import compilation_cache
 
 from humpback import gcs, storage
 from humpback.errors import UserError
@@ -130,3 +131,23 @@ def test_events_are_published_whole(store):
     written.close()
     assert storage.list_files("gs://bucket/events") == [name]
     assert epath.Path(f"gs://bucket/events/{name}").stat().length > size > 0
+
+
+def test_what_is_compiled_is_kept_there(store):
+    """JAX's own cache writes to the run's directory, and the next process reads it."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_enable_xla_caches")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name, value in zip(names, ("gs://bucket/cache", 0.0, "none"), strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        store.trouble(4, refused=0.05, cut=0.02)
+        for _ in range(2):  # the second as another process would
+            jax.clear_caches()
+            reads = store.served["GET"]
+            assert float(jax.jit(lambda x: x * 3.0 + 1.0)(2.0)) == 7.0
+        assert any(name.endswith("-cache") for name in store.names("cache/")) and store.served["GET"] > reads
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
