@@ -24,10 +24,11 @@ _UPLOADS = 3
 
 # Whatever opens gs://, epath and Orbax among it, gets this one; it is imported when somebody does.
 for _protocol in ("gs", "gcs"):
-    fsspec.register_implementation(_protocol, "humpback.gcs.Gcs", clobber=True)
+    _missing = "gs:// paths need the extra `gs`: pip install -c launch/constraints.txt -e .[gs]"
+    fsspec.register_implementation(_protocol, "humpback.gcs.Gcs", clobber=True, errtxt=_missing)
 # TensorStore, which moves the arrays, sets no limit by itself: a connection that died would be waited for until the kernel gives it
-# up. It reads these at its first request (google.github.io/tensorstore/environment.html).
-for _name, _value in {"CONNECT_TIMEOUT_SECONDS": "30", "LOW_SPEED_TIME_SECONDS": "60", "LOW_SPEED_LIMIT_BYTES": "1024"}.items():
+# up (github.com/google/tensorstore/issues/291). It reads these at its first request.
+for _name, _value in {"CONNECT_TIMEOUT_SECONDS": "30", "LOW_SPEED_TIME_SECONDS": "60", "LOW_SPEED_LIMIT_BYTES": "1"}.items():
     os.environ.setdefault(f"TENSORSTORE_CURL_{_name}", _value)
 
 

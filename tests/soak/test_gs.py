@@ -21,9 +21,10 @@ def command(inputs: list[str], workdir: pathlib.Path | str) -> list[str]:
     return kills.pod(2, 1, "run", *inputs, *SMALL, f"--workdir={workdir}")
 
 
-def test_gs(tmp_path):
+def test_gs(tmp_path, monkeypatch):
     """HUMPBACK_SOAK_SCHEDULES runs (five), seed HUMPBACK_SOAK_SEED: one request in twenty refused, one in fifty cut."""
     seed, count = int(os.environ.get("HUMPBACK_SOAK_SEED", "0")), int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "5"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))  # this is not about compiling
     inputs, expected, chance = tiny.make_inputs(tmp_path), tmp_path / "local", random.Random(seed)
     duration, _ = kills.finish(command(inputs, expected))
     with object_store.serve_here() as store:

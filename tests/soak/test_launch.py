@@ -32,6 +32,7 @@ def test_launch(tmp_path, monkeypatch):
         found, left = compare.differences(folder / "run", tmp_path / "undisturbed"), cloud.left()
         hits.append(outcome["taken"])
         print(f"{number}/{count} {outcome}: {found or 'same bytes'}, left: {left}", flush=True)
+        assert list((folder / "run" / "sources").iterdir()) and list((folder / "run" / "logs").iterdir())
         assert found == [] and left == [], (folder / "log").read_text()[-5000:]
     assert sum(map(bool, hits)) * 2 >= len(hits), hits
 
