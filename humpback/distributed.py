@@ -33,7 +33,7 @@ import humpback
 from humpback.errors import Stopped, UserError
 
 PEER_LOST = 134  # what a shell shows for SIGABRT, with which JAX's coordination service ends those who are left
-RENDEZVOUS_SECONDS = 60.0
+RENDEZVOUS_SECONDS = 60
 TPU_RENDEZVOUS_PORT = 8490  # libtpu uses 8471 to 8480, JAX's coordinator 8482
 # A process that sends no heartbeat for so long counts as lost. JAX's own 100 s would leave a pod idle; much less, and a machine
 # that swaps or migrates would count as dead.
@@ -50,6 +50,10 @@ _barriers: collections.Counter[str] = collections.Counter()
 
 class PeerLost(RuntimeError):
     """Another process of this run has died."""
+
+
+class PeersMissing(UserError):
+    """Others did not come in time. Nothing else is wrong: they may, when all are started again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,22 +76,23 @@ class Replica:
     is_first: bool  # whether this process is the first of its group
 
 
-def start(configuration: Mapping[str, str] | None = None, timeout_seconds: float = RENDEZVOUS_SECONDS) -> None:
+def start(configuration: Mapping[str, str] | None = None) -> None:
     """Joins the other processes when the environment names several. Before anything else touches JAX.
 
     Elsewhere than on Cloud TPU, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it, into which __main__ puts
     the flags that say the same. HUMPBACK_RENDEZVOUS_PORT is the port of the rendezvous on process 0's host (default: the
-    coordinator's port + 1; on Cloud TPU 8490), and HUMPBACK_HEARTBEAT_SECONDS the time after which a silent process counts as
-    lost (default 30).
+    coordinator's port + 1; on Cloud TPU 8490), HUMPBACK_RENDEZVOUS_SECONDS how long the first waits for the last (default 60),
+    and HUMPBACK_HEARTBEAT_SECONDS the time after which a silent process counts as lost (default 30).
 
     `configuration` is what decides what this process will do; it must be the same everywhere, as must the code and the versions.
-    UserError in all processes that are there, with the same text, when one is missing or differs.
+    UserError in all processes that are there, with the same text, when one is missing (PeersMissing) or differs.
     """
     place = find_place(os.environ)
     if place is None:
         return
     heartbeat = _heartbeat_seconds()
-    meet(place, {**describe(os.environ), **(configuration or {})}, timeout_seconds)
+    timeout = _number(os.environ, "HUMPBACK_RENDEZVOUS_SECONDS", RENDEZVOUS_SECONDS, low=1)
+    meet(place, {**describe(os.environ), **(configuration or {})}, timeout)
     # JAX's preemption service would take SIGTERM for itself, and nothing here asks it: a plain kill must end the process.
     jax.config.update("jax_enable_preemption_service", False)
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
@@ -271,18 +276,22 @@ def describe(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def meet(place: Place, facts: Mapping[str, str], timeout_seconds: float) -> None:
-    """Returns when all processes are there and their facts are alike; otherwise those that are there raise the same UserError."""
+    """Returns when all processes are there and their facts are alike; otherwise those that are there raise the same UserError.
+
+    It is PeersMissing when some did not come and those who did are alike.
+    """
     card = {"index": place.index, "count": place.count, "host": socket.gethostname(), "facts": dict(facts)}
     if place.index == 0:
-        reason = asyncio.run(_receive(place, card, timeout_seconds))
+        reason, passing = asyncio.run(_receive(place, card, timeout_seconds))
     else:
-        reason = _visit(place, card, timeout_seconds)
+        reason, passing = _visit(place, card, timeout_seconds)
     if reason:
-        raise UserError(reason)
+        raise (PeersMissing if passing else UserError)(reason)
 
 
-async def _receive(place: Place, own: dict[str, Any], timeout_seconds: float) -> str:
-    """Process 0's part: waits for the others' cards and answers all of them with what is wrong, or "" when nothing is."""
+async def _receive(place: Place, own: dict[str, Any], timeout_seconds: float) -> tuple[str, bool]:
+    """Process 0's part: waits for the others' cards and answers all of them with what is wrong, or "" when nothing is, and whether
+    that may pass."""
     visitors: dict[asyncio.StreamWriter, dict[str, Any]] = {}
     complete = asyncio.Event()
 
@@ -310,13 +319,14 @@ async def _receive(place: Place, own: dict[str, Any], timeout_seconds: float) ->
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(complete.wait(), timeout_seconds)
     server.close()
-    reason = judge([own, *visitors.values()], timeout_seconds)
+    cards = [own, *visitors.values()]
+    reason, passing = judge(cards, timeout_seconds), not _differences(cards)
     writers = list(visitors)
     for writer in writers:
-        writer.write(json.dumps({"humpback": reason}).encode() + b"\n")
+        writer.write(json.dumps({"humpback": reason, "passing": passing}).encode() + b"\n")
         writer.close()
     await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
-    return reason
+    return reason, passing
 
 
 def _read_card(line: bytes) -> dict[str, Any] | None:
@@ -328,7 +338,7 @@ def _read_card(line: bytes) -> dict[str, Any] | None:
     return None
 
 
-def _visit(place: Place, card: dict[str, Any], timeout_seconds: float) -> str:
+def _visit(place: Place, card: dict[str, Any], timeout_seconds: float) -> tuple[str, bool]:
     """The part of every other process: shows its card to process 0, which may not be up yet, and returns its answer."""
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -338,16 +348,16 @@ def _visit(place: Place, card: dict[str, Any], timeout_seconds: float) -> str:
                 connection.settimeout(timeout_seconds + _TOGETHER_SECONDS)
                 connection.sendall(json.dumps({"humpback": card}).encode() + b"\n")
                 with connection.makefile("rb") as answers:
-                    answer = json.loads(answers.readline(_LINE_BYTES))["humpback"]
-            if isinstance(answer, str):
-                return answer
+                    answer = json.loads(answers.readline(_LINE_BYTES))
+            if isinstance(answer["humpback"], str):
+                return answer["humpback"], bool(answer["passing"])
             problem = "something else answers there"
         except OSError as error:
             problem = error.strerror or str(error)
         except (ValueError, KeyError, TypeError):
             problem = "the connection ended without an answer"
         if time.monotonic() > deadline:
-            raise UserError(
+            raise PeersMissing(
                 f"process {place.index} of {place.count} could not reach process 0 at {place.host} port {place.port} within "
                 f"{timeout_seconds:g} s ({problem}); look at process 0's output, and whether the port is open between the hosts"
             )
@@ -356,14 +366,22 @@ def _visit(place: Place, card: dict[str, Any], timeout_seconds: float) -> str:
 
 def judge(cards: list[dict[str, Any]], timeout_seconds: float) -> str:
     """What is wrong with the processes that came, process 0 first, in one sentence; "" when all are there and alike."""
+    count = cards[0]["count"]
+    missing = [index for index in range(count) if index not in {card["index"] for card in cards}]
+    problems = [f"{_listing(missing)} of {count} did not come within {timeout_seconds:g} s; look at their output"] if missing else []
+    problems += _differences(cards)
+    more = len(problems) - _SHOWN
+    text = "; ".join(problems[:_SHOWN]) + (f"; and {more} more like these" if more > 0 else "")
+    return f"{text}. All processes need the same command, code and versions, and an id of their own" if text else ""
+
+
+def _differences(cards: list[dict[str, Any]]) -> list[str]:
+    """In what the processes that came are not alike, process 0 first."""
     first, count = cards[0], cards[0]["count"]
     problems = []
     by_index = collections.defaultdict(list)
     for card in cards:
         by_index[card["index"]].append(card)
-    missing = [index for index in range(count) if index not in by_index]
-    if missing:
-        problems.append(f"{_listing(missing)} of {count} did not come within {timeout_seconds:g} s; look at their output")
     for index, same in sorted(by_index.items()):
         who = f"process {index} (host {same[0]['host']})"
         if len(same) > 1:
@@ -378,9 +396,7 @@ def judge(cards: list[dict[str, Any]], timeout_seconds: float) -> str:
             if names:
                 has, had = (", ".join(f"{name} {facts.get(name, '(none)')}" for name in names[:_SHOWN]) for facts in (theirs, mine))
                 problems.append(f"{who} has {has}, process 0 (host {first['host']}) has {had}")
-    more = len(problems) - _SHOWN
-    text = "; ".join(problems[:_SHOWN]) + (f"; and {more} more like these" if more > 0 else "")
-    return f"{text}. All processes need the same command, code and versions, and an id of their own" if text else ""
+    return problems
 
 
 def _listing(indices: list[int]) -> str:

@@ -1,15 +1,18 @@
 """The only writer besides Orbax and tfds: whole files, written once, local or on gs://.
 
-A file that has its final name is complete: it was written under a temporary name, synced and renamed. Nothing is appended to.
+A file that has its final name is complete: it was written under a temporary name, synced and renamed, or on gs:// uploaded, which
+shows a file whole or not at all. Nothing is appended to.
 """
 
 import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import fsspec
 import google_crc32c
 from etils import epath
 
@@ -17,6 +20,16 @@ from humpback.errors import UserError
 
 _TEMPORARY = ".humpback-tmp-"
 PathLike = str | os.PathLike
+_UPLOADS = 3
+
+# Whatever opens gs://, epath and Orbax among it, gets this one; it is imported when somebody does.
+for _protocol in ("gs", "gcs"):
+    _missing = "gs:// paths need the extra `gs`: pip install -c launch/constraints.txt -e .[gs]"
+    fsspec.register_implementation(_protocol, "humpback.gcs.Gcs", clobber=True, errtxt=_missing)
+# TensorStore, which moves the arrays, sets no limit by itself: a connection that died would be waited for until the kernel gives it
+# up (github.com/google/tensorstore/issues/291). It reads these at its first request.
+for _name, _value in {"CONNECT_TIMEOUT_SECONDS": "30", "LOW_SPEED_TIME_SECONDS": "60", "LOW_SPEED_LIMIT_BYTES": "1"}.items():
+    os.environ.setdefault(f"TENSORSTORE_CURL_{_name}", _value)
 
 
 def publish(path: PathLike, data: bytes | str | Iterable[bytes], *, replace: bool = False) -> str:
@@ -27,9 +40,9 @@ def publish(path: PathLike, data: bytes | str | Iterable[bytes], *, replace: boo
     """
     chunks = _chunks(data)
     target = epath.Path(path)
+    if not is_local(target):
+        return _publish_remote(target, chunks, replace)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not _is_local(target):
-        return _publish_remote(target, b"".join(chunks), replace)
     temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{target.name}"
     digest = hashlib.sha256()
     try:
@@ -99,7 +112,7 @@ def crc32c_file(path: PathLike) -> str:
 def clean(folder: PathLike) -> None:
     """Removes what killed writers left in `folder` (not below it)."""
     folder = epath.Path(folder)
-    if folder.exists():
+    if is_local(folder) and folder.exists():
         for path in folder.iterdir():
             if path.name.startswith(_TEMPORARY):
                 path.unlink(missing_ok=True)
@@ -119,19 +132,45 @@ def _chunks(data: bytes | str | Iterable[bytes]) -> Iterable[bytes]:
     return (data,) if isinstance(data, bytes) else data
 
 
-def _is_local(path: epath.Path) -> bool:
+def is_local(path: PathLike) -> bool:
+    """Whether a path is on this machine's disks; otherwise it is one of gs://."""
     return "://" not in os.fspath(path)
 
 
-def _publish_remote(target: epath.Path, data: bytes, replace: bool) -> str:
-    # An object store shows an upload whole or not at all, so no temporary name is needed.
-    digest = hashlib.sha256(data).hexdigest()
-    if not replace and target.exists():
-        if sha256_file(target) != digest:
-            raise FileExistsError(f"{target}: already there with other contents; a published file is never rewritten")
-        return digest
-    target.write_bytes(data)
-    return digest
+def _publish_remote(target: epath.Path, chunks: Iterable[bytes], replace: bool) -> str:
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(prefix=_TEMPORARY) as spool:  # a request that is repeated needs the bytes again
+        for chunk in chunks:
+            digest.update(chunk)
+            spool.write(chunk)
+        spool.flush()
+        try:
+            _upload(spool.name, target, replace)
+        except FileExistsError:  # also of an upload of ours whose answer was lost
+            if sha256_file(target) != digest.hexdigest():
+                raise FileExistsError(f"{target}: already there with other contents; a published file is never rewritten") from None
+    return digest.hexdigest()
+
+
+def _upload(source: str, target: epath.Path, replace: bool) -> None:
+    """One object from a local file, with if-generation-match 0 unless `replace`: FileExistsError when there is one."""
+    path = os.fspath(target)
+    files = fsspec.filesystem("gs")
+    try:
+        for attempt in range(_UPLOADS):
+            try:
+                return files.put_file(source, path, mode="overwrite" if replace else "create")
+            except FileNotFoundError:  # of an upload in pieces whose last answer was lost, or there is no such bucket
+                if attempt + 1 == _UPLOADS:
+                    raise
+    except FileNotFoundError as error:
+        raise UserError(f"{target}: there is no such bucket; make it: gcloud storage buckets create gs://{path.split('/')[2]}") from error
+    except OSError as error:
+        if not str(error).startswith("Forbidden"):  # gcsfs' word for 403
+            raise
+        raise UserError(
+            f"{target}: not allowed to write there; give the account that this machine uses the role roles/storage.objectUser ({error})"
+        ) from error
 
 
 def _sync_folder(folder: epath.Path) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 
 from humpback.training import checkpoint
 
-# Times, rates and hosts; Orbax's own files, whose names are random, are compared as tensors.
+# Times, rates and hosts; what is compiled and what ran; Orbax's own files, whose names are random, are compared as tensors.
 _IGNORED_NAMES = ("timing.json", "checksums.json", "report.md")
-_IGNORED_FOLDERS = ("metrics", "events", "weights")
+_IGNORED_FOLDERS = ("metrics", "events", "weights", "compilation_cache", "sources", "logs")
 
 
 def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:

@@ -1,9 +1,8 @@
 """A process for the tests of humpback.distributed: a command beside the real ones, which takes a moment and needs no model.
 
-`python -m tests.distributed_worker work --task=NAME`; TEST_RENDEZVOUS_SECONDS is how long it waits for the others.
+`python -m tests.distributed_worker work --task=NAME`; HUMPBACK_RENDEZVOUS_SECONDS (here 30) is how long it waits for the others.
 """
 
-import functools
 import os
 import pathlib
 import time
@@ -96,6 +95,5 @@ TASKS = {task.__name__: task for task in (meet, wait, reduce, fail_alone, fail_t
 
 if __name__ == "__main__":
     humpback.__main__.COMMANDS["work"] = ("tests.distributed_worker", "")
-    seconds = float(os.environ.get("TEST_RENDEZVOUS_SECONDS", "30"))
-    distributed.start = functools.partial(distributed.start, timeout_seconds=seconds)
+    os.environ.setdefault("HUMPBACK_RENDEZVOUS_SECONDS", "30")
     humpback.__main__.main()

@@ -207,7 +207,7 @@ def test_true_processes_name_who_is_missing_and_what_differs(tmp_path):
     processes = []
     for index, environment in enumerate(local_pod.environments(4, 1)):
         if index < 2:
-            environment |= {"TEST_RENDEZVOUS_SECONDS": "3"} | ({"PYTHONPATH": str(tmp_path)} if index else {})
+            environment |= {"HUMPBACK_RENDEZVOUS_SECONDS": "3"} | ({"PYTHONPATH": str(tmp_path)} if index else {})
             command = [sys.executable, "-m", "tests.distributed_worker", "work", "--task=meet", f"--seed={index + 1}"]
             processes.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True))
     told = [process.communicate(timeout=60)[1] for process in processes]
@@ -215,3 +215,22 @@ def test_true_processes_name_who_is_missing_and_what_differs(tmp_path):
     assert told[0] == told[1]
     assert "humpback: processes 2, 3 of 4 did not come within 3 s" in told[0]
     assert ") has jax 0.1, --seed 2, process 0 (host " in told[0] and "Traceback" not in told[0]
+
+
+def test_a_process_that_does_not_come_is_no_mistake_of_the_command():
+    """The others end with the code of a lost peer, so that all are started again."""
+    environment = {**os.environ, **next(iter(local_pod.environments(2, 1))), "HUMPBACK_RENDEZVOUS_SECONDS": "1"}
+    command = [sys.executable, "-m", "tests.distributed_worker", "work", "--task=meet"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == distributed.PEER_LOST and "process 1 of 2 did not come within 1 s" in done.stderr
+
+
+def test_sigterm_in_any_command_ends_with_its_own_code(tmp_path):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.distributed_worker", "work", "--task=reduce", f"--folder={tmp_path}"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "0").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert "exit code 75" in process.communicate(timeout=60)[1] and process.returncode == 75

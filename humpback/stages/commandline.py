@@ -1,13 +1,22 @@
 """The flags that every stage has: which experiment, and where."""
 
+import contextlib
+import hashlib
+import os
+import pathlib
+import platform
+
+import jax
 from absl import flags
 from ml_collections import config_flags
 
+import humpback
 from humpback import config as configs
 from humpback import distributed, storage
 from humpback.errors import UserError
 from humpback.stages.directory import Run
 
+CACHE = "compilation_cache"  # in the run's directory; may be deleted at any time
 _FLAGS = flags.FLAGS
 
 
@@ -27,6 +36,24 @@ def open_run() -> Run:
     except OSError as error:  # a file that cannot be read shows only when the config is looked at
         raise UserError(f"--config: {' '.join(str(error).split())}") from error
     run = Run(cfg, _FLAGS.workdir)
+    # What was compiled once is read by the next process that needs it: after a preemption, or for the other stages of a shape.
+    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR names another one
+        jax.config.update("jax_compilation_cache_dir", os.fspath(run.workdir / CACHE / _processor()))
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # GPUs' own; their path would be part of every key
     if distributed.is_first():
         storage.publish(run.workdir / "config.json", configs.to_json(cfg) + "\n", replace=True)
+        source = pathlib.Path(humpback.__file__).parents[1] / "source.json"  # launch/tpu.py's word of the commit and how this differs
+        if source.exists():
+            digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+            storage.publish(run.workdir / "sources" / f"{digest}.json", source.read_bytes())
     return run
+
+
+def _processor() -> str:
+    """Names what is compiled for. A CPU by all that it can do: JAX's keys do not tell one from another that lacks an instruction."""
+    if jax.default_backend() != "cpu":
+        return jax.default_backend()
+    about = platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        about += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"cpu-{hashlib.sha256(about.encode()).hexdigest()[:12]}"

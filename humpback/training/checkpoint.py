@@ -165,14 +165,21 @@ def stored_dtypes(path: storage.PathLike) -> dict[str, str]:
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:
     """{"layers/0/q": sha256 of the array's bytes in row order}: equal exactly when the weights are, bit for bit.
 
-    Of arrays that several processes share, all of them call it.
+    Every process calls it when the arrays lie on the devices of several.
     """
     flat = {"/".join(str(part.key) for part in path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-    if any(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in flat.values()):
-        # One after the other and in one order: each is a collective, and then whole on every host.
-        return {name: digest(multihost_utils.process_allgather(flat[name], tiled=True)) for name in sorted(flat)}
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(sorted(zip(flat, pool.map(digest, flat.values()), strict=True)))
+
+    def on_host(leaf: Any) -> Any:
+        split = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+        return multihost_utils.process_allgather(leaf, tiled=True) if split else leaf
+
+    found: dict[str, str] = {}
+    names, at_once = list(flat), os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        for start in range(0, len(names), at_once):  # no more gathered weights in memory than are being hashed
+            some = names[start : start + at_once]
+            found |= zip(some, pool.map(digest, [on_host(flat[name]) for name in some]), strict=True)
+    return dict(sorted(found.items()))
 
 
 def digest(array: Any) -> str:

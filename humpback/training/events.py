@@ -1,12 +1,15 @@
 """Metrics rows as TensorBoard events, where tensorboardX is installed (extra `tensorboard`).
 
 TensorBoard reads its files while they grow, so these are written by tensorboardX and not by storage.publish. No result depends on
-them: a file that a kill has cut off is read up to there, and metrics.jsonl holds the same numbers.
+them: a file that a kill has cut off is read up to there, and metrics.jsonl holds the same numbers. On gs:// nothing can grow, so the
+file grows on this machine, and each flush publishes it whole.
 """
 
 import importlib.util
 import numbers
 import os
+import pathlib
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +32,7 @@ class Events:
         self._active = importlib.util.find_spec("tensorboardX") is not None and distributed.is_first()
         self._writer: Any = None
         self._flushed = 0.0
+        self._local: tempfile.TemporaryDirectory | None = None  # where the file grows that goes to gs://
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Each numeric field of the row under its own name, at row["step"]; truth values and texts are no numbers here.
@@ -42,7 +46,9 @@ class Events:
 
         step, now = int(row["step"]), time.time()
         if self._writer is None:
-            self._writer = _open(self._folder, step, now)
+            if not storage.is_local(self._folder):
+                self._local = tempfile.TemporaryDirectory(prefix="humpback-events-")
+            self._writer = _open(self._local.name if self._local else self._folder, step, now)
         values = {name: value for name, value in row.items() if name != "step" and _is_number(value)}
         scalars = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
         self._writer.write_event(Event(wall_time=now, step=step, summary=Summary(value=scalars)))
@@ -53,13 +59,23 @@ class Events:
         """Puts on disk what was written. Belongs beside each checkpoint, from which a killed run continues."""
         if self._writer is not None:
             self._writer.flush()
+            self._publish()
             self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes the file; a later row opens another one."""
         if self._writer is not None:
             self._writer.close()
+            self._publish()
             self._writer = None
+            if self._local:
+                self._local.cleanup()
+                self._local = None
+
+    def _publish(self) -> None:
+        if self._local:
+            for file in pathlib.Path(self._local.name).iterdir():
+                storage.publish(f"{self._folder}/{file.name}", storage.read_chunks(file), replace=True)
 
 
 def _open(folder: str, step: int, now: float) -> Any:

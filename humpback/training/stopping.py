@@ -1,4 +1,4 @@
-"""Ending a training early: on SIGTERM it is saved first, and a step that hangs takes the process with it."""
+"""Ending early: on SIGTERM, or when the machine is taken away, a training is saved first; a step that hangs ends the process."""
 
 import bisect
 import contextlib
@@ -8,14 +8,20 @@ import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
+
+from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster
 
 from humpback.errors import Stopped as Stopped  # raised where `Sigterm.came` is answered; `distributed` must know it, too
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command continues
 STALLED = 70  # EX_SOFTWARE
 _TICK_SECONDS = 1.0
+# cloud.google.com/compute/docs/instances/create-use-spot ("detect preemption"), …/docs/metadata/querying-metadata (wait_for_change)
+_NOTICE = "http://{}/computeMetadata/v1/instance/preempted?wait_for_change=true&timeout_sec=60"
+_NOTICE_RETRY_SECONDS = 10.0
 _STDERR = 2
 
 T = TypeVar("T")
@@ -88,6 +94,28 @@ class Sigterm:
                     if second or self._nothing_to_save:
                         _end_preempted()
                     _say("SIGTERM: saving as soon as this step is done; a second one ends at once")
+
+
+def heed_preemption() -> None:
+    """On a Cloud TPU machine, from a thread of its own: SIGTERM to this process when the metadata server says that the machine is
+    being taken away. What the machine does then, a shutdown after half a minute, may reach a process too late or not at all."""
+    with contextlib.suppress(OSError):  # a TPU machine of another kind, without such a server
+        if os.environ.get("JAX_PLATFORMS") != "cpu" and GceTpuCluster.is_env_present():
+            threading.Thread(target=_wait_for_notice, name="preemption", daemon=True).start()
+
+
+def _wait_for_notice() -> None:
+    address = _NOTICE.format(os.environ.get("GCE_METADATA_IP", "metadata.google.internal"))
+    request = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=90) as answer:
+                if answer.read().strip() == b"TRUE":
+                    _say("this machine is being taken away")
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+        except OSError:
+            time.sleep(_NOTICE_RETRY_SECONDS)
 
 
 class Watchdog:

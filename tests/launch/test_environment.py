@@ -17,7 +17,7 @@ FAKE_PYTHON = """#!/bin/bash
 case "$1 $2" in
   "-m venv") [[ $FAKE_VENV != broken ]] && mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-m pip") echo "${@:4}" >>"$FAKE_LOG"; [[ $FAKE_PIP == hangs ]] && exec sleep 60; [[ $FAKE_PIP != fails ]] ;;
-  "-m humpback" | "-m pytest" | "-m ruff") echo "${@:2}" >>"$FAKE_RUNS"; [[ $FAKE_RUN != fails ]] ;;
+  "-m humpback" | "launch/tpu.py supervise" | "-m pytest" | "-m ruff") echo "${@:2}" >>"$FAKE_RUNS"; [[ $FAKE_RUN != fails ]] ;;
   "-c import ensurepip"*) [[ $FAKE_VENV != missing ]] ;;
   *) exec "$REAL_PYTHON" "$@" ;;
 esac
@@ -229,3 +229,31 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     assert result.returncode == 1 and calls == expected[:5]
     result, calls = launch(repository, "../.ci/run", FAKE_RUN="fails")
     assert result.returncode == 1 and calls == expected[:1] and "FAILED" in result.stdout
+
+
+def test_reproduce(repository, tmp_path):
+    (repository / "configs").mkdir()
+    (repository / "configs" / "llama_7b.py").touch()
+    gcloud = repository / "bin" / "gcloud"
+    gcloud.parent.mkdir()
+    gcloud.write_text('#!/bin/sh\necho "gcloud $*" >>"$FAKE_RUNS"\n[ "$2" != ls ]\n')
+    gcloud.chmod(0o755)
+    path = f"{gcloud.parent}:{os.environ['PATH']}"
+    given = ["--bucket=gs://b", "--weights=w", "--seed=s/x.jsonl", "--pages=p"]
+    result, calls = launch(repository, "reproduce.sh", "llama_7b", *given, "--zone=z", "--type=v4-32", PATH=path)
+    assert result.returncode == 0, result.stderr
+    run = "run --config=configs/llama_7b.py --workdir=gs://b/llama_7b --config.base.source=gs://b/inputs/llama_7b-base"
+    assert [call for call in calls if " ls " not in call] == [
+        "humpback convert --source=w --target=gs://b/inputs/llama_7b-base",
+        "gcloud storage cp s/x.jsonl gs://b/inputs/seed/",
+        "gcloud storage rsync --recursive p gs://b/inputs/pages",
+        f"supervise --name=humpback-llama-7b --zone=z --type=v4-32 -- {run} --config.seed_pairs.source=gs://b/inputs/seed/x.jsonl "
+        "--config.segments.input=gs://b/inputs/pages",
+        "gcloud storage cat gs://b/llama_7b/report.md",
+        "humpback convert --source=gs://b/llama_7b/forward-2 --target=runs/llama_7b-huggingface --to_format=huggingface",
+    ]
+    for wrong, message in ((["llama_7b"], "--bucket is missing"), (["nobody", *given], "no configs/nobody.py")):
+        result, calls = launch(repository, "reproduce.sh", *wrong, PATH=path)
+        assert result.returncode == 1 and message in result.stderr and not calls
+    result, calls = launch(repository, "reproduce.sh", "llama_7b", *given, PATH=path, FAKE_RUN="fails")
+    assert result.returncode == 1 and len(calls) == 2  # what fails is the last that is done

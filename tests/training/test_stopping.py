@@ -252,3 +252,36 @@ def test_a_step_that_raises_is_not_timed():
         with watchdog.step(1):
             time.sleep(seconds)
     assert 0.01 <= watchdog.median < 0.02 + 0.01
+
+
+def test_the_notice_of_a_machine_that_is_taken_away_is_a_sigterm(start):
+    """By a metadata server that answers FALSE after a while, fails, and then says TRUE."""
+    script = start("""
+import http.server, threading
+from jax._src.clusters import cloud_tpu_cluster
+answers = [b"FALSE", None, b"TRUE"]
+class Metadata(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        asked = self.path.startswith("/computeMetadata/v1/instance/preempted?wait_for_change=true")
+        answer = answers.pop(0) if asked and self.headers["Metadata-Flavor"] == "Google" else b"1"  # JAX asks other things
+        self.send_response(200 if answer else 503)
+        self.end_headers()
+        self.wfile.write(answer or b"")
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ |= {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}", "NO_PROXY": "127.0.0.1"}
+os.environ.pop("JAX_PLATFORMS", None)
+os.environ.pop("TPU_SKIP_MDS_QUERY", None)
+stopping._NOTICE_RETRY_SECONDS = 0.1
+stopping.heed_preemption()  # not a TPU machine: nothing
+assert len(answers) == 3
+cloud_tpu_cluster.running_in_cloud_tpu_vm = True
+with Sigterm() as sigterm:
+    stopping.heed_preemption()
+    wait(sigterm)
+""")
+    script.wait_for("ready")
+    code, _, err = script.end()
+    assert "this machine is being taken away" in err and "SIGTERM: saving" in err and code == 1 and "Stopped" in err

@@ -1,0 +1,89 @@
+"""gs:// with patience: gcsfs, which stands behind etils.epath, with the settings that a run of days on many machines needs.
+
+`storage` registers this class with fsspec by its name, so that it is imported only when a gs:// path is used. Arrays go past it:
+Orbax hands them to TensorStore's own driver, which retries by itself and has its hangs cut by what `storage` puts into the environment.
+"""
+
+import asyncio
+import random
+import time
+from typing import Any
+
+import aiohttp
+import gcsfs.core
+import gcsfs.retry
+from absl import logging
+from fsspec import asyn
+
+PATIENCE_SECONDS = 600.0  # of trouble in a row, for one request; TensorStore's own 32 attempts take about as long
+# Cut what does not move. A body that does may take as long as it takes; no request here carries more than 50 MB.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+_FIRST_SECONDS, _LONGEST_SECONDS = 0.5, 30.0
+_TOLD_AFTER_SECONDS = 10.0
+_DELETED_AT_ONCE = 32
+
+
+class Gcs(gcsfs.core.GCSFileSystem):
+    """gcsfs for several processes that write at once, through any trouble of at most PATIENCE_SECONDS.
+
+    No listing is kept, because another process may change what it says. What was sent is checked by its MD5. A request is tried
+    again after 408, 429, 5xx, a timeout and a broken connection.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        ours = {"use_listings_cache": False, "consistency": "md5", "session_kwargs": {"timeout": _TIMEOUT}, "requests_timeout": _TIMEOUT}
+        super().__init__(*args, **{**ours, **kwargs})
+
+    async def _request(self, method: str, path: str, *args: Any, **kwargs: Any) -> tuple:
+        """One request, repeated while the trouble may pass; gcsfs' own six attempts end after half a minute."""
+        once = gcsfs.core.GCSFileSystem._request.__wrapped__  # without them
+        started, wait, told = time.monotonic(), _FIRST_SECONDS, 0.0
+        while True:
+            try:
+                return await once(self, method, path, *args, **kwargs)
+            except FileNotFoundError:
+                if method.upper() == "DELETE" and wait > _FIRST_SECONDS:  # the answer to an earlier attempt was lost
+                    return 204, {}, None, b""
+                raise
+            except Exception as error:
+                seconds = time.monotonic() - started
+                if not may_pass(error) or seconds > PATIENCE_SECONDS:
+                    raise
+                if seconds > max(_TOLD_AFTER_SECONDS, 2 * told):
+                    told = seconds
+                    logging.warning("gs://: %s for %.0f s, trying again: %s", type(error).__name__, seconds, error)
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(2 * wait, _LONGEST_SECONDS)
+
+    async def _mkdir(self, *_: Any, **__: Any) -> None:
+        """Nothing: there are no folders, and to look for the bucket takes a right that a writer of objects need not have."""
+
+    async def _makedirs(self, *_: Any, **__: Any) -> None:
+        """As `_mkdir`."""
+
+    async def _info(self, path: str, generation: str | None = None, **_: Any) -> dict[str, Any]:
+        """As gcsfs, but it looks for an object first and for a folder only without one, and not for both each time."""
+        path = self._strip_protocol(path).rstrip("/")
+        bucket, key, _ = self.split_path(path)
+        if key:
+            try:
+                return await self._get_object(path)
+            except FileNotFoundError:
+                pass
+        return await self._get_directory_info(path, bucket, key, generation)
+
+    async def _isdir(self, path: str) -> bool:
+        """As gcsfs, but trouble is trouble and not the answer no."""
+        try:
+            return (await self._info(path))["type"] == "directory"
+        except FileNotFoundError:
+            return False
+
+    async def _delete_files(self, files: list[str], batchsize: int) -> list:
+        """One request each, as gcsfs does it elsewhere than at Google: these `_request` repeats, parts of a batch it would not."""
+        return await asyn._run_coros_in_chunks([self._rm_file(file) for file in files], return_exceptions=True, batch_size=_DELETED_AT_ONCE)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same request may be answered later."""
+    return gcsfs.retry.is_retriable(error) or isinstance(error, (TimeoutError, ConnectionError))

@@ -1,0 +1,224 @@
+"""launch/tpu.py against a gcloud that keeps state: whole lives of a slice, with trouble, and nothing left behind."""
+
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.launch.fake_gcloud import FLAGS, Cloud
+
+ROOT = pathlib.Path(__file__).parents[2]
+WHERE = ["--name=pod", "--zone=z"]
+TYPE = "--type=v5litepod-8"
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are Linux machines")
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    cloud = Cloud(tmp_path / "cloud").begin(FAKE_HUMPBACK=str(ROOT / "tests" / "launch" / "fake_humpback.py"))
+    yield cloud
+    cloud.preempt()  # ends what still runs
+
+
+def command(cloud, verb, *more):
+    return [sys.executable, str(ROOT / "launch" / "tpu.py"), verb, *WHERE, "--poll_seconds=0.6", f"--journal={cloud.folder}/journal", *more]
+
+
+def start(cloud, verb, *more):
+    environment = {**os.environ, "PATH": f"{cloud.folder}/bin:{os.environ['PATH']}"}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command(cloud, verb, *more), env=environment, **pipes)
+
+
+def tpu(cloud, verb, *more, code=0):
+    """What a verb prints; fails when its exit code is another one."""
+    process = start(cloud, verb, *more)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == code, text
+    return text
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def calls(cloud):
+    return (cloud.folder / "calls.log").read_text().splitlines()
+
+
+def job(tmp_path, *flags, folder="--out"):
+    return ["--", "run", f"{folder}={tmp_path / 'run'}", *flags]
+
+
+def count(tmp_path):
+    path = tmp_path / "run" / "count"
+    return int(path.read_text()) if path.exists() else 0
+
+
+def test_verb_by_verb(cloud, tmp_path):
+    """Each verb, twice where it may be called again; and a command that outlives the connection, and is stopped."""
+    assert "there is none" in tpu(cloud, "status")
+    assert "not up" in tpu(cloud, "setup", code=2)
+    tpu(cloud, "create", TYPE, "--provision=spot")
+    assert "pod is there" in tpu(cloud, "create", TYPE)
+    wait_for(lambda: "ACTIVE READY" in tpu(cloud, "status"))
+    assert "not a v4-32" in tpu(cloud, "create", "--type=v4-32", code=2)
+    assert "2 workers set up" in tpu(cloud, "setup")
+    assert "set up before" in tpu(cloud, "setup")
+    homes = [cloud.worker("pod", number) for number in range(2)]
+    assert all((home / "humpback" / "launch" / "tpu.py").exists() and not (home / "humpback" / ".git").exists() for home in homes)
+    assert '"commit": "' in (homes[0] / "humpback" / "source.json").read_text()
+    tpu(cloud, "run", *job(tmp_path, "--steps=100000", "--text=a b'c$HOME", folder="--workdir"))
+    wait_for(lambda: count(tmp_path))
+    told = tpu(cloud, "status")
+    assert re.search(r"slice 0 worker 0: running, counting \d+/100000, 9.87step/s, 00:02 left\n", told) and "worker 1: running" in told
+    assert "still runs (run" in tpu(cloud, "run", *job(tmp_path), code=2)
+    assert "a command runs there" in tpu(cloud, "setup", "--extras=demo", code=2)
+    assert "counting:" in tpu(cloud, "logs")
+    tpu(cloud, "stop")
+    told = tpu(cloud, "status")
+    assert told.count("preempted (exit code 75)") == 2
+    logs = sorted((tmp_path / "run" / "logs").iterdir())
+    assert logs and "counting:" in logs[0].read_text()
+    tpu(cloud, "run", *job(tmp_path, "--exit=1"))
+    wait_for(lambda: "failed (exit code 1): ValueError: as it was told" in tpu(cloud, "status"))
+    assert "nothing is left" in tpu(cloud, "delete") and cloud.left() == []
+    assert "nothing is left" in tpu(cloud, "delete")
+
+
+def test_supervised_through_preemptions_a_queue_and_trouble(cloud, tmp_path):
+    """Preempted twice, once without a notice; gcloud limits one call in ten, one connection in seven breaks."""
+    cloud.set(limited=0.1, breaks=0.15, seed=3, quota=8)  # the slice that was taken holds all of the quota
+    supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=60"))
+    for mark, notice in ((10, 0.1), (30, 0.0)):
+        wait_for(lambda mark=mark: count(tmp_path) >= mark)
+        assert cloud.preempt(notice) == ["pod"]
+    text, _ = supervisor.communicate(timeout=120)
+    assert supervisor.returncode == 0, text
+    assert count(tmp_path) == 60 and cloud.left() == []
+    with cloud.state() as state:
+        assert state["made"] >= 3
+    # Asked for again it is done, and makes nothing.
+    before = len(calls(cloud))
+    assert "was done before" in tpu(cloud, "supervise", TYPE, *job(tmp_path, "--steps=60"))
+    assert len(calls(cloud)) == before
+
+
+@pytest.mark.parametrize("moment", ["scp", "delete"])
+def test_a_supervisor_that_is_killed_goes_on(cloud, tmp_path, moment):
+    """More moments are in the soak `launch`."""
+    more = [TYPE, "--provision=spot", *job(tmp_path, "--steps=5")]
+    supervisor = start(cloud, "supervise", *more)
+    wait_for(lambda: (cloud.folder / "calls.log").exists() and any(moment in line for line in calls(cloud)))
+    supervisor.send_signal(signal.SIGKILL)
+    supervisor.communicate()
+    tpu(cloud, "supervise", *more)
+    assert count(tmp_path) == 5 and cloud.left() == []
+    starts = (tmp_path / "run" / "starts").read_text().split()
+    assert sorted(starts) == ["0", "1"]  # the command was not started anew
+
+
+@pytest.mark.parametrize(
+    ("flags", "more", "code", "told"),
+    [
+        (["--exit=1"], [], 1, "failed after 3 starts"),
+        (["--steps=100000"], ["--max_chip_hours=0.001"], 3, "over the budget"),
+        (["--steps=1"], ["--type=v3-8"], 2, "INVALID_ARGUMENT"),
+        (["--steps=1"], ["--type=v99-8"], 2, "not a type that is known"),
+    ],
+)
+def test_supervision_ends_with_a_reason_and_leaves_nothing(cloud, tmp_path, flags, more, code, told):
+    assert told in tpu(cloud, "supervise", TYPE, *more, *job(tmp_path, *flags), code=code)
+    assert cloud.left() == []
+
+
+def test_a_worker_that_cannot_be_set_up_is_replaced(cloud, tmp_path):
+    supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=3"))
+    home = wait_for(lambda: cloud.worker("pod", 1) if cloud.worker("pod", 1).exists() else None)
+    (home / "broken").touch()
+    text, _ = supervisor.communicate(timeout=120)
+    assert supervisor.returncode == 0 and "do not answer" in text and "only 1 of 2 workers" in text
+    assert count(tmp_path) == 3 and cloud.left() == []
+
+
+def test_workers_with_other_packages_are_told(cloud):
+    tpu(cloud, "create", TYPE, "--noqueued")
+    (cloud.worker("pod", 1) / "freeze").write_text("jax==0.1\n")
+    assert "2 different sets of packages" in tpu(cloud, "setup", code=2)
+    tpu(cloud, "delete")
+    assert cloud.left() == []
+
+
+def test_several_slices(cloud, tmp_path):
+    more = ["--slices=2", "--provision=reserved", "--noautodelete", *job(tmp_path, "--steps=5")]
+    text = tpu(cloud, "supervise", TYPE, *more)
+    assert text.count("done (exit code 0)") == 4 and "costs money" in text and cloud.left() == ["pod", "pod-0", "pod-1"]
+    tpu(cloud, "delete", "--slices=2")
+    assert cloud.left() == []
+
+
+def test_two_supervisors_and_two_commands_are_kept_apart(cloud, tmp_path):
+    supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=100000"))
+    wait_for(lambda: count(tmp_path))
+    assert "another supervisor" in tpu(cloud, "supervise", TYPE, *job(tmp_path, "--steps=100000"), code=2)
+    supervisor.send_signal(signal.SIGINT)
+    text, _ = supervisor.communicate(timeout=60)
+    assert supervisor.returncode == 130 and "costs money" in text and cloud.left() == ["pod", "pod"]
+    assert "for another command" in tpu(cloud, "supervise", TYPE, *job(tmp_path, "--steps=1"), code=2)
+
+
+def dry_run(*arguments):
+    """The gcloud lines, as words."""
+    done = subprocess.run([sys.executable, ROOT / "launch" / "tpu.py", "--dry_run", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.replace("\n+ gcloud", "\0").removeprefix("+ gcloud")
+    return [shlex.split(line.partition("\npod: ")[0]) for line in text.split("\0") if line.strip()]
+
+
+@pytest.mark.parametrize("verb", ["create", "setup", "status", "logs", "stop", "delete", "run", "supervise"])
+def test_dry_run_prints_what_the_reference_knows(verb, tmp_path):
+    needed = [TYPE] if verb in ("create", "supervise") else []
+    lines = dry_run(verb, *WHERE, *needed, *(["--", "run"] if verb in ("run", "supervise") else []))
+    assert lines
+    for words in lines:
+        verb = " ".join(words[2:4])
+        assert words[:2] == ["compute", "tpus"] and verb in FLAGS
+        given = {word[2:].partition("=")[0] for word in words[4:] if word.startswith("--")}
+        assert given <= {*FLAGS[verb].split(), "format", "project", "quiet"}, words
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime"), [("v4-32", "tpu-ubuntu2204-base"), ("v5litepod-16", "v2-alpha-tpuv5-lite"), ("v5p-128", "v2-alpha-tpuv5")]
+)
+def test_create_takes_the_runtime_of_the_type(kind, runtime):
+    *_, queued = dry_run("create", *WHERE, f"--type={kind}", "--provision=spot", "--project=mine")
+    wanted = ["--node-id=pod", f"--accelerator-type={kind}", f"--runtime-version={runtime}", "--spot", "--quiet"]
+    assert queued[2:] == ["queued-resources", "create", "pod", *wanted, "--zone=z", "--project=mine"]
+    *_, direct = dry_run("create", *WHERE, f"--type={kind}", "--noqueued")
+    assert direct[2:6] == ["tpu-vm", "create", "pod", f"--accelerator-type={kind}"] and f"--version={runtime}" in direct
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["create", "--name=pod"], "--zone"),
+        (["create", *WHERE], "--type is missing"),
+        (["run", *WHERE], "comes after --"),
+        (["restart", *WHERE], "restart : one of create"),
+        (["logs", *WHERE, "--wroker=0"], "wroker"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    done = subprocess.run([sys.executable, ROOT / "launch" / "tpu.py", "--dry_run", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode and message in done.stderr and "+ gcloud" not in done.stdout
