@@ -29,6 +29,7 @@ COMMANDS = {
     "summary": ("humpback.stages.summary", "summary.json and report.md of a run"),
     "convert": ("humpback.commands.convert", "GGUF or Hugging Face weights in, Hugging Face out"),
     "generate": ("humpback.commands.generate", "a file of prompts through a model folder (resumable, any number of replicas)"),
+    "plan": ("humpback.commands.plan", "will it fit on a TPU slice, how fast, at what cost: compiled without a TPU"),
     "chat": ("humpback.commands.chat", "talk to a model folder"),
 }
 EXIT_USER_ERROR = 2
