@@ -13,6 +13,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -110,17 +111,12 @@ class Compiler:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
         environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
         command = [self._python, "-m", "humpback.planning.jobs"]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log = self.folder / f"log-{os.getpid()}-{threading.get_ident()}.txt"  # what the compiler writes to stderr, however it ends
-        try:
-            with open(log, "w+", encoding="utf-8", errors="replace") as errors:
-                done = subprocess.run(
-                    command, input=json.dumps(asked), stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, check=False
-                )
-                errors.seek(0)
-                words = errors.read()[-_SHOWN:]
-        finally:
-            log.unlink(missing_ok=True)
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:  # what the compiler writes, however it ends
+            done = subprocess.run(
+                command, input=json.dumps(asked), stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, check=False
+            )
+            errors.seek(0)
+            words = errors.read()[-_SHOWN:]
         if done.returncode:
             told = [line for line in words.splitlines() if line.startswith("humpback.errors.UserError: ")]
             if told:

@@ -17,6 +17,7 @@ from humpback.planning.chips import Slice
 from humpback.planning.compile import GENERATIONS
 from humpback.planning.jobs import Answer, Place, Step
 from humpback.planning.stage import StagePlan
+from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches, flops
 from humpback.training import optimizer as optimizers
@@ -50,7 +51,7 @@ def trainings(cfg: Config, work: workload.Workload) -> tuple[Training, Training]
 
 @dataclass(frozen=True)
 class Choice:
-    """What may be chosen: the mesh, rematerialisation, and rows at once in each group (0: all of a step)."""
+    """What may be chosen: the mesh, rematerialisation, and tokens at once in each group of rows (0: all of a step)."""
 
     place: Place
     remat: str
@@ -103,18 +104,18 @@ class Finetuning:
         """The fastest choice on this mesh that is estimated to fit; else the one that takes least."""
         own = getattr(self._cfg, training.parts[0][0])
         remats = (own.remat,) if self._quick else _REMATS
-        rows = own.tokens_at_once // own.length if own.tokens_at_once else 0
-        for at_once in [rows, *self._fewer(training, place, rows)]:
+        for at_once in [own.tokens_at_once, *self._fewer(training, place, own.tokens_at_once)]:
             for remat in remats:
                 choice = Choice(place, remat, at_once)
                 if _estimate(self._job(training, choice)) <= _SURE * limit_of(slice_):
                     return choice
         return choice
 
-    def _fewer(self, training: Training, place: Place, rows: int) -> list[int]:
-        """Rows at once in a group below those of the longest shape, halved until one is left."""
-        most = max(shape.rows // shape.parts // _groups(place) for _, shape in self._course(training, _groups(place), rows).steps)
-        return [2**power for power in reversed(range(max(1, most).bit_length())) if 2**power < most]
+    def _fewer(self, training: Training, place: Place, at_once: int) -> list[int]:
+        """Tokens at once in a group, halved from those of the largest shape until its rows are the shortest there are."""
+        groups = _groups(place)
+        most = max(shape.rows // shape.parts // groups * shape.length for _, shape in self._course(training, groups, at_once).steps)
+        return [most // 2**power for power in range(1, most.bit_length()) if most // 2**power >= packing.ROW_LENGTHS[0]]
 
     def _course(self, training: Training, groups: int, at_once: int) -> Course:
         key = training.name, groups, at_once
@@ -127,7 +128,7 @@ class Finetuning:
         tokens = examples = model_flops = 0
         for field, made, times, purpose in training.parts:
             ft: Finetune = getattr(self._cfg, field)
-            ft = dataclasses.replace(ft, tokens_at_once=at_once * ft.length)
+            ft = dataclasses.replace(ft, tokens_at_once=at_once)
             all_steps, batch = optimizers.steps_and_batch(len(made))
             all_steps, batch = ft.steps or all_steps, ft.batch or batch
             ft = dataclasses.replace(ft, steps=min(all_steps, _STEPS))
@@ -184,7 +185,7 @@ class Finetuning:
         settings: dict[str, Any] = {"mesh.data": place.data, "mesh.fsdp": place.fsdp, "mesh.tensor": place.tensor}
         for field, *_ in training.parts:
             settings[f"{field}.remat"] = choice.remat
-            settings[f"{field}.tokens_at_once"] = choice.at_once * getattr(self._cfg, field).length
+            settings[f"{field}.tokens_at_once"] = choice.at_once
         return StagePlan(
             slice_, training.name, settings, self._text(training, choice), answer.fits, answer.total, answer.limit, answer.memory,
             answer.traffic or roofline.step_traffic(job), course.model_flops / steps, self._times(slice_, job, answer, job),
@@ -227,8 +228,8 @@ class Finetuning:
         for remat in _REMATS[_REMATS.index(choice.remat) + 1 :]:
             yield f"remat = {remat}", dataclasses.replace(choice, remat=remat)
         full = dataclasses.replace(choice, remat="full")
-        for rows in self._fewer(training, choice.place, choice.at_once):
-            yield f"fewer rows at once and accumulation, {rows} a chip", dataclasses.replace(full, at_once=rows)
+        for tokens in self._fewer(training, choice.place, choice.at_once):
+            yield f"fewer rows at once and accumulation, {tokens} tokens a chip", dataclasses.replace(full, at_once=tokens)
         for tensor in _TENSORS[_TENSORS.index(choice.place.tensor) + 1 :]:
             m, place = self._model, choice.place
             inside = place.fsdp * place.tensor

@@ -1,7 +1,7 @@
 """How much the run has to do: the paper's counts and lengths as token counts, so that packing and steps can be those of the loop.
 
-Lengths are the paper's table 2, in characters, taken as log-normal; a token is `characters_per_token` of them. Draws are quantiles, not
-random: the same numbers everywhere, and independent enough of each other by the golden ratio.
+Lengths are the paper's table 2, in characters, taken as log-normal; a token is `characters_per_token` of them. Draws are quantiles at
+multiples of an irrational number, not random: the same numbers everywhere, and two with other irrationals as good as independent.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ CANDIDATES = ((352, 134), (1722, 653))  # A
 SEED_PAIRS, SEGMENTS, CURATED_PAIRS = 3_200, 502_133, 41_821
 RATING_TOKENS = 100  # a brief reason and the score line; the paper has no figure
 _SAMPLE = 2_048  # records that stand for a corpus
-_GOLDEN = (math.sqrt(5) - 1) / 2
+_IRRATIONALS = {"instruction": math.sqrt(2), "response": (math.sqrt(5) - 1) / 2}
 _DEVIATIONS = 4  # draws go no further from the middle
 
 
@@ -48,12 +48,12 @@ def workload(cfg: Config, segments: int = 0, characters_per_token: float = 4.0) 
     return Workload(count, cfg.seed_pairs.limit or SEED_PAIRS, round(count * share), characters_per_token)
 
 
-def draw(lengths: tuple[float, float], count: int, turn: float = 0.0) -> np.ndarray:
-    """`count` lengths of this mean and deviation, log-normal; turn: another number gives another order."""
+def draw(lengths: tuple[float, float], count: int, what: str) -> np.ndarray:
+    """`count` lengths of this mean and deviation, log-normal; what: "instruction" or "response", which are drawn apart."""
     mean, deviation = lengths
     spread = math.log1p((deviation / mean) ** 2)
     normal = statistics.NormalDist(math.log(mean) - spread / 2, math.sqrt(spread))
-    places = (np.arange(count) * _GOLDEN + turn) % 1
+    places = (np.arange(1, count + 1) * _IRRATIONALS[what]) % 1
     low, high = (statistics.NormalDist().cdf(edge) for edge in (-_DEVIATIONS, _DEVIATIONS))
     return np.array([math.exp(normal.inv_cdf(low + (high - low) * float(place))) for place in places])
 
@@ -63,8 +63,8 @@ def training_examples(cfg: Config, work: Workload, task: str, iteration: int) ->
     ft = getattr(cfg, field_of(task, iteration))
     groups = [(SEED, work.seed_pairs, prompts.SEED_TAG)] + ([(CURATED, work.curated, prompts.WEB_TAG)] if iteration else [])
     zeros, made = np.zeros(ft.length, np.int32), []
-    for kind, (lengths, count, tag) in enumerate(groups):
-        pairs = zip(draw(lengths[0], count, kind / 7), draw(lengths[1], count, kind / 7 + math.sqrt(2)), strict=True)
+    for lengths, count, tag in groups:
+        pairs = zip(draw(lengths[0], count, "instruction"), draw(lengths[1], count, "response"), strict=True)
         for instruction, response in pairs:
             around, asked, target = _pair(cfg, task, tag, instruction, response)
             targets, fixed = work.tokens(target) + 1, work.tokens(around)
@@ -107,8 +107,8 @@ def augment_requests(cfg: Config, work: Workload) -> Requests:
     """One instruction for every segment."""
     head = len(prompts.WRAPPERS[cfg.wrapper].prefix + prompts.backward_prompt("").head)
     around = len(prompts.WRAPPERS[cfg.wrapper].suffix + prompts.backward_prompt("").tail)
-    bodies = np.clip(draw(CANDIDATES[1], _SAMPLE), cfg.segments.min_chars, cfg.segments.max_chars)
-    answers = [min(cfg.augment.max_new_tokens, work.tokens(each) + 1) for each in draw(CANDIDATES[0], _SAMPLE, math.sqrt(2))]
+    bodies = np.clip(draw(CANDIDATES[1], _SAMPLE, "response"), cfg.segments.min_chars, cfg.segments.max_chars)
+    answers = [min(cfg.augment.max_new_tokens, work.tokens(each) + 1) for each in draw(CANDIDATES[0], _SAMPLE, "instruction")]
     return _requests(cfg, work, head, bodies + around, answers, cfg.augment.max_new_tokens)
 
 
@@ -117,8 +117,8 @@ def rate_requests(cfg: Config, work: Workload, rubric: str = prompts.RUBRIC) -> 
     prompt, wrapper = prompts.rating_prompt("", "", cfg.curate.mode, rubric), prompts.WRAPPERS[cfg.wrapper]
     between = len(prompt.head) - prompt.head.rfind("Response: ")
     around = len(wrapper.suffix + prompt.tail) + between
-    instructions = draw(CANDIDATES[0], _SAMPLE, math.sqrt(2))
-    bodies = np.clip(draw(CANDIDATES[1], _SAMPLE), cfg.segments.min_chars, cfg.segments.max_chars)
+    instructions = draw(CANDIDATES[0], _SAMPLE, "instruction")
+    bodies = np.clip(draw(CANDIDATES[1], _SAMPLE, "response"), cfg.segments.min_chars, cfg.segments.max_chars)
     sampled = cfg.curate.mode == "sampled"
     answer = min(cfg.curate.max_new_tokens, RATING_TOKENS) if sampled else 0
     head = len(wrapper.prefix) + len(prompt.head) - between
