@@ -45,7 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_string("price", None, "of a chip-hour, for the cost: 1.2, or v5e:1.2,v4:3.2")
     flags.DEFINE_string("cache", None, "the folder of what was compiled before; default: humpback/plan below the user's cache folder")
     flags.DEFINE_string("python", sys.executable, "a Python that has libtpu beside JAX and Flax")
-    flags.DEFINE_integer("jobs", 1, "compilations at once, of 1 to 5 GiB of memory each", lower_bound=1)
+    flags.DEFINE_integer("jobs", 1, "compilations at once, of 1 to 8 GiB of memory each", lower_bound=1)
     flags.DEFINE_integer("segments", 0, "how many the run will have; 0: segments.limit, or the paper's 502,133", lower_bound=0)
     flags.DEFINE_float("characters_per_token", 4.0, "of the texts, whose lengths are the paper's", lower_bound=0.5)
 
@@ -66,14 +66,24 @@ def main() -> None:
     compiler = cache.Compiler(values.cache or cache.default_folder(), values.python, say)
     planner = Planner(cfg, compiler, values.quick, values.segments, values.characters_per_token)
     compiler.expected = len(slices) * len(STAGES) * (1 if values.quick else 3)
-    with futures.ThreadPoolExecutor(values.jobs) as pool:
-        plans = list(pool.map(planner.plan, slices))
+    plans = plan_all(planner, slices, values.jobs)
     if values.json:
         print(json.dumps(to_json(planner, plans, prices), indent=2))
     else:
         print(report(planner, plans, prices))
     if values.apply:
         apply(cfg, plans[0], values.apply, f"for {slices[0].name}" + (", --quick" if values.quick else ""))
+
+
+def plan_all(planner: "Planner", slices: list[Slice], jobs: int) -> list[list[StagePlan]]:
+    """The plans of all slices, so many compilations at once; after an error none is begun any more."""
+    with futures.ThreadPoolExecutor(jobs) as pool:
+        waiting = [[pool.submit(kind.plan, each) for kind in (planner.finetuning, planner.serving)] for each in slices]
+        try:
+            return [planner.in_order([plan for future in both for plan in future.result()]) for both in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def say(text: str) -> None:
@@ -109,10 +119,9 @@ class Planner:
         self.finetuning = finetuning.Finetuning(cfg, model, self.work, compiler, quick)
         self.serving = serving.Serving(cfg, model, self.work, compiler, quick, read_rubric(cfg.curate.rubric_file))
 
-    def plan(self, slice_: Slice) -> list[StagePlan]:
+    def in_order(self, plans: list[StagePlan]) -> list[StagePlan]:
         """The stages in the order of the run."""
-        found = {each.stage: each for each in [*self.finetuning.plan(slice_), *self.serving.plan(slice_)]}
-        return [found[stage] for stage in STAGES]
+        return sorted(plans, key=lambda each: STAGES.index(each.stage))
 
     def not_wasted(self, generation: str) -> dict[str, int]:
         """Training stage -> chips of the largest slice of this generation that it keeps busy for more than half; nothing is compiled."""

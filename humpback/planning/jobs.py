@@ -7,9 +7,11 @@ job, because the compiler takes gigabytes that it does not give back, writes whe
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import resource
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -213,8 +215,16 @@ def compile_job(job: Job, versions: dict[str, str], known: str) -> dict[str, Any
     return {**asdict(answer), **spent, "seconds": round(answer.seconds, 1), "job": to_json(job), "versions": versions}
 
 
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent has been killed: nobody waits for the answer."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main() -> None:
     """The child."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     asked = json.load(sys.stdin)
     print(json.dumps(compile_job(from_json(asked["job"]), asked["versions"], asked["known"])), flush=True)
 

@@ -24,7 +24,7 @@ def paper(architecture="llama_7b"):
 
 def planned(compiler=None, slices=SLICES, quick=True):
     planner = plan.Planner(paper(), compiler or Line(limit=30.0, base=6.0, a_row=0.2), quick, 10_000, 4.0)
-    return planner, [planner.plan(each) for each in slices]
+    return planner, plan.plan_all(planner, slices, 1)
 
 
 def command(*given):
