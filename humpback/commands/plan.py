@@ -117,7 +117,9 @@ class Planner:
                 raise UserError(f"config field {field}: {value} tokens are more than the model's {model.max_positions}")
         self.work = workload.workload(cfg, segments, characters_per_token)
         self.finetuning = finetuning.Finetuning(cfg, model, self.work, compiler, quick)
-        self.serving = serving.Serving(cfg, model, self.work, compiler, quick, read_rubric(cfg.curate.rubric_file))
+        rating = workload.rate_requests(cfg, self.work, read_rubric(cfg.curate.rubric_file))
+        requests = {"augment": workload.augment_requests(cfg, self.work), "rate": rating}
+        self.serving = serving.Serving(cfg, model, requests, compiler, quick)
 
     def in_order(self, plans: list[StagePlan]) -> list[StagePlan]:
         """The stages in the order of the run."""

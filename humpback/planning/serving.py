@@ -3,17 +3,19 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from humpback.config import Config
 from humpback.decoding.programs import Layout
+from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig
-from humpback.planning import finetuning, roofline, workload
+from humpback.planning import finetuning, roofline
 from humpback.planning.cache import Compiler
 from humpback.planning.chips import Slice
 from humpback.planning.jobs import Answer, Decode, Place
 from humpback.planning.stage import StagePlan
+from humpback.planning.workload import Requests
 
 _SURE = 0.9  # of the limit: what is estimated below it is taken to fit before it is compiled
 _MOST = 256  # slots of the chips that share a matrix: more gain little, as the cache is then most of what is read
@@ -33,14 +35,10 @@ class Replica:
 
 
 class Serving:
-    """Plans one slice's decoding."""
+    """Plans one slice's decoding. requests: of `augment`, whose programs have the longer rows, and `rate`."""
 
-    def __init__(self, cfg: Config, model: LlamaConfig, work: workload.Workload, compiler: Compiler, quick: bool, rubric: str):
-        self._cfg, self._model, self._compiler, self._quick = cfg, model, compiler, quick
-        self._requests = {
-            "augment": workload.augment_requests(cfg, work),
-            "rate": workload.rate_requests(cfg, work, rubric),
-        }
+    def __init__(self, cfg: Config, model: LlamaConfig, requests: Mapping[str, Requests], compiler: Compiler, quick: bool):
+        self._cfg, self._model, self._compiler, self._quick, self._requests = cfg, model, compiler, quick, requests
 
     def plan(self, slice_: Slice, rescue: bool = True) -> list[StagePlan]:
         """Both stages, with the same replicas. rescue: what does not fit is tried otherwise."""
@@ -62,6 +60,13 @@ class Serving:
             plans.append(dataclasses.replace(plan, most=None if most is None else most / chips, confirmed=confirmed))
         return plans
 
+    def modelled(self, slice_: Slice, stage: str) -> float:
+        """Records a second and chip, nothing compiled. UserError when nothing is estimated to fit."""
+        replica = self._best(slice_, self._cfg.decoding.weights)
+        if replica is None:
+            raise UserError(f"{slice_.name}: the model is not expected to fit")
+        return 1 / self._times(slice_, stage, replica, {}).seconds / (slice_.chips_a_host * replica.hosts)
+
     def _tensors(self, slice_: Slice, chips: int | None = None) -> list[int]:
         """How many chips may share a matrix: powers of two that divide query heads, and no more than there are key heads."""
         m, most = self._model, chips or slice_.chips_in_one
@@ -81,7 +86,7 @@ class Serving:
         """The fastest by the model alone; None when none should fit."""
         best, rate = None, 0.0
         for replica in self._candidates(slice_, weights):
-            found = 1 / sum(self._seconds(slice_, stage, replica, {}) for stage in self._requests) / replica.hosts
+            found = 1 / sum(self._times(slice_, stage, replica, {}).seconds for stage in self._requests) / replica.hosts
             if found > rate * (_NO_BETTER if best and replica.hosts > best.hosts else 1):
                 best, rate = replica, found
         return best
@@ -128,9 +133,6 @@ class Serving:
                 kind = program.split()[0]
                 answers[kind] = self._compiler.ask(job, f"{slice_.name} {stage} {kind} ({self._text(slice_, replica)})")
         return answers
-
-    def _seconds(self, slice_: Slice, stage: str, replica: Replica, answers: dict[str, Answer]) -> float:
-        return self._times(slice_, stage, replica, answers).seconds
 
     def _times(self, slice_: Slice, stage: str, replica: Replica, answers: dict[str, Answer]) -> roofline.Times:
         """Of a record, on a replica: its share of reading prompts and of steps, and of the host's visits."""

@@ -6,8 +6,10 @@ import pytest
 
 from humpback import config
 from humpback.model.sizes import SIZES
-from humpback.planning import chips, roofline
+from humpback.planning import chips, roofline, serving
 from humpback.planning.jobs import Place, Step
+from humpback.planning.workload import Requests
+from tests.planning.compilers import Line
 
 TOKENS = 16_384  # a chip and step: enough that computing is what bounds a step, as those runs had it
 
@@ -35,3 +37,18 @@ def predicted(model: str, name: str, length: int) -> float:
 )
 def test_training(model, name, length, published, error):
     assert predicted(model, name, length) / published - 1 == pytest.approx(error, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "prompt", "answer", "published", "error"),
+    [
+        ("llama3_8b", "v6e-1", 1800, 128, 10.77, -0.23),  # requests a second and chip of vLLM's, on its TPU floors
+        ("llama3_70b", "v6e-8", 1800, 128, 7.0 / 8, -0.10),
+        ("llama3_70b", "v6e-8", 1000, 1000, 443 / 1000, -0.02),  # its recipe
+    ],
+)
+def test_decoding(model, name, prompt, answer, published, error):
+    """Our engine's programs, whose caches have room for 2,048 tokens a slot, on those prompts and answers."""
+    cfg, requests = config.finish(config.paper(model)), {"augment": Requests(1_000, 0, (prompt,), (answer,))}
+    found = serving.Serving(cfg, SIZES[model], requests, Line(), quick=True).modelled(chips.parse(name), "augment")
+    assert found / published - 1 == pytest.approx(error, abs=0.01)

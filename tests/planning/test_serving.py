@@ -9,15 +9,19 @@ from humpback.decoding import programs
 from humpback.model import sharding
 from humpback.model.sizes import SIZES
 from humpback.planning import chips, serving, workload
-from humpback.prompts import RUBRIC
 from tests.planning.compilers import GIB, Line
 
 WORK = workload.Workload(100_000, 400, 300)
 
 
 def plan(compiler, name="v5e-16", model="llama_7b", quick=True, cfg=None, **how):
+    return planner(compiler, model, quick, cfg).plan(chips.parse(name), **how)
+
+
+def planner(compiler, model="llama_7b", quick=True, cfg=None):
     cfg = config.finish(cfg or config.paper(model))
-    return serving.Serving(cfg, SIZES[model], WORK, compiler, quick, RUBRIC).plan(chips.parse(name), **how)
+    requests = {"augment": workload.augment_requests(cfg, WORK), "rate": workload.rate_requests(cfg, WORK)}
+    return serving.Serving(cfg, SIZES[model], requests, compiler, quick)
 
 
 def test_two_programs_stand_for_both_stages():
@@ -49,8 +53,7 @@ def test_memory_is_the_larger_of_decoding_and_of_reading_beside_the_cache():
 
 
 def job(**changes):
-    planner = serving.Serving(config.finish(config.paper("llama_7b")), SIZES["llama_7b"], WORK, Line(), True, RUBRIC)
-    found = planner._job(chips.parse("v5e-1"), "augment", serving.Replica(1, 1, 8, "compute"))
+    found = planner(Line())._job(chips.parse("v5e-1"), "augment", serving.Replica(1, 1, 8, "compute"))
     return dataclasses.replace(found, **changes)
 
 
