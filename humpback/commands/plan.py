@@ -161,7 +161,7 @@ def _row(each: StagePlan, price: float | None) -> tuple[str, ...]:
     return (
         each.slice.name, each.stage, each.shape, "yes" if each.fits else f"no, by {-each.headroom / _GIB:.2f}",
         f"{each.needed / _GIB:.2f} of {each.limit / _GIB:.2f}", taken, f"{each.headroom / _GIB:.2f}",
-        "" if each.most is None else f"{each.most:g}" + ("" if each.confirmed else "?"), each.bound,
+        "" if each.most is None else f"{each.most:g}", each.bound,
         f"{each.times.roofline:.3g} → {each.times.seconds:.3g}", f"{each.idle:.0%}" if each.idle else "",
         f"{each.tokens_a_second:,.0f}", f"{each.records_a_second:.3g}", f"{each.hours:.2f}", f"{each.chip_hours:.1f}",
         "" if price is None else f"{price * each.chip_hours:,.0f}",

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ _SURE = 0.9  # of the limit: what is estimated below it is taken to fit before i
 _TRIES = 6  # compilations for a stage that does not fit
 _GOOD_ENOUGH = 0.97  # another mesh must save more of the time than this leaves
 _STEPS = 256  # of a training that are packed; they stand for all
+_TRIALS = 3  # to confirm a line
 _TARGETS = 64  # places with a loss are counted in these
 
 
@@ -84,7 +85,11 @@ class Finetuning:
     def plan(self, slice_: Slice, rescue: bool = True) -> list[StagePlan]:
         """Both trainings, on one mesh. rescue: what does not fit is tried otherwise."""
         place = min(self._places(slice_), key=lambda place: self._hours(slice_, place) / (1 if place.tensor == 1 else _GOOD_ENOUGH))
-        return [self._stage(slice_, place, training, rescue) for training in self._trainings]
+        plans = [self._stage(slice_, place, training, rescue) for training in self._trainings]
+        tensors = {each.settings["mesh.tensor"] for each in plans if each.fits}
+        if len(tensors) > 1:  # one of them fits on another mesh only, and a run has one mesh
+            plans = [self._stage(slice_, _place(slice_, max(tensors)), training, rescue) for training in self._trainings]
+        return plans
 
     def idle(self, slice_: Slice) -> dict[str, float]:
         """Stage -> idle share on the mesh without tensor parallelism; nothing is compiled."""
@@ -206,7 +211,9 @@ class Finetuning:
         notes = [f"{self._text(training, choice)} needs {missing:.2f} GiB a chip more than there is"]
         tried = 0
         for what, other in self._others(training, choice):
-            if tried == _TRIES or (tried and _estimate(self._job(training, other)) > 1.5 * limit_of(slice_)):
+            if tried == _TRIES:
+                break
+            if tried and _estimate(self._job(training, other)) > 1.5 * limit_of(slice_):
                 continue
             tried += 1
             found = self._ask(slice_, training, other)
@@ -248,19 +255,26 @@ class Finetuning:
         def ask(rows: int) -> Answer:
             return self._compiler.ask(of_rows(rows), f"{slice_.name} {training.name}, {rows} × {job.length} a chip")
 
-        first = ask(one) if job.parts > 1 else answer
-        other = 2 * one
+        first, other = ask(one) if job.parts > 1 else answer, 2 * one
         second = ask(other)
-        if second.refused and one > 1:
+        if not second.fits and one > 1:
             other = one // 2
             second = ask(other)
-        most, confirmed = line_to(answer.limit, (one, first.total), (other, second.total)), False
-        if not first.refused:
-            confirmed = most in (one, other) or ask(most).fits
-        while not confirmed and most > one:  # the compiler rematerialises by itself near the limit, so the line may bend
-            most = max(one, math.floor(0.95 * most))
-            confirmed = most == one or ask(most).fits
-        return dataclasses.replace(plan, most=most, confirmed=confirmed)
+        known = max((rows for rows, found in ((one, first), (other, second)) if found.fits), default=0)
+        most = line_to(answer.limit, (one, first.total), (other, second.total))
+        return dataclasses.replace(plan, most=confirm(most, known, lambda rows: ask(rows).fits))
+
+
+def confirm(most: int, known: int, fits: Callable[[int], bool], unit: int = 1) -> int:
+    """The most that fits by a trial, from what a line says: the compiler may save memory in other ways near the limit, so that the line
+    bends. known: fits already; unit: of what is counted."""
+    for _ in range(_TRIALS):
+        if most <= known or fits(most):
+            break
+        most = max(known, math.floor(0.95 * most) // unit * unit)
+    else:
+        return known
+    return max(most, known)
 
 
 def line_to(limit: int, first: tuple[int, int], second: tuple[int, int]) -> int:

@@ -22,6 +22,7 @@ _MOST = 256  # slots of the chips that share a matrix: more gain little, as the 
 _LEAST = 4  # slots of a replica, config.decoding.slots' own
 _NO_BETTER = 1.02  # a replica of more hosts must be faster by more than this
 _TRIES = 6
+_POWERS = [2**power for power in range(10)]
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,22 @@ class Serving:
     def plan(self, slice_: Slice, rescue: bool = True) -> list[StagePlan]:
         """Both stages, with the same replicas. rescue: what does not fit is tried otherwise."""
         weights = self._cfg.decoding.weights
-        widest = Replica(slice_.hosts_in_one, self._tensors(slice_)[-1], _LEAST, weights)
+        hosts = _hosts(slice_)[-1]
+        widest = Replica(hosts, self._tensors(hosts * slice_.chips_a_host)[-1], _LEAST, weights)
         replica = self._best(slice_, weights) or widest
         answers, notes = self._ask(slice_, "augment", replica), []
         if not _fits(answers) and rescue:
             replica, answers, notes = self._rescue(slice_, replica, answers)
-        most, confirmed = None, False
-        if not self._quick and _fits(answers):
-            most, confirmed, replica, answers = self._most(slice_, replica, answers)
+        searched = not self._quick and _fits(answers)
+        if searched:
+            replica, answers = self._most(slice_, replica, answers)
         plans = []
         for stage in self._requests:
             # Rating runs the same functions on shorter rows: what fits for augmentation fits for it.
             own = answers if stage == "augment" or self._quick or not _fits(answers) else self._ask(slice_, stage, replica)
             chips = slice_.chips_a_host * replica.hosts
             plan = self._described(slice_, stage, replica, own, tuple(notes if stage == "augment" else ()))
-            plans.append(dataclasses.replace(plan, most=None if most is None else most / chips, confirmed=confirmed))
+            plans.append(dataclasses.replace(plan, most=replica.slots / chips if searched else None))
         return plans
 
     def modelled(self, slice_: Slice, stage: str) -> float:
@@ -67,20 +69,18 @@ class Serving:
             raise UserError(f"{slice_.name}: the model is not expected to fit")
         return 1 / self._times(slice_, stage, replica, {}).seconds / (slice_.chips_a_host * replica.hosts)
 
-    def _tensors(self, slice_: Slice, chips: int | None = None) -> list[int]:
-        """How many chips may share a matrix: powers of two that divide query heads, and no more than there are key heads."""
-        m, most = self._model, chips or slice_.chips_in_one
-        return [t for t in (2**power for power in range(10)) if t <= min(most, m.num_kv_heads) and not m.num_heads % t and not m.d_ff % t]
+    def _tensors(self, chips: int) -> list[int]:
+        """How many of so many chips may share a matrix: powers of two that divide query heads, no more than there are key heads."""
+        m = self._model
+        return [t for t in _POWERS if t <= min(chips, m.num_kv_heads) and not m.num_heads % t and not m.d_ff % t]
 
     def _candidates(self, slice_: Slice, weights: str) -> Iterator[Replica]:
         """With the slots that should fit, fewest hosts first."""
-        hosts = 1
-        while hosts <= slice_.hosts_in_one:
-            for tensor in self._tensors(slice_, hosts * slice_.chips_a_host):
+        for hosts in _hosts(slice_):
+            for tensor in self._tensors(hosts * slice_.chips_a_host):
                 replica = Replica(hosts, tensor, _LEAST, weights)
                 if slots := self._slots(slice_, replica):
                     yield dataclasses.replace(replica, slots=slots)
-            hosts *= 2
 
     def _best(self, slice_: Slice, weights: str) -> Replica | None:
         """The fastest by the model alone; None when none should fit."""
@@ -222,23 +222,21 @@ class Serving:
             if other := self._best(larger, replica.weights):
                 yield larger.name, larger, other
 
-    def _most(self, slice_: Slice, replica: Replica, answers: dict[str, Answer]) -> tuple[int, bool, Replica, dict[str, Answer]]:
-        """The most slots that fit: two compilations give the line of memory against slots, a third confirms. All that are left over
-        are taken."""
+    def _most(self, slice_: Slice, replica: Replica, answers: dict[str, Answer]) -> tuple[Replica, dict[str, Answer]]:
+        """With the most slots that fit: two compilations give the line of memory against slots, a third confirms."""
         shards = slice_.chips_a_host * replica.hosts // replica.tensor
         fewer = max(_LEAST, replica.slots // 2 // shards * shards)
         if fewer == replica.slots:
-            return replica.slots, True, replica, answers
+            return replica, answers
         less = self._ask(slice_, "augment", dataclasses.replace(replica, slots=fewer))
         most = finetuning.line_to(limit(answers), (fewer, needed(less)), (replica.slots, needed(answers)))
         most = min(_MOST * shards, most // shards * shards)
-        while most > replica.slots:
-            other = dataclasses.replace(replica, slots=most)
-            found = self._ask(slice_, "augment", other)
-            if _fits(found):
-                return most, True, other, found
-            most = max(replica.slots, math.floor(0.95 * most) // shards * shards)
-        return replica.slots, True, replica, answers
+
+        def ask(slots: int) -> dict[str, Answer]:
+            return self._ask(slice_, "augment", dataclasses.replace(replica, slots=slots))
+
+        most = finetuning.confirm(most, replica.slots, lambda slots: _fits(ask(slots)), shards)
+        return dataclasses.replace(replica, slots=most), ask(most)
 
 
 @dataclass(frozen=True)
@@ -262,6 +260,11 @@ def limit(answers: dict[str, Answer]) -> int:
 
 def _fits(answers: dict[str, Answer]) -> bool:
     return all(not answer.refused for answer in answers.values()) and needed(answers) <= limit(answers)
+
+
+def _hosts(slice_: Slice) -> list[int]:
+    """How many hosts a replica may have, so that whole replicas fill a slice."""
+    return [hosts for hosts in _POWERS if not slice_.hosts_in_one % hosts]
 
 
 def _shards(place: Place) -> int:

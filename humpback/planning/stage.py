@@ -17,7 +17,7 @@ class StagePlan:
     temporaries of them. traffic: kind -> (times, bytes a chip) of a step. times: of a step of training or of decoding, or, where
     nothing is decoded, of the longest prompts. bound: what the whole stage waits for. flops: of a step of training, or of a record, by
     formula, on all chips. idle: the share of a step's rows that only fills up. most: the most rows, or
-    slots, a chip that fit, when that was searched; confirmed: a compilation at `most` said so. notes: what was tried when it did not fit.
+    slots, a chip that fit, when that was searched, as a compilation confirmed. notes: what was tried when it did not fit.
     """
 
     slice: Slice
@@ -37,7 +37,6 @@ class StagePlan:
     records: float  # examples seen, or records served
     hours: float
     most: float | None = None
-    confirmed: bool = False
     notes: tuple[str, ...] = ()
     answers: tuple[tuple[str, Answer], ...] = field(default=(), repr=False)
 
@@ -64,7 +63,7 @@ class StagePlan:
     def to_json(self, price: float | None) -> dict[str, Any]:
         """For --json: bytes, seconds, hours, and cost in the price's currency."""
         values = {name: getattr(self, name) for name in ("stage", "settings", "shape", "fits", "needed", "limit", "headroom", "memory",
-                  "flops", "bound", "idle", "hours", "chip_hours", "tokens_a_second", "records_a_second", "most", "confirmed")}  # fmt: skip
+                  "flops", "bound", "idle", "hours", "chip_hours", "tokens_a_second", "records_a_second", "most")}  # fmt: skip
         times = {**dataclasses.asdict(self.times), "roofline": self.times.roofline}
         traffic = {kind: {"times": times_, "bytes": payload} for kind, (times_, payload) in self.traffic.items()}
         programs = {label: dataclasses.asdict(answer) for label, answer in self.answers}

@@ -64,7 +64,7 @@ def test_json_has_every_figure():
     assert (only["slice"], only["topology"], only["chips"], only["fits"]) == ("v5e-16", "v5e:4x4", 16, True)
     stage = {each["stage"]: each for each in only["stages"]}["augment"]
     assert stage["cost"] == pytest.approx(1.5 * stage["chip_hours"]) and stage["headroom"] == stage["limit"] - stage["needed"]
-    assert stage["most"] and stage["confirmed"] and set(stage["times"]) >= {"compute", "memory", "roofline", "seconds"}
+    assert stage["most"] and set(stage["times"]) >= {"compute", "memory", "roofline", "seconds"}
     assert stage["programs"]["augment generate"]["memory"]["arguments"] > 0
 
 

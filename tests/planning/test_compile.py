@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import math
 
 import jax
@@ -272,3 +273,24 @@ def test_a_plan_that_cannot_fit_says_so_with_the_compilers_number(tmp_path):
     with pytest.raises(planning.DoesNotFit) as refused:
         planning.compile_for(*jobs.build(job))
     assert not backward.fits and backward.needed == refused.value.used and backward.headroom == backward.limit - refused.value.used
+
+
+@needs_libtpu
+def test_the_most_rows_are_found_and_confirmed_by_the_compiler(tmp_path):
+    """A small model on one chip: two compilations, a line, and a third at the most that it says; one more in twenty is refused."""
+    cfg = config.paper("")
+    for task in (cfg.backward, cfg.forward_seed, cfg.forward):
+        task.steps, task.batch, task.dropout = 4, 32, 0.0
+    compiler = cache.Compiler(tmp_path)
+    work = workload.Workload(100, 64, 32)
+    planner = finetuning.Finetuning(config.finish(cfg), WIDE, work, compiler, quick=False)
+    backward, _ = planner.plan(chips.parse("v5e-1"))
+    assert backward.fits and backward.most > 50
+    (job,) = {job for job in map(jobs_of, tmp_path.glob("compiled-*")) if job.rows == backward.most}
+    more = dataclasses.replace(job, rows=round(1.1 * job.rows))
+    assert not compiler.ask(more, "more rows").fits
+
+
+def jobs_of(path):
+    return jobs.from_json(json.loads(path.read_text())["job"])
+

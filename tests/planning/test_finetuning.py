@@ -75,12 +75,35 @@ def test_the_most_rows_by_a_line_and_a_confirmation(limit):
     job = next(job for job in asked if rows_of(job) == backward.most)
     groups = job.rows // rows_of(job)
     last, above = (compiler.ask(dataclasses.replace(job, rows=rows * groups), "") for rows in (backward.most, backward.most + 1))
-    assert backward.confirmed and last.fits and not above.fits
+    assert last.fits and not above.fits
 
 
 def test_a_line_that_bends_is_not_believed():
     straight, bent = (plan(Line(limit=15.75, bend=bend), quick=False)[0] for bend in (0.0, 5.0))
-    assert straight.confirmed and bent.confirmed and bent.most < straight.most
+    assert bent.most < straight.most
+
+
+@pytest.mark.parametrize(
+    ("most", "known", "real", "found"), [(100, 10, 100, 100), (100, 10, 96, 95), (100, 10, 50, 10), (10, 10, 10, 10), (5, 10, 10, 10)]
+)
+def test_a_confirmation(most, known, real, found):
+    tried = []
+    assert finetuning.confirm(most, known, lambda rows: tried.append(rows) or rows <= real) == found
+    assert len(tried) <= 3 and (found == known or found in tried)
+
+
+def test_trainings_of_a_run_share_a_mesh():
+    """Where one of them fits with more chips a matrix only, the other takes that mesh, too."""
+
+    class Narrow(Line):
+        def ask(self, job, label):
+            if "forward" in label and job.place.tensor < 8:
+                return dataclasses.replace(super().ask(job, label), total=10**12, refused=True)
+            return super().ask(job, label)
+
+    backward, forward = plan(Narrow(limit=15.75))
+    assert backward.fits and forward.fits
+    assert {each.settings["mesh.tensor"] for each in (backward, forward)} == {8}
 
 
 @pytest.mark.parametrize(
