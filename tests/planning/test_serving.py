@@ -101,7 +101,7 @@ def test_expected_ratings_only_read():
 
 def test_a_slice_of_an_odd_shape():
     """48 hosts are shared out to replicas of 16 at most."""
-    augment, _ = plan(Line(base=138.0, a_row=0.3), "v4:4x4x12", "llama2_70b")
+    augment, _ = plan(Line(limit=30.75, base=138.0, a_row=0.3), "v4:4x4x12", "llama2_70b")
     assert augment.fits and augment.settings["decoding.processes_per_replica"] in (1, 2, 4, 8, 16)
 
 
