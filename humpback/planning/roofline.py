@@ -3,7 +3,7 @@
     seconds = max(operations / (C · peak), bytes / (M · HBM bandwidth), gathered / (I · interconnect))
             + waited for / (I · interconnect) + between slices / (I · network)
 
-C, M and I are the shares of the published figures that runs reach (EFFICIENCY below, with its sources). A training step counts
+C, M and I are the shares of the published figures that runs reach (COMPUTE, MEMORY, INTERCONNECT below). A training step counts
 
   operations   of all tokens of all rows, padding too: 6 a weight of the layers' matrices, with full rematerialisation 2 more for all of
                them but the down projection; 6 · D · V a target place; attention 2 · N · H · pairs for each product, of which there are 2
@@ -11,9 +11,9 @@ C, M and I are the shares of the published figures that runs reach (EFFICIENCY b
                kernel's blocks of 512 do not skip, T · (T + 512) / 2
   bytes        28 a weight of the chip's share (weights, two moments and the gradient in float32 through AdamW); of each layer's matrices
                in bfloat16 what is gathered, read in each pass, and its gradient; inputs and outputs of each product in each pass; logits
-  gathered     what the compiled program's collectives carry (planning/collectives.py): a gather its result times (n - 1) / n, a
-               reduction twice that, gradients that are scattered once; 5 µs for each collective. It can go on beside the products
-  waited for   of it, the reductions of activations among `tensor` chips, whose result the next product needs; in decoding, all
+  gathered     what the compiled program's collectives carry (planning/collectives.py), weights to be gathered and gradients to be
+               scattered: payload · (n - 1) / n, and 5 µs for each. It goes on beside the products
+  waited for   the reductions of activations among `tensor` chips, whose result the next product needs: twice that; in decoding, all
 
 and a step of decoding its arguments, as it reads all weights and the whole cache, and 32 passes over the logits to find the nucleus.
 A visit of the host after each few steps costs HOST_SECONDS.
@@ -39,7 +39,7 @@ HOST_SECONDS = 2e-3  # between two visits of the host: assumed
 NUCLEUS_PASSES = 32  # of sampling.Sampler's bisection
 _BLOCK = 512
 _STATE_BYTES = 28
-_OVERLAP_GATHERS = 2  # forwards and backwards
+_GATHERS = 2  # forwards and backwards
 
 Traffic = Mapping[str, tuple[int, int]]
 
@@ -104,8 +104,8 @@ def step_traffic(job: Step) -> dict[str, tuple[int, int]]:
     W, outer = layer_weights(model) / place.tensor, model.d_model * model.vocab_size / place.tensor
     sent = {}
     if place.fsdp > 1:
-        gathered = job.parts * (2 * _OVERLAP_GATHERS * W + 2 * 2 * outer)
-        sent["all-gather"] = (8 * model.num_layers * job.parts * _OVERLAP_GATHERS, round(gathered))
+        gathered = job.parts * (2 * _GATHERS * W + 2 * 2 * outer)
+        sent["all-gather"] = (8 * model.num_layers * job.parts * _GATHERS, round(gathered))
     reduced, times = job.parts * 2 * (W + outer), 8 * model.num_layers * job.parts
     sent["all-reduce"] = (times + _activation_passes(job), round(reduced + _activation_bytes(job)))
     return sent
