@@ -158,13 +158,15 @@ def report(planner: Planner, plans: list[list[StagePlan]], prices: dict[str, flo
 def _row(each: StagePlan, price: float | None) -> tuple[str, ...]:
     memory = each.memory
     taken = f"{memory['arguments'] / _GIB:.2f} + {memory['temporaries'] / _GIB:.2f}" if memory else "refused"
+    speed = (
+        each.bound, f"{each.times.roofline:.3g} → {each.times.seconds:.3g}", f"{each.idle:.0%}" if each.idle else "",
+        f"{each.tokens_a_second:,.0f}", f"{each.records_a_second:.3g}", f"{each.hours:.2f}", f"{each.chip_hours:.1f}",
+        "" if price is None else f"{price * each.chip_hours:,.0f}",
+    )  # fmt: skip
     return (
         each.slice.name, each.stage, each.shape, "yes" if each.fits else f"no, by {-each.headroom / _GIB:.2f}",
         f"{each.needed / _GIB:.2f} of {each.limit / _GIB:.2f}", taken, f"{each.headroom / _GIB:.2f}",
-        "" if each.most is None else f"{each.most:g}", each.bound,
-        f"{each.times.roofline:.3g} → {each.times.seconds:.3g}", f"{each.idle:.0%}" if each.idle else "",
-        f"{each.tokens_a_second:,.0f}", f"{each.records_a_second:.3g}", f"{each.hours:.2f}", f"{each.chip_hours:.1f}",
-        "" if price is None else f"{price * each.chip_hours:,.0f}",
+        "" if each.most is None else f"{each.most:g}", *(speed if each.fits else [""] * len(speed)),
     )  # fmt: skip
 
 
@@ -178,10 +180,11 @@ def _details(plan: list[StagePlan], prices: dict[str, float]) -> list[str]:
         lines.append(f"{name}: {each.flops:.3g} FLOPs a {unit}; a chip sends in {step}: {sent or 'nothing'}")
         lines += [f"{name}: {note}" for note in each.notes]
     hours, price = sum(each.hours for each in plan), prices.get(plan[0].slice.generation)
-    chips_ = plan[0].slice.chips
+    name, chips_ = plan[0].slice.name, plan[0].slice.chips
+    if missing := [each.stage for each in plan if not each.fits]:
+        return [*lines, f"{name}: not the whole run, as this does not fit: {', '.join(missing)}"]
     cost = "" if price is None else f", {price * hours * chips_:,.0f} at {price:g} a chip-hour"
-    fits = "" if all(each.fits for each in plan) else "; but not all of it fits"
-    return [*lines, f"{plan[0].slice.name}: the whole run {hours:.1f} hours, {hours * chips_:.0f} chip-hours{cost}{fits}"]
+    return [*lines, f"{name}: the whole run {hours:.1f} hours, {hours * chips_:.0f} chip-hours{cost}"]
 
 
 def advice(planner: Planner, plans: list[list[StagePlan]], prices: dict[str, float]) -> list[str]:

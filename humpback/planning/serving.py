@@ -44,8 +44,9 @@ class Serving:
     def plan(self, slice_: Slice, rescue: bool = True) -> list[StagePlan]:
         """Both stages, with the same replicas. rescue: what does not fit is tried otherwise."""
         weights = self._cfg.decoding.weights
-        hosts = _hosts(slice_)[-1]
-        widest = Replica(hosts, self._tensors(hosts * slice_.chips_a_host)[-1], _LEAST, weights)
+        tensors = {hosts: self._tensors(hosts * slice_.chips_a_host)[-1] for hosts in _hosts(slice_)}
+        hosts = min(tensors, key=lambda hosts: (-tensors[hosts], hosts))  # the fewest that split a matrix as far as it can be
+        widest = Replica(hosts, tensors[hosts], max(_LEAST, hosts * slice_.chips_a_host // tensors[hosts]), weights)
         replica = self._best(slice_, weights) or widest
         answers, notes = self._ask(slice_, "augment", replica), []
         if not _fits(answers) and rescue:

@@ -54,6 +54,8 @@ def test_the_right_slice():
     dear = plan.advice(planner, plans, {"v5e": 0.01, "v4": 1e6})
     assert all("lowest cost on v5e-16" in line for line in dear[:4])
     nothing = planned(Line(limit=0.1))[1]
+    told = plan.report(planner, nothing, {})
+    assert "v5e-16: not the whole run, as this does not fit: backward, augment, rate, forward" in told and "yes" not in told
     assert plan.advice(planner, nothing, {})[0] == "backward: fits on none of these slices"
 
 
