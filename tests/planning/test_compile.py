@@ -233,7 +233,8 @@ def test_the_refusals_number_is_the_total():
     """The same function where it fits and where it does not: what the compiler says it needs is what it takes, within 2 %."""
 
     def take(x):
-        return x + jnp.sort(jnp.sin(x[:, None] * jnp.arange(2, dtype=jnp.float32)), axis=1)[:, 0]
+        many = jnp.cumsum(jnp.sin(x[:, None] * jnp.arange(2, dtype=jnp.float32)), axis=0)
+        return x + jnp.sort(many, axis=1)[:, 0]
 
     def compile_on(name):
         where = NamedSharding(sharding.make_mesh(tensor=4, devices=planning.topology(name)), PartitionSpec())
@@ -269,28 +270,26 @@ def test_a_plan_that_cannot_fit_says_so_with_the_compilers_number(tmp_path):
     model, work = SIZES["tinyllama_1b"], workload.Workload(100, 64, 32)
     planner = finetuning.Finetuning(config.finish(cfg), model, work, cache.Compiler(tmp_path), quick=True)
     backward, _ = planner.plan(chips.parse("v5e-1"), rescue=False)
-    job = planner._job(planner._trainings[0], finetuning.Choice(jobs.Place("v5e:1x1", 1, 1, 1), "none"))
+    choice = finetuning.Choice(jobs.Place("v5e:1x1", 1, 1, 1), "none", backward.settings["backward.tokens_at_once"])
+    job = planner._job(planner._trainings[0], choice)
     with pytest.raises(planning.DoesNotFit) as refused:
         planning.compile_for(*jobs.build(job))
     assert not backward.fits and backward.needed == refused.value.used and backward.headroom == backward.limit - refused.value.used
 
 
 @needs_libtpu
-def test_the_most_rows_are_found_and_confirmed_by_the_compiler(tmp_path):
-    """A small model on one chip: two compilations, a line, and a third at the most that it says; one more in twenty is refused."""
-    cfg = config.paper("")
+def test_the_most_rows_are_found_and_confirmed_by_the_compiler(tmp_path, monkeypatch):
+    """A small model on one chip: two compilations, a line, and a third at the most that it says, which nearly fills the chip."""
+    cfg, both = config.paper(""), finetuning.trainings
+    monkeypatch.setattr(finetuning, "trainings", lambda *given: both(*given)[:1])
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.steps, task.batch, task.dropout = 4, 32, 0.0
     compiler = cache.Compiler(tmp_path)
     work = workload.Workload(100, 64, 32)
     planner = finetuning.Finetuning(config.finish(cfg), WIDE, work, compiler, quick=False)
-    backward, _ = planner.plan(chips.parse("v5e-1"))
-    assert backward.fits and backward.most > 50
-    (job,) = {job for job in map(jobs_of, tmp_path.glob("compiled-*")) if job.rows == backward.most}
-    more = dataclasses.replace(job, rows=round(1.1 * job.rows))
-    assert not compiler.ask(more, "more rows").fits
-
-
-def jobs_of(path):
-    return jobs.from_json(json.loads(path.read_text())["job"])
+    (backward,) = planner.plan(chips.parse("v5e-1"))
+    compiled = [json.loads(path.read_text()) for path in tmp_path.glob("compiled-*")]
+    (most,) = (jobs.answer_of(each) for each in compiled if each["job"]["rows"] == backward.most)
+    assert backward.fits and backward.most > 20 and 3 <= len(compiled) <= 5
+    assert most.fits and most.total > 0.8 * most.limit
 
