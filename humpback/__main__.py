@@ -31,6 +31,7 @@ COMMANDS = {
     "convert": ("humpback.commands.convert", "GGUF, Hugging Face or Meta weights in, Hugging Face out"),
     "verify": ("humpback.commands.verify", "whether two models are the same, tensor by tensor and on texts"),
     "generate": ("humpback.commands.generate", "a file of prompts through a model folder (resumable, any number of replicas)"),
+    "plan": ("humpback.commands.plan", "will it fit on a TPU slice, how fast, at what cost: compiled without a TPU"),
     "chat": ("humpback.commands.chat", "talk to a model folder"),
 }
 EXIT_USER_ERROR = 2

@@ -116,6 +116,7 @@ class Decoding(Node):
     length: int = 2_048  # prompt and new tokens together
     compute_dtype: str = "bfloat16"  # of the products, which are summed up in float32: on a CPU, too, twice the speed of float32
     weights: str = "compute"  # in the compute type; `int8` takes a quarter of float32, costs little and needs the extra `int8`
+    tensor: int = 0  # devices that share a matrix; 0: as many as in training, mesh.tensor
     processes_per_replica: int = 1  # so many whole processes hold a model together; the others work on other records
     slots: int = 32  # sequences decoded at once, on all devices of a replica together
     steps_per_visit: int = 8  # decode steps between two looks of the host, at most
@@ -169,9 +170,9 @@ def paper(architecture: str) -> Config:
 
 
 # Fields that cannot change a result beyond rounding: recorded in a manifest, not compared.
-RECORDED = ("mesh.", "decoding.slots", "decoding.steps_per_visit", "decoding.prefill_tokens", "decoding.processes_per_replica",
-            "decoding.publish_seconds", ".checkpoint_every", ".checkpoint_keep", ".checkpoint_keep_every", ".remat",
-            ".tokens_at_once")  # fmt: skip
+RECORDED = ("mesh.", "decoding.slots", "decoding.steps_per_visit", "decoding.prefill_tokens", "decoding.tensor",
+            "decoding.processes_per_replica", "decoding.publish_seconds", ".checkpoint_every", ".checkpoint_keep",
+            ".checkpoint_keep_every", ".remat", ".tokens_at_once")  # fmt: skip
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -276,6 +277,7 @@ _RULES = [
     ("decoding.length", *_at_least(16)),
     ("decoding.compute_dtype", *_one_of("float32", "bfloat16")),
     ("decoding.weights", *_one_of("compute", "int8")),
+    ("decoding.tensor", *_at_least(0)),
     ("decoding.processes_per_replica", *_at_least(1)),
     ("decoding.slots", *_at_least(4)),
     ("decoding.steps_per_visit", *_at_least(1)),

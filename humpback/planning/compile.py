@@ -56,7 +56,7 @@ _ENVIRONMENT = {
 }
 INSTALL = "pip install -c launch/constraints-bench.txt libtpu"
 
-# Two of the compiler's checks, one before and one after it has placed every buffer.
+# Two of the compiler's checks, one before and one after it has placed every buffer. Both count the arguments, too, whatever they say.
 _REFUSALS = (
     re.compile(r"\((?P<used>[\d.]+[KMGT]?)\) exceeds available HBM \((?P<limit>[\d.]+[KMGT]?)\)"),
     re.compile(r"Used (?P<used>[\d.]+[KMGT]?) of (?P<limit>[\d.]+[KMGT]?) hbm"),
@@ -119,13 +119,13 @@ class Compiled:
         return totals
 
 
-def topology(name: str) -> tuple[jax.Device, ...]:
-    """The devices, one a chip, of a slice that is not here: `v4:2x2x1`, `v5e:2x4`, `v5p:4x4x4`, `v6e:4x4`.
+def topology(name: str, slices: int = 1) -> tuple[jax.Device, ...]:
+    """The devices, one a chip, of a slice that is not here: `v4:2x2x1`, `v5e:2x4`, `v5p:4x4x4`, `v6e:4x4`; or of several such.
 
     A mesh of them can be compiled for, nothing else. The process that asks cannot use a TPU itself afterwards. Raises UserError
     without libtpu, for a name not of this form, and for a slice that libtpu refuses.
     """
-    arguments = topology_arguments(name)
+    arguments = topology_arguments(name) | ({"num_slices": slices} if slices > 1 else {})
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"compiling for {name} needs libtpu, the TPU's compiler; in Humpback's folder: {INSTALL}")
     for variable, value in _ENVIRONMENT.items():
@@ -161,10 +161,21 @@ def compile_for(function: Any, arguments: Sequence[Any], mesh: Mesh | None = Non
     the compiler's.
     """
     mesh = mesh or _mesh(arguments)
-    limit = memory_limit(mesh)
     started = time.perf_counter()
+    return compile_lowered(lower_for(function, arguments, mesh), mesh, started)
+
+
+def lower_for(function: Any, arguments: Sequence[Any], mesh: Mesh) -> jax.stages.Lowered:
+    """The first half of `compile_for`: the program as it is given to the compiler."""
+    memory_limit(mesh)  # before the work, as it raises for other devices
     with jax.set_mesh(mesh):
-        lowered = function.lower(*arguments)
+        return function.lower(*arguments)
+
+
+def compile_lowered(lowered: jax.stages.Lowered, mesh: Mesh, started: float) -> Compiled:
+    """The second half of `compile_for`. started: of time.perf_counter, from which its seconds count."""
+    limit = memory_limit(mesh)
+    with jax.set_mesh(mesh):
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:

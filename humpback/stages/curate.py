@@ -44,7 +44,7 @@ def rate(run: Run, iteration: int) -> None:
     stage = run.stage(f"ratings-{iteration}", fields, ("candidates", judge))
     if stage.complete:
         return
-    rubric = _read_rubric(cfg.curate.rubric_file)
+    rubric = read_rubric(cfg.curate.rubric_file)
     template = lambda text: prompts.rating_prompt(text, text, cfg.curate.mode, rubric)  # noqa: E731
     model, engine = open_engine(run, judge, {"forward"}, template)
     rater = _Rater(run, iteration, rubric, read_manifest(run, judge)["weights_sha256"], model)
@@ -186,7 +186,8 @@ def top_count(candidates: int, fraction: float) -> int:
     return max(1, round(candidates * fraction)) if candidates else 0
 
 
-def _read_rubric(path: str) -> str:
+def read_rubric(path: str) -> str:
+    """The text of curate.rubric_file, or this project's own."""
     if not path:
         return prompts.RUBRIC
     try:

@@ -33,7 +33,7 @@ def open_engine(
     info = checkpoint.read_info(path)
     if info.wrapper != run.cfg.wrapper:
         raise UserError(f"{path}: was trained with the wrapper {info.wrapper!r}; the config field wrapper is {run.cfg.wrapper!r}")
-    return engine_at(path, run.cfg.decoding, run.cfg.mesh.tensor, directions, template)
+    return engine_at(path, run.cfg.decoding, run.cfg.decoding.tensor or run.cfg.mesh.tensor, directions, template)
 
 
 def engine_at(
@@ -79,7 +79,7 @@ def replica_mesh(processes: int, tensor: int) -> jax.sharding.Mesh:
         return sharding.make_mesh(1, -1, tensor, devices=devices)
     except ValueError as error:
         raise UserError(
-            f"config field mesh.tensor: {tensor} does not divide the {len(devices)} devices of a replica, which is "
+            f"config field decoding.tensor (0: mesh.tensor): {tensor} does not divide the {len(devices)} devices of a replica, which is "
             f"decoding.processes_per_replica = {processes} processes"
         ) from error
 

@@ -11,11 +11,8 @@ from collections.abc import Sequence
 import jax
 
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names
+from humpback.planning.chips import CHIPS
 from humpback.planning.compile import GENERATIONS
-
-# FLOP/s of a chip in bfloat16, dense: "Peak compute per chip (bf16)" of Cloud TPU's documentation, pages "TPU v4", "TPU v5e",
-# "TPU v5p" and "TPU v6e". By the names of planning.compile.GENERATIONS, all of which show a chip as one device.
-PEAK_FLOPS = {"v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12}
 
 
 def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int) -> int:
@@ -42,5 +39,5 @@ def peak_flops(device: jax.Device) -> float | None:
     """The device's peak in bfloat16, FLOP/s, by its kind; None where it is not known, as for a CPU."""
     for name, generation in GENERATIONS.items():
         if generation.kind == device.device_kind:
-            return PEAK_FLOPS[name]
+            return CHIPS[name].flops
     return None

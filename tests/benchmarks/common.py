@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENVIRONMENTS = {
     ".venv-peers": (("torch", "transformers"), "constraints.txt"),
     ".venv-tunix": (("google-tunix",), "constraints-bench.txt"),
-    ".venv-tpu": (("jax", "flax", "libtpu", "qwix", "pytest"), "constraints-bench.txt"),
+    ".venv-tpu": (("jax", "flax", "libtpu", "qwix", "google-crc32c", "pytest"), "constraints-bench.txt"),
 }
 PEERS = {"transformers_peer.py": ".venv-peers", "tunix_peer.py": ".venv-tunix"}
 TOLERATED = 0.8  # of its figure; below that the peer, or the machine, is not at its best

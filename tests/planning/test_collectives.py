@@ -1,6 +1,8 @@
 """Which collectives a program runs, read from texts small enough to count by hand, and from a real one of this machine's CPU."""
 
 import functools
+import gzip
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from humpback.planning.collectives import Collective, read_collectives
+
+PROGRAMS = pathlib.Path(__file__).parents[1] / "golden" / "programs"  # by tests/golden/make_programs.py
+LAYER = 2 * (4 * 512 * 512 + 3 * 512 * 1024)  # bytes of the matrices of one of their model's two layers, in bfloat16
+HEAD, IDS = 2 * 512 * 4096, 4 * 4 * 512  # of its head, and of a step's tokens
 
 ADD = """
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -177,3 +183,33 @@ def test_a_real_program():
     args = (jnp.ones((4, 32)), jax.device_put(jnp.ones((32, 64)), columns), jax.device_put(jnp.ones((64, 32)), rows))
     (found,) = read_collectives(products.lower(*args).compile().as_text())
     assert (found.kind, found.given, found.payload, found.times, found.open) == ("all-reduce", "f32[4,32]", 4 * 32 * 4, 6, False)
+
+
+def stored(name):
+    found = read_collectives(gzip.decompress((PROGRAMS / f"{name}.hlo.gz").read_bytes()).decode())
+    return found, {kind: sum(each.times * each.payload for each in found if each.kind == kind) for kind in {each.kind for each in found}}
+
+
+def test_a_stored_training_step():
+    """Both layers' weights gathered forwards and backwards in one loop each, the head once; their gradients reduced, and a few norms."""
+    found, sent = stored("step")
+    assert sent["all-gather"] == 2 * 2 * LAYER + HEAD + IDS
+    weights = [each for each in found if each.kind == "all-gather" and each.given.startswith("bf16[1,")]
+    assert len(weights) == 2 * 7 and {each.times for each in weights} == {2} and not any(each.open for each in found)
+    assert 2 * LAYER <= sent["all-reduce"] <= 2 * LAYER + 20_000
+    assert sent["all-to-all"] == 4 * 512 * 128 * (2 + 4)  # the embedding's rows, and their gradient in float32
+
+
+def test_a_stored_step_of_decoding():
+    """In a loop whose length only the run knows: two reductions a layer and the embedding's, 16 rows of 512, and the logits."""
+    found, sent = stored("decode")
+    assert all(each.open and each.times == 1 for each in found)
+    assert sent == {"all-reduce": (2 * 2 + 1) * 16 * 512 * 2, "all-gather": 16 * 4096 * 4}
+
+
+def test_a_stored_step_on_two_slices():
+    """The loop's first turn stands before it, and the last layer's weights are not gathered again for the way back. What goes between
+    the slices is no collective of the program."""
+    _, sent = stored("slices")
+    assert sent["all-gather"] == 3 * LAYER + HEAD + IDS + 2 * 4096
+    assert 2 * LAYER <= sent["all-reduce"] <= 2 * LAYER + 20_000

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import math
 
 import jax
@@ -15,6 +16,8 @@ from humpback.decoding import programs
 from humpback.decoding.sampling import Sampler
 from humpback.errors import UserError
 from humpback.model import llama, sharding
+from humpback.model.sizes import SIZES
+from humpback.planning import cache, chips, finetuning, jobs, roofline, workload
 from humpback.planning import compile as planning
 from humpback.training import optimizer, update
 from humpback.training import programs as training_programs
@@ -209,11 +212,11 @@ def test_what_does_not_fit(mesh):
 @needs_libtpu
 def test_the_compilers_limits():
     """Those of the table are what the compiler says; a whole slice is one device a chip."""
-    for name, slice_, chips in (("v4", "v4:2x2x1", 4), ("v5e", "v5e:2x4", 8), ("v5p", "v5p:2x2x1", 4), ("v6e", "v6e:2x2", 4)):
+    for name, slice_, count in (("v4", "v4:2x2x1", 4), ("v5e", "v5e:2x4", 8), ("v5p", "v5p:2x2x1", 4), ("v6e", "v6e:2x2", 4)):
         devices = planning.topology(slice_)
-        assert len(devices) == chips and {device.device_kind for device in devices} == {planning.GENERATIONS[name].kind}
-        mesh = sharding.make_mesh(tensor=chips, devices=devices)
-        x = jax.ShapeDtypeStruct((chips, 2**36), jnp.int8, sharding=NamedSharding(mesh, PartitionSpec("tensor")))
+        assert len(devices) == count and {device.device_kind for device in devices} == {planning.GENERATIONS[name].kind}
+        mesh = sharding.make_mesh(tensor=count, devices=devices)
+        x = jax.ShapeDtypeStruct((count, 2**36), jnp.int8, sharding=NamedSharding(mesh, PartitionSpec("tensor")))
         with pytest.raises(planning.DoesNotFit) as refused:
             planning.compile_for(jax.jit(lambda x: x + 1), (x,))
         assert refused.value.limit == planning.memory_limit(mesh) == int(planning.GENERATIONS[name].limit * 2**30)
@@ -223,3 +226,70 @@ def test_the_compilers_limits():
 def test_a_slice_that_libtpu_refuses():
     with pytest.raises(UserError, match="refuses the slice 'v5e:3x5'"):
         planning.topology("v5e:3x5")
+
+
+@needs_libtpu
+def test_the_refusals_number_is_the_total():
+    """The same function where it fits and where it does not: what the compiler says it needs is what it takes, within 2 %."""
+
+    def take(x):
+        many = jnp.cumsum(jnp.sin(x[:, None] * jnp.arange(2, dtype=jnp.float32)), axis=0)
+        return x + jnp.sort(many, axis=1)[:, 0]
+
+    def compile_on(name):
+        where = NamedSharding(sharding.make_mesh(tensor=4, devices=planning.topology(name)), PartitionSpec())
+        return planning.compile_for(jax.jit(take, donate_argnums=0), (jax.ShapeDtypeStruct((2**31,), jnp.float32, sharding=where),))
+
+    with pytest.raises(planning.DoesNotFit) as refused:
+        compile_on("v5e:2x2")
+    total = compile_on("v5p:2x2x1").memory.total
+    assert refused.value.used == pytest.approx(total, rel=0.02) and total > 50 * 2**30
+
+
+@needs_libtpu
+def test_a_7b_that_trains_and_decodes_on_sixteen_chips():
+    """The plan's own programs, a minute each: the state split over all chips, and the gathers and reductions that it takes."""
+    model, place = SIZES["llama_7b"], jobs.Place("v5e:4x4", 1, 16, 1)
+    step = jobs.Step.of(place, model, config.paper("").forward, length=2048, rows=16, parts=1, targets=1024)
+    decode = jobs.Decode(jobs.Place("v5e:2x2", 1, 1, 4), model, "generate", 40, 2048, 46, "bfloat16", 8, 4096, "compute", 0.7, 0.9)
+    trained, decoded = (planning.compile_for(*jobs.build(job)) for job in (step, decode))
+    state = 12 * llama.parameter_count(model) / 16
+    assert state <= trained.memory.arguments <= 1.05 * state and trained.memory.total < 0.7 * trained.limit
+    gathered = roofline.step_traffic(step)["all-gather"][1]
+    assert trained.traffic()["all-gather"].payload == pytest.approx(gathered, rel=0.05)
+    assert decoded.memory.arguments == pytest.approx(roofline.decode_arguments(decode), rel=0.02)
+    assert decoded.memory.total < decoded.limit and decoded.traffic()["all-reduce"].times == 2 * model.num_layers + 1
+
+
+@needs_libtpu
+def test_a_plan_that_cannot_fit_says_so_with_the_compilers_number(tmp_path):
+    """A 1B on one chip of v5e, whose weights and moments alone are 12.3 GiB."""
+    cfg = config.paper("tinyllama_1b")
+    for task in (cfg.backward, cfg.forward_seed, cfg.forward):
+        task.steps, task.batch, task.remat = 4, 32, "none"
+    model, work = SIZES["tinyllama_1b"], workload.Workload(100, 64, 32)
+    planner = finetuning.Finetuning(config.finish(cfg), model, work, cache.Compiler(tmp_path), quick=True)
+    backward, _ = planner.plan(chips.parse("v5e-1"), rescue=False)
+    choice = finetuning.Choice(jobs.Place("v5e:1x1", 1, 1, 1), "none", backward.settings["backward.tokens_at_once"])
+    job = planner._job(planner._trainings[0], choice)
+    with pytest.raises(planning.DoesNotFit) as refused:
+        planning.compile_for(*jobs.build(job))
+    assert not backward.fits and backward.needed == refused.value.used and backward.headroom == backward.limit - refused.value.used
+
+
+@needs_libtpu
+def test_the_most_rows_are_found_and_confirmed_by_the_compiler(tmp_path, monkeypatch):
+    """A small model on one chip: two compilations, a line, and a third at the most that it says, which nearly fills the chip."""
+    cfg, both = config.paper(""), finetuning.trainings
+    monkeypatch.setattr(finetuning, "trainings", lambda *given: both(*given)[:1])
+    for task in (cfg.backward, cfg.forward_seed, cfg.forward):
+        task.steps, task.batch, task.dropout = 4, 32, 0.0
+    compiler = cache.Compiler(tmp_path)
+    work = workload.Workload(100, 64, 32)
+    planner = finetuning.Finetuning(config.finish(cfg), WIDE, work, compiler, quick=False)
+    (backward,) = planner.plan(chips.parse("v5e-1"))
+    compiled = [json.loads(path.read_text()) for path in tmp_path.glob("compiled-*")]
+    (most,) = (jobs.answer_of(each) for each in compiled if each["job"]["rows"] == backward.most)
+    assert backward.fits and backward.most > 20 and 3 <= len(compiled) <= 5
+    assert most.fits and most.total > 0.8 * most.limit
+

@@ -1,0 +1,144 @@
+"""What is published of the TPU chips, in one table, and the slices that the cloud offers of them.
+
+Units: FLOP/s, bytes, bytes/s; G is 1e9, Gi is 2**30. Sources, read in November 2026:
+  [v4], [v5e], [v5p], [v6e]  Cloud TPU's documentation, the page of each generation: peak bf16 compute, HBM capacity and bandwidth,
+                             chips a host, slice shapes; interconnect of v5e, v5p, v6e: "bidirectional ICI bandwidth per chip", half of
+                             which goes one way over the chip's 4 or 6 links; data centre network: per chip [v5p], or per pod of 256 chips
+  [isca23]                   Jouppi et al., "TPU v4", ISCA 2023, table 4: six links of 50 GB/s each way
+  [scaling]                  "How To Scale Your Model", part 2: the data centre network of v4
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+from humpback.errors import UserError
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A generation's figures. memory: bytes of HBM; link: bytes/s one way over one link; links: of a chip, two an axis; network: bytes/s
+    to other slices; cores: TensorCores a chip, which are what the names of v4's and v5p's slices count; ring: an axis of a slice is a
+    ring when its size is a multiple of this."""
+
+    flops: float
+    memory: int
+    bandwidth: float
+    link: float
+    links: int
+    network: float
+    cores: int
+    ring: int
+
+
+CHIPS = {
+    "v4": Chip(275e12, 32 << 30, 1200e9, 50e9, 6, 6.25e9, cores=2, ring=4),
+    "v5e": Chip(197e12, 16 << 30, 819e9, 50e9, 4, 3.125e9, cores=1, ring=16),
+    "v5p": Chip(459e12, 95 << 30, 2765e9, 100e9, 6, 6.25e9, cores=2, ring=4),
+    "v6e": Chip(918e12, 32 << 30, 1638e9, 100e9, 4, 12.5e9, cores=1, ring=16),
+}
+# Chips of a slice -> its usual shape; larger ones can be named by their shape, as in v4:8x8x12.
+_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_SOLID = {
+    4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8", 1024: "8x8x16",
+    2048: "8x16x16", 4096: "16x16x16",
+}  # fmt: skip
+_NAME = re.compile(r"(?:([1-9]\d*)x)?(v4|v5e|v5litepod|v5p|v6e)(?:-([1-9]\d*)|:([1-9]\d*(?:x[1-9]\d*)*))")
+_HOST, _WHOLE_HOST = 4, 8  # chips of a host; a slice of eight v5e or v6e has them all on one
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Slices of one shape. name: as it was asked for; sizes: of its axes; count: how many, joined by the data centre's network."""
+
+    name: str
+    generation: str
+    sizes: tuple[int, ...]
+    count: int = 1
+
+    @property
+    def chip(self) -> Chip:
+        """The figures of its chips."""
+        return CHIPS[self.generation]
+
+    @property
+    def topology(self) -> str:
+        """The name that planning.compile.topology takes, of one of them."""
+        return f"{self.generation}:{'x'.join(map(str, self.sizes))}"
+
+    @property
+    def chips_in_one(self) -> int:
+        """Of one slice."""
+        return math.prod(self.sizes)
+
+    @property
+    def chips(self) -> int:
+        """Of all."""
+        return self.count * self.chips_in_one
+
+    @property
+    def chips_a_host(self) -> int:
+        """Chips that one process sees."""
+        return min(self.chips_in_one, _WHOLE_HOST if self.chip.links == 4 and self.chips_in_one <= _WHOLE_HOST else _HOST)
+
+    @property
+    def hosts_in_one(self) -> int:
+        """Processes of one slice."""
+        return self.chips_in_one // self.chips_a_host
+
+    def speed(self, chips: int) -> float:
+        """Bytes/s into a chip from so many that lie together: the links of as many axes as these take, the largest first. An axis that
+        is no ring has one link the way."""
+        found, left = 0.0, chips
+        for size in sorted(self.sizes, reverse=True):
+            if left > 1 and size > 1:
+                found += self.chip.link * (2 if size % self.chip.ring == 0 else 1)
+                left = -(-left // size)
+        return found or self.chip.link
+
+    def part(self, chips: int) -> "Slice":
+        """So many of its chips, whole hosts of them, as a slice of its own: where a replica decodes."""
+        return named(self.generation, chips)
+
+    def larger(self) -> "Slice | None":
+        """The next larger slice of the same generation that has a name; None when there is none."""
+        known = _shapes(self.generation)
+        return next((named(self.generation, chips, self.count) for chips in known if chips > self.chips_in_one), None)
+
+
+def parse(name: str) -> Slice:
+    """`v5e-32`, `v5litepod-32`, `v4-32` (TensorCores: 16 chips), a shape (`v5e:4x8`), several (`2xv5e-16`). UserError for anything else."""
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise UserError(f"TPU slice {name!r}: must be a name of the cloud's, as v5e-32, v4-32, v5p-16 or v6e-16; a shape, as v5e:4x8; "
+                        "or several of one sort, as 2xv5e-16")  # fmt: skip
+    generation, count = found[2].replace("v5litepod", "v5e"), int(found[1] or 1)
+    shapes, cores = _shapes(generation), CHIPS[generation].cores
+    if found[4]:
+        sizes = tuple(map(int, found[4].split("x")))
+        if len(sizes) != CHIPS[generation].links // 2:
+            raise UserError(f"TPU slice {name!r}: {generation} has {CHIPS[generation].links // 2} sizes, as in {generation}:{shapes[8]}")
+        return Slice(name, generation, sizes, count)
+    chips, rest = divmod(int(found[3]), cores)
+    if rest or chips not in shapes:
+        counted = "TensorCores, two a chip" if cores == 2 else "chips"
+        raise UserError(
+            f"TPU slice {name!r}: {generation} counts {counted}, and has {', '.join(f'{generation}-{n * cores}' for n in shapes)}; "
+            f"another shape can be named as in {generation}:{shapes[8]}"
+        )
+    return Slice(name, generation, tuple(map(int, shapes[chips].split("x"))), count)
+
+
+def named(generation: str, chips: int, count: int = 1) -> Slice:
+    """The slice of so many chips that has a name."""
+    name = f"{generation}-{chips * CHIPS[generation].cores}"
+    return parse(name if count == 1 else f"{count}x{name}")
+
+
+def sizes(generation: str) -> list[int]:
+    """Chips of the slices that have names."""
+    return list(_shapes(generation))
+
+
+def _shapes(generation: str) -> dict[int, str]:
+    return _FLAT if CHIPS[generation].links == 4 else _SOLID

@@ -1,0 +1,213 @@
+"""How long a program should take on a chip, from what it computes, reads and sends. This is a model: nothing was timed on a TPU.
+
+    seconds = max(operations / (C · peak), bytes / (M · HBM bandwidth), gathered / (I · interconnect))
+            + waited for / (I · interconnect) + between slices / (I · network)
+
+C, M and I are the shares of the published figures that runs reach (COMPUTE, MEMORY, INTERCONNECT below). A training step counts
+
+  operations   of all tokens of all rows, padding too: 6 a weight of the layers' matrices, with full rematerialisation 2 more for all of
+               them but the down projection; 6 · D · V a target place; attention 2 · N · H · pairs for each product, of which there are 2
+               forward, 7 backward (the kernel computes scores twice there), and 2 again with rematerialisation. pairs: those that the
+               kernel's blocks of 512 do not skip, T · (T + 512) / 2
+  bytes        28 a weight of the chip's share (weights, two moments and the gradient in float32 through AdamW); of each layer's matrices
+               in bfloat16 what is gathered, read in each pass, and its gradient; inputs and outputs of each product in each pass; logits
+  gathered     what the compiled program's collectives carry (planning/collectives.py), weights to be gathered and gradients to be
+               scattered: payload · (n - 1) / n, and 5 µs for each. It goes on beside the products
+  waited for   the reductions of activations among `tensor` chips, whose result the next product needs: twice that; in decoding, all
+
+and a step of decoding its arguments, as it reads all weights and the whole cache, and 32 passes over the logits to find the nucleus.
+A visit of the host after each few steps costs HOST_SECONDS.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, parameter_count
+from humpback.planning.chips import Slice
+from humpback.planning.jobs import Decode, Place, Step
+
+# C by generation. v4, v5e, v5p: MaxText's published runs of its own sizes (v4 56.7 and 56.0, v5e 59.9 to 66.9, v5p 70.3 and 71.5 % MFU),
+# times 8/6 for the two that compute their products again (v4, v5e: remat_policy=full; v5p: minimal), rounded down because they count
+# attention in full. v6e has no such run: the LLaMA runs of MaxText's tiering.md and tpu-recipes (43.8 to 50.3 %), taken with full
+# rematerialisation, so for it the comparison in tests/planning/test_published.py is no independent check.
+COMPUTE = {"v4": 0.72, "v5e": 0.78, "v5p": 0.70, "v6e": 0.60}
+MEMORY, INTERCONNECT = 0.75, 0.75  # M and I: assumed
+COLLECTIVE_SECONDS = 5e-6  # the least that one takes: assumed, a microsecond a hop
+HOST_SECONDS = 2e-3  # between two visits of the host: assumed
+NUCLEUS_PASSES = 32  # of sampling.Sampler's bisection
+_BLOCK = 512
+_STATE_BYTES = 28
+_GATHERS = 2  # forwards and backwards
+
+Traffic = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds that each part would take by itself at the published figures, and `seconds`, what is predicted."""
+
+    compute: float
+    memory: float
+    gathered: float
+    waited: float
+    network: float
+    seconds: float
+
+    @property
+    def bound(self) -> str:
+        """The part that takes longest."""
+        interconnect = self.gathered + self.waited
+        parts = {"compute": self.compute, "HBM": self.memory, "interconnect": interconnect, "network": self.network}
+        return max(parts, key=parts.get)
+
+    @property
+    def roofline(self) -> float:
+        """Seconds at the published figures: the longest of computing, HBM and interconnect."""
+        return max(self.compute, self.memory, self.gathered + self.waited) + self.network
+
+    def times(self, factor: float) -> "Times":
+        """So many of it."""
+        return Times(*(factor * getattr(self, item.name) for item in dataclasses.fields(self)))
+
+
+def total(parts: Sequence[Times]) -> Times:
+    """One after the other."""
+    return Times(*(sum(getattr(each, item.name) for each in parts) for item in dataclasses.fields(Times)))
+
+
+def layer_weights(model: LlamaConfig) -> int:
+    """Weights of all layers' matrices."""
+    return model.num_layers * sum(math.prod(WEIGHTS[name].sizes(model)) for name in layer_names() if WEIGHTS[name].fan_in)
+
+
+def _edges(model: LlamaConfig) -> int:
+    """Inputs and outputs of the products of one layer, of one token."""
+    matrices = [WEIGHTS[name] for name in layer_names() if WEIGHTS[name].fan_in]
+    return sum(weight.inputs(model) + math.prod(weight.sizes(model)) // weight.inputs(model) for weight in matrices)
+
+
+def step_operations(model: LlamaConfig, length: int, rows: int, targets: int, remat: str) -> int:
+    """Of a training step on all chips, executed: recomputation and padding count. targets: places with a loss, of all rows."""
+    W, again = layer_weights(model), remat == "full"
+    of_token = 6 * W + (2 * (W - model.num_layers * model.d_model * model.d_ff) if again else 0)
+    products = 9 if remat == "none" else 11
+    pairs = length * (length + min(length, _BLOCK)) // 2
+    attention = 2 * model.num_layers * model.num_heads * model.head_dim * pairs * products
+    return rows * (length * of_token + attention) + 6 * model.d_model * model.vocab_size * targets
+
+
+def step_traffic(job: Step) -> dict[str, tuple[int, int]]:
+    """What a step's collectives should carry, bytes a chip, before anything is compiled."""
+    model, place = job.model, job.place
+    W, outer = layer_weights(model) / place.tensor, model.d_model * model.vocab_size / place.tensor
+    sent = {}
+    if place.fsdp > 1:
+        gathered = job.parts * (2 * _GATHERS * W + 2 * 2 * outer)
+        sent["all-gather"] = (8 * model.num_layers * job.parts * _GATHERS, round(gathered))
+    reduced, times = job.parts * 2 * (W + outer), 8 * model.num_layers * job.parts
+    sent["all-reduce"] = (times + _activation_passes(job), round(reduced + _activation_bytes(job)))
+    return sent
+
+
+def _activation_passes(job: Step) -> int:
+    """Reductions of activations in a step: after attention and feed-forward, forwards, backwards, and again to compute them again."""
+    passes = 6 if job.finetune["remat"] == "full" else 4
+    return passes * job.model.num_layers * job.parts if job.place.tensor > 1 else 0
+
+
+def _activation_bytes(job: Step) -> float:
+    tokens = job.rows * job.length / job.parts / (job.place.data * job.place.fsdp)
+    return _activation_passes(job) * tokens * job.model.d_model * 2
+
+
+def step_times(job: Step, slice_: Slice, traffic: Traffic) -> Times:
+    """Of one training step."""
+    model, place, remat = job.model, job.place, job.finetune["remat"]
+    again, groups = remat == "full", place.data * place.fsdp
+    operations = step_operations(model, job.length, job.rows, job.targets * groups * job.parts, remat) / place.chips
+    tokens, W = job.rows * job.length / groups, layer_weights(model)
+    weights = 2 * W / place.tensor * job.parts * ((7 if place.fsdp > 1 else 5) + again)
+    activations = 2 * model.num_layers * _edges(model) * tokens * (4 + again) / place.tensor
+    logits = 16 * model.vocab_size * job.targets * job.parts / place.tensor
+    state = _STATE_BYTES * parameter_count(model) / (place.fsdp * place.tensor)
+    gradients = 2 * parameter_count(model) / place.tensor
+    between = 2 * (place.slices - 1) / place.slices * gradients / place.fsdp if place.slices > 1 else 0
+    waited = _reduced(_activation_passes(job), _activation_bytes(job), place, slice_)
+    gathered = 0.0
+    for kind, (times, payload) in traffic.items():
+        own = (times - _activation_passes(job), payload - _activation_bytes(job)) if kind == "all-reduce" else (times, payload)
+        if place.fsdp > 1:
+            gathered += max(0, own[0]) * COLLECTIVE_SECONDS + max(0, own[1]) * (1 - 1 / place.fsdp) / slice_.speed(place.fsdp)
+    return _times(operations, state + weights + activations + logits, gathered, waited, slice_, between)
+
+
+def decode_times(job: Decode, slice_: Slice, traffic: Traffic, arguments: int | None = None) -> Times:
+    """Of one step of decoding of all slots of a replica. arguments: bytes a chip, of the compiled program."""
+    model, place = job.model, job.place
+    weights = parameter_count(model) - (0 if model.tied else model.vocab_size * model.d_model)
+    pairs = model.num_layers * model.num_heads * model.head_dim * job.length
+    operations = job.slots * (2 * weights + 4 * pairs) / place.chips
+    read = decode_arguments(job) if arguments is None else arguments
+    sampled = NUCLEUS_PASSES * 4 * model.vocab_size * job.slots / (place.data * place.fsdp)
+    return _times(operations, read + sampled, 0.0, sent_seconds(traffic, place, slice_), slice_)
+
+
+def prefill_times(job: Decode, slice_: Slice, traffic: Traffic, rows: int, bucket: int) -> Times:
+    """Of reading `rows` prompts padded to `bucket`, together."""
+    model, place, tokens = job.model, job.place, rows * bucket
+    pairs = bucket * (bucket + min(bucket, _BLOCK)) // 2 + bucket * job.prefix
+    attention = 4 * model.num_layers * model.num_heads * model.head_dim * pairs * rows
+    operations = 2 * layer_weights(model) * tokens + 2 * model.d_model * model.vocab_size * rows + attention
+    activations = 2 * model.num_layers * _edges(model) * tokens / place.chips
+    moved = weight_bytes(model, job.weights) / place.tensor + activations
+    return _times(operations / place.chips, moved, 0.0, sent_seconds(traffic, place, slice_), slice_)
+
+
+def decode_traffic(job: Decode, tokens: int) -> dict[str, tuple[int, int]]:
+    """What a step of decoding (tokens: slots) or a prefill should carry, before anything is compiled: two reductions a layer and one."""
+    if job.place.tensor == 1:
+        return {}
+    times = 2 * job.model.num_layers + 1
+    return {"all-reduce": (times, round(times * tokens / (job.place.data * job.place.fsdp) * job.model.d_model * 2))}
+
+
+def weight_bytes(model: LlamaConfig, weights: str) -> int:
+    """Of a whole model as it decodes: bfloat16, or int8 with a float32 scale an output, which is little."""
+    return parameter_count(model) * (1 if weights == "int8" else 2)
+
+
+def slot_bytes(job: Decode) -> int:
+    """Of a slot's cache on all chips that share it: keys and values in bfloat16."""
+    model = job.model
+    copies = 1 if model.num_kv_heads % job.place.tensor == 0 else job.place.tensor
+    return 4 * model.num_layers * model.num_kv_heads * model.head_dim * (job.length - job.prefix) * copies
+
+
+def decode_arguments(job: Decode) -> int:
+    """Bytes a chip of weights and cache."""
+    place = job.place
+    return (weight_bytes(job.model, job.weights) + slot_bytes(job) * job.slots // (place.data * place.fsdp)) // place.tensor
+
+
+def sent_seconds(traffic: Traffic, place: Place, slice_: Slice) -> float:
+    """Seconds of the collectives of a decoding program at the published speed: all of them are among `tensor` chips."""
+    seconds = 0.0
+    for kind, (times, payload) in traffic.items():
+        seconds += _reduced(times, payload if kind == "all-reduce" else payload / 2, place, slice_)
+    return seconds
+
+
+def _reduced(times: float, payload: float, place: Place, slice_: Slice) -> float:
+    """Of so many reductions among `tensor` chips, each of which sends and receives nearly all of it twice."""
+    if place.tensor == 1:
+        return 0.0
+    return 2 * payload * (1 - 1 / place.tensor) / slice_.speed(place.tensor) + times * COLLECTIVE_SECONDS
+
+
+def _times(operations: float, moved: float, gathered: float, waited: float, slice_: Slice, between: float = 0) -> Times:
+    chip = slice_.chip
+    compute, memory, network = operations / chip.flops, moved / chip.bandwidth, between / chip.network
+    reached = max(compute / COMPUTE[slice_.generation], memory / MEMORY, gathered / INTERCONNECT) + (waited + network) / INTERCONNECT
+    return Times(compute, memory, gathered, waited, network, reached)

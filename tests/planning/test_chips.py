@@ -1,0 +1,86 @@
+"""The table of chips, and names of slices as the cloud has them."""
+
+import pytest
+
+from humpback.errors import UserError
+from humpback.planning import chips
+from humpback.planning.compile import GENERATIONS
+
+
+@pytest.mark.parametrize("name", chips.CHIPS)
+def test_the_units_of_the_table(name):
+    """Figures in FLOP/s, bytes and bytes/s: each is within the range that any TPU of these years has, and they fit together."""
+    chip = chips.CHIPS[name]
+    assert 1e14 < chip.flops < 1e15 and 5e11 < chip.bandwidth < 5e12 and 1e10 < chip.link < 2e11 and 1e9 < chip.network < 2e10
+    assert 16 * 2**30 <= chip.memory <= 96 * 2**30 and chip.links in (4, 6) and chip.cores in (1, 2)
+    # The compiler keeps a little of the memory for itself, or on v5p counts in another way, and never gives more than is there.
+    assert 0.95 < GENERATIONS[name].limit * 2**30 / chip.memory < 1.01
+    assert chip.links // 2 == GENERATIONS[name].dimensions and (chip.cores == 2) == GENERATIONS[name].megacore
+    assert 150 < chip.flops / chip.bandwidth < 600  # operations a byte at which computing takes as long as reading
+
+
+def test_the_published_interconnect():
+    """Bidirectional bandwidth per chip, GB/s, as Cloud TPU's pages have it: both ways over all links."""
+    found = {name: 2 * chip.links * chip.link / 1e9 for name, chip in chips.CHIPS.items()}
+    assert found == {"v4": 600, "v5e": 400, "v5p": 1200, "v6e": 800}
+
+
+@pytest.mark.parametrize(
+    ("name", "topology", "count", "total", "host"),
+    [
+        ("v5e-32", "v5e:4x8", 1, 32, 4),
+        ("v5litepod-16", "v5e:4x4", 1, 16, 4),
+        ("v5e-8", "v5e:2x4", 1, 8, 8),
+        ("v5e-1", "v5e:1x1", 1, 1, 1),
+        ("v4-32", "v4:2x2x4", 1, 16, 4),  # TensorCores: two a chip
+        ("v4-8", "v4:2x2x1", 1, 4, 4),
+        ("v5p-16", "v5p:2x2x2", 1, 8, 4),
+        ("v5p-128", "v5p:4x4x4", 1, 64, 4),
+        ("v6e-16", "v6e:4x4", 1, 16, 4),
+        ("v6e-256", "v6e:16x16", 1, 256, 4),
+        ("v4:4x4x12", "v4:4x4x12", 1, 192, 4),
+        ("2xv5e-16", "v5e:4x4", 2, 32, 4),
+    ],
+)
+def test_names(name, topology, count, total, host):
+    found = chips.parse(name)
+    assert (found.topology, found.count, found.chips, found.chips_a_host) == (topology, count, total, host)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v3-8", "must be a name of the cloud's"),
+        ("v5-8", "must be a name of the cloud's"),
+        ("v5e", "must be a name of the cloud's"),
+        ("v5e-0", "must be a name of the cloud's"),
+        ("0xv5e-8", "must be a name of the cloud's"),
+        ("v5e-12", "v5e counts chips, and has v5e-1, v5e-4, v5e-8"),
+        ("v4-4", "v4 counts TensorCores, two a chip, and has v4-8, v4-16"),
+        ("v4-9", "v4 counts TensorCores"),
+        ("v5e:2x2x2", "v5e has 2 sizes"),
+        ("v4:4x4", "v4 has 3 sizes"),
+    ],
+)
+def test_other_names_are_refused(name, said):
+    with pytest.raises(UserError, match=f"TPU slice '{name}': .*{said}"):
+        chips.parse(name)
+
+
+def test_larger_slices_and_parts():
+    assert chips.parse("v5e-16").larger().name == "v5e-32" and chips.parse("v5e-256").larger() is None
+    assert chips.parse("v4-8").larger().name == "v4-16" and chips.parse("2xv6e-8").larger().name == "2xv6e-16"
+    assert chips.parse("v4-32").part(8).topology == "v4:2x2x2"
+
+
+@pytest.mark.parametrize(
+    ("name", "together", "links"),
+    [
+        *(("v5e-16", 16, 2), ("v5e-16", 4, 1), ("v5e-256", 256, 4), ("v5e-128", 128, 3), ("v5e-1", 1, 1)),
+        *(("v4-128", 64, 6), ("v4-64", 32, 5), ("v4-8", 4, 2)),
+    ],
+)
+def test_the_links_that_bring_data(name, together, links):
+    """A ring's axis brings it over two links, another over one: on v5e axes of 16 are rings, on v4 multiples of 4."""
+    found = chips.parse(name)
+    assert found.speed(together) == links * found.chip.link
