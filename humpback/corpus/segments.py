@@ -79,7 +79,7 @@ def cut(page: Page) -> tuple[str, list[Tree]]:
     parser = LexborHTMLParser(html, scripting=True)  # as browsers do: what is in <noscript> is no part of the tree
     if reason := filters.language_reason(_declared_language(parser)):
         raise PageDropped(reason)
-    items = to_items(parser.body) if parser.body is not None else []
+    items = to_items(parser)
     trees = build_trees(items)
     if not trees:
         raise PageDropped("no header")

@@ -1,22 +1,28 @@
-"""HTML to readable text: one walk over the parsed page, without recursion, to a flat list of headers and blocks of text.
+"""HTML to readable text: one pass over the page as the parser writes it out again, to a flat list of headers and blocks of text.
 
 Plain text with the little Markdown that a person would type: "- " and "1. " before list items, "> " before quotes, fenced code, table rows.
+
+What the parser writes is well-formed: every element is closed unless it is void, names are in lower case, and "<" and ">" stand for
+nothing but tags. So it is cut at each "<" into pieces, a tag, ">" and the text behind it, which costs a tenth of asking the parser for node after node.
 """
 
 import re
 from dataclasses import dataclass
 
-from selectolax.lexbor import LexborNode
+from selectolax.lexbor import LexborHTMLParser
 
 from humpback.corpus.nuisances import notice, skipped, words
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as there are many and a frozen one takes twice as long to make
 class Block:
-    """A paragraph, list item, table, …; `tight` says that it follows the block before it on the next line, not after a blank one."""
+    """A paragraph, list item, table, …; `tight` says that it follows the block before it on the next line, not after a blank one.
+    `linked` counts the characters that are links.
+    """
 
     text: str
     tight: bool
+    linked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +44,29 @@ class Edge:
 Item = Block | Header | Edge
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
+# Their contents are written out as they are, not escaped, so they go before anything is cut; "template" holds what is not shown.
+_RAW = ["script", "style", "iframe", "noembed", "noframes", "noscript", "template"]
+_COMMENT = re.compile("<!--.*?-->", re.DOTALL)
+_VOID = words("area base br col embed frame hr img input link meta param source track wbr basefont bgsound keygen")
 _BLOCKS = words(
     "address article blockquote body caption center dd details dir div dl dt fieldset figcaption figure form header hgroup hr html legend "
     "li main ol p section summary table tbody td tfoot th thead tr ul"
 )
 _VERBATIM = words("pre listing xmp plaintext")
+_UNESCAPED = words("xmp plaintext")
 # A table that holds one of these lays the page out; its cells are blocks, not data.
 _LAYOUT_SIGNS = frozenset([*HEADINGS, *_VERBATIM, *words("table ul ol dl blockquote form section article main")])
 _MAX_CELL = 500  # characters; a table with a longer cell is a layout, too
 _CELLS = ("td", "th")
 _LISTS = ("ul", "ol", "dir")
 _FRAMES = frozenset([*_LISTS, "li", "dl", "dd", "blockquote"])
+_ARTICLES = ("article", "section", "main")
 _MAX_FRAMES = 12  # lists, items and quotes within each other; deeper ones are not indented further
+_MAX_ROLES = 12  # elements with the role of a header within each other; deeper ones are none
 
 _BREAK = "\0"  # stands for <br> while a line is collected; the parser leaves no NUL in the text
 _INVISIBLE = re.compile("[\x01-\x08\x0b\x0e-\x1f\x7f-\x9f\u00ad\u200b\u200c\u200e\u200f\u2060\ufeff]")
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
 _SUPERSCRIPTS = str.maketrans("0123456789+-−–=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻⁼⁽⁾ⁿ")
 _SUBSCRIPTS = str.maketrans("0123456789+-−–=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋₌₍₎")
 # Raised letters that are read as part of the word: 1st, 2nd, Mme, ©, ™.
@@ -60,6 +74,12 @@ _PLAIN_RAISED = words("st nd rd th er re e o a me ème tm sm r c ® © ™")
 _ANCHOR_SIGNS = frozenset(["", "¶", "#", "§", "🔗", "⚓", "link", "[link]", "permalink", "[edit]"])
 _FOOTNOTE = re.compile(r"\d{1,3}|[a-z*†‡]")
 _NOTE_MARK = re.compile(r"\[\s*(\d{1,3}|[a-z*†‡])\s*\]")
+_ATTRIBUTE = re.compile(r'\s([^\s="]+)(?:="([^"]*)")?')
+_NAME = re.compile("[^ >]*")
+_HREF = 'href="'
+_MAX_SIGN = 12  # characters of a link that is only a sign, at most
+_MAX_REMEMBERED = 200  # characters of a tag …
+_MAX_REMEMBERED_TAGS = 20_000  # … and how many
 
 
 @dataclass(slots=True)
@@ -73,135 +93,275 @@ class _Frame:
     emitted: bool = False
 
 
-class _Walker:
-    """The state of one walk; `items` is its result."""
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    """A tag that was read: `kind` names the method of _Walker that handles it ("" for none), `name` has no slash."""
 
-    def __init__(self) -> None:
+    kind: str
+    name: str
+    attributes: dict[str, str]
+
+
+def _read_tag(head: str) -> _Tag:
+    """What stands between "<" and ">"."""
+    if head[:1] == "/":
+        return _Tag(_CLOSING.get(head[1:], ""), head[1:], {})
+    name, space, rest = head.partition(" ")
+    attributes = {key: _plain(value) for key, value in _ATTRIBUTE.findall(space + rest)} if space else {}
+    if skipped(name, attributes, True):
+        return _Tag("" if name in _VOID else "_skip", name, attributes)
+    if name not in HEADINGS and attributes.get("role", "").lower() == "heading":
+        return _Tag("_open_role", name, attributes)
+    return _Tag(_OPENING.get(name, ""), name, attributes)
+
+
+_FLUSH = "flush"  # the commonest: a block begins or ends, and nothing else
+_CLOSING = {
+    **dict.fromkeys(_BLOCKS, _FLUSH), **dict.fromkeys(HEADINGS, "_close_heading"),
+    **dict.fromkeys(_FRAMES, "_close_frame"), **dict.fromkeys(_ARTICLES, "_close_article"),
+    "a": "_close_link", "sup": "_close_raised", "sub": "_close_raised", "q": "_close_quotation",
+}  # fmt: skip
+_OPENING = {
+    **dict.fromkeys(_BLOCKS, _FLUSH), **dict.fromkeys(HEADINGS, "_open_heading"), **dict.fromkeys(_VERBATIM, "_verbatim"),
+    **dict.fromkeys(_FRAMES, "_open_frame"), **dict.fromkeys(_ARTICLES, "_open_article"),
+    "a": "_open_mark", "sup": "_open_mark", "sub": "_open_mark", "q": "_open_quotation", "br": "_break", "header": "_open_header",
+    "table": "_open_table", "form": "_open_form",
+}  # fmt: skip
+_LINK = _Tag("_open_mark", "a", {})
+_remembered: dict[str, _Tag] = {}  # tags by their text: a site writes the same ones on all its pages
+
+
+def _tag(head: str) -> _Tag:
+    """`_read_tag`, remembered."""
+    if head.startswith('a href="') and head.count('"') == 2:  # the commonest, and hardly one like another
+        return _LINK
+    if (tag := _remembered.get(head)) is None:
+        tag = _read_tag(head)
+        if len(head) <= _MAX_REMEMBERED:
+            if len(_remembered) >= _MAX_REMEMBERED_TAGS:
+                _remembered.clear()
+            _remembered[head] = tag
+    return tag
+
+
+class _Walker:
+    """The state of one walk over a page's tags; `items` is its result. A handler gets the position after its tag and returns the next."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self.pieces = pieces  # of the page: a tag, ">", the text behind it
         self.items: list[Item] = []
-        self.parts: list[str] = []  # the line being collected
-        self.links = 0  # links in it …
-        self.linked = 0  # … and their letters and digits
+        self.line: list[str] = []  # the line being collected
+        self.links: list[str] = []  # the texts of the links in it
+        self.marks: list[tuple[int, str, int]] = []  # open a, sup, sub: where its text begins, the tag, links before it
+        self.hrefs = 0  # links opened so far
         self.frames: list[_Frame] = []
         self.deeper = 0  # frames beyond _MAX_FRAMES
         self.heading: int | None = None  # level of the header being collected
         self.articles = 0  # open article, section and main elements
+        self.roles: list[int] = [-1]  # where the open elements with the role of a header end …
+        self.role_end = -1  # … and the innermost
+        self.layouts: dict[int, bool] = {}  # position behind a table's tag → whether it lays the page out
 
-    def walk(self, root: LexborNode) -> None:
-        # A node, what it was entered as ("" for: not yet), and where its text begins in `parts`.
-        stack: list[tuple[LexborNode, str, int]] = [(root, "", 0)]
-        while stack:
-            node, kind, began = stack.pop()
-            if kind:
-                self._leave(node, kind, began)
-            elif node.is_text_node:
-                self.parts.append((node.text_content or "").replace(_BREAK, ""))
-            elif node.is_element_node and (kind := self._enter(node, node.tag)):
-                stack.append((node, kind, len(self.parts)))
-                stack.extend((child, "", 0) for child in reversed(list(node.iter(include_text=True))))
+    def walk(self, position: int, end: int) -> None:
+        """Reads the pieces from `position` up to `end`."""
+        pieces, line, known = self.pieces, self.line, _remembered.get
+        while position < end:
+            head, _, text = pieces[position].partition(">")
+            position += 1
+            tag = known(head) or _tag(head)
+            kind = tag.kind
+            if position == self.role_end:
+                self._close_role()
+                line = self.line
+            elif kind is _FLUSH:
+                if line:
+                    self.flush()
+                    line = self.line
+            elif kind:
+                after = getattr(self, kind)(tag, position)
+                line = self.line
+                if after != position:  # it took what is in it; what stands behind its end is text again
+                    position = after
+                    text = self._text_behind(position)
+            if text and (line or not text.isspace()):
+                line.append(_plain(text) if "&" in text else text)
         self.flush()
 
-    def _enter(self, node: LexborNode, tag: str) -> str:
-        """Handles an element's start: "heading", "block" or "inline"; "" when its contents are left out or were taken whole."""
-        attributes = node.attributes
-        if skipped(tag, attributes, self.articles > 0):
-            return ""
-        if tag == "br":
-            self._break()
-            return ""
-        if tag in _VERBATIM:
-            self._verbatim(node)
-            return ""
-        if level := _heading_level(tag, attributes):
-            self.flush()
-            self.finish_heading()
-            self.heading = level
-            return "heading"
-        if tag in _BLOCKS:
-            self.flush()
-            if tag == "form" and node.css_first("h1,h2,h3,h4,h5,h6") is None:
-                return ""  # some sites wrap the whole page into a form: those hold headers
-            if tag == "table" and (rows := _data_rows(node)) is not None:
-                self._table(node, rows)
-                return ""
-            self._open(tag, attributes)
-            return "block"
-        if tag == "q":
-            self.parts.append("“")
-        return "inline"
+    def _text_behind(self, position: int) -> str:
+        return self.pieces[position - 1].partition(">")[2]
 
-    def _leave(self, node: LexborNode, kind: str, began: int) -> None:
-        tag = node.tag
-        if kind == "heading":
-            self.flush()
-            self.finish_heading()
-        elif kind == "block":
-            self.flush()
-            self._close(tag)
-        elif tag == "a":
-            self._end_link(node, began)
-        elif tag in ("sup", "sub"):
-            self._end_raised(node, tag, began)
-        elif tag == "q":
-            self.parts.append("”")
+    def _end_of(self, name: str, position: int) -> int:
+        """The position behind the end tag of an element whose start tag stands before `position`."""
+        pieces, closing, opening, depth = self.pieces, f"/{name}>", (f"{name} ", f"{name}>"), 1
+        for index in range(position, len(pieces)):
+            piece = pieces[index]
+            if piece.startswith(closing):
+                depth -= 1
+                if not depth:
+                    return index + 1
+            elif piece.startswith(opening):
+                depth += 1
+        return len(pieces)
 
-    def _open(self, tag: str, attributes: dict[str, str | None]) -> None:
-        if tag in ("article", "section", "main"):
-            self.articles += 1
-            if tag != "section":
-                self.items.append(Edge(tag, True))
-        elif tag in _FRAMES:
-            if len(self.frames) >= _MAX_FRAMES:
-                self.deeper += 1
-            else:
-                self.frames.append(self._frame(tag, attributes))
+    def _skip(self, tag: _Tag, position: int) -> int:
+        return self._end_of(tag.name, position)
 
-    def _frame(self, tag: str, attributes: dict[str, str | None]) -> _Frame:
-        if tag == "li":
+    def _open_header(self, tag: _Tag, position: int) -> int:
+        """A `<header>` in an article holds its title, elsewhere the site's name."""
+        if not self.articles:
+            return self._end_of(tag.name, position)
+        self.flush()
+        return position
+
+    def _open_form(self, tag: _Tag, position: int) -> int:
+        self.flush()
+        end = self._end_of("form", position)
+        if any(piece[:2] in HEADINGS and piece[2] in "> " for piece in self.pieces[position:end]):
+            return position  # some sites wrap the whole page into a form: those hold headers
+        return end
+
+    def _open_article(self, tag: _Tag, position: int) -> int:
+        self.flush()
+        self.articles += 1
+        if tag.name != "section":
+            self.items.append(Edge(tag.name, True))
+        return position
+
+    def _close_article(self, tag: _Tag, position: int) -> int:
+        self.flush()
+        self.articles -= 1
+        if tag.name != "section":
+            self.items.append(Edge(tag.name, False))
+        return position
+
+    def _open_frame(self, tag: _Tag, position: int) -> int:
+        self.flush()
+        if len(self.frames) >= _MAX_FRAMES:
+            self.deeper += 1
+        else:
+            self.frames.append(self._frame(tag.name, tag.attributes))
+        return position
+
+    def _close_frame(self, _tag: _Tag, position: int) -> int:
+        self.flush()
+        if self.deeper:
+            self.deeper -= 1
+        else:
+            self.frames.pop()
+        return position
+
+    def _frame(self, name: str, attributes: dict[str, str]) -> _Frame:
+        if name == "li":
             parent = next((f for f in reversed(self.frames) if f.tag in _LISTS), None)
             marker = "- "
             if parent is not None and parent.tag == "ol":
                 parent.count = _integer(attributes.get("value"), parent.count + 1)
                 marker = f"{parent.count}. "
-            return _Frame(tag, marker, " " * len(marker))
-        if tag == "ol":
-            return _Frame(tag, count=_integer(attributes.get("start"), 1) - 1)
-        lead = {"dd": (": ", "  "), "blockquote": ("> ", "> ")}.get(tag, ("", ""))
-        return _Frame(tag, *lead)
+            return _Frame(name, marker, " " * len(marker))
+        if name == "ol":
+            return _Frame(name, count=_integer(attributes.get("start"), 1) - 1)
+        lead = {"dd": (": ", "  "), "blockquote": ("> ", "> ")}.get(name, ("", ""))
+        return _Frame(name, *lead)
 
-    def _close(self, tag: str) -> None:
-        if tag in ("article", "section", "main"):
-            self.articles -= 1
-            if tag != "section":
-                self.items.append(Edge(tag, False))
-        elif tag in _FRAMES:
-            if self.deeper:
-                self.deeper -= 1
-            else:
-                self.frames.pop()
+    def _open_heading(self, tag: _Tag, position: int) -> int:
+        self.flush()
+        self.finish_heading()
+        level = HEADINGS.get(tag.name, 2)
+        if tag.attributes.get("role", "").lower() == "heading":
+            level = min(max(1, _integer(tag.attributes.get("aria-level"), level)), 9)
+        self.heading = level
+        return position
 
-    def _break(self) -> None:
+    def _close_heading(self, _tag: _Tag, position: int) -> int:
+        self.flush()
+        self.finish_heading()
+        return position
+
+    def _open_role(self, tag: _Tag, position: int) -> int:
+        """An element that is a header by its role, whatever it is by its name."""
+        if tag.name in _VOID:
+            return position
+        if len(self.roles) > _MAX_ROLES:
+            kind = _OPENING.get(tag.name)
+            return getattr(self, kind)(tag, position) if kind else position
+        self.role_end = self._end_of(tag.name, position)
+        self.roles.append(self.role_end)
+        return self._open_heading(tag, position)
+
+    def _close_role(self) -> None:
+        self.flush()
+        self.finish_heading()
+        self.roles.pop()
+        self.role_end = self.roles[-1]
+
+    def _break(self, _tag: _Tag, position: int) -> int:
         if self.heading is not None:
-            self.parts.append(" ")
-            return
-        last = next((part for part in reversed(self.parts) if part.strip()), "")
+            self.line.append(" ")
+            return position
+        last = next((part for part in reversed(self.line) if part.strip()), "")
         if last == _BREAK:  # two in a row are a new paragraph
             self.flush()
         else:
-            self.parts.append(_BREAK)
+            self.line.append(_BREAK)
+        return position
+
+    def _open_mark(self, tag: _Tag, position: int) -> int:
+        piece = self.pieces[position - 1]
+        self.marks.append((len(self.line), piece, self.hrefs))
+        if tag.name == "a" and _HREF in piece:
+            self.hrefs += 1
+        return position
+
+    def _close_link(self, _tag: _Tag, position: int) -> int:
+        began, piece, _ = self.marks.pop()
+        if _HREF in piece and len(self.line) > began:
+            text = "".join(self.line[began:])
+            if len(text) <= _MAX_SIGN and 'href="#' in piece:
+                sign = text.strip().lower()
+                if sign in _ANCHOR_SIGNS or _NOTE_MARK.fullmatch(sign):
+                    del self.line[began:]
+                    return position
+            self.links.append(text)
+        return position
+
+    def _close_raised(self, tag: _Tag, position: int) -> int:
+        began, _, hrefs = self.marks.pop()
+        text = " ".join("".join(self.line[began:]).split())
+        if not text:
+            return position
+        del self.line[began:]
+        linked = self.hrefs > hrefs or bool(self.marks and _HREF in self.marks[-1][1])
+        if tag.name == "sup" and (_NOTE_MARK.fullmatch(text) or (_FOOTNOTE.fullmatch(text) and linked)):
+            return position  # the number of a footnote
+        table, sign = (_SUPERSCRIPTS, "^") if tag.name == "sup" else (_SUBSCRIPTS, "_")
+        if all(ord(char) in table for char in text):
+            self.line.append(text.translate(table))
+        elif tag.name == "sup" and text.lower() in _PLAIN_RAISED:
+            self.line.append(text)
+        else:
+            self.line.append(sign + (text if len(text) == 1 else f"({text})"))
+        return position
+
+    def _open_quotation(self, _tag: _Tag, position: int) -> int:
+        self.line.append("“")
+        return position
+
+    def _close_quotation(self, _tag: _Tag, position: int) -> int:
+        self.line.append("”")
+        return position
 
     def flush(self) -> None:
         """Ends the line being collected: a header's text, or a block."""
-        if not self.parts:
+        if not self.line:
             return
-        text = _tidy("".join(self.parts))
-        links, linked = self.links, self.linked
-        self.parts, self.links, self.linked = [], 0, 0
+        text = _tidy("".join(self.line))
+        links, self.links, self.line = self.links, [], []
         if not text:
             return
         if self.heading is not None:
             self._add_header(text)
-        elif self.frames or not (notice(text) or (links >= 2 and sum(map(str.isalnum, text)) <= linked)):  # "Prev | Up | Next"
-            self._add_block(text)
+        elif self.frames or not (notice(text) or (len(links) >= 2 and _letters(text) <= sum(map(_letters, links)))):  # "Prev | Up | Next"
+            self._add_block(text, sum(map(len, links)) if links else 0)
 
     def finish_heading(self) -> None:
         """Ends a header that is still open; one without any text is a header still, an empty one."""
@@ -216,7 +376,10 @@ class _Walker:
             if frame.tag in ("li", "dd"):
                 frame.first = frame.rest = ""
 
-    def _add_block(self, text: str) -> None:
+    def _add_block(self, text: str, linked: int = 0) -> None:
+        if not self.frames:
+            self.items.append(Block(text, False, linked))
+            return
         outer = next((f for f in self.frames if f.tag in _LISTS), None)
         if outer is None and any(f.tag == "dd" for f in self.frames):
             outer = next((f for f in self.frames if f.tag == "dl"), None)
@@ -229,38 +392,17 @@ class _Walker:
             frame.emitted = True
             if frame.tag in ("li", "dd"):
                 frame.first = frame.rest
-        self.items.append(Block("\n".join([first + lines[0], *((rest + line).rstrip() for line in lines[1:])]), tight))
+        self.items.append(Block("\n".join([first + lines[0], *((rest + line).rstrip() for line in lines[1:])]), tight, linked))
 
-    def _end_link(self, node: LexborNode, began: int) -> None:
-        text = "".join(self.parts[began:])
-        href = node.attributes.get("href") or ""
-        sign = text.strip().lower()
-        if href.startswith("#") and (sign in _ANCHOR_SIGNS or _NOTE_MARK.fullmatch(sign)):
-            del self.parts[began:]
-        elif href and text.strip():
-            self.links += 1
-            self.linked += sum(map(str.isalnum, text))
-
-    def _end_raised(self, node: LexborNode, tag: str, began: int) -> None:
-        text = " ".join("".join(self.parts[began:]).split())
-        if not text:
-            return
-        del self.parts[began:]
-        if tag == "sup" and (_NOTE_MARK.fullmatch(text) or (_FOOTNOTE.fullmatch(text) and _is_linked(node))):
-            return  # the number of a footnote
-        table, sign = (_SUPERSCRIPTS, "^") if tag == "sup" else (_SUBSCRIPTS, "_")
-        if all(ord(char) in table for char in text):
-            self.parts.append(text.translate(table))
-        elif tag == "sup" and text.lower() in _PLAIN_RAISED:
-            self.parts.append(text)
-        else:
-            self.parts.append(sign + (text if len(text) == 1 else f"({text})"))
-
-    def _verbatim(self, node: LexborNode) -> None:
+    def _verbatim(self, tag: _Tag, position: int) -> int:
         self.flush()
         self.finish_heading()
-        text = _INVISIBLE.sub("", _verbatim_text(node)).expandtabs(8)
-        lines = [line.rstrip() for line in text.strip("\n").split("\n")]
+        end = self._end_of(tag.name, position)
+        if tag.name in _UNESCAPED:
+            text = "<".join(self.pieces[position - 1 : end - 1]).partition(">")[2]
+        else:
+            text = self._verbatim_text(position, end - 1)
+        lines = [line.rstrip() for line in _INVISIBLE.sub("", text).expandtabs(8).strip("\n").split("\n")]
         while lines and not lines[-1]:
             lines.pop()
         if any(lines):
@@ -268,11 +410,85 @@ class _Walker:
             while any(line.startswith(fence) for line in lines):
                 fence += "`"
             self._add_block("\n".join([fence, *lines, fence]))
+        return end
 
-    def _table(self, node: LexborNode, rows: list[tuple[bool, list[str]]]) -> None:
+    def _verbatim_text(self, position: int, end: int) -> str:
+        parts = [self._text_behind(position)]
+        while position < end:
+            head, _, text = self.pieces[position].partition(">")
+            position += 1
+            tag = _tag(head)
+            if tag.kind == "_skip":
+                position = self._end_of(tag.name, position)
+                text = self._text_behind(position)
+            elif tag.name == "br":
+                parts.append("\n")
+            parts.append(text)
+        return _plain("".join(parts))
+
+    def _open_table(self, tag: _Tag, position: int) -> int:
+        self.flush()
+        if position not in self.layouts:  # an outermost one
+            self._find_layouts(position)
+        if self.layouts[position] or tag.attributes.get("role", "") in ("presentation", "none"):
+            return position
+        end = self._end_of("table", position)
+        rows = self._rows(position, end)
+        if rows is None:
+            return position
         self.finish_heading()
-        caption = node.css_first("caption")
-        if caption is not None and (text := inline_text(caption)):
+        self._table(rows, position, end)
+        return end
+
+    def _find_layouts(self, position: int) -> None:
+        """Finds for a table and those in it whether it lays the page out: it holds another block, or a single row."""
+        tables = [[position, 0, 0]]  # of the open ones: position, rows, whether it holds another block
+        for index in range(position, len(self.pieces)):
+            name = _NAME.match(self.pieces[index]).group()
+            if name == "tr":
+                tables[-1][1] += 1
+            elif name in _LAYOUT_SIGNS:
+                tables[-1][2] = 1
+                if name == "table":
+                    tables.append([index + 1, 0, 0])
+            elif name == "/table":
+                start, rows, layout = tables.pop()
+                self.layouts[start] = bool(layout) or rows < 2
+                if not tables:
+                    return
+        self.layouts |= {start: True for start, _, _ in tables}
+
+    def _rows(self, position: int, end: int) -> list[tuple[bool, list[str]]] | None:
+        """(is a header row, cells) for each row with text of a table of data; None when a cell is too long for one."""
+        found: list[tuple[bool, list[str]]] = []
+        in_head, only_headers, cells = False, True, []
+        while position < end:
+            piece = self.pieces[position]
+            name = _NAME.match(piece).group()
+            position += 1
+            if name in ("thead", "/thead"):
+                in_head = name == "thead"
+            elif name == "tr":
+                only_headers, cells = True, []
+            elif name == "/tr":
+                if any(cells):
+                    found.append((only_headers or in_head, cells))
+                cells = []
+            elif name in _CELLS:
+                begin, position = position, self._end_of(name, position)
+                tag = _tag(piece.partition(">")[0])
+                if tag.kind == "_skip":
+                    continue
+                only_headers = only_headers and name == "th"
+                text = self._inline_text(begin, position - 1)
+                if len(text) > _MAX_CELL:
+                    return None
+                cells += [text] + [""] * (min(_integer(tag.attributes.get("colspan"), 1), 20) - 1)
+        return found or None
+
+    def _table(self, rows: list[tuple[bool, list[str]]], position: int, end: int) -> None:
+        caption = next((i for i in range(position, end) if self.pieces[i].startswith(("caption>", "caption "))), None)
+        if caption is not None and (text := self._inline_text(caption + 1, self._end_of("caption", caption + 1) - 1)):
             self._add_block(text)
         if max(sum(map(bool, cells)) for _, cells in rows) < 2:  # a single column
             for _, cells in rows:
@@ -288,74 +504,41 @@ class _Walker:
                 lines.append("|" + " --- |" * width)
         self._add_block("\n".join(lines))
 
+    def _inline_text(self, position: int, end: int) -> str:
+        """The text of an element that holds no table, on one line: that behind its start tag, before `position`, up to its end tag."""
+        text = self._text_behind(position)
+        if position == end:
+            return " ".join(_tidy(_plain(text)).split())
+        walker = _Walker(self.pieces)
+        walker.layouts = self.layouts
+        walker.line.append(_plain(text))
+        walker.walk(position, end)
+        texts = (" ".join(item.text.split()) for item in walker.items if not isinstance(item, Edge))
+        return " ".join(filter(None, texts))
 
-def to_items(body: LexborNode) -> list[Item]:
-    """The headers and blocks of a page's body in the order of the page."""
-    walker = _Walker()
-    walker.walk(body)
+
+def to_items(parser: LexborHTMLParser) -> list[Item]:
+    """The headers and blocks of a parsed page in its order. Takes out of the parsed page what is never read."""
+    if parser.body is None:
+        return []
+    parser.strip_tags(_RAW)
+    html = parser.body.html or ""
+    if "<!--" in html:
+        html = _COMMENT.sub("", html)
+    if _CONTROLS.search(html):
+        html = _CONTROLS.sub("", html)
+    walker = _Walker(html.split("<"))
+    walker.walk(1, len(walker.pieces))
     walker.finish_heading()
     return walker.items
 
 
-def inline_text(node: LexborNode) -> str:
-    """The text of a node that holds no table, on one line."""
-    walker = _Walker()
-    for child in node.iter(include_text=True):
-        walker.walk(child)
-    texts = (" ".join(item.text.split()) for item in walker.items if not isinstance(item, Edge))
-    return " ".join(filter(None, texts))
-
-
-def _data_rows(table: LexborNode) -> list[tuple[bool, list[str]]] | None:
-    """(is a header row, cells) for each row with text of a table of data; None when the table lays out the page."""
-    if (table.attributes.get("role") or "") in ("presentation", "none"):
-        return None
-    rows: list[LexborNode] = []
-    for node in table.traverse():
-        tag = node.tag
-        if tag == "tr":
-            rows.append(node)
-        elif tag in _LAYOUT_SIGNS and node.mem_id != table.mem_id:
-            return None
-    if len(rows) < 2:
-        return None
-    found = []
-    for row in rows:
-        cells = [cell for cell in row.iter() if cell.tag in _CELLS and not skipped(cell.tag, cell.attributes, True)]
-        texts = []
-        for cell in cells:
-            texts.append(inline_text(cell))
-            texts += [""] * (min(_integer(cell.attributes.get("colspan"), 1), 20) - 1)
-        if any(len(text) > _MAX_CELL for text in texts):
-            return None
-        if any(texts):
-            found.append((all(cell.tag == "th" for cell in cells) or row.parent.tag == "thead", texts))
-    return found or None
-
-
-def _is_linked(node: LexborNode) -> bool:
-    return node.css_first("a[href]") is not None or (node.parent is not None and node.parent.tag == "a")
-
-
-def _verbatim_text(node: LexborNode) -> str:
-    parts: list[str] = []
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current.is_text_node:
-            parts.append(current.text_content or "")
-        elif current.tag == "br":
-            parts.append("\n")
-        elif current.is_element_node and not skipped(current.tag, current.attributes, True):
-            stack.extend(reversed(list(current.iter(include_text=True))))
-    return "".join(parts)
-
-
-def _heading_level(tag: str, attributes: dict[str, str | None]) -> int:
-    """The level of a header element; 0 for any other element."""
-    if (attributes.get("role") or "").lower() == "heading":
-        return min(max(1, _integer(attributes.get("aria-level"), HEADINGS.get(tag, 2))), 9)
-    return HEADINGS.get(tag, 0)
+def _plain(text: str) -> str:
+    """Text without the four escapes that the parser writes."""
+    if "&" not in text:
+        return text
+    text = text.replace("&nbsp;", "\xa0").replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
+    return text.replace("&amp;", "&")
 
 
 def _integer(value: str | None, default: int) -> int:
@@ -363,7 +546,15 @@ def _integer(value: str | None, default: int) -> int:
     return int(value) if re.fullmatch(r"-?\d{1,6}", value) else default
 
 
+def _letters(text: str) -> int:
+    return sum(map(str.isalnum, text))
+
+
 def _tidy(text: str) -> str:
     """Whitespace folded within each line, lines without text at either end removed."""
-    lines = (" ".join(line.split()) for line in _INVISIBLE.sub("", text).split(_BREAK))
+    if not text.isascii():
+        text = _INVISIBLE.sub("", text)
+    if _BREAK not in text:
+        return " ".join(text.split())
+    lines = (" ".join(line.split()) for line in text.split(_BREAK))
     return "\n".join(line for line in lines if line)
