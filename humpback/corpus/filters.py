@@ -4,6 +4,7 @@ Source: the paper's appendix E (length, header, repetition); the measure of repe
 """
 
 import itertools
+import math
 import re
 from collections import Counter, defaultdict
 
@@ -32,7 +33,8 @@ NAVIGATION_HEADERS = frozenset((
 _PHRASE = re.compile(r"\b(?:" + "|".join(map(re.escape, NAVIGATION_PHRASES)) + r")\b")
 
 _WORD = re.compile(r"\w+")
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
+_FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
+_SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
 
 
 def language_reason(declared: str | None) -> str:
@@ -74,29 +76,47 @@ def text_reason(text: str, cfg: Segments) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text: a line's end ends one, too. Code and table rows are not sentences."""
+    """The sentences of a text without their full stops: a line's end ends one, too. Code and table rows are not sentences."""
+    if "```" in text:
+        text = _without_code(text)
+    if "| " in text:
+        text = "\n".join(line for line in text.split("\n") if not line.lstrip(" >:").startswith("| "))
+    return [sentence for sentence in _SENTENCE_END.split(text) if sentence]
+
+
+def _without_code(text: str) -> str:
     lines, fence = [], ""
     for line in text.split("\n"):
-        mark = re.match(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})", line)
+        mark = _FENCE.match(line) if "```" in line else None
         if fence:
             fence = "" if mark and mark.group(1) == fence else fence
         elif mark:
             fence = mark.group(1)
-        elif not line.lstrip(" >:").startswith("| "):
+        else:
             lines.append(line)
-    return [sentence for sentence in _SENTENCE_END.split("\n".join(lines)) if sentence]
+    return "\n".join(lines)
 
 
 def repeats(text: str, ngram: int, jaccard: float, min_words: int) -> bool:
     """Whether two sentences of at least `min_words` words share a word n-gram and have a Jaccard similarity of at least `jaccard`."""
+    folded = text.casefold()
+    words = _WORD.findall(folded)
+    every = [words[i:] for i in range(ngram)]
+    fewest = max(1, math.ceil(2 * jaccard / (1 + jaccard) * max(min_words - ngram + 1, 1)))  # what two such sentences have in common
+    if len(every[-1]) - len(set(zip(*every, strict=False))) < fewest:
+        return False
     grams = []
-    for sentence in sentences(text):
-        words = _WORD.findall(sentence.casefold())
+    for sentence in sentences(folded):
+        words = _WORD.findall(sentence)
         if len(words) >= max(min_words, ngram):
-            grams.append({tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)})
+            grams.append(set(zip(*(words[i:] for i in range(ngram)), strict=False)))
+    counts = Counter(itertools.chain.from_iterable(grams))
+    repeated = {gram for gram, count in counts.items() if count > 1}
+    # Of a sentence that is as similar as that to another, at least this share of its n-grams is elsewhere, too.
+    similar = [found for found in grams if len(repeated & found) >= max(jaccard * len(found), 1)]
     holders = defaultdict(list)
-    for number, found in enumerate(grams):
+    for number, found in enumerate(similar):
         for gram in found:
             holders[gram].append(number)
     shared = Counter(pair for numbers in holders.values() for pair in itertools.combinations(numbers, 2))
-    return any(count >= jaccard * (len(grams[a]) + len(grams[b]) - count) for (a, b), count in shared.items())
+    return any(count >= jaccard * (len(similar[a]) + len(similar[b]) - count) for (a, b), count in shared.items())

@@ -31,6 +31,7 @@ _NEVER_DEEP = words(
     "colgroup html head body"
 )
 _FORMATTING = words("b big code em font i nobr s small strike strong tt u")
+_FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})[\s>]", re.IGNORECASE)
 
 
 class PageDropped(Exception):
@@ -185,6 +186,9 @@ def _too_deep(html: str) -> bool:
     """Whether parsing would take more than linear time to a degree that matters (see the constants above)."""
     tags = html.count("<")
     if tags * tags <= _MAX_FORMAT_WORK:
+        return False
+    opens = tags - html.count("</")  # and comments; no more can be open
+    if tags * opens <= _MAX_DEPTH_WORK and tags * len(_FORMATTING_TAG.findall(html)) <= _MAX_FORMAT_WORK:
         return False
     depth = deepest = unclosed = most_unclosed = 0
     for closing, name in _TAG.findall(html):
