@@ -25,13 +25,15 @@ RECORDS_PER_SHARD = 50_000
 
 @dataclass(frozen=True)
 class Page:
-    """One web page: `start` and `end` are the bytes of `source` that hold it."""
+    """One web page: `start` and `end` are the bytes of `source` that hold it (for one-member gzip or zstd: of the decompressed stream)."""
 
     source: str
     url: str
     start: int
     end: int
     html: bytes
+    charset: str = ""  # as the HTTP header says
+    language: str = ""  # as the record's header says (ClueWeb22), ISO code
 
 
 @dataclass(frozen=True)
