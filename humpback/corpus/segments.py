@@ -14,8 +14,8 @@ from selectolax.lexbor import LexborHTMLParser
 
 from humpback.config import Segments
 from humpback.corpus import filters, language
+from humpback.corpus.charset import decode
 from humpback.corpus.nuisances import words
-from humpback.corpus.readers import decode
 from humpback.corpus.text import Block, Edge, Header, Item, to_items
 from humpback.records import Page, Segment, record_id
 
@@ -83,7 +83,7 @@ class Tree:
 
 def cut(page: Page, language: str = "en") -> tuple[str, list[Tree]]:
     """The page's own address and the tree of each of its headers, in the page's order. Raises PageDropped."""
-    html = decode(page.html)
+    html = decode(page.html, page.charset)
     if html is None:
         raise PageDropped("binary")
     if _too_deep(html):

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from absl import logging
+
 from humpback.config import Segments
 from humpback.convert.sources import resolve
 from humpback.corpus import duplicates, readers
@@ -36,9 +38,10 @@ def segment_pages(cfg: Segments) -> tuple[list[Segment], dict[str, int], dict[st
 
     counts = {"pages": 0, "cut": 0}
     found: list[Segment] = []
-    for page in readers.read_pages(",".join(resolve(path) for path in cfg.input.split(",")), on_drop):
-        counts["pages"] += 1
-        found += extract(page, cfg, on_drop)
+    for given in readers.list_inputs(",".join(resolve(path) for path in cfg.input.split(","))):
+        for page in readers.read_pages(given, on_drop, logging.warning):
+            counts["pages"] += 1
+            found += extract(page, cfg, on_drop)
     counts["cut"] = len(found)
     kept, doubled = duplicates.drop_exact(found)
     if doubled:
