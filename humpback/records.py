@@ -46,6 +46,8 @@ class Segment:
     source: str
     start: int
     end: int
+    language: str = ""
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True)
