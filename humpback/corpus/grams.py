@@ -8,6 +8,7 @@ import functools
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -23,13 +24,17 @@ def normalised(text: str) -> str:
 
 def gram_hashes(words: list[str], n: int) -> np.ndarray:
     """uint64 [G], sorted and distinct: the n-grams of a text's words; of fewer than n words all of them make one gram."""
-    hashes = np.fromiter(map(_word_hash, words), np.uint64, len(words))
-    n = min(n, len(words))
-    count = len(words) - n + 1
-    grams = hashes[:count]
-    for i in range(1, n):
-        grams = grams * _STEP + hashes[i : i + count]
+    *_, (_, grams) = hashes_by_length(words, n)
     return np.unique(grams)
+
+
+def hashes_by_length(words: list[str], longest: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (n, uint64 [W - n + 1]), the n-grams of W words in their order, for n from 1 to `longest` or W."""
+    hashes = grams = np.fromiter(map(_word_hash, words), np.uint64, len(words))
+    yield 1, grams
+    for n in range(2, min(longest, len(words)) + 1):
+        grams = grams[:-1] * _STEP + hashes[n - 1 :]
+        yield n, grams
 
 
 @functools.lru_cache(1 << 17)  # a hundred bytes each; most words of a text are among so many
