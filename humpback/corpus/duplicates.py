@@ -15,6 +15,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -39,6 +40,7 @@ KEPT, EXACT, NEAR = 0, 1, 2
 
 BLOCK = 4_096  # texts that are compared with each other at once
 _CACHED_GRAMS = 1 << 24  # 128 MiB
+_READERS = 8  # files read at once, for the sake of gs://
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 
@@ -51,7 +53,7 @@ class Part:
     index: storage.PathLike
 
 
-PairFinder = Callable[[Sequence[Part], np.ndarray, float, Progress], Iterable[tuple[int, int]]]
+PairFinder = Callable[["Index", np.ndarray, float, Progress], Iterable[tuple[int, int]]]
 
 
 def row(segment: Segment, offset: int, length: int) -> np.void:
@@ -95,7 +97,8 @@ def find(
     jaccard: the similarity, of sets of word 5-grams, from which on two texts are near-duplicates.
     pairs: finds the similar pairs, `verified_pairs` unless another engine does; progress: hears of how many rows and bands are done.
     """
-    ids, exact = read_columns(parts, "id", "exact")
+    index = Index(parts)
+    ids, exact = index.columns("id", "exact")
     verdict = np.full(len(ids), KEPT, np.int8)
     verdict[_repeated(ids, exact)] = EXACT
     del exact
@@ -103,21 +106,33 @@ def find(
     alive = alive[np.argsort(ids[alive])]  # so that the first of a component has its smallest id
     del ids
     components = Components(alive)
-    for found in _chunks((pairs or verified_pairs)(parts, alive, jaccard, progress)):
+    for found in _chunks((pairs or verified_pairs)(index, alive, jaccard, progress)):
         components.merge(found)
     verdict[alive[components.labels != np.arange(len(alive))]] = NEAR
     return verdict
 
 
-def read_columns(parts: Sequence[Part], *names: str) -> tuple[np.ndarray, ...]:
-    """The named columns of all parts' rows, in order; "bands:3" is the key of band 3 alone."""
+class Index:
+    """The rows of all parts, in order. `starts`, int64 [P + 1], are the positions of the parts' first rows and the number of all rows;
+    it is known when a column has been read."""
 
-    def columns(rows: np.ndarray) -> list[np.ndarray]:
-        split = [name.partition(":") for name in names]
-        return [rows[name][:, int(band)] if band else rows[name].copy() for name, _, band in split]
+    starts: np.ndarray
 
-    found = [columns(read_index(part)) for part in parts] or [columns(np.empty(0, ROW))]
-    return tuple(np.concatenate(pieces) for pieces in zip(*found))
+    def __init__(self, parts: Sequence[Part]):
+        self.parts = parts
+
+    def columns(self, *names: str) -> tuple[np.ndarray, ...]:
+        """The columns of ROW by name; "bands:3" is the key of band 3 alone. Only these are held in memory."""
+
+        def read(part: Part | None) -> list[np.ndarray]:
+            rows = np.empty(0, ROW) if part is None else read_index(part)
+            split = [name.partition(":") for name in names]
+            return [rows[name][:, int(band)].copy() if band else rows[name].copy() for name, _, band in split]
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = list(pool.map(read, [None, *self.parts]))
+        self.starts = np.cumsum([len(pieces[0]) for pieces in found])
+        return tuple(np.concatenate(pieces) for pieces in zip(*found))
 
 
 def _repeated(ids: np.ndarray, exact: np.ndarray) -> np.ndarray:
@@ -153,27 +168,30 @@ class Components:
                 labels[:] = roots
 
 
-def verified_pairs(parts: Sequence[Part], alive: np.ndarray, jaccard: float, progress: Progress) -> Iterator[tuple[int, int]]:
+def verified_pairs(index: Index, alive: np.ndarray, jaccard: float, progress: Progress) -> Iterator[tuple[int, int]]:
     """Pairs of rows that share a band and are similar, enough of them to connect what all such pairs connect.
 
     alive: int64 [A], the positions of the rows to compare, sorted by id. A pair whose rows are connected already is not compared.
     """
-    components, texts = Components(alive), Texts(parts)
-    rows = np.concatenate([np.empty(0, LOCATED), *(located(read_index(part), number) for number, part in enumerate(parts))])[alive]
-    rows["position"] = alive
+    components, texts = Components(alive), Texts(index.parts)
+    rows = np.zeros(len(alive), LOCATED)
+    rows["position"], rows["part"] = alive, np.searchsorted(index.starts, alive, side="right") - 1
+    for name, column in zip(("offset", "length"), index.columns("offset", "length")):
+        rows[name] = column[alive]
     for band in range(BANDS):
         rows["label"] = components.labels
-        (keys,) = read_columns(parts, f"bands:{band}")
+        (keys,) = index.columns(f"bands:{band}")
         groups = shared(keys[alive], rows, lambda done: progress(band * len(rows) + done, BANDS * len(rows)))  # noqa: B023 (used at once)
         found = list(join(groups, texts, jaccard))
         components.merge(np.array(found, np.int64).reshape(-1, 2))
         yield from found
 
 
-def located(index: np.ndarray, part: int) -> np.ndarray:
-    """LOCATED [R] of the ROW [R] of a part; its positions are those in the part, its labels 0."""
+def located(index: np.ndarray, part: int, start: int) -> np.ndarray:
+    """LOCATED [R] of the ROW [R] of the part of this number, whose first row has position `start`; the labels are not set."""
     rows = np.zeros(len(index), LOCATED)
-    rows["position"], rows["part"], rows["offset"], rows["length"] = np.arange(len(index)), part, index["offset"], index["length"]
+    rows["position"], rows["part"] = np.arange(start, start + len(index)), part
+    rows["offset"], rows["length"] = index["offset"], index["length"]
     return rows
 
 
