@@ -162,18 +162,28 @@ def _measure(items: list[Item], trees: list[Tree]) -> None:
             sizes[id(tree.parent)] += sizes[id(tree)]
 
 
-def extract(
-    page: Page, cfg: Segments, on_drop: Callable[[str, Tree | None], None], contaminated: Callable[[str], str] | None = None
-) -> list[Segment]:
-    """The segments of one page that the rules keep, the same wherever it runs. `on_drop(reason, tree)` hears of everything left out: of
-    the page (no tree), or of a header whose tree is no segment. Of nested trees the outermost that fits is kept, and those within it
-    are neither kept nor dropped. `contaminated` gives the reason to drop a text that an evaluation asks for, or "".
-    """
+def extract(page: Page, cfg: Segments, on_drop: Callable[[str, Tree | None], None]) -> list[Segment]:
+    """The segments of one page that the rules keep; `on_drop(reason, tree)` as in `choose`, with no tree for the page itself."""
     try:
         url, trees = cut(page, cfg.language)
     except PageDropped as dropped:
         on_drop(str(dropped), None)
         return []
+    return choose(page, url, trees, cfg, on_drop)
+
+
+def choose(
+    page: Page,
+    url: str,
+    trees: list[Tree],
+    cfg: Segments,
+    on_drop: Callable[[str, Tree], None],
+    contaminated: Callable[[str], str] | None = None,
+) -> list[Segment]:
+    """Of a page's trees those that become segments, the same wherever it runs. `on_drop(reason, tree)` hears of each that does not. Of
+    nested trees the outermost that fits is kept, and those within it are neither kept nor dropped. `contaminated` gives the reason to
+    drop a text because an evaluation asks for it, or "".
+    """
     segments: list[Segment] = []
     covered = 0  # the items before this position are in a segment
     for tree in trees:

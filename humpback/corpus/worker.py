@@ -7,6 +7,7 @@ so nothing is done twice, and publishes the part when the input is at its end: N
 
 import base64
 import contextlib
+import functools
 import io
 import json
 import mmap
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,15 +33,15 @@ from humpback import storage
 from humpback.config import Segments
 from humpback.corpus import duplicates, readers
 from humpback.corpus.contamination import Contamination
-from humpback.corpus.segments import Tree, extract
-from humpback.corpus.yields import Yield
+from humpback.corpus.segments import PageDropped, Tree, choose, cut
+from humpback.corpus.yields import SAMPLE_CHARS, Yield
 from humpback.errors import UserError
 from humpback.records import Page, Segment, from_json, to_json
 
-_STATE = struct.Struct("<qqq")  # pages begun, bytes of them, whether one is at work (1) or none
+_STATE = struct.Struct("<qqqq")  # pages begun, bytes of them, bytes of the input up to them, whether one is at work (1) or none
 _GRACE = 2.0  # a page that the child's own alarm does not end, since it is in C code, is ended from outside after so many times its limit
 _SILENT = 300.0  # seconds in which a child may read on without a page
-_TRIES_AT_ONE_PLACE = 2
+_TRIES = 2  # at one place; a third is not made, and what is behind it stays unread
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Job:
 
 
 class Worker:
-    """A child process for one job after another. `pages` and `bytes` say how far it is, over all its jobs."""
+    """A child process for one job after another."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen | None = None
@@ -80,30 +81,28 @@ class Worker:
         self._state = mmap.mmap(self._file.fileno(), _STATE.size)
 
     @property
-    def progress(self) -> tuple[int, int]:
-        """(pages begun, their bytes) so far."""
-        pages, size, _ = _STATE.unpack(self._state[:])
-        return pages, size
+    def progress(self) -> tuple[int, int, int]:
+        """(pages begun so far, their bytes, bytes of the job in progress that are read)."""
+        return _STATE.unpack(self._state[:])[:3]
 
     def run(self, job: Job) -> None:
-        """Does a job and publishes its part. RuntimeError with the child's own words when it fails other than by a page."""
+        """Does a job and publishes its part. UserError for a user's mistake; RuntimeError with the child's own words for any other."""
         spool = os.path.join(self._folder.name, job.name)
         begun = self.progress[0]
-        blamed: dict[int, str] = {}  # number of the page in the input → why it is left out
+        blamed: dict[int, str] = {}  # number of a page in the input, from 1 → why it is left out
         tries: Counter[int] = Counter()
-        end = 0  # of the input, where what is behind it cannot be read; 0: all of it
-        while True:
-            reason = self._attempt(job, spool, blamed, end)
-            if not reason:
-                break
-            page = self.progress[0] - begun  # the last one begun, from 1
-            begun = self.progress[0] - page
+        end: int | None = None  # the last page that is read: what is behind it cannot be
+        while reason := self._attempt(job, spool, blamed, end):
+            pages, size, _, at_work = _STATE.unpack(self._state[:])
+            page = pages - begun
             tries[page] += 1
-            if _STATE.unpack(self._state[:])[2]:
+            if at_work:
                 blamed[page] = reason
-            if tries[page] >= _TRIES_AT_ONE_PLACE:
-                end = max(page, 1)  # reading on kills it, whatever is done with the page
-            self._set(begun)
+            if tries[page] >= _TRIES:
+                end = page - at_work
+            self._state[:] = _STATE.pack(begun, size, 0, 0)
+        pages, size, _, _ = _STATE.unpack(self._state[:])
+        self._state[:] = _STATE.pack(pages, size, 0, 0)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spool)
 
@@ -114,11 +113,7 @@ class Worker:
         self._file.close()
         self._folder.cleanup()
 
-    def _set(self, pages: int) -> None:
-        _, size, _ = _STATE.unpack(self._state[:])
-        self._state[:] = _STATE.pack(pages, size, 0)
-
-    def _attempt(self, job: Job, spool: str, blamed: dict[int, str], end: int) -> str:
+    def _attempt(self, job: Job, spool: str, blamed: dict[int, str], end: int | None) -> str:
         """"" when the job is done; otherwise why the child had to be, or was, killed."""
         child = self._child or self._start()
         order = base64.b64encode(pickle.dumps((job, spool, blamed, end, self._file.name))) + b"\n"
@@ -134,7 +129,7 @@ class Worker:
             if state != seen:
                 seen, since = state, time.monotonic()
                 continue
-            at_work = _STATE.unpack(state)[2]
+            at_work = _STATE.unpack(state)[3]
             if time.monotonic() - since > (_GRACE * job.cfg.page_seconds if at_work else _SILENT):
                 self._kill()
                 return "took too long"
@@ -150,7 +145,10 @@ class Worker:
     def _start(self) -> subprocess.Popen:
         # Not a fork, and not multiprocessing's import of the main module: the child needs neither JAX nor its threads.
         self._child = subprocess.Popen(
-            [sys.executable, "-c", "from humpback.corpus.worker import main; main()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", "from humpback.corpus.worker import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},  # one core each, and little address space
         )
         return self._child
 
@@ -194,106 +192,116 @@ def _out_of_time(_signal: int, _frame: Any) -> None:
 class _Child:
     """One job, as the child does it."""
 
-    def __init__(self, job: Job, spool: str, blamed: dict[int, str], end: int, state: str) -> None:
+    def __init__(self, job: Job, spool: str, blamed: dict[int, str], end: int | None, state: str) -> None:
         self.job, self.spool, self.blamed, self.end = job, spool, blamed, end
         with open(state, "r+b") as file:
             self.state = mmap.mmap(file.fileno(), _STATE.size)
-        self.begun, self.size, _ = _STATE.unpack(self.state[:])
-        self.contaminated = Contamination(job.cfg.contamination).reason if job.cfg.contamination else None
+        self.begun, self.size, _, _ = _STATE.unpack(self.state[:])
+        self.read = 0  # bytes of the input
+        self.contaminated = _contamination(job.cfg.contamination)
+        self.seen = Yield()  # only to know which drops may become samples
+        self.page: dict[str, Any] = {}  # what became of what was read since the last page
+        self._clear()
         _limit_memory(job.cfg.page_megabytes)
 
     def work(self) -> None:
         """Reads what is not in the spool yet, and publishes the part."""
         done = _complete_pages(self.spool)
+        number = 0
         with open(self.spool, "ab") as spool:
-            number, drops = 0, []
-            pages = readers.read_pages(self.job.given, lambda source, reason: drops.append((reason, {"source": source})), drops_warning(drops))
-            for number, page in enumerate(pages, 1):
-                if number <= done:
-                    drops.clear()  # they are in the spool
-                    continue
-                self._mark(number, len(page.html), 1)
-                spool.write(self._page(number, page, drops))
-                spool.flush()
-                drops.clear()
-                self._mark(number, 0, 0)
-                if number == self.end:
-                    drops.append(("unreadable", {"source": page.source, "after page": number}))
-                    break
+            if self.end != 0:
+                for number, page in enumerate(readers.read_pages(self.job.given, self._left_out, self._warn), 1):
+                    if number > done:
+                        self.size += len(page.html)
+                        self.read = self.read + len(page.html) if self.job.given.kind == "html" else page.end
+                        self._mark(number, 1)
+                        spool.write(self._extracted(number, page))
+                        spool.flush()
+                        self._mark(number, 0)
+                    self._clear()
+                    if number == self.end:
+                        break
             if number >= done:
-                spool.write(_marker(number + 1, 0, drops))
+                if self.end is not None:
+                    self._left_out(self.job.given.source, "unreadable")
+                spool.write(self._marker(number + 1, 0))
         self._publish()
 
-    def _mark(self, number: int, size: int, at_work: int) -> None:
-        self.size += size
-        self.state[:] = _STATE.pack(self.begun + number, self.size, at_work)
+    def _mark(self, number: int, at_work: int) -> None:
+        self.state[:] = _STATE.pack(self.begun + number, self.size, self.read, at_work)
 
-    def _page(self, number: int, page: Page, drops: list) -> bytes:
+    def _clear(self) -> None:
+        self.page = {"drops": [], "warnings": [], "headers": 0}
+
+    def _warn(self, text: str) -> None:
+        self.page["warnings"].append(text)
+
+    def _left_out(self, source: str, reason: str) -> None:
+        self.page["drops"].append((reason, {"source": source}, ""))
+
+    def _drop(self, page: Page, reason: str, tree: Tree | None) -> None:
+        where = {"source": page.source, "start": page.start, "end": page.end, "url": page.url}
+        if tree is not None:
+            where["header"] = tree.header
+        sample: list[str] = []
+        # A tree may be the whole page, and only few are shown.
+        self.seen.drop(reason, where, lambda: sample.append(tree.text[:SAMPLE_CHARS] if tree else "") or "")
+        self.page["drops"].append((reason, where, "".join(sample)))
+
+    def _extracted(self, number: int, page: Page) -> bytes:
         """The page's lines for the spool: its segments, then what became of the rest of it."""
-        found, headers = [], len(drops)
+        found, before = [], len(self.page["drops"])
         reason = self.blamed.get(number, "")
         if not reason:
-            signal.setitimer(signal.ITIMER_REAL, self.job.cfg.page_seconds)
             try:
-                found = extract(page, self.job.cfg, lambda why, tree: drops.append((why, _where(page, tree))), self.contaminated)
+                signal.setitimer(signal.ITIMER_REAL, self.job.cfg.page_seconds)
+                try:
+                    url, trees = cut(page, self.job.cfg.language)
+                    self.page["headers"] = len(trees)
+                    found = choose(page, url, trees, self.job.cfg, functools.partial(self._drop, page), self.contaminated)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except PageDropped as dropped:
+                reason = str(dropped)
             except _OutOfTime:
                 reason = "took too long"
             except MemoryError:
                 reason = "too much memory"
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
         if reason:
-            del drops[headers:]
+            del self.page["drops"][before:]
             found = []
-            drops.append((reason, _where(page, None)))
+            self._drop(page, reason, None)
         lines = [to_json(segment).encode("utf-8", "replace") + b"\n" for segment in found]
-        return b"".join([*lines, _marker(number, len(page.html), drops)])
+        return b"".join([*lines, self._marker(number, len(page.html))])
+
+    def _marker(self, number: int, size: int) -> bytes:
+        """The line that ends a page in the spool; one of no bytes is the end of the input."""
+        return b"#" + json.dumps({"page": number, "bytes": size, **self.page}).encode() + b"\n"
 
     def _publish(self) -> None:
-        part, total = self.job.part(), Yield()
-        rows = []
+        part, total, rows = self.job.part(), Yield(), []
 
         def lines() -> Iterator[bytes]:
             offset = 0
             for line in _spooled(self.spool):
                 if line.startswith(b"#"):
-                    _count(total, json.loads(line[1:]))
+                    total.add_page(json.loads(line[1:]))
                     continue
-                segment = from_json(Segment, line.decode())
-                rows.append(duplicates.row(segment, offset, len(line)))
+                rows.append(duplicates.row(from_json(Segment, line.decode()), offset, len(line)))
                 offset += len(line)
-                total.counts["segments"] += 1
                 yield line
 
         storage.publish(part.lines, lines())
         buffer = io.BytesIO()
         np.save(buffer, np.array(rows, duplicates.ROW))
         storage.publish(part.index, buffer.getvalue())
-        storage.publish_json(epath.Path(self.job.out) / f"{self.job.name}.json", {"source": self.job.given.source, **total.to_json()})
+        found = {"source": self.job.given.source, "segments": len(rows), **total.to_json()}
+        storage.publish_json(epath.Path(self.job.out) / f"{self.job.name}.json", found)
 
 
-def drops_warning(drops: list):
-    """What a reader has to say is counted, too: as "warning: …"."""
-    return lambda text: drops.append((f"warning: {text}", {}))
-
-
-def _where(page: Page, tree: Tree | None) -> dict[str, Any]:
-    found = {"source": page.source, "start": page.start, "end": page.end, "url": page.url}
-    return found if tree is None else {**found, "header": tree.header, "text": tree.text if tree.length < 10_000 else ""}
-
-
-def _marker(number: int, size: int, drops: list) -> bytes:
-    """The line that ends a page in the spool."""
-    return b"#" + json.dumps({"page": number, "bytes": size, "drops": drops}).encode() + b"\n"
-
-
-def _count(total: Yield, found: dict[str, Any]) -> None:
-    if found["bytes"] or found["drops"]:
-        total.counts["pages"] += bool(found["bytes"])
-    total.counts["bytes"] += found["bytes"]
-    for reason, where in found["drops"]:
-        text = where.pop("text", "")
-        total.drop(reason, where, lambda text=text: text)
+@functools.lru_cache(maxsize=1)
+def _contamination(paths: str) -> Callable[[str], str] | None:
+    return Contamination(paths).reason if paths else None
 
 
 def _spooled(spool: str) -> Iterator[bytes]:
@@ -322,6 +330,7 @@ def _complete_pages(spool: str) -> int:
     return page
 
 
+@functools.cache  # once, when the process has nothing of a page yet
 def _limit_memory(megabytes: int) -> None:
     """A page that asks for more than this beyond what the process has gets a MemoryError, or ends the process, but not the machine."""
     with open("/proc/self/statm") as file:

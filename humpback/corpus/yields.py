@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 SAMPLES = 20  # of each reason
-_SAMPLE_CHARS = 400
+SAMPLE_CHARS = 400
 
 # Reasons that speak of a damaged or hostile input, not of what is written on a page: warnings, errors with --strict.
 DAMAGE = frozenset((
@@ -20,7 +20,8 @@ class Yield:
     """Counts of pages, headers, segments, and of drops by reason; samples chosen by a checksum, so not by the order of the pages."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()  # pages, bytes, headers
+        self.warnings: Counter[str] = Counter()  # what the readers have said
         self.dropped: Counter[str] = Counter()
         self._samples: dict[str, list[tuple[int, dict[str, Any]]]] = {}  # per reason a heap: the largest checksum first
 
@@ -30,11 +31,19 @@ class Yield:
         key = zlib.crc32(repr(sorted(where.items())).encode("utf-8", "replace"))
         heap = self._samples.setdefault(reason, [])
         if len(heap) < SAMPLES or -key > heap[0][0]:
-            self._keep(heap, key, {**where, "text": text()[:_SAMPLE_CHARS]})
+            self._keep(heap, key, {**where, "text": text()[:SAMPLE_CHARS]})
+
+    def add_page(self, page: dict[str, Any]) -> None:
+        """Adds what became of a page: its `bytes`, `headers`, `drops` (reason, where, text) and `warnings`."""
+        self.counts.update(pages=bool(page["bytes"]), bytes=page["bytes"], headers=page["headers"])
+        self.warnings.update(page["warnings"])
+        for reason, where, text in page["drops"]:
+            self.drop(reason, where, lambda text=text: text)
 
     def add(self, other: dict[str, Any]) -> None:
         """Adds what another `to_json` says."""
         self.counts.update(other["counts"])
+        self.warnings.update(other["warnings"])
         self.dropped.update(other["dropped"])
         for reason, samples in other["samples"].items():
             for key, sample in samples:
@@ -43,7 +52,7 @@ class Yield:
     def to_json(self) -> dict[str, Any]:
         """Everything, for `add`."""
         samples = {reason: sorted(((-key, sample) for key, sample in heap), key=_order) for reason, heap in self._samples.items()}
-        return {"counts": dict(self.counts), "dropped": dict(self.dropped), "samples": samples}
+        return {"counts": dict(self.counts), "warnings": dict(self.warnings), "dropped": dict(self.dropped), "samples": samples}
 
     def samples(self) -> dict[str, list[dict[str, Any]]]:
         """The samples of each reason."""
