@@ -69,9 +69,9 @@ def decode(html: bytes, declared: str = "") -> str | None:
     if label in ("", "utf-8", "cp1252"):
         try:
             return _unless_broken(html.decode("utf-8"))
-        except UnicodeDecodeError as error:
+        except UnicodeDecodeError:
             if label != "cp1252":
-                label = _detect(html[max(0, error.start - 256) : error.start + _DETECT_BYTES])
+                label = _detect(html)
     return _unless_broken(html.decode(label, "replace"))
 
 
@@ -103,10 +103,11 @@ def _declared_inside(html: bytes) -> str:
     return "iso-2022-jp" if _ISO_2022_JP.search(html) else ""
 
 
-def _detect(sample: bytes) -> str:
+def _detect(html: bytes) -> str:
     """The charset of bytes that are not all UTF-8: UTF-8 still, if more of the non-ASCII bytes form its sequences than do not."""
-    valid = sum(map(len, _MULTIBYTE.findall(sample)))
-    if 2 * valid > len(_HIGH.findall(sample)):
+    first = _HIGH.search(html).start()
+    sample = html[max(0, first - _DETECT_BYTES // 16) : first + _DETECT_BYTES]
+    if 2 * sum(map(len, _MULTIBYTE.findall(sample))) > len(_HIGH.findall(sample)):
         return "utf-8"
     return _codec(chardetng_py.detect(sample, allow_utf8=False)) or "cp1252"
 

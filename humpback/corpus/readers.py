@@ -220,7 +220,6 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
             start = stream.start
             if size > _MAX_LINE_BYTES:
                 stream.skip_to(_LINE_END, 0)
-                stream.advance(1)
                 on_drop(source, "too large")
                 continue
             line = bytes(stream.window[:size])

@@ -58,19 +58,23 @@ class Stream:
         del self.window[:size]
         self.start += size
 
-    def skip_to(self, pattern: re.Pattern[bytes], keep: int) -> bool:
-        """Advances to the first match of `pattern` (of at most `keep` bytes); False if there is none to the end, or a bomb on the way."""
+    def skip_to(self, pattern: re.Pattern[bytes], keep: int) -> None:
+        """Advances to where `pattern` first matches to, looking at no more than `keep` bytes; to the end of the file if it does not.
+
+        A stretch that is far larger than what the file holds of it is a bomb: the stream ends there, "too large".
+        """
         start, consumed = self.start, self.consumed
         while True:
             if match := pattern.search(self.window):
-                self.advance(match.start())
-                return True
+                self.advance(match.end())
+                return
             self.advance(max(0, len(self.window) - keep))
             if self.start - start > _BOMB_BYTES and self.start - start > _BOMB_RATIO * (self.consumed - consumed):
                 self.fault, self._more = "too large", iter(())
-            if self.fill(len(self.window) + 1) <= keep:
-                self.advance(len(self.window))
-                return False
+            held = len(self.window)
+            if self.fill(held + 1) == held:
+                self.advance(held)
+                return
 
     def file_range(self, start: int, end: int) -> tuple[int, int]:
         """The bytes of the file that hold [start, end) if these are whole gzip members, else [start, end) itself. Asked in order."""

@@ -72,7 +72,8 @@ def gzipped(records: list[bytes]) -> bytes:
 def zstd(data: bytes) -> bytes:
     out = io.BytesIO()
     writer = ZstdWriter(_Open(out))
-    writer.write(data)
+    while data:
+        data = data[writer.write(data) :]
     writer.close()
     return out.getvalue()
 
