@@ -28,8 +28,9 @@ YIELD = {
 
 def segment(number: int) -> Segment:
     text = f"Text {number}: é\n\n- one\n- two\n\n\U0001f40b" if number else "\x00"
-    path = ("Top",) * (number % 3)
-    return Segment(f"{number:016x}", text, "Header", path, "http://a/b", "a.warc.gz", 2**40, 2**40 + number, "en", 0.5 + number)  # float32 holds it
+    path, start = ("Top",) * (number % 3), 2**40
+    confidence = 0.5 + number  # as float32 holds it
+    return Segment(f"{number:016x}", text, "Header", path, "http://a/b", "a.warc.gz", start, start + number, "en", confidence)
 
 
 @pytest.fixture
