@@ -9,7 +9,7 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "humpback" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 README = HERE / "README.md"
 
-CORPUS = ["selectolax"]  # reads HTML
+CORPUS = ["chardetng-py", "fastwarc", "pycld2", "selectolax"]  # tell a charset, read WARC, find the language, read HTML
 DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
 CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
 INT8 = ["qwix"]  # weights of decoding in int8

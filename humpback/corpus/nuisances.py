@@ -57,11 +57,12 @@ SKIPPED_NAMES = words(
 )
 # "with-sidebar" and "no-comments" speak of the page, not of the element.
 _ABOUT_THE_PAGE = words("has have with without no not is in hide hides show shows enable enabled disable")
-_UNJUDGED_TAGS = words("html body main article section h1 h2 h3 h4 h5 h6 pre code samp kbd td th tr tbody table")
+UNJUDGED_TAGS = words("html body main article section h1 h2 h3 h4 h5 h6 pre code samp kbd td th tr tbody table dt dd")
 _GENERATED_ID = re.compile(r"\b(section|sect\d|chapter|appendix|refsect\d)\b")
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 # Who owns the page, in a line of its own.
 _NOTICE = re.compile(r"©|\(c\) (19|20)\d\d|\ball rights reserved\b|^powered by\b", re.IGNORECASE)
+_NOTICE_SIGNS = ("©", "(c) ", "(C) ", "ights reserved", "ights Reserved", "IGHTS RESERVED", "owered by", "owered By", "OWERED BY")
 _MAX_NOTICE = 200  # characters; a longer paragraph is text that mentions it
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
@@ -82,7 +83,7 @@ def skipped(tag: str, attributes: dict[str, str | None], in_article: bool) -> bo
     roles = (attributes.get("role") or "").lower().split()
     if any(role in SKIPPED_ROLES for role in roles):
         return True
-    if tag in _UNJUDGED_TAGS or "heading" in roles:
+    if tag in UNJUDGED_TAGS or "heading" in roles:
         return False
     classes = attributes.get("class") or ""
     identifier = attributes.get("id") or ""
@@ -103,6 +104,11 @@ def nuisance_name(names: str) -> bool:
         if not SKIPPED_PAIRS.isdisjoint(itertools.pairwise(found)):
             return True
     return False
+
+
+def may_have_notices(html: str) -> bool:
+    """Whether a page has what `notice` looks for, at the price of a few searches instead of one a paragraph."""
+    return any(sign in html for sign in _NOTICE_SIGNS)
 
 
 def notice(paragraph: str) -> bool:

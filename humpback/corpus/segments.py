@@ -6,16 +6,16 @@ is no part of the trees around it. All of it is a pure function of the page, in 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback.config import Segments
-from humpback.corpus import filters
+from humpback.corpus import filters, language
+from humpback.corpus.charset import decode
 from humpback.corpus.nuisances import words
-from humpback.corpus.readers import decode
 from humpback.corpus.text import Block, Edge, Header, Item, to_items
 from humpback.records import Page, Segment, record_id
 
@@ -25,12 +25,15 @@ _BLANK_LINE = "\n\n"
 # the products that it takes (about a second each); a page of text is a hundred times below.
 _MAX_DEPTH_WORK = 100_000_000  # tags × open elements
 _MAX_FORMAT_WORK = 3_000_000  # tags × unclosed formatting elements
+_HEAD = 10_000  # characters in which a page says what it is
+_CONTENT_LANGUAGE = re.compile("content-language", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 _NEVER_DEEP = words(
     "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup a "
     "colgroup html head body"
 )
 _FORMATTING = words("b big code em font i nobr s small strike strong tt u")
+_FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})[\s>]", re.IGNORECASE)
 
 
 class PageDropped(Exception):
@@ -55,6 +58,18 @@ class Tree:
     @property
     def text(self) -> str:
         parts: list[str] = []
+        for item in self._blocks():
+            if parts:
+                parts.append(_separator(item))
+            parts.append(item.text)
+        return "".join(parts)
+
+    @property
+    def linked(self) -> int:
+        """How many characters of the text are links."""
+        return sum(item.linked for item in self._blocks() if isinstance(item, Block))
+
+    def _blocks(self) -> Iterator[Block | Header]:
         position = self.start
         while position < self.end:
             if position in self.skips:
@@ -62,24 +77,21 @@ class Tree:
                 continue
             item = self.items[position]
             if not isinstance(item, Edge) and item.text:
-                if parts:
-                    parts.append(_separator(item))
-                parts.append(item.text)
+                yield item
             position += 1
-        return "".join(parts)
 
 
-def cut(page: Page) -> tuple[str, list[Tree]]:
+def cut(page: Page, language: str = "en") -> tuple[str, list[Tree]]:
     """The page's own address and the tree of each of its headers, in the page's order. Raises PageDropped."""
-    html = decode(page.html)
+    html = decode(page.html, page.charset)
     if html is None:
         raise PageDropped("binary")
     if _too_deep(html):
         raise PageDropped("too deep")
     parser = LexborHTMLParser(html, scripting=True)  # as browsers do: what is in <noscript> is no part of the tree
-    if reason := filters.language_reason(_declared_language(parser)):
+    if reason := filters.language_reason(page.language or _declared_language(parser, html), language):
         raise PageDropped(reason)
-    items = to_items(parser.body) if parser.body is not None else []
+    items = to_items(parser)
     trees = build_trees(items)
     if not trees:
         raise PageDropped("no header")
@@ -150,30 +162,46 @@ def _measure(items: list[Item], trees: list[Tree]) -> None:
             sizes[id(tree.parent)] += sizes[id(tree)]
 
 
-def extract(page: Page, cfg: Segments, on_drop: Callable[[str, str], None]) -> list[Segment]:
-    """The segments of one page that the rules keep, the same wherever it runs. `on_drop(where, reason)` hears of everything left out:
-    of a page, or of a header whose tree is no segment. Of nested trees the outermost that fits is kept, and those within it are
-    neither kept nor dropped.
-    """
+def extract(page: Page, cfg: Segments, on_drop: Callable[[str, Tree | None], None]) -> list[Segment]:
+    """The segments of one page that the rules keep; `on_drop(reason, tree)` as in `choose`, with no tree for the page itself."""
     try:
-        url, trees = cut(page)
+        url, trees = cut(page, cfg.language)
     except PageDropped as dropped:
-        on_drop(page.source, str(dropped))
+        on_drop(str(dropped), None)
         return []
+    return choose(page, url, trees, cfg, on_drop)
+
+
+def choose(
+    page: Page,
+    url: str,
+    trees: list[Tree],
+    cfg: Segments,
+    on_drop: Callable[[str, Tree], None],
+    contaminated: Callable[[str], str] | None = None,
+) -> list[Segment]:
+    """Of a page's trees those that become segments, the same wherever it runs. `on_drop(reason, tree)` hears of each that does not. Of
+    nested trees the outermost that fits is kept, and those within it are neither kept nor dropped. `contaminated` gives the reason to
+    drop a text because an evaluation asks for it, or "".
+    """
     segments: list[Segment] = []
     covered = 0  # the items before this position are in a segment
     for tree in trees:
         if tree.start <= covered:
             continue
-        reason = filters.header_reason(tree.header) or filters.length_reason(tree.length, cfg)
-        text = "" if reason else tree.text
-        reason = reason or filters.text_reason(text, cfg)
+        reason = filters.header_reason(tree.header, cfg.navigation) or filters.length_reason(tree.length, cfg)
+        text, code, share = "", "", 0.0
+        if not reason:
+            text = tree.text
+            code, share = language.detect(text)
+            wrong = code.split("-")[0] != cfg.language or share < cfg.min_language_share
+            reason = "language" if wrong else filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")
         if reason:
-            on_drop(f"{page.source}: {tree.header}", reason)
+            on_drop(reason, tree)
             continue
         covered = tree.end
         key = record_id(page.source, page.start, page.end, text)
-        segments.append(Segment(key, text, tree.header, tree.header_path, url, page.source, page.start, page.end))
+        segments.append(Segment(key, text, tree.header, tree.header_path, url, page.source, page.start, page.end, code, share))
     return segments
 
 
@@ -185,6 +213,9 @@ def _too_deep(html: str) -> bool:
     """Whether parsing would take more than linear time to a degree that matters (see the constants above)."""
     tags = html.count("<")
     if tags * tags <= _MAX_FORMAT_WORK:
+        return False
+    opens = tags - html.count("</")  # and comments; no more can be open
+    if tags * opens <= _MAX_DEPTH_WORK and tags * len(_FORMATTING_TAG.findall(html)) <= _MAX_FORMAT_WORK:
         return False
     depth = deepest = unclosed = most_unclosed = 0
     for closing, name in _TAG.findall(html):
@@ -200,11 +231,11 @@ def _too_deep(html: str) -> bool:
     return tags * deepest > _MAX_DEPTH_WORK or tags * most_unclosed > _MAX_FORMAT_WORK
 
 
-def _declared_language(parser: LexborHTMLParser) -> str | None:
+def _declared_language(parser: LexborHTMLParser, html: str) -> str | None:
     attributes = parser.root.attributes if parser.root is not None else {}
     if declared := attributes.get("lang") or attributes.get("xml:lang"):
         return declared
-    for meta in parser.css("meta[http-equiv]"):
+    for meta in parser.css("meta[http-equiv]") if _CONTENT_LANGUAGE.search(html, 0, _HEAD) else ():
         if (meta.attributes.get("http-equiv") or "").lower() == "content-language":
             return meta.attributes.get("content")
     return None

@@ -80,4 +80,4 @@ def test_repetition_at_the_threshold() -> None:
 
 def test_sentences() -> None:
     text = 'He said "Go." She went! Why?\nA line\n> ```\n> code. more\n> ```\n- x'
-    assert filters.sentences(text) == ['He said "Go.', "She went!", "Why?", "A line", "- x"]
+    assert filters.sentences(text) == ['He said "Go', "She went", "Why", "A line", "- x"]

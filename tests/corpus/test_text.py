@@ -63,7 +63,7 @@ TABLE = [
 
 
 def read(html: str) -> str:
-    items = to_items(LexborHTMLParser(f"<h1>T</h1>{html}", scripting=True).body)
+    items = to_items(LexborHTMLParser(f"<h1>T</h1>{html}", scripting=True))
     (tree,) = build_trees(items)
     assert tree.length == len(tree.text)
     return tree.text
@@ -90,17 +90,17 @@ HEADERS = [
 
 @pytest.mark.parametrize("html, headers", HEADERS)
 def test_headers(html: str, headers: list[tuple[str, int]]) -> None:
-    items = to_items(LexborHTMLParser(html).body)
+    items = to_items(LexborHTMLParser(html))
     assert [(item.text, item.level) for item in items if isinstance(item, Header)] == headers
 
 
 def test_an_unclosed_header_does_not_swallow_the_page() -> None:
-    items = to_items(LexborHTMLParser("<h2>A<p>first</p><ul><li>x</ul>").body)
+    items = to_items(LexborHTMLParser("<h2>A<p>first</p><ul><li>x</ul>"))
     assert items == [Header("A", 2), Block("first", False), Block("- x", False)]
 
 
 def test_edges_are_balanced_on_sloppy_pages() -> None:
-    items = to_items(LexborHTMLParser("<article><h1>a<article><p>b</article><main>c<li role=heading>d<dd>e</ul>").body)
+    items = to_items(LexborHTMLParser("<article><h1>a<article><p>b</article><main>c<li role=heading>d<dd>e</ul>"))
     depth = 0
     for item in items:
         if isinstance(item, Edge):

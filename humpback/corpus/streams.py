@@ -1,0 +1,173 @@
+"""The decompressed bytes of a file as a window that moves forward: gzip, zstd and plain, told by content; nothing else is held.
+
+FastWARC's gzip reader takes a cut file for a whole one and does not tell where in a one-member file it is, so gzip is read here.
+"""
+
+import itertools
+import re
+import zlib
+from collections.abc import Iterator
+
+from etils import epath
+from fastwarc.stream_io import ZstdReader
+
+from humpback import storage
+
+_READ_BYTES = 1 << 16
+_WINDOW_BYTES = 1 << 18  # decompressed at a time
+_GZIP = b"\x1f\x8b\x08"
+_ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # a frame, or one that is to be skipped (a dictionary)
+_BOMB_BYTES = 1 << 28  # skipped at a stretch,
+_BOMB_RATIO = 100  # from so many times less in the file
+
+BREAK = b"\r\n\r\n"  # stands where damage was left out
+
+
+class Stream:
+    """`window` holds the decompressed bytes from `start` on, as many as `fill` was asked for or the file has.
+
+    `fault` says why the bytes end before the file's end: "truncated", "damaged", "unreadable", or "" if they do not. Where a damaged gzip
+    member is followed by a sound one, `BREAK` stands for what is lost, and `broken(start, end)` is true for a range that holds it.
+    OSError when the file cannot be opened.
+    """
+
+    def __init__(self, path: storage.PathLike) -> None:
+        self.window = bytearray()
+        self.start = 0
+        self.fault = ""
+        self.consumed = 0  # bytes of the file, to the nearest read
+        self._file = epath.Path(path).open("rb")
+        self._members: dict[int, int] = {}  # where a gzip member begins: decompressed → in the file
+        self._breaks: list[int] = []
+        self._more = self._decompressed()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def fill(self, size: int) -> int:
+        """Makes the window hold `size` bytes, or all to the end of the file; returns how many it holds."""
+        while len(self.window) < size and (chunk := next(self._more, b"")):
+            self.window += chunk
+        return len(self.window)
+
+    def advance(self, size: int) -> None:
+        """Drops the window's first `size` bytes."""
+        del self.window[:size]
+        self.start += size
+
+    def skip_to(self, pattern: re.Pattern[bytes], keep: int) -> bool:
+        """Advances to the first match of `pattern` (of at most `keep` bytes); False if there is none to the end, or a bomb on the way."""
+        start, consumed = self.start, self.consumed
+        while True:
+            if match := pattern.search(self.window):
+                self.advance(match.start())
+                return True
+            self.advance(max(0, len(self.window) - keep))
+            if self.start - start > _BOMB_BYTES and self.start - start > _BOMB_RATIO * (self.consumed - consumed):
+                self.fault, self._more = "too large", iter(())
+            if self.fill(len(self.window) + 1) <= keep:
+                self.advance(len(self.window))
+                return False
+
+    def file_range(self, start: int, end: int) -> tuple[int, int]:
+        """The bytes of the file that hold [start, end) if these are whole gzip members, else [start, end) itself. Asked in order."""
+        while self._members and next(iter(self._members)) < start:
+            del self._members[next(iter(self._members))]
+        if start in self._members and end in self._members:
+            return self._members[start], self._members[end]
+        return start, end
+
+    def broken(self, start: int, end: int) -> bool:
+        return any(start < place <= end for place in self._breaks)
+
+    def _read(self) -> bytes:
+        try:
+            data = self._file.read(_READ_BYTES)
+        except OSError:
+            self.fault = "unreadable"
+            raise
+        self.consumed += len(data)
+        return data
+
+    def _decompressed(self) -> Iterator[bytes]:
+        """The file in chunks; `fault` is set where they end too early."""
+        try:
+            head = self._read()
+            if head.startswith(_GZIP):
+                yield from self._gunzip(head)
+            elif _ZSTD.match(head):
+                yield from self._unzstd(head)
+            else:
+                while head:
+                    yield head
+                    head = self._read()
+        except OSError as error:
+            self.fault = self.fault or ("truncated" if "incomplete frame" in str(error) else "damaged")
+
+    def _unzstd(self, head: bytes) -> Iterator[bytes]:
+        reader = ZstdReader(_Readable(itertools.chain((head,), iter(self._read, b""))))
+        while chunk := reader.read(_READ_BYTES):  # what is decompressed in a call that fails is lost
+            yield chunk
+
+    def _gunzip(self, data: bytes) -> Iterator[bytes]:
+        place = size = 0  # of `data` in the file; of what is decompressed
+        while True:
+            if len(data) < len(_GZIP):
+                data += self._read()
+            place, data = place + len(data), data.lstrip(b"\0")  # zeros fill a tape's last block
+            place -= len(data)
+            self._members[size] = place
+            if not data:
+                if not (data := self._read()):
+                    return
+                continue
+            member = zlib.decompressobj(wbits=31)
+            try:
+                while not member.eof:
+                    if not (data or (data := self._read())):
+                        self.fault = "truncated"
+                        return
+                    chunk = member.decompress(data, _WINDOW_BYTES)
+                    rest = member.unused_data if member.eof else member.unconsumed_tail
+                    place, data, size = place + len(data) - len(rest), rest, size + len(chunk)
+                    if chunk:
+                        yield chunk
+            except zlib.error:
+                place, data = self._next_member(place, data)
+                if not data:
+                    self.fault = "damaged"
+                    return
+                self._breaks.append(size)
+                size += len(BREAK)
+                yield BREAK
+
+    def _next_member(self, place: int, data: bytes) -> tuple[int, bytes]:
+        """Where the file looks like a gzip member again after the first byte of `data`, and the bytes from there; none if nowhere."""
+        at = data.find(_GZIP, 1)
+        while at < 0:
+            if not (more := self._read()):
+                return place, b""
+            keep = len(_GZIP) - 1
+            place, data = place + len(data[:-keep]), data[-keep:] + more
+            at = data.find(_GZIP)
+        return place + at, data[at:]
+
+
+class _Readable:
+    """Chunks as a file that can only be read on."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest, self._place = chunks, b"", 0
+
+    def tell(self) -> int:
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        self._rest = self._rest or next(self._chunks, b"")
+        size = len(self._rest) if size < 0 else size
+        data, self._rest = self._rest[:size], self._rest[size:]
+        self._place += len(data)
+        return data
