@@ -174,10 +174,11 @@ def verified_pairs(index: Index, alive: np.ndarray, jaccard: float, progress: Pr
     alive: int64 [A], the positions of the rows to compare, sorted by id. A pair whose rows are connected already is not compared.
     """
     components, texts = Components(alive), Texts(index.parts)
+    offset, length = index.columns("offset", "length")
     rows = np.zeros(len(alive), LOCATED)
     rows["position"], rows["part"] = alive, np.searchsorted(index.starts, alive, side="right") - 1
-    for name, column in zip(("offset", "length"), index.columns("offset", "length")):
-        rows[name] = column[alive]
+    rows["offset"], rows["length"] = offset[alive], length[alive]
+    del offset, length
     for band in range(BANDS):
         rows["label"] = components.labels
         (keys,) = index.columns(f"bands:{band}")
