@@ -35,7 +35,7 @@ def language_reason(declared: str | None, language: str) -> str:
 
 
 def header_reason(header: str, navigation: str = "") -> str:
-    """Drops an empty header, one all in upper case, navigation, and a remark within another text ("Note").
+    """Drops an empty header, one all in upper case, and navigation.
 
     Upper case is the paper's rule taken by the letter, so "FAQ" and "NASA" go with "BUY NOW"; one letter ("C", "4.2 X") does not count.
     """
@@ -43,9 +43,17 @@ def header_reason(header: str, navigation: str = "") -> str:
         return "empty header"
     if header.isupper() and sum(map(str.isalpha, header)) >= 2:
         return "all upper case header"
-    if is_navigation(header, navigation):
-        return "navigation header"
-    return "remark" if _only_words(header) in wordlists.REMARKS else ""
+    return "navigation header" if is_navigation(header, navigation) else ""
+
+
+def is_remark(header: str) -> bool:
+    """Whether a header is only the first word of a remark within the text around it ("Note")."""
+    return len(header) < 20 and _only_words(header) in wordlists.REMARKS
+
+
+def is_generic(header: str) -> bool:
+    """Whether a header says nothing without another above it ("2.1. Description")."""
+    return _only_words(header) in wordlists.GENERIC
 
 
 @functools.lru_cache(maxsize=4096)
@@ -69,17 +77,18 @@ def length_reason(length: int, cfg: Segments) -> str:
 
 
 def text_reason(text: str, linked: int, cfg: Segments) -> str:
-    """Drops a text for what it says. `linked` is how many of its characters are links."""
+    """Drops a text for what it says, code apart. `linked` is how many of its characters are links."""
     if "\ufffd" in text:
         return "broken characters"
     if linked > cfg.max_link_share * len(text):
         return "links"
+    prose = _without_code(text) if "```" in text else text
     return (
-        characters_reason(text, cfg)
+        words_reason(prose, cfg)
+        or characters_reason(prose, cfg)
         or structure_reason(text, cfg)
-        or marks_reason(text, cfg)
-        or words_reason(text, cfg)
-        or ("repetition" if repeats(text, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words) else "")
+        or marks_reason(prose, cfg)
+        or ("repetition" if repeats(prose, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words) else "")
     )
 
 
@@ -111,11 +120,13 @@ def marks_reason(text: str, cfg: Segments) -> str:
 
 
 def words_reason(text: str, cfg: Segments) -> str:
-    """Drops a text with too few of the words that hold a language together: code, names, keywords."""
+    """Drops a text with too few words, or too few of those that hold a language together: code, names, keywords."""
+    words = _WORD.findall(text.casefold())
+    if len(words) < cfg.min_words:
+        return "few words"
     common = wordlists.STOP_WORDS.get(cfg.language)
     if common is None:
         return ""
-    words = _WORD.findall(text.casefold())
     return "few common words" if sum(map(common.__contains__, words)) < cfg.min_stop_word_share * len(words) else ""
 
 

@@ -88,13 +88,21 @@ NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
         "referenties", "zie ook", "zoeken", "bronnen",
     ),
 }  # fmt: skip
-# A header that is nothing but one of these marks a remark within another text, and names no subject.
+# A header that is nothing but one of these is the first word of a remark within the text around it, and no header.
 REMARKS = frozenset((
-    "note", "notes", "tip", "tips", "caution", "warning", "warnings", "important", "attention", "danger", "hint", "info", "information",
-    "example", "examples", "for example", "remark", "remarks", "caveat", "caveats", "todo", "disclaimer", "errata",
-    "hinweis", "hinweise", "achtung", "warnung", "beispiel", "beispiele", "exemple", "exemples", "remarque", "remarques", "attention",
-    "nota", "notas", "ejemplo", "ejemplos", "aviso", "advertencia", "esempio", "esempi", "avvertenza", "exemplo", "exemplos",
-    "opmerking", "voorbeeld", "waarschuwing",
+    "note", "tip", "caution", "warning", "important", "attention", "danger", "hint", "hinweis", "achtung", "warnung", "tipp", "wichtig",
+    "remarque", "avertissement", "attention", "astuce", "nota", "aviso", "advertencia", "atención", "avvertenza", "attenzione", "opmerking",
+    "waarschuwing", "atenção",
+))  # fmt: skip
+# Headers that say nothing without another above them. Where all are of this kind, the page's title is put before them.
+GENERIC = frozenset((
+    "about", "background", "basics", "changes", "configuration", "conclusion", "definition", "description", "details",
+    "discussion", "example", "examples", "features", "further information", "general", "general information", "how it works",
+    "information",
+    "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other", "overview", "parameters",
+    "preface", "prerequisites", "properties", "purpose", "remarks", "requirements", "return value", "return values", "results", "security",
+    "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips", "usage",
+    "use", "what is it", "what it does", "why",
 ))  # fmt: skip
 # The words that hold a text together; text of a language that is not here is not judged by them.
 STOP_WORDS: dict[str, frozenset[str]] = {

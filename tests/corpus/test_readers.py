@@ -1,20 +1,16 @@
 """Files and folders to pages, and the segment stage on them."""
 
-import dataclasses
 import gzip
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 
-from humpback.config import Segments
 from humpback.corpus import readers
 from humpback.corpus.readers import Input, list_inputs
 from humpback.errors import UserError
 from humpback.records import Page
-from humpback.stages.segment import segment_pages
 from tests.corpus import warcs
 
 WORDS = " ".join(f"w{i}" for i in range(300))
@@ -189,15 +185,6 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert read(str(tmp_path))[1] == reasons + [(f"empty/{name}", "empty") for name, _ in reasons]
 
 
-def test_ids_do_not_depend_on_where_the_pages_are(tmp_path: Path) -> None:
-    found = []
-    for place in ("one", "two/three"):
-        (tmp_path / place / "x").mkdir(parents=True)
-        (tmp_path / place / "x" / "p.html").write_text(f"<h1>A title</h1><p>{WORDS}</p>")
-        found.append(segment_pages(Segments(input=str(tmp_path / place)))[0])
-    assert found[0] == found[1] and len(found[0]) == 1
-
-
 @pytest.mark.parametrize("inputs, part", [
     ("", "is empty"), (" , ", "is empty"), ("nowhere", "no such file"), ("x.txt", "neither HTML nor WARC"),
 ])  # fmt: skip
@@ -206,37 +193,3 @@ def test_inputs_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, i
     Path("x.txt").write_text("x")
     with pytest.raises(UserError, match=part):
         read(inputs)
-
-
-def test_hostile_files_cost_themselves(tmp_path: Path) -> None:
-    (tmp_path / "binary.html").write_bytes(os.urandom(200_000))
-    (tmp_path / "huge.html").write_bytes(b"<p>" + b"x" * 50_000_000)
-    (tmp_path / "deep.html").write_text("<div>" * 100_000)
-    (tmp_path / "empty.html").write_text("")
-    (tmp_path / "mixed.html").write_bytes(b"<meta charset=utf-8><h1>Title</h1><p>" + "\xe9\xe8 ".encode() + WORDS.encode() + b"\xe9</p>")
-    (tmp_path / "good.html").write_text(f"<h1>Title</h1><p>{WORDS}</p>")
-    started = time.process_time()
-    segments, counts, drops = segment_pages(Segments(input=str(tmp_path)))
-    assert time.process_time() - started < 4
-    assert [s.source for s in segments] == ["good.html"]
-    assert counts == {"pages": 4, "cut": 1, "segments": 1, "over_limit": 0}
-    assert drops == {"binary": 1, "broken characters": 1, "empty": 1, "too deep": 1, "too large": 1}
-
-
-def test_duplicates_limit_and_order(tmp_path: Path) -> None:
-    for name in "abcdef":
-        (tmp_path / f"{name}.html").write_text(f"<h1>Title</h1><p>{name if name < 'e' else 'same'} {WORDS}</p>")
-    cfg = Segments(input=str(tmp_path))
-    every, counts, drops = segment_pages(cfg)
-    assert counts == {"pages": 6, "cut": 6, "segments": 5, "over_limit": 0} and drops == {"duplicate": 1}
-    assert [s.id for s in every] == sorted(s.id for s in every)
-    some, counts, _ = segment_pages(dataclasses.replace(cfg, limit=2))
-    assert some == every[:2] and counts["over_limit"] == 3
-
-
-def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no segment of 600 to 3000 characters in 0 pages"):
-        segment_pages(Segments(input=str(tmp_path)))
-    (tmp_path / "a.html").write_text("<h1>Title</h1><p>short</p>")
-    with pytest.raises(UserError, match="too short: 1"):
-        segment_pages(Segments(input=str(tmp_path)))

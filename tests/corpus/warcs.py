@@ -1,5 +1,6 @@
 """WARC files made by code, in the dialects of the crawls."""
 
+import functools
 import gzip
 import io
 import zlib
@@ -82,7 +83,7 @@ def encoded(body: bytes, coding: str) -> bytes:
     if coding == "raw deflate":
         compressor = zlib.compressobj(wbits=-15)
         return compressor.compress(body) + compressor.flush()
-    return {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress, "zstd": zstd}[coding](body)
+    return {"gzip": functools.partial(gzip.compress, mtime=0), "deflate": zlib.compress, "br": brotli.compress, "zstd": zstd}[coding](body)
 
 
 class _Open:
