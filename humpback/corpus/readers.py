@@ -7,6 +7,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -106,17 +107,19 @@ def _units(files: list[tuple[str, File]]) -> Iterator[Input]:
 
 
 def _folder(root: epath.Path, warn: Warn) -> list[tuple[str, File]]:
-    files: list[File] = []
+    sources: list[str] = []
+    top = ""
     for folder, _, names in root.walk():
-        paths = (epath.Path(folder) / name for name in names)
-        files += ((path.relative_to(root).as_posix(), path) for path in paths)
+        top = top or os.fspath(folder)  # the first is the root; etils leaves out the scheme of gs://
+        below = pathlib.PurePosixPath(os.path.relpath(folder, top))
+        sources += ((below / name).as_posix() for name in names)
     found, skipped = [], []
-    for source, path in sorted(files, key=lambda file: file[0]):
-        kind = _kind_of(path)
+    for source in sorted(sources):
+        kind = _kind_of(root / source)
         if kind in ("", "paths"):
             skipped.append(source)
         else:
-            found.append((kind, (source, path)))
+            found.append((kind, (source, root / source)))
     if skipped:
         warn(f"segments.input: {root}: {len(skipped)} files are no HTML, WARC or JSONL and are skipped, {skipped[0]} the first of them")
     return found

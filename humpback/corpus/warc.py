@@ -1,10 +1,10 @@
 """WARC files to pages: each record framed and checked here, then parsed by FastWARC.
 
-FastWARC's own iterator stops without a word at the first record it does not understand, and a length that is wrong costs it the records
-after. So where a record ends is checked before FastWARC is given it: its Content-Length must lead to the next record or to the end of the
-file. Where it does not, a lenient reading takes over for that record, and says so: the record ends where the next one begins. That is
-what ClueWeb09 needs (LF line ends, lengths too large by that of a status line that is missing, headers broken over lines) and
-ClueWeb22 (a first record without a length).
+FastWARC's own iterator stops without a word at the first record it does not understand or in the middle of a file that was cut, and a
+length that is wrong costs it the records after. So where a record ends is checked before FastWARC is given it: its Content-Length must
+lead to the next record or to the end of the file. Where it does not, a lenient reading takes over for that record, and says so: the
+record ends where the next one begins. That is what ClueWeb09 needs (LF line ends, lengths too large by that of a status line that is
+missing, headers broken over lines) and ClueWeb22 (a first record without a length).
 """
 
 import io
@@ -37,9 +37,12 @@ _LENGTH = re.compile(rb"^Content-Length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r?\n", re.I
 _TYPE = re.compile(rb"^WARC-Type[ \t]*:[ \t]*([a-z]+)", re.I | re.M)
 _CLUEWEB22 = re.compile(rb"^ClueWeb22-ID:", re.I | re.M)
 _NODES = re.compile(rb"^VDOM-[^\n]*\n", re.I | re.M)  # longer than FastWARC takes, and of no use here
+_HEADER_END = re.compile(rb"\n(?:\r?\n|(?=" + _MARK + rb"[A-Za-z]))")  # a blank line, or where a record begins
+_MAX_BLANK_LINES = 8  # in a header
 _STILL_HEADER = re.compile(rb"^(WARC-[\w-]+:|Content-Type: *application/http)", re.I | re.M)
 _STILL_HEADER_BYTES = 2048
 _FIELD = re.compile(rb"[A-Za-z][\w-]*[ \t]*:")
+_MARKUP = re.compile(rb"\s*<")
 _CHUNK = re.compile(rb"(?:\r?\n)?[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\n]*)?\r?\n")
 _CHUNK_CUT = re.compile(rb"[\r\n]*[0-9A-Fa-f]{0,8}\r?")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?![a-z])")
@@ -74,8 +77,8 @@ def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Calla
             return
         responses, odd = 0, ""
         for found in _records(stream):
-            if isinstance(found, _Dropped):
-                on_drop(source, str(found))
+            if isinstance(found, str):
+                on_drop(source, found)
                 continue
             if found.odd and not odd:
                 odd = found.odd
@@ -93,8 +96,8 @@ def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Calla
             warn(f"{source}: no response record in it, and only these hold pages")
 
 
-def _records(stream: Stream) -> Iterator[_Record | _Dropped]:
-    """The response records, the others that had to be read leniently, and what is dropped."""
+def _records(stream: Stream) -> Iterator[_Record | str]:
+    """The response records, the others that had to be read leniently, and the reasons of what is dropped."""
     told = False  # of the fault that ends the stream
     while True:
         while stream.fill(_NEXT_BYTES) and (blank := _BLANK.match(stream.window).end()):
@@ -110,22 +113,22 @@ def _records(stream: Stream) -> Iterator[_Record | _Dropped]:
                 yield record
         except _Dropped as dropped:
             told = told or str(dropped) == stream.fault
-            yield dropped
+            yield str(dropped)
     if stream.fault and not told:
-        yield _Dropped(stream.fault)
+        yield stream.fault
 
 
 def _record(stream: Stream) -> _Record | None:
     """Takes one record from the stream; None for one that is sound and no response. Raises _Dropped."""
     start, window = stream.start, stream.window
     at_end = stream.fill(_MAX_HEADER_BYTES) < _MAX_HEADER_BYTES
-    body = _header_end(window)
-    if (cut := _NEXT.search(window, 0, body or len(window))) and cut.end() != body:
-        stream.advance(cut.end())
-        raise _Dropped("bad record")
+    body, is_whole = _header_end(window)
     if not body:
         stream.skip_to(_NEXT, _NEXT_BYTES)
         raise _Dropped((stream.fault or "truncated") if at_end else "bad record")
+    if not is_whole:
+        stream.advance(body)
+        raise _Dropped("bad record")
     header = bytes(window[:body])
     length = int(found[1]) if (found := _LENGTH.search(header)) else None
     kind = _kind(header)
@@ -168,17 +171,23 @@ def _kind(header: bytes) -> bytes:
     return found[1].lower() if (found := _TYPE.search(header)) else b""
 
 
-def _header_end(window: bytearray) -> int:
-    """Where the header's blank line ends, 0 if it has none. In ClueWeb09 an address may hold blank lines: then the header goes on."""
+def _header_end(window: bytearray) -> tuple[int, bool]:
+    """(where the header ends, whether by a blank line and not by the next record or nothing); 0 if it does not end in the window.
+
+    In ClueWeb09 an address may hold blank lines: then the header goes on.
+    """
     end = 0
-    while blank := _BLANK_LINE.search(window, max(0, end - 1), _MAX_HEADER_BYTES):
-        end = blank.end()
+    for _ in range(_MAX_BLANK_LINES):
+        line = _HEADER_END.search(window, max(0, end - 1), _MAX_HEADER_BYTES)
+        if not line or line.end() - line.start() == 1:
+            return line.end() if line else 0, False
+        end = line.end()
         if _LENGTH.search(window, 0, end):
             break
         following = _NEXT.search(window, end - 1, end + _STILL_HEADER_BYTES)
         if not _STILL_HEADER.search(window, end, following.end() if following else end + _STILL_HEADER_BYTES):
             break
-    return end
+    return end, True
 
 
 def _is_whole(stream: Stream, body: int, length: int) -> bool:
@@ -241,7 +250,7 @@ def _page(source: str, record: _Record, place: tuple[int, int]) -> Page:
             html, encoding = block, ""
         elif block.startswith(b"HTTP/"):
             html, encoding = _payload(parsed)
-        elif block.lstrip().startswith(b"<"):
+        elif _MARKUP.match(block):
             html, encoding = block, ""
         else:
             raise _Dropped("bad record")
@@ -256,6 +265,7 @@ def _page(source: str, record: _Record, place: tuple[int, int]) -> Page:
 
 def _payload(record: WarcRecord) -> tuple[bytes, str]:
     """(body of the HTTP response, charset that its header declares). Raises _Dropped."""
+    record.is_http = True
     record.parse_http(auto_decode="none", max_header_len=_MAX_HTTP_BYTES, quirks_mode=True)
     headers = record.http_headers
     if headers is None or headers.status_code is None:
@@ -268,7 +278,7 @@ def _payload(record: WarcRecord) -> tuple[bytes, str]:
     body = record.reader.read()
     for coding in _codings(headers, "Transfer-Encoding") + _codings(headers, "Content-Encoding"):
         # Many archives keep the header of a coding that they have undone.
-        if body.lstrip()[:1] != b"<":
+        if not _MARKUP.match(body):
             body = _undo(coding, body)
     return body, record.http_charset or ""
 

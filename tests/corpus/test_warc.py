@@ -2,6 +2,7 @@
 
 import gzip
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -231,6 +232,18 @@ def test_a_record_without_type_or_address(tmp_path: pathlib.Path) -> None:
     data = record(http()).replace(b"WARC-Type: response\r\n", b"") + record(http(), url="") + record(http(), url="<http://example.org/1>")
     pages, drops, _ = read(data.replace(b"WARC-Target-URI", b"warc-target-uri"), tmp_path)
     assert urls(pages) == ["a/x.warc", "1"] and drops == ["bad record"]
+    pages, drops, _ = read(re.sub(rb"Content-Type: application/http[^\n]*\n", b"", record(http())) + record(HTML), tmp_path)
+    assert [page.html for page in pages] == [HTML, HTML] and not drops
+
+
+def test_hostile_headers_take_no_long_time(tmp_path: pathlib.Path) -> None:
+    lines = b"WARC/1.0\r\n" + b"A: b\r\n" * 500_000
+    wrong = record(b"", length=10_000_000) * 5_000
+    for data in (lines, wrong, b"WARC/1.0\nA\n" * 200_000, b"WARC/1.0\nWARC-A: a\n\n" + b"WARC-A: a\n\n" * 100_000):
+        for tail in (b"", record(http())):
+            started = time.process_time()
+            read(data + tail, tmp_path)
+            assert time.process_time() - started < 4
 
 
 LARGE = """
