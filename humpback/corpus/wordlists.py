@@ -98,8 +98,8 @@ REMARKS = frozenset((
 GENERIC = frozenset((
     "about", "background", "basics", "changes", "configuration", "conclusion", "definition", "description", "details",
     "discussion", "example", "examples", "features", "further information", "general", "general information", "how it works",
-    "information",
-    "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other", "overview", "parameters",
+    "information", "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other",
+    "overview", "parameters",
     "preface", "prerequisites", "properties", "purpose", "remarks", "requirements", "return value", "return values", "results", "security",
     "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips", "usage",
     "use", "what is it", "what it does", "why",

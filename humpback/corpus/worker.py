@@ -217,7 +217,7 @@ class _Child:
                         self._mark(number, 1)
                         spool.write(self._extracted(number, page))
                         spool.flush()
-                        self._mark(number, 0)
+                    self._mark(number, 0)
                     self._clear()
                     if number == self.end:
                         break
