@@ -38,7 +38,7 @@ class Base(Node):
 class Segments(Node):
     """Web pages to segments (appendix E; the measures of repetition are ours, the paper names none)."""
 
-    input: str = ""  # HTML files or folders, comma-separated
+    input: str = ""  # HTML, WARC and JSONL files, folders of them, lists of WARC files; comma-separated
     min_chars: int = 600
     max_chars: int = 3_000
     repeat_ngram: int = 3  # words
