@@ -36,7 +36,7 @@ _OTHER = words(
     "rst rtf svg tar tif tiff tmp tsv ttf txt wav webm webp woff woff2 xls xml yaml zip"
 )
 _SNIFF_BYTES = 4096
-_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype html|html|head|body)[\s>]", re.I | re.S)
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|(?><!--.*?-->)\s*)*<(?:!doctype html|html|head|body)[\s>]", re.I | re.S)
 _WARC = re.compile(rb"WARC/\d\.\d")
 _MAX_LINE_BYTES = 2 * MAX_PAGE_BYTES  # of JSONL: quotes and line ends are escaped
 _MAX_LIST_BYTES = 1 << 28
