@@ -230,7 +230,7 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
             stream.fill(1)  # so that the next gzip member is known
             if not line.strip():
                 continue
-            page: Page | str = "damaged" if stream.broken(start, stream.start) else _json_page(source, line)
+            page = "damaged" if stream.broken(start, stream.start) else _json_page(source, line)
             if stream.fault and not line.endswith(b"\n"):  # told below
                 break
             if isinstance(page, str):
@@ -241,6 +241,8 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
             else:
                 start, end = stream.file_range(start, stream.start)
                 yield dataclasses.replace(page, start=start, end=end)
+        for _ in stream.breaks:
+            on_drop(source, "damaged")
         if stream.fault:
             on_drop(source, stream.fault)
             warn(f"{source}: {stream.fault} after {stream.start} bytes (decompressed); what follows is lost")

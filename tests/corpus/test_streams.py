@@ -59,7 +59,9 @@ def test_what_follows_damage_is_found(tmp_path: pathlib.Path) -> None:
             got = rest(stream)
         before, after = b"".join(PARTS[:which]), b"".join(PARTS[which + 1 :])
         assert got.startswith(before) and got.endswith(BREAK + after) and not stream.fault
-        assert stream.broken(len(before) - 1, len(got)) and not stream.broken(0, len(before)) and not stream.broken(len(got) - len(after), len(got))
+        assert len(stream.breaks) == 1
+        assert not stream.broken(0, len(before)) and not stream.broken(len(got) - len(after), len(got))
+        assert stream.broken(len(before) - 1, len(got)) and not stream.breaks
     with opened(tmp_path, FILES["members"] + b"garbage") as stream:
         assert (rest(stream), stream.fault) == (WHOLE, "damaged")
 
