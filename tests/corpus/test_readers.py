@@ -100,6 +100,14 @@ def test_a_file_given_itself_is_told_by_content(tmp_path: Path) -> None:
         assert [unit.kind for unit in list_inputs(str(put(tmp_path / name, data)))] == [kind]
 
 
+def test_telling_by_content_takes_no_long_time(tmp_path: Path) -> None:
+    for number, data in enumerate((b"<!---->" * 600, b"<?xml " * 700, b"{" * 1_000_000, b'{"html":' * 1_000_000, b" " * 5_000)):
+        put(tmp_path / f"x{number}", data)
+    started = time.process_time()
+    assert list_inputs(str(tmp_path), lambda _: None) == []
+    assert time.process_time() - started < 2
+
+
 @pytest.mark.parametrize("pack, name", [(bytes, "warc.paths"), (gzip.compress, "warc.paths.gz")])
 def test_file_lists(tmp_path: Path, pack: type, name: str) -> None:
     lines = ["crawl-data/b/1.warc.gz", "", "crawl-data/a/2.warc.gz", str(tmp_path / "crawl-data/a/2.warc.gz"), "gs://bucket/3.warc.gz"]
