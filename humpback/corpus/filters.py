@@ -14,9 +14,9 @@ from humpback.corpus import wordlists
 
 _PHRASE = re.compile(r"\b(?:" + "|".join(re.escape(p) for some in wordlists.NAVIGATION_PHRASES.values() for p in some) + r")\b")
 _HEADERS = frozenset(itertools.chain.from_iterable(wordlists.NAVIGATION_HEADERS.values()))
-_FORUM, _LEGAL, _PRICE = (
-    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
-    for pattern in ("|".join(wordlists.FORUM_MARKS), "|".join(wordlists.LEGAL_MARKS), wordlists.PRICE)
+_FORUM, _LEGAL, _PRICES = (
+    [(sign, re.compile(pattern, re.MULTILINE)) for sign, pattern in marks]
+    for marks in (wordlists.FORUM_MARKS, wordlists.LEGAL_MARKS, wordlists.PRICE_MARKS)
 )
 _WORD = re.compile(r"\w+")
 _FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
@@ -112,11 +112,11 @@ def marks_reason(text: str, cfg: Segments) -> str:
     So many marks make one, in a text of a thousand characters or less; in a longer one, in proportion more.
     """
     enough = cfg.marks * max(1.0, len(text) / 1000)
-    if len(_FORUM.findall(text)) >= enough:
-        return "forum"
-    if len(_PRICE.findall(text)) >= 2 * enough:
-        return "prices"
-    return "legal" if len(_LEGAL.findall(text)) >= enough else ""
+    lowered = text.lower()
+    for reason, marks, many in (("forum", _FORUM, enough), ("prices", _PRICES, 2 * enough), ("legal", _LEGAL, enough)):
+        if sum(len(pattern.findall(lowered)) for sign, pattern in marks if sign in lowered) >= many:
+            return reason
+    return ""
 
 
 def words_reason(text: str, cfg: Segments) -> str:

@@ -5,26 +5,27 @@ near-duplicates are grouped by Ray Data, a few bands at a time; the host that gi
 components. Every host needs the same versions installed and sees the same inputs and output folder (gs://, or a shared disk).
 """
 
+import atexit
+import functools
 import importlib.metadata
+import itertools
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from humpback.corpus import duplicates
 from humpback.corpus.duplicates import BANDS, LOCATED, Components, Index, Progress
+from humpback.corpus.worker import Job, Worker
 from humpback.errors import UserError
 
-if TYPE_CHECKING:
-    from humpback.corpus.worker import Job
-
-BANDS_AT_ONCE = 5  # more are shuffled at once for fewer passes; what the bands before have connected is not compared again
+BANDS_AT_ONCE = (2, 6, 12)  # the first few connect most of what is alike, which is not compared again; then fewer passes are better
 BUCKET_ROWS = 250_000  # keys that one task groups: 12 MB
 RETRIES = 10  # of a task whose worker or host died; spot hosts go often
 _QUEUED = 2  # tasks for each core of the cluster
-_PACKAGES = ("humpback", "numpy", "rensa", "selectolax")  # what a part's bytes depend on
+_WATCH_SECONDS = 1.0
+PACKAGES = ("humpback", "chardetng-py", "fastwarc", "numpy", "pycld2", "rensa", "selectolax")  # what a part's bytes depend on
 
 
 def connect(address: str) -> Any:
@@ -42,48 +43,61 @@ def connect(address: str) -> Any:
     return ray
 
 
-def extract_all(jobs: "Iterable[Job]", address: str, progress: "Callable[[Job], None]") -> None:
-    """Runs every job on the cluster; `progress` hears of each when its part is complete.
+def extract_all(jobs: Sequence[Job], address: str, progress: Callable[[list[Job], int, int, int], None]) -> None:
+    """Runs every job on the cluster. `progress` hears of the jobs that are complete now, of the pages of all that are, and of their bytes,
+    as `local_engine.extract_all` says them; its last number, bytes of the jobs in progress, is 0.
 
-    UserError when a worker fails, when a job's workers die again and again, or when a host has other versions than this one.
+    UserError when a worker says so, when a job's workers die again and again, or when a host has other versions than this one.
     """
     ray = connect(address)
     extract = ray.remote(num_cpus=1, max_retries=RETRIES)(_extract)
-    versions = _versions()
-    waiting, running = iter(jobs), {}
+    versions, waiting, running, pages, size = _versions(), iter(jobs), {}, 0, 0
     while True:
         most = _QUEUED * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while len(running) < most and (job := next(waiting, None)) is not None:
             running[extract.remote(job, versions)] = job
         if not running:
             return
-        done, _ = ray.wait(list(running), num_returns=1)
+        done, _ = ray.wait(list(running), num_returns=1, timeout=_WATCH_SECONDS)
         for reference in done:
-            job = running.pop(reference)
-            try:
-                ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from error
-            except ray.exceptions.RayError as error:
-                raise UserError(
-                    f"{job.given.source}: its worker died {RETRIES + 1} times ({type(error).__name__}); "
-                    "see Ray's logs, and run the same command again: it continues"
-                ) from error
-            progress(job)
+            found = _result(ray, reference, running[reference])
+            pages, size = pages + found[0], size + found[1]
+        progress([running.pop(reference) for reference in done], pages, size, 0)
 
 
-def _extract(job: "Job", versions: dict[str, str]) -> None:
-    from humpback.corpus.worker import Worker
+def _result(ray: Any, reference: Any, job: Job) -> tuple[int, int]:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"{job.given.source}: its worker died {RETRIES + 1} times ({type(error).__name__}); "
+            "see Ray's logs, and run the same command again: it continues"
+        ) from error
 
+
+def _extract(job: Job, versions: dict[str, str]) -> tuple[int, int]:
+    """Does a job in a Ray worker; returns its pages and their bytes, (0, 0) for one that is complete."""
     if (here := _versions()) != versions:
         wrong = ", ".join(f"{name} {here[name]} instead of {versions[name]}" for name in versions if here[name] != versions[name])
         raise UserError(f"the Ray worker on {socket.gethostname()} has {wrong}; every host needs the same versions")
-    with closing(Worker()) as worker:
+    worker = _worker()
+    before = worker.progress
+    if not job.done:
         worker.run(job)
+    return worker.progress[0] - before[0], worker.progress[1] - before[1]
+
+
+@functools.cache  # its child, which takes a while to start, does one job after another
+def _worker() -> Worker:
+    worker = Worker()
+    atexit.register(worker.close)
+    return worker
 
 
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def verified_pairs(
@@ -97,9 +111,10 @@ def verified_pairs(
     components = Components(alive)
     labels = np.full(index.starts[-1], -1, np.int64)
     buckets = -(-len(alive) // BUCKET_ROWS)
-    for first in range(0, BANDS if len(alive) else 0, BANDS_AT_ONCE):
+    stops = list(itertools.accumulate(BANDS_AT_ONCE)) if len(alive) else []
+    for first, stop in zip([0, *stops], stops):
         labels[alive] = components.labels
-        bands = range(first, min(first + BANDS_AT_ONCE, BANDS))
+        bands = range(first, stop)
         given = ray.put((index.parts, index.starts, labels))
         keys = ray.data.from_items([{"part": number} for number in range(len(index.parts))]).map_batches(
             _keys_of_parts, batch_size=1, batch_format="numpy", fn_args=(given, bands, buckets)
@@ -111,7 +126,7 @@ def verified_pairs(
         pairs = np.concatenate([np.empty((0, 2), np.int64), *(np.stack((b["left"], b["right"]), axis=1) for b in batches)])
         components.merge(pairs)
         yield from map(tuple, pairs.tolist())
-        progress(bands.stop * len(alive), BANDS * len(alive))
+        progress(stop * len(alive), BANDS * len(alive))
 
 
 def _keys_of_parts(batch: dict[str, np.ndarray], given: Any, bands: range, buckets: int) -> Iterator[dict[str, np.ndarray]]:

@@ -1,5 +1,7 @@
 """Literal words that the filters look for: navigation in headers, stop words, the marks of forums, shops and notices, by language."""
 
+import re
+
 # A header with one of these words or phrases, anywhere in it, is navigation. The first four English ones are the paper's examples.
 NAVIGATION_PHRASES: dict[str, tuple[str, ...]] = {
     "en": (
@@ -125,22 +127,31 @@ STOP_WORDS: dict[str, frozenset[str]] = {
         "worden tot hij over deze was heeft meer hebben je ik dit zo wel geen onder zou al",
     }.items()
 }
+# Marks in lower-cased text: what must be in it, which is quickly seen, and the pattern that is then counted.
 FORUM_MARKS = (
-    r"\bposted (?:by|on|in)\b", r"\breplied(?: on|:)", r"\bsaid:", r"\bwrote:", r"\bjoined:", r"\bposts:", r"\blikes? received\b",
-    r"\breply(?: to this)? ?(?:»|→|\|)?$", r"\bquote:$", r"\breport (?:abuse|post|this)\b", r"\b\d+ (?:minutes?|hours?|days?|weeks?) ago\b",
-    r"\b(?:last )?edited by\b", r"\bthread starter\b", r"\bsenior member\b", r"\bjunior member\b", r"\bpermalink$", r"\bre: ",
-    r"\boriginally posted\b", r"\bview (?:all )?\d+ comments?\b", r"\b\d+ (?:comments?|replies|upvotes)\b",
+    ("posted ", r"\bposted (?:by|on|in)\b"), ("replied", r"\breplied(?: on\b|:)"), ("said:", r"\bsaid:"), ("wrote:", r"\bwrote:"),
+    ("joined:", r"\bjoined:"), ("posts:", r"\bposts:"), ("likes received", r"\blikes received\b"), ("reply", r"^\W*reply(?: to this)?\W*$"),
+    ("quote:", r"\bquote:$"), ("report ", r"\breport (?:abuse|post|this)\b"), (" ago", r"\b\d+ (?:minute|hour|day|week|month)s? ago\b"),
+    ("edited by", r"\bedited by\b"), ("thread starter", r"\bthread starter\b"), ("r member", r"\b(?:senior|junior) member\b"),
+    ("permalink", r"\bpermalink$"), ("re: ", r"^re: "), ("originally posted", r"\boriginally posted\b"), (" repl", r"\b\d+ replies\b"),
+    (" comment", r"\b\d+ comments?\b"), (" upvote", r"\b\d+ upvotes?\b"),
 )  # fmt: skip
 LEGAL_MARKS = (
-    r"\b(?:we|this (?:web)?site|our (?:web)?site) uses? cookies\b", r"\bcookies?\b.{0,40}\b(?:consent|browser settings|third[- ]part)",
-    r"\bpersonal(?:ly identifiable)? (?:data|information)\b", r"\bdata controller\b", r"\bprivacy (?:policy|notice|statement)\b",
-    r"\bthird[- ]parties\b", r"\bterms (?:of (?:use|service)|and conditions)\b", r"\byou (?:hereby )?agree\b", r"\bhereby\b", r"\bherein\b",
-    r"\bthereof\b", r"\bhereunder\b", r"\bwithout (?:limitation|warrant)", r"\bwarrant(?:y|ies)\b", r"\bliab(?:le|ility)\b",
-    r"\bindemnif", r"\bgoverning law\b", r"\bjurisdiction\b", r"\blicen[cs]or\b", r"\bcopyright (?:holder|notice|owner)s?\b",
-    r"\bfitness for a particular purpose\b", r"\bmerchantability\b", r"\bpermission is granted\b", r"\bpursuant to\b",
-    r"\bshall (?:not )?be (?:deemed|liable)\b", r"\bderivative works?\b", r"\bredistributions?\b",
+    ("cookie", r"\b(?:uses?|using) cookies\b|\bcookies?\b.{0,40}\b(?:consent|browser settings|third[- ]part)"),
+    ("personal", r"\bpersonal(?:ly identifiable)? (?:data|information)\b"), ("data controller", r"\bdata controller\b"),
+    ("privacy ", r"\bprivacy (?:policy|notice|statement)\b"), ("third", r"\bthird[- ]parties\b"),
+    ("terms ", r"\bterms (?:of (?:use|service)|and conditions)\b"), ("you ", r"\byou (?:hereby )?agree\b"),
+    ("here", r"\bhere(?:by|in|under|of)\b"), ("thereof", r"\bthereof\b"), ("without ", r"\bwithout (?:limitation|warrant)"),
+    ("warrant", r"\bwarrant(?:y|ies)\b"), ("liab", r"\bliab(?:le|ility)\b"), ("indemnif", r"\bindemnif"),
+    ("governing law", r"\bgoverning law\b"), ("jurisdiction", r"\bjurisdiction\b"), ("licensor", r"\blicensor\b"),
+    ("copyright ", r"\bcopyright (?:holder|notice|owner)s?\b"), ("particular purpose", r"\bfitness for a particular purpose\b"),
+    ("merchantab", r"\bmerchantability\b"), ("permission is", r"\bpermission is (?:hereby )?granted\b"), ("pursuant", r"\bpursuant to\b"),
+    ("shall", r"\bshall (?:not )?be (?:deemed|liable)\b"), ("derivative work", r"\bderivative works?\b"),
+    ("redistribution", r"\bredistributions?\b"),
 )  # fmt: skip
-PRICE = (
-    r"(?:[$€£¥₹]|\b(?:usd|eur|gbp|chf|rs\.?)) ?\d[\d.,]*\d|\b\d[\d.,]* ?(?:€|£|\b(?:usd|eur|gbp|chf|euros?|dollars?)\b)"
-    r"|\badd to (?:cart|basket)\b|\bin stock\b|\bout of stock\b|\bfree shipping\b|\bprice:"
-)
+PRICE_MARKS = (
+    *((sign, rf"{re.escape(sign)} ?\d[\d.,]*\d") for sign in "$€£¥₹"), ("€", r"\b\d[\d.,]* ?€"), ("£", r"\b\d[\d.,]* ?£"),
+    *((code, rf"\b{code} ?\d[\d.,]*\d|\b\d[\d.,]* ?{code}\b") for code in ("usd", "eur", "gbp", "chf")),
+    (" dollars", r"\b\d[\d.,]* dollars\b"), (" euros", r"\b\d[\d.,]* euros\b"), ("add to ", r"\badd to (?:cart|basket)\b"),
+    (" stock", r"\b(?:in|out of) stock\b"), ("free shipping", r"\bfree shipping\b"), ("price:", r"\bprice:"),
+)  # fmt: skip

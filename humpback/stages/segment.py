@@ -84,7 +84,7 @@ def extract(jobs: list[Job], stage: Stage, engine: str, address: str, workers: i
         return
     progress = Progress(stage, jobs, todo)
     if engine == "ray":
-        ray_engine.extract_all(todo, address, lambda job: progress([job]))
+        ray_engine.extract_all(todo, address, progress)
     else:
         local_engine.extract_all(todo, workers or len(os.sched_getaffinity(0)), progress)
     progress.close()
