@@ -46,8 +46,9 @@ class Segments(Node):
     navigation: str = ""  # more phrases that make a header navigation, comma-separated; corpus/wordlists.py has those of seven languages
     max_link_share: float = 0.4  # of the characters
     max_list_share: float = 0.8  # of the characters: table rows, and list items of at most …
-    short_item: int = 60  # … so many characters
-    max_symbol_share: float = 0.18  # of the characters outside of code
+    short_item: int = 80  # … so many characters
+    max_fragment_share: float = 0.2  # of the characters: lines of no list that end in no punctuation, sub-headers too
+    max_symbol_share: float = 0.22  # of the characters outside of code
     max_digit_share: float = 0.12  # of the characters outside of code
     min_words: int = 40  # outside of code
     min_stop_word_share: float = 0.2  # of them; English prose has 0.3 to 0.5, a list of names 0 to 0.15
@@ -275,8 +276,11 @@ _RULES = [
     ("wrapper", *_one_of(*prompts.WRAPPERS)),
     ("segments.min_chars", *_at_least(1)),
     ("segments.language", *_language_code()),
-    *((f"segments.{name}", *_within(0, 1)) for name in ("min_language_share", "max_link_share", "max_list_share", "max_symbol_share",
-                                                        "max_digit_share", "min_stop_word_share", "near_jaccard")),
+    *(
+        (f"segments.{name}", *_within(0, 1))
+        for name in ("min_language_share", "max_link_share", "max_list_share", "max_fragment_share", "max_symbol_share", "max_digit_share",
+                     "min_stop_word_share", "near_jaccard")
+    ),
     ("segments.short_item", *_at_least(0)),
     ("segments.min_words", *_at_least(0)),
     ("segments.marks", *_at_least(1)),

@@ -64,12 +64,11 @@ _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGN
 # Who owns the page, when it was changed, what else there is of it, in a line of its own.
 _NOTICE = re.compile(
     r"©|\(c\) (19|20)\d\d|\ball rights reserved\b|^powered by\b|^(this page was )?last (modified|updated|changed|edited)\b"
-    r"|^available languages:",
+    r"|^available languages:|^(figure|fig\.) \d+([.-]\d+)*[.:]",
     re.IGNORECASE,
 )
 _NOTICE_SIGNS = (
-    "©", "(c) ", "(C) ", "ights reserved", "ights Reserved", "IGHTS RESERVED", "owered by", "owered By", "OWERED BY", "ast modified",
-    "ast updated", "ast changed", "ast edited", "ast Modified", "ast Updated", "vailable Languages", "vailable languages",
+    "©", "(c) ", "(C) ", "eserved", "ESERVED", "owered ", "OWERED ", "ast modif", "ast updat", "ast chang", "ble Languages", "igure ", "ig. ",
 )  # fmt: skip
 _MAX_NOTICE = 200  # characters; a longer paragraph is text that mentions it
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
@@ -120,5 +119,5 @@ def may_have_notices(html: str) -> bool:
 
 
 def notice(paragraph: str) -> bool:
-    """Whether a paragraph is a line about the page: its copyright, its date."""
+    """Whether a paragraph is a line about the page or what is not in the text: its copyright, its date, the number of a figure."""
     return len(paragraph) <= _MAX_NOTICE and bool(_NOTICE.search(paragraph))

@@ -220,7 +220,7 @@ def choose(
         text, code, share = "", "", 0.0
         if not reason:
             text = tree.text
-            code, share = language.detect(text)
+            code, share = language.detect(filters.without_code(text))
             wrong = cfg.min_language_share and (code.split("-")[0] != cfg.language or share < cfg.min_language_share)
             reason = "language" if wrong else filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")
         if reason:

@@ -1,7 +1,5 @@
 """Literal words that the filters look for: navigation in headers, stop words, the marks of forums, shops and notices, by language."""
 
-import re
-
 # A header with one of these words or phrases, anywhere in it, is navigation. The first four English ones are the paper's examples.
 NAVIGATION_PHRASES: dict[str, tuple[str, ...]] = {
     "en": (
@@ -127,31 +125,26 @@ STOP_WORDS: dict[str, frozenset[str]] = {
         "worden tot hij over deze was heeft meer hebben je ik dit zo wel geen onder zou al",
     }.items()
 }
-# Marks in lower-cased text: what must be in it, which is quickly seen, and the pattern that is then counted.
+# Marks that are counted in lower-cased text.
 FORUM_MARKS = (
-    ("posted ", r"\bposted (?:by|on|in)\b"), ("replied", r"\breplied(?: on\b|:)"), ("said:", r"\bsaid:"), ("wrote:", r"\bwrote:"),
-    ("joined:", r"\bjoined:"), ("posts:", r"\bposts:"), ("likes received", r"\blikes received\b"), ("reply", r"^\W*reply(?: to this)?\W*$"),
-    ("quote:", r"\bquote:$"), ("report ", r"\breport (?:abuse|post|this)\b"), (" ago", r"\b\d+ (?:minute|hour|day|week|month)s? ago\b"),
-    ("edited by", r"\bedited by\b"), ("thread starter", r"\bthread starter\b"), ("r member", r"\b(?:senior|junior) member\b"),
-    ("permalink", r"\bpermalink$"), ("re: ", r"^re: "), ("originally posted", r"\boriginally posted\b"), (" repl", r"\b\d+ replies\b"),
-    (" comment", r"\b\d+ comments?\b"), (" upvote", r"\b\d+ upvotes?\b"),
+    "posted by", "posted on", "replied:", " replied on ", " said:", " wrote:", "joined:", "posts:", "likes received", "reply to this",
+    "quote:\n", "report abuse", "report post", "report this", " minutes ago", " hours ago", " days ago", " weeks ago", "edited by",
+    "thread starter", "senior member", "junior member", "permalink\n", "\nre: ", "originally posted", " replies\n", " upvotes",
 )  # fmt: skip
 LEGAL_MARKS = (
-    ("cookie", r"\b(?:uses?|using) cookies\b|\bcookies?\b.{0,40}\b(?:consent|browser settings|third[- ]part)"),
-    ("personal", r"\bpersonal(?:ly identifiable)? (?:data|information)\b"), ("data controller", r"\bdata controller\b"),
-    ("privacy ", r"\bprivacy (?:policy|notice|statement)\b"), ("third", r"\bthird[- ]parties\b"),
-    ("terms ", r"\bterms (?:of (?:use|service)|and conditions)\b"), ("you ", r"\byou (?:hereby )?agree\b"),
-    ("here", r"\bhere(?:by|in|under|of)\b"), ("thereof", r"\bthereof\b"), ("without ", r"\bwithout (?:limitation|warrant)"),
-    ("warrant", r"\bwarrant(?:y|ies)\b"), ("liab", r"\bliab(?:le|ility)\b"), ("indemnif", r"\bindemnif"),
-    ("governing law", r"\bgoverning law\b"), ("jurisdiction", r"\bjurisdiction\b"), ("licensor", r"\blicensor\b"),
-    ("copyright ", r"\bcopyright (?:holder|notice|owner)s?\b"), ("particular purpose", r"\bfitness for a particular purpose\b"),
-    ("merchantab", r"\bmerchantability\b"), ("permission is", r"\bpermission is (?:hereby )?granted\b"), ("pursuant", r"\bpursuant to\b"),
-    ("shall", r"\bshall (?:not )?be (?:deemed|liable)\b"), ("derivative work", r"\bderivative works?\b"),
-    ("redistribution", r"\bredistributions?\b"),
+    "uses cookies", "use cookies", "using cookies", "consent to the use", "browser settings", "personal data", "personal information",
+    "personally identifiable", "data controller", "privacy policy", "privacy notice", "privacy statement", "third parties", "terms of use",
+    "terms of service", "terms and conditions", "you agree", "hereby", "herein", "hereunder", "thereof", "without limitation",
+    "without warrant", "warranty", "warranties", "liability", " liable ", "indemnif", "governing law", "jurisdiction", "licensor",
+    "copyright holder", "copyright notice", "copyright owner", "fitness for a particular purpose", "merchantability",
+    "permission is granted", "pursuant to", "shall be deemed", "derivative work", "redistributions",
 )  # fmt: skip
-PRICE_MARKS = (
-    *((sign, rf"{re.escape(sign)} ?\d[\d.,]*\d") for sign in "$€£¥₹"), ("€", r"\b\d[\d.,]* ?€"), ("£", r"\b\d[\d.,]* ?£"),
-    *((code, rf"\b{code} ?\d[\d.,]*\d|\b\d[\d.,]* ?{code}\b") for code in ("usd", "eur", "gbp", "chf")),
-    (" dollars", r"\b\d[\d.,]* dollars\b"), (" euros", r"\b\d[\d.,]* euros\b"), ("add to ", r"\badd to (?:cart|basket)\b"),
-    (" stock", r"\b(?:in|out of) stock\b"), ("free shipping", r"\bfree shipping\b"), ("price:", r"\bprice:"),
+POINTERS = (
+    "previous section", "preceding section", "next section", "following section", "this chapter", "previous chapter", "next chapter",
+    "the table above", "table above", "example above", "above example", "figure above", "shown above", "described above", "listed above",
+    "mentioned above", "described below", "listed below", "shown below", "is described in", "are described in", "see section",
+    "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
 )  # fmt: skip
+SHOP_MARKS = ("add to cart", "add to basket", "in stock", "out of stock", "free shipping", "price:")
+PRICE = r"[$€£¥₹] ?\d[\d.,]*\d|\b\d[\d.,]* ?[€£]|\b(?:usd|eur|gbp|chf) ?\d[\d.,]*\d|\b\d[\d.,]* ?(?:usd|eur|gbp|chf|euros|dollars)\b"
+CURRENCIES = ("$", "€", "£", "¥", "₹", "usd", "eur", "gbp", "chf", "dollars")

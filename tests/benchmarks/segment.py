@@ -107,7 +107,8 @@ def main() -> int:
         __doc__, more=lambda parser: parser.add_argument("--memory_pages", type=int, default=100_000, help="pages of the memory test")
     )
     common.begin("pages to segments")
-    folder = subprocess.run([common.ROOT / "launch" / "debian_pages.sh", "all"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    unpacked = subprocess.run([common.ROOT / "launch" / "debian_pages.sh", "all"], stdout=subprocess.PIPE, text=True, check=True)
+    folder = unpacked.stdout.strip()
     paths = pages_of(folder, 40 if values.smoke else PAGES)
     pages = [Page(path.name, path.name, 0, path.stat().st_size, path.read_bytes()) for path in paths]
     common.say(f"{len(pages)} pages of {sum(len(page.html) for page in pages) / len(pages) / 1000:.1f} kB")

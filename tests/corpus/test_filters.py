@@ -1,5 +1,8 @@
 """Each rule by which a header or a text is dropped, as literal tables."""
 
+import random
+import re
+
 import pytest
 
 from humpback.config import Segments
@@ -27,6 +30,7 @@ HEADERS = {
     "Performing a forumla": "",  # words, not letters
     "C": "",
     "4.2. X": "",
+    "URL の形": "",
     "Why NASA flies": "",
     "Ähnliche Artikel": "navigation header",
     "Voir aussi": "navigation header",
@@ -83,6 +87,7 @@ REPETITION = [
 @pytest.mark.parametrize("text, repeated", REPETITION)
 def test_repetition(text: str, repeated: bool) -> None:
     assert filters.repeats(text, ngram=3, jaccard=0.5, min_words=5) is repeated
+    assert not repeated or filters.may_repeat(re.findall(r"\w+", text.casefold()), 3, 0.5, 5)
     assert filters.text_reason(text, 0, Segments(**UNJUDGED)) == ("repetition" if repeated else "")
 
 
@@ -104,7 +109,9 @@ COLOURS = ["red", "green", "blue", "white", "black", "grey", "pink"]
 TEXTS = {
     "": PROSE * 6,
     "broken characters": PROSE * 6 + "caf\ufffd",
-    "symbols": PROSE * 2 + "a += b[i] * (c - d); {x: y}; /* .. */ !== <<>> || && ## " * 3,
+    "symbols": PROSE * 2 + "a += b[i] * (c - d); {x: y}; /* .. */ !== <<>> || && ## " * 5,
+    "fragments": PROSE * 3 + "\n\nList box\n\nReset to parent\n\nUpper margin of the page\n\nShrink or expand\n\nNumber of columns between the two margins",
+    "points elsewhere": PROSE * 3 + "See section 4 and the table above. It is described in section 3. The next section has more.",
     "few words": PROSE + "\n```\n" + PROSE * 6 + "\n```",
     "digits": PROSE * 2 + "The table of heights: 1204 1388 2100 3402 1887 and 2288 1190, 1204 1388 2100 3402 1887 and 2288 1190.",
     "list": "Parts of the machine:\n\n" + "\n".join(f"- the {word} wheel of brass" for word in COLOURS * 3),
@@ -141,7 +148,21 @@ def test_marks_are_counted_for_each_thousand_characters() -> None:
 
 
 def test_a_language_without_a_list_of_words_is_not_judged_by_them() -> None:
-    assert filters.words_reason(TEXTS["few common words"], Segments(language="fi")) == ""
+    assert filters.words_reason(TEXTS["few common words"].split(), Segments(language="fi")) == ""
     german = "Der Teig wird auf einem Brett ausgerollt und in Streifen geschnitten, die so breit sind wie ein Finger. " * 4
-    assert filters.words_reason(german, Segments(language="de")) == ""
-    assert filters.words_reason(german, Segments()) == "few common words"
+    assert filters.words_reason(german.casefold().split(), Segments(language="de")) == ""
+    assert filters.words_reason(german.casefold().split(), Segments()) == "few common words"
+
+
+def test_what_repeats_may_repeat() -> None:
+    """On random texts of few words: the quick look never says no where the long one says yes, for thresholds of all kinds."""
+    draw = random.Random(0)
+    found = {True: 0, False: 0}
+    for _ in range(3_000):
+        words = draw.choice(["abc", "abcdefghijklmnopqrstuvwxyz"])
+        text = ". ".join(" ".join(draw.choice(words) for _ in range(draw.randint(1, 12))) for _ in range(draw.randint(1, 5)))
+        rule = (draw.choice([1, 2, 3, 5]), draw.choice([0.0, 0.3, 0.5, 0.7, 1.0]), draw.choice([1, 5, 8]))
+        repeated = filters.repeats(text, *rule)
+        found[repeated] += 1
+        assert not repeated or filters.may_repeat(re.findall(r"\w+", text), *rule), (text, rule)
+    assert min(found.values()) > 300
