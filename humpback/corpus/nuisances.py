@@ -68,7 +68,8 @@ _NOTICE = re.compile(
     re.IGNORECASE,
 )
 _NOTICE_SIGNS = (
-    "©", "(c) ", "(C) ", "eserved", "ESERVED", "owered ", "OWERED ", "ast modif", "ast updat", "ast chang", "ble Languages", "igure ", "ig. ",
+    "©", "(c) ", "(C) ", "eserved", "ESERVED", "owered ", "OWERED ", "ast modif", "ast updat", "ast chang", "ble Languages", "igure ",
+    "ig. ",
 )  # fmt: skip
 _MAX_NOTICE = 200  # characters; a longer paragraph is text that mentions it
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")

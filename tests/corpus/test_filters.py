@@ -110,7 +110,8 @@ TEXTS = {
     "": PROSE * 6,
     "broken characters": PROSE * 6 + "caf\ufffd",
     "symbols": PROSE * 2 + "a += b[i] * (c - d); {x: y}; /* .. */ !== <<>> || && ## " * 5,
-    "fragments": PROSE * 3 + "\n\nList box\n\nReset to parent\n\nUpper margin of the page\n\nShrink or expand\n\nNumber of columns between the two margins",
+    "fragments": PROSE * 3
+    + "\n\nList box\n\nReset to parent\n\nUpper margin of the page\n\nShrink or expand\n\nNumber of columns between the two margins",
     "points elsewhere": PROSE * 3 + "See section 4 and the table above. It is described in section 3. The next section has more.",
     "few words": PROSE + "\n```\n" + PROSE * 6 + "\n```",
     "digits": PROSE * 2 + "The table of heights: 1204 1388 2100 3402 1887 and 2288 1190, 1204 1388 2100 3402 1887 and 2288 1190.",
