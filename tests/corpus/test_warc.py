@@ -2,6 +2,7 @@
 
 import gzip
 import pathlib
+import random
 import re
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def test_a_gzip_member_of_several_records(tmp_path: pathlib.Path) -> None:
     # The archive has undone the coding and left the header.
     *((HTML, (f"Content-Encoding: {coding}",)) for coding in ("gzip", "deflate", "br", "zstd", "compress", "utf-8")),
     (HTML, ("Transfer-Encoding: chunked",)), (encoded(HTML, "gzip"), ("Transfer-Encoding: chunked", "Content-Encoding: gzip")),
-])  # fmt: skip
+], ids=lambda value: "" if isinstance(value, bytes) else " ".join(value))  # fmt: skip
 def test_codings(tmp_path: pathlib.Path, body: bytes, headers: tuple[str, ...]) -> None:
     pages, drops, warnings = read(record(http(body, *headers)), tmp_path)
     assert not drops and not warnings
@@ -215,6 +216,10 @@ def test_damage_costs_one_record(tmp_path: pathlib.Path) -> None:
             harmless = place == 5  # the time in the member's header
             assert urls(pages) == [str(number) for number in range(60) if number != 10 or which != 32 or harmless]
             assert drops == ["damaged"] * (not harmless)
+    large = bytearray(gzip.compress(record(http(random.Random(0).randbytes(500_000).hex().encode()))))
+    large[-20_000] ^= 0x55
+    pages, drops, _ = read(b"".join([*members[:30], large, *members[30:]]), tmp_path)
+    assert len(pages) == 60 and drops == ["damaged"]
     pages, drops, warnings = read(b"".join(members) + b"garbage", tmp_path)
     assert len(pages) == 60 and drops == ["damaged"] and len(warnings) == 1
     pages, drops, warnings = read(b"".join(members) + bytes(5_000_000), tmp_path)  # a tape's last block
