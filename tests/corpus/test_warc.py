@@ -10,6 +10,7 @@ import time
 import zlib
 
 import pytest
+from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from humpback.corpus import warc
 from humpback.records import Page
@@ -134,6 +135,18 @@ def test_real_samples(test_data: pathlib.Path) -> None:
         "warcio-example.warc.gz": ("http://example.com/", 784, 2012, 1270, ""),
         "whirlwind.warc.gz": ("https://an.wikipedia.org/wiki/Escopete", 1023, 18374, 72848, "utf-8"),
     }
+
+
+def test_sound_files_are_read_as_fastwarc_reads_them(tmp_path: pathlib.Path, test_data: pathlib.Path) -> None:
+    (tmp_path / "crawl.warc.gz").write_bytes(warcs.gzipped(warcs.crawl(20)))
+    paths = [tmp_path / "crawl.warc.gz", *(path for path in (test_data / "web").glob("*.warc*") if "cw09" not in path.name)]
+    for path in paths:
+        expected = [
+            (record.headers["WARC-Target-URI"], record.stream_pos, record.reader.read(), record.http_charset or "")
+            for record in ArchiveIterator(str(path), record_types=WarcRecordType.response, auto_decode="all", fsspec_args=False)
+        ]
+        pages = warc.read_pages(path.name, path, lambda *_: None, lambda _: None)
+        assert [(page.url, page.start, page.html, page.charset) for page in pages] == expected
 
 
 PAGES = {f"http://example.org/{number}": HTML + b"<p>page %d" % number for number in range(5)}
