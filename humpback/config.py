@@ -40,16 +40,18 @@ class Segments(Node):
 
     input: str = ""  # WARC, HTML and JSONL files, folders of them, lists of their paths (.paths), comma-separated
     language: str = "en"  # ISO 639-1; pages that declare another are dropped, and texts where it is found in less than …
-    min_language_share: float = 0.8  # … this share of the words, by CLD2
+    min_language_share: float = 0.9  # … this share of the words, by CLD2
     min_chars: int = 600
     max_chars: int = 3_000
     navigation: str = ""  # more phrases that make a header navigation, comma-separated; corpus/wordlists.py has those of seven languages
     max_link_share: float = 0.4  # of the characters
     max_list_share: float = 0.8  # of the characters: table rows, and list items of at most …
-    short_item: int = 60  # … so many characters
-    max_symbol_share: float = 0.18  # of the characters; of code 0.1 to 0.2
-    max_digit_share: float = 0.12  # of the characters
-    min_stop_word_share: float = 0.2  # of the words; English prose has 0.3 to 0.5, code 0 to 0.15
+    short_item: int = 80  # … so many characters
+    max_fragment_share: float = 0.2  # of the characters: lines of no list that end in no punctuation, sub-headers too
+    max_symbol_share: float = 0.22  # of the characters outside of code
+    max_digit_share: float = 0.12  # of the characters outside of code
+    min_words: int = 40  # outside of code
+    min_stop_word_share: float = 0.2  # of them; English prose has 0.3 to 0.5, a list of names 0 to 0.15
     marks: int = 3  # of a forum, a shop (twice as many), a legal notice in a thousand characters
     repeat_ngram: int = 3  # words
     repeat_jaccard: float = 0.5  # between any two sentences of at least repeat_min_words
@@ -274,9 +276,13 @@ _RULES = [
     ("wrapper", *_one_of(*prompts.WRAPPERS)),
     ("segments.min_chars", *_at_least(1)),
     ("segments.language", *_language_code()),
-    *((f"segments.{name}", *_within(0, 1)) for name in ("min_language_share", "max_link_share", "max_list_share", "max_symbol_share",
-                                                        "max_digit_share", "min_stop_word_share", "near_jaccard")),
+    *(
+        (f"segments.{name}", *_within(0, 1))
+        for name in ("min_language_share", "max_link_share", "max_list_share", "max_fragment_share", "max_symbol_share", "max_digit_share",
+                     "min_stop_word_share", "near_jaccard")
+    ),
     ("segments.short_item", *_at_least(0)),
+    ("segments.min_words", *_at_least(0)),
     ("segments.marks", *_at_least(1)),
     ("segments.page_seconds", *_at_least(0.1)),
     ("segments.page_megabytes", *_at_least(100)),

@@ -28,6 +28,7 @@ _META = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w:.-]+)|^\s*<\
 _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _ISO_2022_JP = re.compile(rb"\x1b[$(][@BJ]")
 _HIGH = re.compile(rb"[\x80-\xff]")
+_BROKEN_BYTES = bytes([*range(9), 11, *range(14, 32), 127])
 _BROKEN = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffd]")
 
 # How files begin that a crawl has under an address of a page: documents, images, archives, fonts, media, programs.
@@ -69,9 +70,9 @@ def decode(html: bytes, declared: str = "") -> str | None:
     if label in ("", "utf-8", "cp1252"):
         try:
             return _unless_broken(html.decode("utf-8"))
-        except UnicodeDecodeError as error:
+        except UnicodeDecodeError:
             if label != "cp1252":
-                label = _detect(html[max(0, error.start - 256) : error.start + _DETECT_BYTES])
+                label = _detect(html)
     return _unless_broken(html.decode(label, "replace"))
 
 
@@ -103,14 +104,19 @@ def _declared_inside(html: bytes) -> str:
     return "iso-2022-jp" if _ISO_2022_JP.search(html) else ""
 
 
-def _detect(sample: bytes) -> str:
+def _detect(html: bytes) -> str:
     """The charset of bytes that are not all UTF-8: UTF-8 still, if more of the non-ASCII bytes form its sequences than do not."""
-    valid = sum(map(len, _MULTIBYTE.findall(sample)))
-    if 2 * valid > len(_HIGH.findall(sample)):
+    first = _HIGH.search(html).start()
+    sample = html[max(0, first - _DETECT_BYTES // 16) : first + _DETECT_BYTES]
+    if 2 * sum(map(len, _MULTIBYTE.findall(sample))) > len(_HIGH.findall(sample)):
         return "utf-8"
     return _codec(chardetng_py.detect(sample, allow_utf8=False)) or "cp1252"
 
 
 def _unless_broken(text: str) -> str | None:
-    broken = len(text) - len(_BROKEN.sub("", text))
+    if text.isascii():  # a tenth of the time
+        data = text.encode("ascii")
+        broken = len(data) - len(data.translate(None, _BROKEN_BYTES))
+    else:
+        broken = len(text) - len(_BROKEN.sub("", text))
     return None if "\0" in text or broken > MAX_BROKEN_SHARE * len(text) else text

@@ -14,14 +14,14 @@ from humpback.corpus import wordlists
 
 _PHRASE = re.compile(r"\b(?:" + "|".join(re.escape(p) for some in wordlists.NAVIGATION_PHRASES.values() for p in some) + r")\b")
 _HEADERS = frozenset(itertools.chain.from_iterable(wordlists.NAVIGATION_HEADERS.values()))
-_FORUM, _LEGAL, _PRICE = (
-    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
-    for pattern in ("|".join(wordlists.FORUM_MARKS), "|".join(wordlists.LEGAL_MARKS), wordlists.PRICE)
-)
+_PRICE = re.compile(wordlists.PRICE)
 _WORD = re.compile(r"\w+")
 _FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
 _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
 _LIST_LINE = re.compile(r"^[ >]*(?:- |\d+\. |: |\|).*", re.MULTILINE)
+_APART = 3  # n-grams, of which at least half are somewhere else, and at least two
+# A line of no list, table or quote that ends in no sign of punctuation.
+_LINE_IN_THE_AIR = re.compile(r"^(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)]$", re.MULTILINE)
 _DIGITS = b"0123456789"
 _LETTERS = bytes(c for c in range(256) if c >= 128 or bytes([c]).isalnum() or bytes([c]).isspace())
 _NAMES = {"eng": "en", "english": "en", "deu": "de", "ger": "de", "german": "de", "fra": "fr", "fre": "fr", "spa": "es", "ita": "it",
@@ -35,17 +35,26 @@ def language_reason(declared: str | None, language: str) -> str:
 
 
 def header_reason(header: str, navigation: str = "") -> str:
-    """Drops an empty header, one all in upper case, navigation, and a remark within another text ("Note").
+    """Drops an empty header, one all in upper case, and navigation.
 
     Upper case is the paper's rule taken by the letter, so "FAQ" and "NASA" go with "BUY NOW"; one letter ("C", "4.2 X") does not count.
     """
     if not _WORD.search(header):
         return "empty header"
-    if header.isupper() and sum(map(str.isalpha, header)) >= 2:
+    letters = [char for char in header if char.isalpha()]
+    if len(letters) >= 2 and all(map(str.isupper, letters)):  # "URL の形" has letters without case
         return "all upper case header"
-    if is_navigation(header, navigation):
-        return "navigation header"
-    return "remark" if _only_words(header) in wordlists.REMARKS else ""
+    return "navigation header" if is_navigation(header, navigation) else ""
+
+
+def is_remark(header: str) -> bool:
+    """Whether a header is only the first word of a remark within the text around it ("Note")."""
+    return len(header) < 20 and _only_words(header) in wordlists.REMARKS
+
+
+def is_generic(header: str) -> bool:
+    """Whether a header says nothing without another above it ("2.1. Description")."""
+    return _only_words(header) in wordlists.GENERIC
 
 
 @functools.lru_cache(maxsize=4096)
@@ -69,18 +78,23 @@ def length_reason(length: int, cfg: Segments) -> str:
 
 
 def text_reason(text: str, linked: int, cfg: Segments) -> str:
-    """Drops a text for what it says. `linked` is how many of its characters are links."""
+    """Drops a text for what it says, code apart. `linked` is how many of its characters are links."""
     if "\ufffd" in text:
         return "broken characters"
     if linked > cfg.max_link_share * len(text):
         return "links"
-    return (
-        characters_reason(text, cfg)
+    prose = without_code(text)
+    words = _WORD.findall(prose.casefold())
+    reason = (
+        words_reason(words, cfg)
+        or characters_reason(prose, cfg)
         or structure_reason(text, cfg)
-        or marks_reason(text, cfg)
-        or words_reason(text, cfg)
-        or ("repetition" if repeats(text, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words) else "")
+        or fragments_reason(prose, cfg)
+        or marks_reason(prose, cfg)
     )
+    if reason or not may_repeat(words, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words):
+        return reason
+    return "repetition" if repeats(prose, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words) else ""
 
 
 def characters_reason(text: str, cfg: Segments) -> str:
@@ -97,38 +111,54 @@ def structure_reason(text: str, cfg: Segments) -> str:
     return "list" if sum(map(len, lines)) > cfg.max_list_share * len(text) else ""
 
 
+def fragments_reason(text: str, cfg: Segments) -> str:
+    """Drops a text of which a large part is lines that end in the air: labels, captions, headers with nothing below."""
+    lines = [line for line in _LINE_IN_THE_AIR.findall(text) if len(line) <= cfg.short_item]
+    return "fragments" if sum(map(len, lines)) > cfg.max_fragment_share * len(text) else ""
+
+
 def marks_reason(text: str, cfg: Segments) -> str:
-    """Drops what bears the marks of a forum or comments, of a price list, of a cookie, licence or legal notice.
+    """Drops what bears the marks of a forum or comments, of a price list, of a cookie, licence or legal notice, and what speaks of other
+    parts of its page all the time.
 
     So many marks make one, in a text of a thousand characters or less; in a longer one, in proportion more.
     """
     enough = cfg.marks * max(1.0, len(text) / 1000)
-    if len(_FORUM.findall(text)) >= enough:
+    lowered = text.lower()
+    if sum(map(lowered.count, wordlists.FORUM_MARKS)) >= enough:
         return "forum"
-    if len(_PRICE.findall(text)) >= 2 * enough:
-        return "prices"
-    return "legal" if len(_LEGAL.findall(text)) >= enough else ""
+    if sum(map(lowered.count, wordlists.LEGAL_MARKS)) >= enough:
+        return "legal"
+    if sum(map(lowered.count, wordlists.POINTERS)) >= enough:
+        return "points elsewhere"
+    prices = sum(map(lowered.count, wordlists.SHOP_MARKS))
+    if any(map(lowered.__contains__, wordlists.CURRENCIES)):
+        prices += len(_PRICE.findall(lowered))
+    return "prices" if prices >= 2 * enough else ""
 
 
-def words_reason(text: str, cfg: Segments) -> str:
-    """Drops a text with too few of the words that hold a language together: code, names, keywords."""
+def words_reason(words: list[str], cfg: Segments) -> str:
+    """Drops a text with too few words, case-folded, or too few of those that hold a language together: code, names, keywords."""
+    if len(words) < cfg.min_words:
+        return "few words"
     common = wordlists.STOP_WORDS.get(cfg.language)
     if common is None:
         return ""
-    words = _WORD.findall(text.casefold())
     return "few common words" if sum(map(common.__contains__, words)) < cfg.min_stop_word_share * len(words) else ""
 
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text without their full stops: a line's end ends one, too. Code and table rows are not sentences."""
-    if "```" in text:
-        text = _without_code(text)
+    text = without_code(text)
     if "| " in text:
         text = "\n".join(line for line in text.split("\n") if not line.lstrip(" >:").startswith("| "))
     return [sentence for sentence in _SENTENCE_END.split(text) if sentence]
 
 
-def _without_code(text: str) -> str:
+def without_code(text: str) -> str:
+    """A text without its fenced code."""
+    if "```" not in text:
+        return text
     lines, fence = [], ""
     for line in text.split("\n"):
         mark = _FENCE.match(line) if "```" in line else None
@@ -141,16 +171,33 @@ def _without_code(text: str) -> str:
     return "\n".join(lines)
 
 
+def may_repeat(words: list[str], ngram: int, jaccard: float, min_words: int) -> bool:
+    """Whether `repeats` can be true of a text with these words, case-folded: so many n-grams are there twice, close to each other.
+
+    Two such sentences of g n-grams and more have at least 2 j g / (1 + j) in common, and then there are two of them in the larger
+    sentence that stand no farther apart than its n-grams divided by those.
+    """
+    every = list(zip(*(words[i:] for i in range(ngram)), strict=False))
+    common = math.ceil(2 * jaccard / (1 + jaccard) * max(min_words - ngram + 1, 1))
+    if len(every) - len(set(every)) < max(common, 1):
+        return False
+    if jaccard < 0.5 or common < 2:
+        return True
+    seen: set[tuple[str, ...]] = set()
+    last = -_APART - 1
+    repeated = {gram for gram in every if gram in seen or seen.add(gram)}
+    for position, gram in enumerate(every):
+        if gram in repeated:
+            if position - last <= _APART:
+                return True
+            last = position
+    return False
+
+
 def repeats(text: str, ngram: int, jaccard: float, min_words: int) -> bool:
     """Whether two sentences of at least `min_words` words share a word n-gram and have a Jaccard similarity of at least `jaccard`."""
-    folded = text.casefold()
-    words = _WORD.findall(folded)
-    every = [words[i:] for i in range(ngram)]
-    fewest = max(1, math.ceil(2 * jaccard / (1 + jaccard) * max(min_words - ngram + 1, 1)))  # what two such sentences have in common
-    if len(every[-1]) - len(set(zip(*every, strict=False))) < fewest:
-        return False
     grams = []
-    for sentence in sentences(folded):
+    for sentence in sentences(text.casefold()):
         words = _WORD.findall(sentence)
         if len(words) >= max(min_words, ngram):
             grams.append(set(zip(*(words[i:] for i in range(ngram)), strict=False)))

@@ -7,6 +7,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ _OTHER = words(
     "rst rtf svg tar tif tiff tmp tsv ttf txt wav webm webp woff woff2 xls xml yaml zip"
 )
 _SNIFF_BYTES = 4096
-_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype html|html|head|body)[\s>]", re.I | re.S)
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|(?><!--.*?-->)\s*)*<(?:!doctype html|html|head|body)[\s>]", re.I | re.S)
 _WARC = re.compile(rb"WARC/\d\.\d")
 _MAX_LINE_BYTES = 2 * MAX_PAGE_BYTES  # of JSONL: quotes and line ends are escaped
 _MAX_LIST_BYTES = 1 << 28
@@ -106,17 +107,19 @@ def _units(files: list[tuple[str, File]]) -> Iterator[Input]:
 
 
 def _folder(root: epath.Path, warn: Warn) -> list[tuple[str, File]]:
-    files: list[File] = []
+    sources: list[str] = []
+    top = ""
     for folder, _, names in root.walk():
-        paths = (epath.Path(folder) / name for name in names)
-        files += ((path.relative_to(root).as_posix(), path) for path in paths)
+        top = top or os.fspath(folder)  # the first is the root; etils leaves out the scheme of gs://
+        below = pathlib.PurePosixPath(os.path.relpath(folder, top))
+        sources += ((below / name).as_posix() for name in names)
     found, skipped = [], []
-    for source, path in sorted(files, key=lambda file: file[0]):
-        kind = _kind_of(path)
+    for source in sorted(sources):
+        kind = _kind_of(root / source)
         if kind in ("", "paths"):
             skipped.append(source)
         else:
-            found.append((kind, (source, path)))
+            found.append((kind, (source, root / source)))
     if skipped:
         warn(f"segments.input: {root}: {len(skipped)} files are no HTML, WARC or JSONL and are skipped, {skipped[0]} the first of them")
     return found
@@ -220,7 +223,6 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
             start = stream.start
             if size > _MAX_LINE_BYTES:
                 stream.skip_to(_LINE_END, 0)
-                stream.advance(1)
                 on_drop(source, "too large")
                 continue
             line = bytes(stream.window[:size])
@@ -228,7 +230,7 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
             stream.fill(1)  # so that the next gzip member is known
             if not line.strip():
                 continue
-            page: Page | str = "damaged" if stream.broken(start, stream.start) else _json_page(source, line)
+            page = "damaged" if stream.broken(start, stream.start) else _json_page(source, line)
             if stream.fault and not line.endswith(b"\n"):  # told below
                 break
             if isinstance(page, str):
@@ -239,6 +241,8 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
             else:
                 start, end = stream.file_range(start, stream.start)
                 yield dataclasses.replace(page, start=start, end=end)
+        for _ in stream.breaks:
+            on_drop(source, "damaged")
         if stream.fault:
             on_drop(source, stream.fault)
             warn(f"{source}: {stream.fault} after {stream.start} bytes (decompressed); what follows is lost")

@@ -25,6 +25,8 @@ _BLANK_LINE = "\n\n"
 # the products that it takes (about a second each); a page of text is a hundred times below.
 _MAX_DEPTH_WORK = 100_000_000  # tags × open elements
 _MAX_FORMAT_WORK = 3_000_000  # tags × unclosed formatting elements
+_LINKS_ONLY = 0.9  # of a block's characters
+_MARKER = re.compile(r"^[ >:]*(?:- |\d+\. )?")
 _HEAD = 10_000  # characters in which a page says what it is
 _CONTENT_LANGUAGE = re.compile("content-language", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
@@ -91,11 +93,36 @@ def cut(page: Page, language: str = "en") -> tuple[str, list[Tree]]:
     parser = LexborHTMLParser(html, scripting=True)  # as browsers do: what is in <noscript> is no part of the tree
     if reason := filters.language_reason(page.language or _declared_language(parser, html), language):
         raise PageDropped(reason)
-    items = to_items(parser)
-    trees = build_trees(items)
+    trees = build_trees(_without_trailing_links(to_items(parser)))
     if not trees:
         raise PageDropped("no header")
+    if any(map(filters.is_generic, {tree.header for tree in trees})):
+        _name(trees, parser)
     return _address(parser, page), trees
+
+
+def _without_trailing_links(items: list[Item]) -> list[Item]:
+    """A page's items without the links that stand alone at the end of a section, which lead on to other pages."""
+    kept: list[Item] = []
+    at_end = True
+    for item in reversed(items):
+        if isinstance(item, Block):
+            if at_end and item.linked and item.linked >= _LINKS_ONLY * len(_MARKER.sub("", item.text)):
+                continue
+            at_end = False
+        else:
+            at_end = True
+        kept.append(item)
+    return kept[::-1]
+
+
+def _name(trees: list[Tree], parser: LexborHTMLParser) -> None:
+    """Puts the page's title before the path of headers that say nothing by themselves."""
+    node = parser.css_first("head > title")
+    title = " ".join(node.text().split()) if node is not None else ""
+    for tree in trees:
+        if title and all(map(filters.is_generic, tree.header_path)):
+            tree.header_path = (title, *tree.header_path)
 
 
 def build_trees(items: list[Item]) -> list[Tree]:
@@ -193,8 +220,8 @@ def choose(
         text, code, share = "", "", 0.0
         if not reason:
             text = tree.text
-            code, share = language.detect(text)
-            wrong = code.split("-")[0] != cfg.language or share < cfg.min_language_share
+            code, share = language.detect(filters.without_code(text))
+            wrong = cfg.min_language_share and (code.split("-")[0] != cfg.language or share < cfg.min_language_share)
             reason = "language" if wrong else filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")
         if reason:
             on_drop(reason, tree)

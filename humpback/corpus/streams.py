@@ -27,7 +27,7 @@ class Stream:
     """`window` holds the decompressed bytes from `start` on, as many as `fill` was asked for or the file has.
 
     `fault` says why the bytes end before the file's end: "truncated", "damaged", "unreadable", or "" if they do not. Where a damaged gzip
-    member is followed by a sound one, `BREAK` stands for what is lost, and `broken(start, end)` is true for a range that holds it.
+    member is followed by a sound one, `BREAK` stands for what is lost, and its place is in `breaks` until `broken` was asked about it.
     OSError when the file cannot be opened.
     """
 
@@ -38,7 +38,7 @@ class Stream:
         self.consumed = 0  # bytes of the file, to the nearest read
         self._file = epath.Path(path).open("rb")
         self._members: dict[int, int] = {}  # where a gzip member begins: decompressed → in the file
-        self._breaks: list[int] = []
+        self.breaks: list[int] = []
         self._more = self._decompressed()
 
     def __enter__(self) -> "Stream":
@@ -58,19 +58,23 @@ class Stream:
         del self.window[:size]
         self.start += size
 
-    def skip_to(self, pattern: re.Pattern[bytes], keep: int) -> bool:
-        """Advances to the first match of `pattern` (of at most `keep` bytes); False if there is none to the end, or a bomb on the way."""
+    def skip_to(self, pattern: re.Pattern[bytes], keep: int) -> None:
+        """Advances to where `pattern` first matches to, looking at no more than `keep` bytes; to the end of the file if it does not.
+
+        A stretch that is far larger than what the file holds of it is a bomb: the stream ends there, "too large".
+        """
         start, consumed = self.start, self.consumed
         while True:
             if match := pattern.search(self.window):
-                self.advance(match.start())
-                return True
+                self.advance(match.end())
+                return
             self.advance(max(0, len(self.window) - keep))
             if self.start - start > _BOMB_BYTES and self.start - start > _BOMB_RATIO * (self.consumed - consumed):
                 self.fault, self._more = "too large", iter(())
-            if self.fill(len(self.window) + 1) <= keep:
-                self.advance(len(self.window))
-                return False
+            held = len(self.window)
+            if self.fill(held + 1) == held:
+                self.advance(held)
+                return
 
     def file_range(self, start: int, end: int) -> tuple[int, int]:
         """The bytes of the file that hold [start, end) if these are whole gzip members, else [start, end) itself. Asked in order."""
@@ -81,7 +85,10 @@ class Stream:
         return start, end
 
     def broken(self, start: int, end: int) -> bool:
-        return any(start < place <= end for place in self._breaks)
+        """Whether something was lost inside [start, end); then these places are told."""
+        count = len(self.breaks)
+        self.breaks = [place for place in self.breaks if not start < place < end]
+        return len(self.breaks) < count
 
     def _read(self) -> bytes:
         try:
@@ -140,7 +147,7 @@ class Stream:
                 if not data:
                     self.fault = "damaged"
                     return
-                self._breaks.append(size)
+                self.breaks.append(size)
                 size += len(BREAK)
                 yield BREAK
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser
 
+from humpback.corpus.filters import is_remark
 from humpback.corpus.markup import BREAK, FLUSH, HEADINGS, LISTS, VERBATIM, Markup, Tag, plain, tidy, visible
 from humpback.corpus.nuisances import notice, words
 
@@ -250,7 +251,7 @@ class _Walker:
             return
         if self.heading is not None:
             self._add_header(text)
-        elif self.frames or not ((self.page.may_have_notices and notice(text)) or (len(links) >= 2 and _letters(text) <= sum(map(_letters, links)))):  # "Prev | Up | Next"
+        elif self.frames or not ((self.page.may_have_notices and notice(text)) or _only_links(text, links)):
             self._add_block(text, sum(map(len, links)) if links else 0)
 
     def finish_heading(self) -> None:
@@ -259,8 +260,11 @@ class _Walker:
             self._add_header("")
 
     def _add_header(self, text: str) -> None:
-        self.items.append(Header(" ".join(text.split()), self.heading or 1))
-        self.heading = None
+        text, level, self.heading = " ".join(text.split()), self.heading or 1, None
+        if is_remark(text):
+            self._add_block(text)
+            return
+        self.items.append(Header(text, level))
         for frame in self.frames:  # what follows a header in a list item begins anew
             frame.emitted = False
             if frame.tag in ("li", "dd"):
@@ -410,6 +414,11 @@ def to_items(parser: LexborHTMLParser) -> list[Item]:
 def _integer(value: str | None, default: int) -> int:
     value = (value or "").strip()
     return int(value) if re.fullmatch(r"-?\d{1,6}", value) else default
+
+
+def _only_links(text: str, links: list[str]) -> bool:
+    """Whether a line is a bar of links: "Prev | Up | Next"."""
+    return len(links) >= 2 and _letters(text) <= sum(map(_letters, links))
 
 
 def _letters(text: str) -> int:

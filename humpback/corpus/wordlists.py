@@ -88,13 +88,21 @@ NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
         "referenties", "zie ook", "zoeken", "bronnen",
     ),
 }  # fmt: skip
-# A header that is nothing but one of these marks a remark within another text, and names no subject.
+# A header that is nothing but one of these is the first word of a remark within the text around it, and no header.
 REMARKS = frozenset((
-    "note", "notes", "tip", "tips", "caution", "warning", "warnings", "important", "attention", "danger", "hint", "info", "information",
-    "example", "examples", "for example", "remark", "remarks", "caveat", "caveats", "todo", "disclaimer", "errata",
-    "hinweis", "hinweise", "achtung", "warnung", "beispiel", "beispiele", "exemple", "exemples", "remarque", "remarques", "attention",
-    "nota", "notas", "ejemplo", "ejemplos", "aviso", "advertencia", "esempio", "esempi", "avvertenza", "exemplo", "exemplos",
-    "opmerking", "voorbeeld", "waarschuwing",
+    "note", "tip", "caution", "warning", "important", "attention", "danger", "hint", "hinweis", "achtung", "warnung", "tipp", "wichtig",
+    "remarque", "avertissement", "attention", "astuce", "nota", "aviso", "advertencia", "atención", "avvertenza", "attenzione", "opmerking",
+    "waarschuwing", "atenção",
+))  # fmt: skip
+# Headers that say nothing without another above them. Where all are of this kind, the page's title is put before them.
+GENERIC = frozenset((
+    "about", "background", "basics", "changes", "configuration", "conclusion", "definition", "description", "details",
+    "discussion", "example", "examples", "features", "further information", "general", "general information", "how it works",
+    "information", "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other",
+    "overview", "parameters",
+    "preface", "prerequisites", "properties", "purpose", "remarks", "requirements", "return value", "return values", "results", "security",
+    "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips", "usage",
+    "use", "what is it", "what it does", "why",
 ))  # fmt: skip
 # The words that hold a text together; text of a language that is not here is not judged by them.
 STOP_WORDS: dict[str, frozenset[str]] = {
@@ -117,22 +125,26 @@ STOP_WORDS: dict[str, frozenset[str]] = {
         "worden tot hij over deze was heeft meer hebben je ik dit zo wel geen onder zou al",
     }.items()
 }
+# Marks that are counted in lower-cased text.
 FORUM_MARKS = (
-    r"\bposted (?:by|on|in)\b", r"\breplied(?: on|:)", r"\bsaid:", r"\bwrote:", r"\bjoined:", r"\bposts:", r"\blikes? received\b",
-    r"\breply(?: to this)? ?(?:»|→|\|)?$", r"\bquote:$", r"\breport (?:abuse|post|this)\b", r"\b\d+ (?:minutes?|hours?|days?|weeks?) ago\b",
-    r"\b(?:last )?edited by\b", r"\bthread starter\b", r"\bsenior member\b", r"\bjunior member\b", r"\bpermalink$", r"\bre: ",
-    r"\boriginally posted\b", r"\bview (?:all )?\d+ comments?\b", r"\b\d+ (?:comments?|replies|upvotes)\b",
+    "posted by", "posted on", "replied:", " replied on ", " said:", " wrote:", "joined:", "posts:", "likes received", "reply to this",
+    "quote:\n", "report abuse", "report post", "report this", " minutes ago", " hours ago", " days ago", " weeks ago", "edited by",
+    "thread starter", "senior member", "junior member", "permalink\n", "\nre: ", "originally posted", " replies\n", " upvotes",
 )  # fmt: skip
 LEGAL_MARKS = (
-    r"\b(?:we|this (?:web)?site|our (?:web)?site) uses? cookies\b", r"\bcookies?\b.{0,40}\b(?:consent|browser settings|third[- ]part)",
-    r"\bpersonal(?:ly identifiable)? (?:data|information)\b", r"\bdata controller\b", r"\bprivacy (?:policy|notice|statement)\b",
-    r"\bthird[- ]parties\b", r"\bterms (?:of (?:use|service)|and conditions)\b", r"\byou (?:hereby )?agree\b", r"\bhereby\b", r"\bherein\b",
-    r"\bthereof\b", r"\bhereunder\b", r"\bwithout (?:limitation|warrant)", r"\bwarrant(?:y|ies)\b", r"\bliab(?:le|ility)\b",
-    r"\bindemnif", r"\bgoverning law\b", r"\bjurisdiction\b", r"\blicen[cs]or\b", r"\bcopyright (?:holder|notice|owner)s?\b",
-    r"\bfitness for a particular purpose\b", r"\bmerchantability\b", r"\bpermission is granted\b", r"\bpursuant to\b",
-    r"\bshall (?:not )?be (?:deemed|liable)\b", r"\bderivative works?\b", r"\bredistributions?\b",
+    "uses cookies", "use cookies", "using cookies", "consent to the use", "browser settings", "personal data", "personal information",
+    "personally identifiable", "data controller", "privacy policy", "privacy notice", "privacy statement", "third parties", "terms of use",
+    "terms of service", "terms and conditions", "you agree", "hereby", "herein", "hereunder", "thereof", "without limitation",
+    "without warrant", "warranty", "warranties", "liability", " liable ", "indemnif", "governing law", "jurisdiction", "licensor",
+    "copyright holder", "copyright notice", "copyright owner", "fitness for a particular purpose", "merchantability",
+    "permission is granted", "pursuant to", "shall be deemed", "derivative work", "redistributions",
 )  # fmt: skip
-PRICE = (
-    r"(?:[$€£¥₹]|\b(?:usd|eur|gbp|chf|rs\.?)) ?\d[\d.,]*\d|\b\d[\d.,]* ?(?:€|£|\b(?:usd|eur|gbp|chf|euros?|dollars?)\b)"
-    r"|\badd to (?:cart|basket)\b|\bin stock\b|\bout of stock\b|\bfree shipping\b|\bprice:"
-)
+POINTERS = (
+    "previous section", "preceding section", "next section", "following section", "this chapter", "previous chapter", "next chapter",
+    "the table above", "table above", "example above", "above example", "figure above", "shown above", "described above", "listed above",
+    "mentioned above", "described below", "listed below", "shown below", "is described in", "are described in", "see section",
+    "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
+)  # fmt: skip
+SHOP_MARKS = ("add to cart", "add to basket", "in stock", "out of stock", "free shipping", "price:")
+PRICE = r"[$€£¥₹] ?\d[\d.,]*\d|\b\d[\d.,]* ?[€£]|\b(?:usd|eur|gbp|chf) ?\d[\d.,]*\d|\b\d[\d.,]* ?(?:usd|eur|gbp|chf|euros|dollars)\b"
+CURRENCIES = ("$", "€", "£", "¥", "₹", "usd", "eur", "gbp", "chf", "dollars")

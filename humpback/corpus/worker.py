@@ -85,6 +85,11 @@ class Worker:
         """(pages begun so far, their bytes, bytes of the job in progress that are read)."""
         return _STATE.unpack(self._state[:])[:3]
 
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while there is one."""
+        return self._child.pid if self._child is not None else None
+
     def run(self, job: Job) -> None:
         """Does a job and publishes its part. UserError for a user's mistake; RuntimeError with the child's own words for any other."""
         spool = os.path.join(self._folder.name, job.name)
@@ -217,7 +222,7 @@ class _Child:
                         self._mark(number, 1)
                         spool.write(self._extracted(number, page))
                         spool.flush()
-                        self._mark(number, 0)
+                    self._mark(number, 0)
                     self._clear()
                     if number == self.end:
                         break

@@ -28,9 +28,8 @@ class Progress:
         self._inputs += len(complete)
         seconds = max(time.monotonic() - self._started, 1e-9)
         rates = {"pages_per_second": round(pages / seconds, 1), "megabytes_per_second": round(size / 1e6 / seconds, 2)}
-        self._bar.set_postfix_str(
-            f"{self._inputs}/{self._of} inputs, {rates['pages_per_second']:,} pages/s, {rates['megabytes_per_second']} MB/s of HTML", refresh=False
-        )
+        speed = f"{rates['pages_per_second']:,} pages/s, {rates['megabytes_per_second']} MB/s of HTML"
+        self._bar.set_postfix_str(f"{self._inputs}/{self._of} inputs, {speed}", refresh=False)
         self._done += sum(self._sizes[job.number] for job in complete)
         self._bar.n = max(self._bar.n, min(self._done + read, self._bar.total))  # what is read of one stream may be longer than its file
         self._bar.update(0)

@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -37,7 +36,7 @@ _WEEK = 7 * 24 * 3600.0
 def define_flags() -> None:
     """Those of a stage, or --input and --out for pages without a run; and where the work is done."""
     commandline.define_flags()
-    flags.DEFINE_string("input", None, "without a run: WARC, HTML, JSONL files, folders of them, lists (.paths); local or gs://, comma-separated")
+    flags.DEFINE_string("input", None, "without a run: WARC, HTML, JSONL, folders, lists (.paths); comma-separated, local or gs://")
     flags.DEFINE_string("out", None, "without a run: the folder for the segments (local or gs://)")
     flags.DEFINE_string("language", None, "without a run: the pages' language, a code of ISO 639-1 (default: the config's, en)")
     flags.DEFINE_enum("engine", "local", ["local", "ray"], "this machine's cores, or a Ray cluster's")
@@ -183,7 +182,7 @@ def _alone() -> tuple[Segments, Stage]:
     """The config part and the folder for --input and --out. UserError when one is missing."""
     for name in ("input", "out"):
         if _FLAGS[name].value is None:
-            raise UserError(f"--{name} is missing; for example --input=pages --out=segments, or --config=… --workdir=… for a stage of a run")
+            raise UserError(f"--{name} is missing; for example --input=pages --out=segments (or --config=… --workdir=…: a stage of a run)")
     cfg = _FLAGS.config if _FLAGS.config is not None else configs.Config()
     cfg.segments.input = _FLAGS.input
     if _FLAGS.language is not None:

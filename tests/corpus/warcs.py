@@ -1,5 +1,6 @@
 """WARC files made by code, in the dialects of the crawls."""
 
+import functools
 import gzip
 import io
 import zlib
@@ -72,7 +73,8 @@ def gzipped(records: list[bytes]) -> bytes:
 def zstd(data: bytes) -> bytes:
     out = io.BytesIO()
     writer = ZstdWriter(_Open(out))
-    writer.write(data)
+    while data:
+        data = data[writer.write(data) :]
     writer.close()
     return out.getvalue()
 
@@ -81,7 +83,7 @@ def encoded(body: bytes, coding: str) -> bytes:
     if coding == "raw deflate":
         compressor = zlib.compressobj(wbits=-15)
         return compressor.compress(body) + compressor.flush()
-    return {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress, "zstd": zstd}[coding](body)
+    return {"gzip": functools.partial(gzip.compress, mtime=0), "deflate": zlib.compress, "br": brotli.compress, "zstd": zstd}[coding](body)
 
 
 class _Open:

@@ -1,4 +1,4 @@
-"""Soak: `humpback segment` on a Ray cluster of two hosts on loopback: workers, or a host, are killed; the bytes stay the same."""
+"""Soak: `humpback segment` on a Ray cluster of two hosts on loopback: workers or a host are killed; the bytes are those of one machine."""
 
 import contextlib
 import json
