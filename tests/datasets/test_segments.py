@@ -20,10 +20,12 @@ from humpback.records import Segment
 COUNT, SHARD = 25, 10
 YIELD = {
     "pages": 9,
-    "segments_kept": COUNT,
+    "segments_kept": COUNT + 7,  # before the limit
     "dropped": {"too short": 1_234, "language": 5},
-    "sources": {"a.warc.gz": {"pages": 9, "segments_kept": COUNT, "dropped": {}}},
+    "warnings": {},
+    "sources": {"a.warc.gz": {"pages": 9, "segments_kept": COUNT + 7, "dropped": {}}},
 }
+MANIFEST = {"stage": "out", "counts": {"segments": COUNT, "over_limit": 7}, "config": {"segments.min_chars": 600}}
 
 
 def segment(number: int) -> Segment:
@@ -39,6 +41,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "out"
     records.write_shards(folder, "segments", map(segment, range(COUNT)), COUNT)
     (folder / "yield.json").write_text(json.dumps(YIELD))
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST))
     return folder
 
 
@@ -60,7 +63,8 @@ def test_prepare_and_read_back(tmp_path: Path, source: Path, capsys: pytest.Capt
     assert {field.name for field in dataclasses.fields(Segment)} == set(data[3])
     info = tfds.builder("segments", data_dir=data_dir).info
     assert info.splits["train"].num_examples == COUNT and list(info.splits) == ["train"]
-    assert info.metadata["yield"] == {name: YIELD[name] for name in ("pages", "segments_kept", "dropped")}
+    totals = {name: value for name, value in YIELD.items() if name != "sources"}
+    assert info.metadata == {"segments": COUNT, "yield": totals, "config": MANIFEST["config"]}
     assert str(info.version) == "1.0.0" and "Backtranslation" in info.citation and info.features["start"].np_dtype == np.int64
     assert len(list((data_dir / "segments" / "1.0.0").glob("segments-train.array_record-*-of-00003"))) == 3
     assert len(tfds.data_source("segments", split="train[:40%]", data_dir=data_dir)) == 10
@@ -82,12 +86,12 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, source: Path, capsy
         assert message in capsys.readouterr().err
         assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
 
-    fails("yield.json: no such file", tmp_path)
-    (source / "yield.json").write_text(json.dumps({**YIELD, "segments_kept": 24}))
-    fails("counts 24 segments, but")
-    (source / "yield.json").write_text("[]")
-    fails("not what `humpback segment` writes")
-    (source / "yield.json").write_text(json.dumps(YIELD))
+    fails("manifest.json: no such file", tmp_path)
+    (source / "manifest.json").write_text(json.dumps({**MANIFEST, "counts": {"segments": 24}}))
+    fails("manifest.json counts 24 segments, the files have 25")
+    (source / "manifest.json").write_text(json.dumps({**MANIFEST, "counts": {"kept": 24}}))
+    fails("is not what `humpback segment` makes")
+    (source / "manifest.json").write_text(json.dumps(MANIFEST))
     shard = source / "segments-00001-of-00003.jsonl"
     lines = shard.read_text().splitlines()
     shard.write_text("\n".join([*lines[:4], '{"id": 3}', *lines[5:], ""]))
