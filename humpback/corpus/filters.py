@@ -16,12 +16,21 @@ _PHRASE = re.compile(r"\b(?:" + "|".join(re.escape(p) for some in wordlists.NAVI
 _HEADERS = frozenset(itertools.chain.from_iterable(wordlists.NAVIGATION_HEADERS.values()))
 _PRICE = re.compile(wordlists.PRICE)
 _WORD = re.compile(r"\w+")
+# A reason, how many times config.marks make it, the longest word of each mark (without one of these words there is none), the marks.
+_MARKS = [
+    (reason, many, frozenset(max(_WORD.findall(mark), key=len) for mark in marks), marks)
+    for reason, many, marks in (
+        ("forum", 1, wordlists.FORUM_MARKS), ("legal", 1, wordlists.LEGAL_MARKS), ("points elsewhere", 1.5, wordlists.POINTERS)
+    )
+]
 _FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
 _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
 _LIST_LINE = re.compile(r"^[ >]*(?:- |\d+\. |: |\|).*", re.MULTILINE)
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
-# A line of no list, table or quote that ends in no sign of punctuation.
-_LINE_IN_THE_AIR = re.compile(r"^(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)]$", re.MULTILINE)
+# A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
+_LINE_IN_THE_AIR = re.compile(
+    r"^(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)](?=\n(?!: )|\Z)|^[^\n]{1,30}:(?=\n\n[^\n]{1,30}:\n)", re.MULTILINE
+)
 _DIGITS = b"0123456789"
 _LETTERS = bytes(c for c in range(256) if c >= 128 or bytes([c]).isalnum() or bytes([c]).isspace())
 _NAMES = {"eng": "en", "english": "en", "deu": "de", "ger": "de", "german": "de", "fra": "fr", "fre": "fr", "spa": "es", "ita": "it",
@@ -90,7 +99,7 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
         or characters_reason(prose, cfg)
         or structure_reason(text, cfg)
         or fragments_reason(prose, cfg)
-        or marks_reason(prose, cfg)
+        or marks_reason(prose, words, cfg)
     )
     if reason or not may_repeat(words, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words):
         return reason
@@ -117,7 +126,7 @@ def fragments_reason(text: str, cfg: Segments) -> str:
     return "fragments" if sum(map(len, lines)) > cfg.max_fragment_share * len(text) else ""
 
 
-def marks_reason(text: str, cfg: Segments) -> str:
+def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
     """Drops what bears the marks of a forum or comments, of a price list, of a cookie, licence or legal notice, and what speaks of other
     parts of its page all the time.
 
@@ -125,12 +134,9 @@ def marks_reason(text: str, cfg: Segments) -> str:
     """
     enough = cfg.marks * max(1.0, len(text) / 1000)
     lowered = text.lower()
-    if sum(map(lowered.count, wordlists.FORUM_MARKS)) >= enough:
-        return "forum"
-    if sum(map(lowered.count, wordlists.LEGAL_MARKS)) >= enough:
-        return "legal"
-    if sum(map(lowered.count, wordlists.POINTERS)) >= enough:
-        return "points elsewhere"
+    for reason, many, signs, marks in _MARKS:
+        if not signs.isdisjoint(words) and sum(map(lowered.count, marks)) >= many * enough:
+            return reason
     prices = sum(map(lowered.count, wordlists.SHOP_MARKS))
     if any(map(lowered.__contains__, wordlists.CURRENCIES)):
         prices += len(_PRICE.findall(lowered))
@@ -153,6 +159,13 @@ def sentences(text: str) -> list[str]:
     if "| " in text:
         text = "\n".join(line for line in text.split("\n") if not line.lstrip(" >:").startswith("| "))
     return [sentence for sentence in _SENTENCE_END.split(text) if sentence]
+
+
+def unquoted(text: str) -> str:
+    """A text that is one quotation, without the signs before its lines; any other text as it is."""
+    lines = text.split("\n")
+    quoted = text and all(line.startswith(">") or not line for line in lines)
+    return "\n".join(line[2:] for line in lines) if quoted else text
 
 
 def without_code(text: str) -> str:

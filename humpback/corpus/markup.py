@@ -1,7 +1,7 @@
 """A page as the parser writes it out again, cut into tags and the texts behind them.
 
 What the parser writes is well-formed: every element is closed unless it is void, names are in lower case, and "<" and ">" stand for
-nothing but tags. So it can be cut at them, which costs a tenth of asking the parser for node after node.
+nothing but tags (names with a "<" in them apart). So it can be cut at them, which costs a tenth of asking the parser for node after node.
 """
 
 import re
@@ -79,10 +79,12 @@ class Markup:
             html = _COMMENT.sub("", html)
         if "<xmp" in html or "<plaintext" in html:
             html = _UNESCAPED.sub(_escape, html)
+        if html.count("<") != html.count(">"):
+            html = _without_stray_signs(html)
         raw = parser.raw_html or b""
         if b"&#" in raw or len(raw.translate(None, _CONTROL_BYTES)) < len(raw):
             html = _CONTROLS.sub("", html)
-        self.may_have_notices = may_have_notices(html)
+        self.may_have_notices = may_have_notices(raw)
         pieces = html.replace(">", "<").split("<")
         self.heads, self.texts = pieces[1::2], pieces[2::2]
         known = _remembered.get
@@ -155,6 +157,18 @@ def _read_tag(head: str) -> Tag:
     if name not in HEADINGS and attributes.get("role", "").lower() == "heading":
         return Tag("open_role", name, attributes)
     return Tag(_OPENING.get(name, ""), name, attributes)
+
+
+def _without_stray_signs(html: str) -> str:
+    """Without "<" in the names of tags and attributes, the one place where the parser writes it for nothing that begins."""
+    pieces, inside = html.split("<")[:1], False
+    for piece in html.split("<")[1:]:
+        if inside:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+        inside = ">" not in piece
+    return "<".join(pieces)
 
 
 def _escape(match: re.Match) -> str:

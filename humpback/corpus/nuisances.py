@@ -68,7 +68,8 @@ _NOTICE = re.compile(
     re.IGNORECASE,
 )
 _NOTICE_SIGNS = (
-    "©", "(c) ", "(C) ", "eserved", "ESERVED", "owered ", "OWERED ", "ast modif", "ast updat", "ast chang", "ble Languages", "igure ", "ig. ",
+    "©".encode(), b"&copy;", b"&#169;", b"(c) ", b"(C) ", b"eserved", b"ESERVED", b"owered", b"OWERED", b"ast modif", b"ast updat",
+    b"ast chang", b"ble Languages", b"igure ", b"ig. ",
 )  # fmt: skip
 _MAX_NOTICE = 200  # characters; a longer paragraph is text that mentions it
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
@@ -113,9 +114,9 @@ def nuisance_name(names: str) -> bool:
     return False
 
 
-def may_have_notices(html: str) -> bool:
+def may_have_notices(html: bytes) -> bool:
     """Whether a page has what `notice` looks for, at the price of a few searches instead of one a paragraph."""
-    return any(map(html.__contains__, _NOTICE_SIGNS))
+    return any(sign in html for sign in _NOTICE_SIGNS)
 
 
 def notice(paragraph: str) -> bool:

@@ -72,8 +72,10 @@ def list_inputs(inputs: str, warn: Warn = logging.warning) -> list[Input]:
     for root in roots:
         if not root.exists():
             raise UserError(f"segments.input: {root}: no such file or folder")
-        found = _folder(root, warn) if root.is_dir() else _given_file(root)
-        units += _units(found)
+        try:
+            units += _units(_folder(root, warn) if root.is_dir() else _given_file(root))
+        except OSError as error:
+            raise UserError(f"segments.input: {root}: cannot be read ({error})") from error
     seen: dict[str, int] = {}
     for place, unit in enumerate(units):
         seen[unit.source] = count = seen.get(unit.source, 0) + 1
@@ -85,13 +87,16 @@ def list_inputs(inputs: str, warn: Warn = logging.warning) -> list[Input]:
 def read_pages(given: Input, on_drop: OnDrop, warn: Warn) -> Iterator[Page]:
     """Yields the pages of one unit, always the same in the same order for the same bytes; holds one page and a little more.
 
-    `url` is the source where the file knows no address (`segments.cut` looks for the page's own).
+    `url` is the source where the file knows no address (`segments.cut` looks for the page's own). OSError when a bucket fails: what the
+    network loses is not dropped, the run stops and goes on there.
     """
     read = {"html": _read_html, "warc": warc.read_pages, "jsonl": _read_jsonl}[given.kind]
     for source, path in given.files:
         try:
             yield from read(source, path, on_drop, warn)
-        except OSError:  # a dangling link, no permission: it costs itself
+        except OSError as error:  # a dangling link, no permission: it costs itself
+            if "://" in path and not isinstance(error, FileNotFoundError | PermissionError):
+                raise
             on_drop(source, "unreadable")
 
 
@@ -126,7 +131,7 @@ def _folder(root: epath.Path, warn: Warn) -> list[tuple[str, File]]:
 
 
 def _given_file(path: epath.Path) -> list[tuple[str, File]]:
-    kind = _kind_of(path, name_decides=False)
+    kind = _kind_of(path, given=True)
     if kind == "paths":
         return _listed(path)
     if not kind:
@@ -136,14 +141,14 @@ def _given_file(path: epath.Path) -> list[tuple[str, File]]:
     return [(kind, (path.name, path))]
 
 
-def _kind_of(path: epath.Path, *, name_decides: bool = True) -> str:
-    """ "html", "warc", "jsonl", "paths", or "" for a file that is none of them: by its name, and by content where that does not say."""
+def _kind_of(path: epath.Path, *, given: bool = False) -> str:
+    """A value of _KINDS or "": by the file's name, and by content where that does not say, or was `given` itself and says otherwise."""
     name = path.name.lower()
     stem = next((name.removesuffix(end) for end in _COMPRESSED if name.endswith(end)), name)
     suffix = os.path.splitext(stem)[1]
     if suffix in _KINDS:
         return _KINDS[suffix]
-    if name_decides and (suffix[1:] in _OTHER or name.endswith("~") or name.startswith(".")):
+    if not given and (suffix[1:] in _OTHER or name.endswith("~") or name.startswith(".")):
         return ""
     try:
         with Stream(path) as stream:
@@ -220,7 +225,7 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
         if not stream.fill(1) and not stream.fault:
             on_drop(source, "empty")
         while size := _line(stream):
-            start = stream.start
+            stream.begin()
             if size > _MAX_LINE_BYTES:
                 stream.skip_to(_LINE_END, 0)
                 on_drop(source, "too large")
@@ -230,7 +235,7 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
             stream.fill(1)  # so that the next gzip member is known
             if not line.strip():
                 continue
-            page = "damaged" if stream.broken(start, stream.start) else _json_page(source, line)
+            page = "damaged" if stream.broken(stream.start) else _json_page(source, line)
             if stream.fault and not line.endswith(b"\n"):  # told below
                 break
             if isinstance(page, str):
@@ -239,7 +244,7 @@ def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn
                     warned = True
                     warn(f"{source}: {_NO_HEADINGS}")
             else:
-                start, end = stream.file_range(start, stream.start)
+                start, end = stream.file_range()
                 yield dataclasses.replace(page, start=start, end=end)
         for _ in stream.breaks:
             on_drop(source, "damaged")

@@ -5,6 +5,7 @@ It also ends where the `article` that holds its header, or the page's `main`, en
 is no part of the trees around it. All of it is a pure function of the page, in time linear in its size.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Tree:
     navigation: bool = False
     items: list[Item] = field(default_factory=list, repr=False)
     skips: dict[int, int] = field(default_factory=dict, repr=False)  # start → end of the page's navigation trees
+    hollow: set[int] = field(default_factory=set, repr=False)  # positions of the page's headers with nothing below
 
     @property
     def text(self) -> str:
@@ -78,13 +80,13 @@ class Tree:
                 position = self.skips[position]
                 continue
             item = self.items[position]
-            if not isinstance(item, Edge) and item.text:
+            if not isinstance(item, Edge) and item.text and position not in self.hollow:
                 yield item
             position += 1
 
 
-def cut(page: Page, language: str = "en") -> tuple[str, list[Tree]]:
-    """The page's own address and the tree of each of its headers, in the page's order. Raises PageDropped."""
+def cut(page: Page, language: str = "en") -> tuple[Callable[[], str], list[Tree]]:
+    """What finds the page's own address, and the tree of each of its headers, in the page's order. Raises PageDropped."""
     html = decode(page.html, page.charset)
     if html is None:
         raise PageDropped("binary")
@@ -98,7 +100,7 @@ def cut(page: Page, language: str = "en") -> tuple[str, list[Tree]]:
         raise PageDropped("no header")
     if any(map(filters.is_generic, {tree.header for tree in trees})):
         _name(trees, parser)
-    return _address(parser, page), trees
+    return functools.partial(_address, parser, page), trees
 
 
 def _without_trailing_links(items: list[Item]) -> list[Item]:
@@ -131,6 +133,7 @@ def build_trees(items: list[Item]) -> list[Tree]:
     open_trees: list[Tree] = []
     marks: list[int] = []  # how many trees were open where each open article began
     skips: dict[int, int] = {}
+    hollow: set[int] = set()
 
     def close(depth: int, position: int) -> None:
         for tree in open_trees[depth:]:
@@ -145,7 +148,7 @@ def build_trees(items: list[Item]) -> list[Tree]:
             close(depth, position)
             parent = open_trees[-1] if open_trees else None
             path = (*(parent.header_path if parent else ()), *([item.text] if item.text else []))
-            tree = Tree(item.text, item.level, path, parent, position + 1, items=items, skips=skips)
+            tree = Tree(item.text, item.level, path, parent, position + 1, items=items, skips=skips, hollow=hollow)
             tree.navigation = filters.is_navigation(item.text)
             trees.append(tree)
             open_trees.append(tree)
@@ -160,18 +163,10 @@ def build_trees(items: list[Item]) -> list[Tree]:
 
 
 def _measure(items: list[Item], trees: list[Tree]) -> None:
-    """Fills in every tree's length without writing its text: its own items, then bottom-up those of the trees in it."""
+    """Fills in every tree's length without writing its text: its own blocks, then bottom-up those of the trees in it, and their headers
+    unless they have nothing below them.
+    """
     sizes = {id(tree): 0 for tree in trees}  # characters, with a separator before every item
-    leads: dict[int, int] = {}  # the separator before the first item, which the text does not have
-
-    def add(tree: Tree | None, item: Block | Header) -> None:
-        if tree is None or not item.text:
-            return
-        sizes[id(tree)] += len(item.text) + len(_separator(item))
-        while tree is not None and id(tree) not in leads:  # ends at once when the trees around it have begun
-            leads[id(tree)] = len(_separator(item))
-            tree = None if tree.navigation else tree.parent
-
     following = iter(trees)
     current: Tree | None = None
     for position, item in enumerate(items):
@@ -179,29 +174,32 @@ def _measure(items: list[Item], trees: list[Tree]) -> None:
             current = current.parent
         if isinstance(item, Header):
             current = next(following)
-            if not current.navigation:
-                add(current.parent, item)
-        elif isinstance(item, Block):
-            add(current, item)
+        elif current is not None and isinstance(item, Block) and item.text:
+            sizes[id(current)] += len(item.text) + len(_separator(item))
     for tree in reversed(trees):
-        tree.length = sizes[id(tree)] - leads.get(id(tree), 0)
-        if tree.parent is not None and not tree.navigation:
-            sizes[id(tree.parent)] += sizes[id(tree)]
+        size = sizes[id(tree)]
+        if not size:
+            tree.hollow.add(tree.start - 1)
+        elif tree.parent is not None and not tree.navigation:
+            sizes[id(tree.parent)] += size + (len(tree.header) + len(_BLANK_LINE) if tree.header else 0)
+    for tree in trees:
+        first = next(tree._blocks(), None)
+        tree.length = sizes[id(tree)] - len(_separator(first)) if first is not None else 0
 
 
 def extract(page: Page, cfg: Segments, on_drop: Callable[[str, Tree | None], None]) -> list[Segment]:
     """The segments of one page that the rules keep; `on_drop(reason, tree)` as in `choose`, with no tree for the page itself."""
     try:
-        url, trees = cut(page, cfg.language)
+        address, trees = cut(page, cfg.language)
     except PageDropped as dropped:
         on_drop(str(dropped), None)
         return []
-    return choose(page, url, trees, cfg, on_drop)
+    return choose(page, address, trees, cfg, on_drop)
 
 
 def choose(
     page: Page,
-    url: str,
+    address: Callable[[], str],
     trees: list[Tree],
     cfg: Segments,
     on_drop: Callable[[str, Tree], None],
@@ -218,8 +216,10 @@ def choose(
             continue
         reason = filters.header_reason(tree.header, cfg.navigation) or filters.length_reason(tree.length, cfg)
         text, code, share = "", "", 0.0
+        if not reason and all(map(filters.is_generic, tree.header_path)):
+            reason = "generic header"
         if not reason:
-            text = tree.text
+            text = filters.unquoted(tree.text)
             code, share = language.detect(filters.without_code(text))
             wrong = cfg.min_language_share and (code.split("-")[0] != cfg.language or share < cfg.min_language_share)
             reason = "language" if wrong else filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")
@@ -228,6 +228,7 @@ def choose(
             continue
         covered = tree.end
         key = record_id(page.source, page.start, page.end, text)
+        url = segments[0].url if segments else address()
         segments.append(Segment(key, text, tree.header, tree.header_path, url, page.source, page.start, page.end, code, share))
     return segments
 

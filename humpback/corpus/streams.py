@@ -4,6 +4,7 @@ FastWARC's gzip reader takes a cut file for a whole one and does not tell where 
 """
 
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ _READ_BYTES = 1 << 16
 _WINDOW_BYTES = 1 << 18  # decompressed at a time
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # a frame, or one that is to be skipped (a dictionary)
-_BOMB_BYTES = 1 << 28  # skipped at a stretch,
-_BOMB_RATIO = 100  # from so many times less in the file
+_BOMB_BYTES = 1 << 28  # a stretch of so many bytes
+_BOMB_RATIO = 200  # that come from so many times fewer is no text: zeros reach 1,000 in gzip
 
 BREAK = b"\r\n\r\n"  # stands where damage was left out
 
@@ -26,19 +27,21 @@ BREAK = b"\r\n\r\n"  # stands where damage was left out
 class Stream:
     """`window` holds the decompressed bytes from `start` on, as many as `fill` was asked for or the file has.
 
-    `fault` says why the bytes end before the file's end: "truncated", "damaged", "unreadable", or "" if they do not. Where a damaged gzip
-    member is followed by a sound one, `BREAK` stands for what is lost, and its place is in `breaks` until `broken` was asked about it.
-    OSError when the file cannot be opened.
+    `fault` says why the bytes end before the file's end: "truncated", "damaged", "unreadable", "too large" (a bomb), or "" if they do not.
+    Where a damaged gzip member is followed by a sound one, `BREAK` stands for what is lost, and its place is in `breaks` until `broken`
+    was asked about it. OSError when the file cannot be opened, or a bucket fails while it is read.
     """
 
     def __init__(self, path: storage.PathLike) -> None:
         self.window = bytearray()
-        self.start = 0
+        self.start = self.begun = 0
         self.fault = ""
-        self.consumed = 0  # bytes of the file, to the nearest read
-        self._file = epath.Path(path).open("rb")
-        self._members: dict[int, int] = {}  # where a gzip member begins: decompressed → in the file
         self.breaks: list[int] = []
+        self._remote = "://" in os.fspath(path)
+        self._file = epath.Path(path).open("rb")
+        self._failed: OSError | None = None
+        self._members: dict[int, int] = {}  # where a gzip member begins: decompressed → in the file
+        self._read_bytes = self._stretch = self._stretch_read = 0
         self._more = self._decompressed()
 
     def __enter__(self) -> "Stream":
@@ -51,6 +54,11 @@ class Stream:
         """Makes the window hold `size` bytes, or all to the end of the file; returns how many it holds."""
         while len(self.window) < size and (chunk := next(self._more, b"")):
             self.window += chunk
+            self._stretch += len(chunk)
+            if self._stretch > _BOMB_BYTES:
+                if self._stretch > _BOMB_RATIO * (self._read_bytes - self._stretch_read):
+                    self.fault, self._more = "too large", iter(())
+                self._stretch, self._stretch_read = 0, self._read_bytes
         return len(self.window)
 
     def advance(self, size: int) -> None:
@@ -59,44 +67,40 @@ class Stream:
         self.start += size
 
     def skip_to(self, pattern: re.Pattern[bytes], keep: int) -> None:
-        """Advances to where `pattern` first matches to, looking at no more than `keep` bytes; to the end of the file if it does not.
-
-        A stretch that is far larger than what the file holds of it is a bomb: the stream ends there, "too large".
-        """
-        start, consumed = self.start, self.consumed
-        while True:
-            if match := pattern.search(self.window):
-                self.advance(match.end())
-                return
+        """Advances to where `pattern` first matches to, looking at no more than `keep` bytes; to the end of the file if it does not."""
+        while not (match := pattern.search(self.window)):
             self.advance(max(0, len(self.window) - keep))
-            if self.start - start > _BOMB_BYTES and self.start - start > _BOMB_RATIO * (self.consumed - consumed):
-                self.fault, self._more = "too large", iter(())
             held = len(self.window)
             if self.fill(held + 1) == held:
                 self.advance(held)
                 return
+        self.advance(match.end())
 
-    def file_range(self, start: int, end: int) -> tuple[int, int]:
-        """The bytes of the file that hold [start, end) if these are whole gzip members, else [start, end) itself. Asked in order."""
-        while self._members and next(iter(self._members)) < start:
+    def begin(self) -> None:
+        """A record begins at `start`."""
+        self.begun = self.start
+        while self._members and next(iter(self._members)) < self.begun:
             del self._members[next(iter(self._members))]
-        if start in self._members and end in self._members:
-            return self._members[start], self._members[end]
-        return start, end
 
-    def broken(self, start: int, end: int) -> bool:
-        """Whether something was lost inside [start, end); then these places are told."""
+    def file_range(self) -> tuple[int, int]:
+        """The bytes of the file that hold the record (`begun` to `start`) if these are whole gzip members, else of what is decompressed."""
+        if self.begun in self._members and self.start in self._members:
+            return self._members[self.begun], self._members[self.start]
+        return self.begun, self.start
+
+    def broken(self, end: int) -> bool:
+        """Whether something was lost between `begun` and `end`; then this is told."""
         count = len(self.breaks)
-        self.breaks = [place for place in self.breaks if not start < place < end]
+        self.breaks = [place for place in self.breaks if not self.begun < place < end]
         return len(self.breaks) < count
 
     def _read(self) -> bytes:
         try:
             data = self._file.read(_READ_BYTES)
-        except OSError:
-            self.fault = "unreadable"
+        except OSError as error:
+            self._failed = error
             raise
-        self.consumed += len(data)
+        self._read_bytes += len(data)
         return data
 
     def _decompressed(self) -> Iterator[bytes]:
@@ -112,7 +116,12 @@ class Stream:
                     yield head
                     head = self._read()
         except OSError as error:
-            self.fault = self.fault or ("truncated" if "incomplete frame" in str(error) else "damaged")
+            if error is not self._failed:
+                self.fault = "truncated" if "incomplete frame" in str(error) else "damaged"
+            elif self._remote:  # the network's failure, not the file's
+                raise
+            else:
+                self.fault = "unreadable"
 
     def _unzstd(self, head: bytes) -> Iterator[bytes]:
         reader = ZstdReader(_Readable(itertools.chain((head,), iter(self._read, b""))))

@@ -57,10 +57,8 @@ class _Dropped(Exception):
 
 @dataclass
 class _Record:
-    """A record's bytes; `start` and `end` in the decompressed file. `odd` says what made the reading lenient, "" if nothing did."""
+    """`odd` says what made the reading lenient, "" if nothing did."""
 
-    start: int
-    end: int
     header: bytes
     block: bytes
     odd: str
@@ -70,7 +68,7 @@ def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Calla
     """Yields the page of each `response` record that is one; the others and damage go to `on_drop(source, reason)`.
 
     A page's byte range is that of its gzip members where they hold nothing else, otherwise of the decompressed file. No more than one
-    record of 10 MB is held. OSError when the file cannot be opened.
+    record of 10 MB is held. OSError as `Stream` raises it.
     """
     with Stream(path) as stream:
         if not stream.fill(1) and not stream.fault:
@@ -83,12 +81,12 @@ def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Calla
                 continue
             if found.odd and not odd:
                 odd = found.odd
-                warn(f"{source}: byte {found.start}: {odd}; such records are read leniently, each to where the next one begins")
+                warn(f"{source}: byte {stream.begun}: {odd}; such records are read leniently, each to where the next one begins")
             if _kind(found.header) != b"response":
                 continue
             responses += 1
             try:
-                yield _page(source, found, stream.file_range(found.start, found.end))
+                yield _page(source, found, stream.file_range())
             except _Dropped as dropped:
                 on_drop(source, str(dropped))
         for _ in stream.breaks:
@@ -123,7 +121,8 @@ def _records(stream: Stream) -> Iterator[_Record | str]:
 
 def _record(stream: Stream) -> _Record | None:
     """Takes one record from the stream; None for one that is sound and no response. Raises _Dropped."""
-    start, window = stream.start, stream.window
+    window = stream.window
+    stream.begin()
     for size in (_USUAL_HEADER_BYTES, _MAX_HEADER_BYTES):
         at_end = stream.fill(size) < size
         body, ended = _header_end(window)
@@ -155,13 +154,13 @@ def _record(stream: Stream) -> _Record | None:
     stream.advance(body + size)
     stream.fill(_NEXT_BYTES)
     stream.advance(_BLANK.match(window).end())
-    if stream.broken(start, stream.start if odd else start + body + size):
+    if stream.broken(stream.start if odd else stream.begun + body + size):
         raise _Dropped("damaged")
     if length is not None and length - size > _tolerance(header, block) and (kind == b"response" or not window):
         raise _Dropped(stream.fault or "truncated")
     if not kind:
         raise _Dropped("bad record")
-    return _Record(start, stream.start, header, block, odd) if odd or kind == b"response" else None
+    return _Record(header, block, odd) if odd or kind == b"response" else None
 
 
 def _odd(header: bytes, length: int | None, size: int) -> str:

@@ -125,7 +125,7 @@ STOP_WORDS: dict[str, frozenset[str]] = {
         "worden tot hij over deze was heeft meer hebben je ik dit zo wel geen onder zou al",
     }.items()
 }
-# Marks that are counted in lower-cased text.
+# Marks that are counted in lower-cased text; each is whole words.
 FORUM_MARKS = (
     "posted by", "posted on", "replied:", " replied on ", " said:", " wrote:", "joined:", "posts:", "likes received", "reply to this",
     "quote:\n", "report abuse", "report post", "report this", " minutes ago", " hours ago", " days ago", " weeks ago", "edited by",
@@ -135,9 +135,10 @@ LEGAL_MARKS = (
     "uses cookies", "use cookies", "using cookies", "consent to the use", "browser settings", "personal data", "personal information",
     "personally identifiable", "data controller", "privacy policy", "privacy notice", "privacy statement", "third parties", "terms of use",
     "terms of service", "terms and conditions", "you agree", "hereby", "herein", "hereunder", "thereof", "without limitation",
-    "without warrant", "warranty", "warranties", "liability", " liable ", "indemnif", "governing law", "jurisdiction", "licensor",
-    "copyright holder", "copyright notice", "copyright owner", "fitness for a particular purpose", "merchantability",
-    "permission is granted", "pursuant to", "shall be deemed", "derivative work", "redistributions",
+    "without warranty", "without warranties", "warranty", "warranties", "liability", " liable ", "indemnify", "indemnification",
+    "governing law", "jurisdiction", "licensor",
+    "copyright holder", "copyright holders", "copyright notice", "copyright owner", "fitness for a particular purpose", "merchantability",
+    "permission is granted", "pursuant to", "shall be deemed", "derivative work", "derivative works", "redistributions",
 )  # fmt: skip
 POINTERS = (
     "previous section", "preceding section", "next section", "following section", "this chapter", "previous chapter", "next chapter",

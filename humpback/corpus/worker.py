@@ -261,9 +261,9 @@ class _Child:
             try:
                 signal.setitimer(signal.ITIMER_REAL, self.job.cfg.page_seconds)
                 try:
-                    url, trees = cut(page, self.job.cfg.language)
+                    address, trees = cut(page, self.job.cfg.language)
                     self.page["headers"] = len(trees)
-                    found = choose(page, url, trees, self.job.cfg, functools.partial(self._drop, page), self.contaminated)
+                    found = choose(page, address, trees, self.job.cfg, functools.partial(self._drop, page), self.contaminated)
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
             except PageDropped as dropped:

@@ -110,8 +110,10 @@ TEXTS = {
     "": PROSE * 6,
     "broken characters": PROSE * 6 + "caf\ufffd",
     "symbols": PROSE * 2 + "a += b[i] * (c - d); {x: y}; /* .. */ !== <<>> || && ## " * 5,
-    "fragments": PROSE * 3 + "\n\nList box\n\nReset to parent\n\nUpper margin of the page\n\nShrink or expand\n\nNumber of columns between the two margins",
-    "points elsewhere": PROSE * 3 + "See section 4 and the table above. It is described in section 3. The next section has more.",
+    "fragments": PROSE * 3
+    + "\n\nList box\n\nReset to parent\n\nUpper margin of the page\n\nShrink or expand\n\nNumber of columns between the two margins",
+    "points elsewhere": PROSE * 3
+    + "See section 4 and the table above. It is described in section 3. The next section has more, see chapter 2.",
     "few words": PROSE + "\n```\n" + PROSE * 6 + "\n```",
     "digits": PROSE * 2 + "The table of heights: 1204 1388 2100 3402 1887 and 2288 1190, 1204 1388 2100 3402 1887 and 2288 1190.",
     "list": "Parts of the machine:\n\n" + "\n".join(f"- the {word} wheel of brass" for word in COLOURS * 3),
@@ -140,11 +142,15 @@ def test_share_of_links(linked: int, reason: str) -> None:
     assert filters.text_reason(text, linked, Segments(repeat_jaccard=1.0, repeat_ngram=99)) == reason
 
 
+def marks(text: str, **fields) -> str:
+    return filters.marks_reason(text, re.findall(r"\w+", text.casefold()), Segments(**fields))
+
+
 def test_marks_are_counted_for_each_thousand_characters() -> None:
     some = "\nPosted by Ann\nBob wrote: yes\n3 days ago"
-    assert filters.marks_reason(PROSE * 5 + some, Segments()) == "forum"
-    assert filters.marks_reason(PROSE * 20 + some, Segments()) == ""
-    assert filters.marks_reason(PROSE * 5 + some, Segments(marks=4)) == ""
+    assert marks(PROSE * 5 + some) == "forum"
+    assert marks(PROSE * 20 + some) == ""
+    assert marks(PROSE * 5 + some, marks=4) == ""
 
 
 def test_a_language_without_a_list_of_words_is_not_judged_by_them() -> None:

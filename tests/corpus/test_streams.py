@@ -60,8 +60,9 @@ def test_what_follows_damage_is_found(tmp_path: pathlib.Path) -> None:
         before, after = b"".join(PARTS[:which]), b"".join(PARTS[which + 1 :])
         assert got.startswith(before) and got.endswith(BREAK + after) and not stream.fault
         assert len(stream.breaks) == 1
-        assert not stream.broken(0, len(before)) and not stream.broken(len(got) - len(after), len(got))
-        assert stream.broken(len(before) - 1, len(got)) and not stream.breaks
+        for begun, end, lost in ((0, len(before), 0), (len(got) - len(after), len(got), 0), (len(before) - 1, len(got), 1)):
+            stream.begun = begun
+            assert stream.broken(end) == bool(lost) and len(stream.breaks) == 1 - lost
     with opened(tmp_path, FILES["members"] + b"garbage") as stream:
         assert (rest(stream), stream.fault) == (WHOLE, "damaged")
 
@@ -69,15 +70,51 @@ def test_what_follows_damage_is_found(tmp_path: pathlib.Path) -> None:
 def test_ranges_of_the_file(tmp_path: pathlib.Path) -> None:
     members = [gzip.compress(part) for part in (b"a" * 10, b"b" * 20, b"c" * 30)]
     ends = [0, *(sum(map(len, members[: count + 1])) for count in range(3))]
-    with opened(tmp_path, b"".join(members)) as stream:
-        stream.fill(100)
-        assert stream.file_range(0, 10) == (0, ends[1])
-        assert stream.file_range(10, 25) == (10, 25)  # not all of the member
-        assert stream.file_range(10, 60) == (ends[1], ends[3])
-        assert stream.file_range(30, 60) == (ends[2], ends[3])
+    for takes, held in (((10, 20, 30), (0, 1, 2, 3)), ((10, 50), (0, 1, 3)), ((5, 5, 20, 30), (None, None, 1, 2, 3))):
+        with opened(tmp_path, b"".join(members)) as stream:
+            for number, take in enumerate(takes):
+                stream.fill(take)
+                stream.begin()
+                stream.advance(take)
+                stream.fill(1)
+                whole = held[number] is not None
+                expected = (ends[held[number]], ends[held[number + 1]]) if whole else (stream.begun, stream.begun + take)
+                assert stream.file_range() == expected
     with opened(tmp_path, b"a" * 60) as stream:
-        stream.fill(100)
-        assert stream.file_range(0, 60) == (0, 60)
+        stream.fill(60)
+        stream.advance(60)
+        assert stream.file_range() == (0, 60)
+
+
+def test_a_bomb_ends_the_stream(tmp_path: pathlib.Path) -> None:
+    zeros = gzip.compress(bytes(100_000_000))
+    with opened(tmp_path, zeros * 20) as stream:
+        read = 0
+        while held := stream.fill(1_000_000):
+            stream.advance(held)
+            read += held
+        assert stream.fault == "too large" and read < 300_000_000
+
+
+def test_a_bucket_that_fails_is_no_fault_of_the_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("plain", "members", "zstd"):
+        for remote in (False, True):
+            with opened(tmp_path, FILES[name]) as stream:
+                monkeypatch.setattr(stream, "_remote", remote)
+                monkeypatch.setattr(stream, "_file", Failing())
+                if remote:
+                    with pytest.raises(OSError, match="connection"):
+                        rest(stream)
+                else:
+                    assert rest(stream) == b"" and stream.fault == "unreadable"
+
+
+class Failing:
+    def read(self, size: int) -> bytes:
+        raise OSError("connection lost")
+
+    def close(self) -> None:
+        pass
 
 
 def test_skipping(tmp_path: pathlib.Path) -> None:
