@@ -80,14 +80,15 @@ def describe(source: storage.PathLike) -> dict[str, Any]:
         if not (folder / name).exists():
             raise UserError(f"{folder / name}: no such file; --source names the finished output of `humpback segment --input=… --out=DIR`")
     manifest, found = (storage.read_json(folder / name) for name in ("manifest.json", "yield.json"))
-    count = manifest["counts"].get("segments") if manifest.get("stage") and "counts" in manifest else None
-    if count is None or "dropped" not in found:
-        raise UserError(f"{folder}: is not what `humpback segment` makes")
+    try:
+        count, config = int(manifest["counts"]["segments"]), dict(manifest["config"])
+        totals = {name: found[name] for name in ("pages", "dropped", *sorted(found)) if name != "sources"}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: is not what `humpback segment` makes ({error!r})") from error
     lines = sum(chunk.count(b"\n") for shard in records.shard_paths(folder, "segments") for chunk in storage.read_chunks(shard))
     if lines != count:
         raise UserError(f"{folder}: manifest.json counts {count:,} segments, the files have {lines:,}; make it again")
-    totals = {name: value for name, value in found.items() if name != "sources"}
-    return {"segments": count, "yield": totals, "config": manifest["config"]}
+    return {"segments": count, "yield": totals, "config": config}
 
 
 def _examples(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
