@@ -9,6 +9,7 @@ import atexit
 import functools
 import importlib.metadata
 import itertools
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -37,8 +38,11 @@ def connect(address: str) -> Any:
         raise UserError("--engine=ray needs Ray; in Humpback's folder: pip install -c launch/constraints.txt -e .[ray]") from error
     if not ray.is_initialized():
         try:
+            if re.fullmatch(r"[^:/]+:\d+", address):  # Ray itself tries for seven minutes
+                host, port = address.split(":")
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, ValueError) as error:
+        except (OSError, OverflowError, ValueError) as error:
             raise UserError(f"--ray_address={address}: no Ray cluster there ({error}); start one with `ray start --head`") from error
     return ray
 

@@ -1,7 +1,6 @@
 """tfds dataset `segments`: what `humpback segment` kept of web pages, shard by shard as it is there, with the yield of the whole."""
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from humpback.records import Segment
 _DESCRIPTION = """\
 Self-contained segments of web pages for instruction backtranslation: each is the readable text below a header, lower-level headers
 included, with the path of headers that leads to it, the page's address and bytes, and its language. They are sorted by id, a hash, so
-their order is random. `info.metadata["yield"]` says how many pages they come from and what was dropped for which reason.
+their order is random. `info.metadata` says how many pages they come from, what was dropped for which reason, and the rules' thresholds.
 """
 _CITATION = """\
 @inproceedings{li2024self,
@@ -59,7 +58,7 @@ class Segments(tfds.core.ShardBasedBuilder):
         return self.dataset_info_from_configs(
             description=_DESCRIPTION,
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict({"yield": read_yield(self._source)} if self._source else {}),
+            metadata=tfds.core.MetadataDict(describe(self._source) if self._source else {}),
             homepage="https://arxiv.org/abs/2308.06259",
             citation=_CITATION,
             license="The texts belong to the authors of their pages.",
@@ -71,22 +70,25 @@ class Segments(tfds.core.ShardBasedBuilder):
         return {"train": [functools.partial(_examples, path) for path in records.shard_paths(self._source, "segments")]}
 
 
-def read_yield(source: storage.PathLike) -> dict[str, Any]:
-    """The totals of `source`/yield.json: `pages`, `segments_kept`, `dropped` (reason → count) and what other numbers it has.
+def describe(source: storage.PathLike) -> dict[str, Any]:
+    """What the folder says of its segments: `segments`, their number; `yield`, the totals of yield.json; `config`, the rules.
 
-    UserError when it is not there, or does not count as many segments as the folder has.
+    UserError when it is not finished, or does not have as many segments as it says.
     """
-    path = epath.Path(source) / "yield.json"
-    if not path.exists():
-        raise UserError(f"{path}: no such file; --source names the finished output of `humpback segment --input=… --out=DIR`")
-    found = storage.read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("segments_kept"), int) or not isinstance(found.get("dropped"), dict):
-        raise UserError(f"{path}: has no segments_kept and dropped; it is not what `humpback segment` writes")
-    shards = records.shard_paths(source, "segments")
-    lines = sum(chunk.count(b"\n") for shard in shards for chunk in storage.read_chunks(shard))
-    if lines != found["segments_kept"]:
-        raise UserError(f"{path}: counts {found['segments_kept']:,} segments, but {os.fspath(source)} has {lines:,}; make it again")
-    return {name: value for name, value in found.items() if isinstance(value, int) or name == "dropped"}
+    folder = epath.Path(source)
+    for name in ("manifest.json", "yield.json"):
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name}: no such file; --source names the finished output of `humpback segment --input=… --out=DIR`")
+    manifest, found = (storage.read_json(folder / name) for name in ("manifest.json", "yield.json"))
+    try:
+        count, config = int(manifest["counts"]["segments"]), dict(manifest["config"])
+        totals = {name: found[name] for name in ("pages", "dropped", *sorted(found)) if name != "sources"}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: is not what `humpback segment` makes ({error!r})") from error
+    lines = sum(chunk.count(b"\n") for shard in records.shard_paths(folder, "segments") for chunk in storage.read_chunks(shard))
+    if lines != count:
+        raise UserError(f"{folder}: manifest.json counts {count:,} segments, the files have {lines:,}; make it again")
+    return {"segments": count, "yield": totals, "config": config}
 
 
 def _examples(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:

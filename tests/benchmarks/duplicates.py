@@ -1,9 +1,9 @@
 """What near-duplicates cost: signatures a second, and `find` over synthetic segments, its time and memory.
 
 Ours alone. Texts of 100 to 500 Zipf-distributed words; 70 % stand alone, 10 % have the same words as another, 10 % are mutations of
-another (each word replaced with a chance of 0 to 6 %), 5 % are copies of one page in which a tenth differs, so that most are no more
-similar to each other than 0.7, and 5 % copies of another that differ in a word. One core: .venv/bin/python tests/benchmarks/duplicates.py.
-The last line is a JSON object.
+another (each word exchanged with a chance of 0 to 6 %), 5 % are one page with one word in thirty exchanged, so that any two share half
+of their 5-grams: similar enough to be compared and not to be dropped; and 5 % are another page with one word exchanged. One core, CPU
+time, which others on the machine disturb less: .venv/bin/python tests/benchmarks/duplicates.py. The last line is a JSON object.
 """
 
 import argparse
@@ -61,9 +61,9 @@ def write(folder: Path, count: int) -> tuple[list[duplicates.Part], float]:
         items = [Segment(record_id(str(i), 0, 1, text), text, "H", ("H",), f"u{i}", "s", 0, 1) for i, text in batch]
         lines = [to_json(item).encode() + b"\n" for item in items]
         offsets = [0, *itertools.accumulate(map(len, lines))]
-        started = time.perf_counter()
+        started = time.process_time()
         rows = [duplicates.row(item, offset, len(line)) for item, offset, line in zip(items, offsets, lines)]
-        seconds += time.perf_counter() - started
+        seconds += time.process_time() - started
         name = folder / f"{len(parts):05d}"
         name.with_suffix(".jsonl").write_bytes(b"".join(lines))
         np.save(name.with_suffix(".npy"), np.array(rows, duplicates.ROW))
@@ -80,9 +80,9 @@ def main() -> None:
         parts, rate = write(Path(folder), count)
         common.say(f"{rate:,.0f} signatures a second")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        started = time.perf_counter()
+        started = time.process_time()
         verdict = duplicates.find(parts, jaccard=0.8)
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     counts = Counter(verdict.tolist())
     found = {"kept": counts[duplicates.KEPT], "exact": counts[duplicates.EXACT], "near": counts[duplicates.NEAR]}

@@ -95,11 +95,7 @@ def test_an_id_that_two_texts_share_by_chance_stays_once(tmp_path: Path) -> None
 def test_the_boundary(tmp_path: Path, own: tuple[int, int], verdict: int) -> None:
     left, right = (" ".join(words(40) + words(count, start)) for count, start in zip(own, (1_000, 2_000)))
     assert similarity(left, right) == (0.8 if verdict == NEAR else 36 / 46)
-    # One band of all: whether they are compared is chance at 0.8, whether they are similar is not.
-    parts = [write_part(tmp_path, "a", [segment(1, left), segment(2, right)])]
-    rows = np.load(parts[0].index)
-    rows["bands"] = 0
-    np.save(parts[0].index, rows)
+    parts = in_all_bands(tmp_path, [left, right])  # whether they are compared is chance at 0.8, whether they are similar is not
     assert find(parts, jaccard=0.8).tolist() == [KEPT, verdict]
     assert find(parts, jaccard=0.79).tolist() == [KEPT, NEAR if similarity(left, right) >= 0.79 else KEPT]
 
@@ -166,34 +162,55 @@ def test_the_rule_whatever_the_order_of_parts(tmp_path: Path, monkeypatch: pytes
             assert verdicts(tmp_path / f"{shuffle}-{attempt}", split, jaccard=jaccard) == expected
 
 
-def test_a_large_group_is_done_after_its_first_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """600 copies of two pages, in every band together: all pairs would be 180,000, those of unlike pages 90,000."""
-    comparisons = 0
+def in_all_bands(folder: Path, texts: list[str], bands: int = BANDS) -> list[Part]:
+    """A part whose rows are together in the first so many bands, and in no other, whatever they say."""
+    part = write_part(folder, "a", [segment(number, text) for number, text in enumerate(texts)])
+    rows = np.load(part.index)
+    rows["bands"] = np.arange(len(rows) * BANDS).reshape(-1, BANDS)
+    rows["bands"][:, :bands] = 0
+    np.save(part.index, rows)
+    return [part]
+
+
+@pytest.fixture
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each row in turn was compared with."""
+    found: list[int] = []
     really = np.add.reduceat
 
     class Add:
         @staticmethod
         def reduceat(values, starts, **options):
-            nonlocal comparisons
-            comparisons += len(starts)
+            found.append(len(starts))
             return really(values, starts, **options)
 
-    body = words(80)
-    segments = []
-    for number in range(600):
-        text = body + words(14, 2_000) if number % 2 else body + words(14, 1_000)
-        segments.append(segment(number, " ".join(text + words(1, 5_000 + number))))
-    parts = [write_part(tmp_path, "a", segments)]
-    assert similarity(segments[0].text, segments[2].text) > 0.95 and similarity(segments[0].text, segments[1].text) < 0.75
-    rows = np.load(parts[0].index)
-    rows["bands"] = 0
-    np.save(parts[0].index, rows)
     monkeypatch.setattr(duplicates.np, "add", Add)
-    for block, most in ((duplicates.BLOCK, 1_200), (150, 5_000)):
-        monkeypatch.setattr(duplicates, "BLOCK", block)
-        comparisons = 0
-        assert find(parts, jaccard=0.8).tolist() == [KEPT, KEPT] + [NEAR] * 598
-        assert comparisons <= most * BANDS, (block, comparisons)
+    return found
+
+
+@pytest.mark.parametrize("order", [(60, 70, 82), (70, 82, 60), (82, 60, 70)])
+def test_a_chain_from_a_small_text_to_a_large_one(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """The ends are too different in size to be compared, and are connected all the same."""
+    texts = [" ".join(words(count)) for count in order]
+    assert find(in_all_bands(tmp_path, texts), jaccard=0.8).tolist() == [KEPT, NEAR, NEAR]
+
+
+def test_what_is_connected_is_not_compared_again(tmp_path: Path, comparisons: list[int]) -> None:
+    parts = in_all_bands(tmp_path, [" ".join(words(90) + words(1, 1_000 + number)) for number in range(50)])
+    assert find(parts, jaccard=0.8).tolist() == [KEPT] + [NEAR] * 49 and comparisons == [49]
+
+
+@pytest.mark.parametrize(("block", "most"), [(duplicates.BLOCK, 1_200), (150, 5_000)])
+def test_a_large_group_is_done_after_its_first_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comparisons: list[int], block: int, most: int
+) -> None:
+    """600 copies of two pages, together in three bands: all pairs would be 180,000, those of unlike pages 90,000."""
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    pages = [words(80) + words(14, 1_000 * page) for page in (1, 2)]
+    texts = [" ".join(pages[number % 2] + words(1, 5_000 + number)) for number in range(600)]
+    assert similarity(texts[0], texts[2]) > 0.95 and similarity(texts[0], texts[1]) < 0.75
+    assert find(in_all_bands(tmp_path, texts, 3), jaccard=0.8).tolist() == [KEPT, KEPT] + [NEAR] * 598
+    assert sum(comparisons) <= 3 * most
 
 
 def test_a_pair_is_compared_as_often_as_the_bands_promise() -> None:

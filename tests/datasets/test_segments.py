@@ -13,20 +13,24 @@ import pytest
 import tensorflow_datasets as tfds
 
 import humpback.datasets.segments  # registers the builder
-from humpback import records
+from humpback import config, records
 from humpback.datasets.__main__ import main
 from humpback.records import Segment
+from humpback.stages.directory import Run
+from humpback.stages.segment import segment
 
 COUNT, SHARD = 25, 10
 YIELD = {
     "pages": 9,
-    "segments_kept": COUNT,
+    "segments_kept": COUNT + 7,  # before the limit
     "dropped": {"too short": 1_234, "language": 5},
-    "sources": {"a.warc.gz": {"pages": 9, "segments_kept": COUNT, "dropped": {}}},
+    "warnings": {},
+    "sources": {"a.warc.gz": {"pages": 9, "segments_kept": COUNT + 7, "dropped": {}}},
 }
+MANIFEST = {"stage": "out", "counts": {"segments": COUNT, "over_limit": 7}, "config": {"segments.min_chars": 600}}
 
 
-def segment(number: int) -> Segment:
+def made(number: int) -> Segment:
     text = f"Text {number}: é\n\n- one\n- two\n\n\U0001f40b" if number else "\x00"
     path, start = ("Top",) * (number % 3), 2**40
     confidence = 0.5 + number  # as float32 holds it
@@ -37,8 +41,9 @@ def segment(number: int) -> Segment:
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(records, "RECORDS_PER_SHARD", SHARD)
     folder = tmp_path / "out"
-    records.write_shards(folder, "segments", map(segment, range(COUNT)), COUNT)
+    records.write_shards(folder, "segments", map(made, range(COUNT)), COUNT)
     (folder / "yield.json").write_text(json.dumps(YIELD))
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST))
     return folder
 
 
@@ -56,14 +61,28 @@ def test_prepare_and_read_back(tmp_path: Path, source: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert "25  segments of 9 pages" in printed and "1,234  dropped: too short" in printed and f"data_dir='{data_dir}'" in printed
     data = tfds.data_source("segments", split="train", data_dir=data_dir)
-    assert [record(row) for row in data] == [segment(number) for number in range(COUNT)]
+    assert [record(row) for row in data] == [made(number) for number in range(COUNT)]
     assert {field.name for field in dataclasses.fields(Segment)} == set(data[3])
     info = tfds.builder("segments", data_dir=data_dir).info
     assert info.splits["train"].num_examples == COUNT and list(info.splits) == ["train"]
-    assert info.metadata["yield"] == {name: YIELD[name] for name in ("pages", "segments_kept", "dropped")}
+    totals = {name: value for name, value in YIELD.items() if name != "sources"}
+    assert info.metadata == {"segments": COUNT, "yield": totals, "config": MANIFEST["config"]}
     assert str(info.version) == "1.0.0" and "Backtranslation" in info.citation and info.features["start"].np_dtype == np.int64
     assert len(list((data_dir / "segments" / "1.0.0").glob("segments-train.array_record-*-of-00003"))) == 3
     assert len(tfds.data_source("segments", split="train[:40%]", data_dir=data_dir)) == 10
+
+
+def test_what_the_segment_stage_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = config.Config()
+    cfg.segments.input, cfg.segments.limit = str(Path(humpback.__file__).parent / "demo" / "pages"), 20
+    run = Run(config.finish(cfg), tmp_path)
+    segment(run)
+    assert main(["segments", f"--source={tmp_path / 'segments'}", f"--data_dir={tmp_path / 'data'}"]) == 0
+    assert "20  segments of 48 pages" in capsys.readouterr().out
+    expected = list(records.read_shards(tmp_path / "segments", "segments", Segment))
+    found = [record(row) for row in tfds.data_source("segments", split="train", data_dir=tmp_path / "data")]
+    assert [dataclasses.replace(one, confidence=0.0) for one in found] == [dataclasses.replace(one, confidence=0.0) for one in expected]
+    assert all(abs(a.confidence - b.confidence) < 1e-6 for a, b in zip(found, expected))
 
 
 def test_grain_reads_it(tmp_path: Path, source: Path) -> None:
@@ -72,7 +91,7 @@ def test_grain_reads_it(tmp_path: Path, source: Path) -> None:
     files = sorted(map(str, Path(builder.data_path).glob("*.array_record-*")))
     shuffled = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files)).seed(3).shuffle()
     found = [record(row) for row in shuffled.map(builder.info.features.deserialize_example_np)]
-    expected = [segment(number) for number in range(COUNT)]
+    expected = [made(number) for number in range(COUNT)]
     assert found != expected and sorted(found, key=lambda s: s.id) == expected
 
 
@@ -82,12 +101,14 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, source: Path, capsy
         assert message in capsys.readouterr().err
         assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
 
-    fails("yield.json: no such file", tmp_path)
-    (source / "yield.json").write_text(json.dumps({**YIELD, "segments_kept": 24}))
-    fails("counts 24 segments, but")
-    (source / "yield.json").write_text("[]")
-    fails("not what `humpback segment` writes")
-    (source / "yield.json").write_text(json.dumps(YIELD))
+    fails("manifest.json: no such file", tmp_path)
+    (source / "manifest.json").write_text(json.dumps({**MANIFEST, "counts": {"segments": 24}}))
+    fails("manifest.json counts 24 segments, the files have 25")
+    (source / "manifest.json").write_text(json.dumps({**MANIFEST, "counts": {"kept": 24}}))
+    fails("is not what `humpback segment` makes")
+    (source / "manifest.json").write_text("[]")
+    fails("is not what `humpback segment` makes")
+    (source / "manifest.json").write_text(json.dumps(MANIFEST))
     shard = source / "segments-00001-of-00003.jsonl"
     lines = shard.read_text().splitlines()
     shard.write_text("\n".join([*lines[:4], '{"id": 3}', *lines[5:], ""]))
