@@ -52,27 +52,25 @@ def decode(html: bytes, declared: str = "") -> str | None:
     """A page's text, None if it is binary.
 
     Its charset is that of the byte order mark, else the one the HTTP header declared, else the one the page declares, else UTF-8, else
-    what its bytes look like. A declaration that the bytes contradict does not count: bytes that form UTF-8's sequences are UTF-8 though
-    a server's default says Latin-1, and bytes that mostly do not are not. Stray bytes become U+FFFD.
+    what its bytes look like. A server's default of Latin-1 does not count where the bytes are UTF-8. What is not of the charset becomes
+    U+FFFD.
     """
     for mark, encoding in _BOMS:
         if html.startswith(mark):
             return _unless_broken(html[len(mark) :].decode(encoding, "replace"))
     label = _codec(declared)
-    if label.startswith("utf-16") and b"\0" not in html[:_UTF16_BYTES]:  # markup is ASCII, which UTF-16 writes with NULs
-        label = ""
-    label = label or _unmarked_utf16(html)
     if label.startswith("utf-16"):
-        return _unless_broken(html.decode(label, "replace"))
+        if b"\0" in html[:_UTF16_BYTES]:  # markup is ASCII, which UTF-16 writes with NULs
+            return _unless_broken(html.decode(label, "replace"))
+        label = ""
     if b"\0" in html:
         return None
     label = label or _declared_inside(html)
-    if label in ("", "utf-8", "cp1252"):
+    if label in ("", "cp1252"):
         try:
             return _unless_broken(html.decode("utf-8"))
         except UnicodeDecodeError:
-            if label != "cp1252":
-                label = _detect(html)
+            label = label or _detect(html)
     return _unless_broken(html.decode(label, "replace"))
 
 
@@ -87,13 +85,6 @@ def _codec(label: str) -> str:
     except LookupError:
         return ""
     return label
-
-
-def _unmarked_utf16(html: bytes) -> str:
-    start = html[:_UTF16_BYTES]
-    if start.lstrip(b"\0 \t\r\n")[:1] != b"<" or start.count(b"\0") < len(start) * 3 // 8:
-        return ""
-    return "utf-16-be" if start.startswith(b"\0") else "utf-16-le"
 
 
 def _declared_inside(html: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import pathlib
+import random
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import zlib
 
 import pytest
+from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from humpback.corpus import warc
 from humpback.records import Page
@@ -71,7 +73,7 @@ def test_a_gzip_member_of_several_records(tmp_path: pathlib.Path) -> None:
     # The archive has undone the coding and left the header.
     *((HTML, (f"Content-Encoding: {coding}",)) for coding in ("gzip", "deflate", "br", "zstd", "compress", "utf-8")),
     (HTML, ("Transfer-Encoding: chunked",)), (encoded(HTML, "gzip"), ("Transfer-Encoding: chunked", "Content-Encoding: gzip")),
-])  # fmt: skip
+], ids=lambda value: "" if isinstance(value, bytes) else " ".join(value))  # fmt: skip
 def test_codings(tmp_path: pathlib.Path, body: bytes, headers: tuple[str, ...]) -> None:
     pages, drops, warnings = read(record(http(body, *headers)), tmp_path)
     assert not drops and not warnings
@@ -133,6 +135,18 @@ def test_real_samples(test_data: pathlib.Path) -> None:
         "warcio-example.warc.gz": ("http://example.com/", 784, 2012, 1270, ""),
         "whirlwind.warc.gz": ("https://an.wikipedia.org/wiki/Escopete", 1023, 18374, 72848, "utf-8"),
     }
+
+
+def test_sound_files_are_read_as_fastwarc_reads_them(tmp_path: pathlib.Path, test_data: pathlib.Path) -> None:
+    (tmp_path / "crawl.warc.gz").write_bytes(warcs.gzipped(warcs.crawl(20)))
+    paths = [tmp_path / "crawl.warc.gz", *(path for path in (test_data / "web").glob("*.warc*") if "cw09" not in path.name)]
+    for path in paths:
+        expected = [
+            (record.headers["WARC-Target-URI"], record.stream_pos, record.reader.read(), record.http_charset or "")
+            for record in ArchiveIterator(str(path), record_types=WarcRecordType.response, auto_decode="all", fsspec_args=False)
+        ]
+        pages = warc.read_pages(path.name, path, lambda *_: None, lambda _: None)
+        assert [(page.url, page.start, page.html, page.charset) for page in pages] == expected
 
 
 PAGES = {f"http://example.org/{number}": HTML + b"<p>page %d" % number for number in range(5)}
@@ -215,6 +229,10 @@ def test_damage_costs_one_record(tmp_path: pathlib.Path) -> None:
             harmless = place == 5  # the time in the member's header
             assert urls(pages) == [str(number) for number in range(60) if number != 10 or which != 32 or harmless]
             assert drops == ["damaged"] * (not harmless)
+    large = bytearray(gzip.compress(record(http(random.Random(0).randbytes(500_000).hex().encode()))))
+    large[-20_000] ^= 0x55
+    pages, drops, _ = read(b"".join([*members[:30], large, *members[30:]]), tmp_path)
+    assert len(pages) == 60 and drops == ["damaged"]
     pages, drops, warnings = read(b"".join(members) + b"garbage", tmp_path)
     assert len(pages) == 60 and drops == ["damaged"] and len(warnings) == 1
     pages, drops, warnings = read(b"".join(members) + bytes(5_000_000), tmp_path)  # a tape's last block

@@ -82,13 +82,14 @@ def test_mutated_files(tmp_path: pathlib.Path) -> None:
         nonlocal slowest
         kind, data = begin
         path.write_bytes(changed(data, changes))
-        started = time.perf_counter()
+        started = time.process_time()  # another process may have the machine
         pages, drops, warnings = read(kind, path)
         for page in pages:
             charset.decode(page.html, page.charset)
             assert page.html and 0 <= page.start < page.end
-        slowest = max(slowest, time.perf_counter() - started)
-        assert slowest < SECONDS
+        took = time.process_time() - started
+        slowest = max(slowest, took)
+        assert took < SECONDS
         assert pages or drops or warnings or not path.read_bytes().strip()
         assert (pages, drops, warnings) == read(kind, path)
         counts.update(files=counts["files"] + 1, pages=counts["pages"] + len(pages), drops=counts["drops"] + len(drops))
