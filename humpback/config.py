@@ -40,7 +40,7 @@ class Segments(Node):
 
     input: str = ""  # WARC, HTML and JSONL files, folders of them, lists of their paths (.paths), comma-separated
     language: str = "en"  # ISO 639-1; pages that declare another are dropped, and texts where it is found in less than …
-    min_language_share: float = 0.9  # … this share of the words, by CLD2
+    min_language_share: float = 0.95  # … this share of the words, by CLD2
     min_chars: int = 600
     max_chars: int = 3_000
     navigation: str = ""  # more phrases that make a header navigation, comma-separated; corpus/wordlists.py has those of seven languages

@@ -14,3 +14,12 @@ def detect(text: str) -> tuple[str, float]:
         return "", 0.0
     _, code, percent, _ = found[0]
     return ("", 0.0) if code == "un" else (code, percent / 100)
+
+
+def is_other(header: str, language: str) -> bool:
+    """Whether a header, short as it is, is surely in another language."""
+    try:
+        reliable, _, found = pycld2.detect(header)
+    except pycld2.error:
+        return False
+    return reliable and found[0][1] not in ("un", language)

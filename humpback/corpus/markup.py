@@ -153,7 +153,7 @@ def _read_tag(head: str) -> Tag:
         return Tag(_OPENING.get(name, ""), name, {})
     attributes = {key: plain(value) for key, value in _ATTRIBUTE.findall(space + rest)} if space else {}
     if skipped(name, attributes, True):
-        return Tag("" if name in VOID else "skip", name, attributes)
+        return Tag("" if name in VOID else "skip_table" if name == "table" else "skip", name, attributes)
     if name not in HEADINGS and attributes.get("role", "").lower() == "heading":
         return Tag("open_role", name, attributes)
     return Tag(_OPENING.get(name, ""), name, attributes)

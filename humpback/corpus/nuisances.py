@@ -58,7 +58,7 @@ SKIPPED_NAMES = words(
 _NO_NUISANCES = words("toc-backref")  # a header that leads back to the contents
 # "with-sidebar" and "no-comments" speak of the page, not of the element.
 _ABOUT_THE_PAGE = words("has have with without no not is in hide hides show shows enable enabled disable")
-UNJUDGED_TAGS = words("html body main article section h1 h2 h3 h4 h5 h6 pre code samp kbd td th tr tbody table dt dd")
+UNJUDGED_TAGS = words("html body main article section h1 h2 h3 h4 h5 h6 pre code samp kbd td th tr tbody dt dd")
 _GENERATED_ID = re.compile(r"\b(section|sect\d|chapter|appendix|refsect\d)\b")
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 # Who owns the page, when it was changed, what else there is of it, in a line of its own.
@@ -85,7 +85,7 @@ def skipped(tag: str, attributes: dict[str, str | None], in_article: bool) -> bo
     if not attributes:
         return False
     if "hidden" in attributes or attributes.get("aria-hidden") == "true":
-        return True
+        return not (attributes.get("id") or "").startswith("default")  # of several variants, from which a script chooses, this one is shown
     if _HIDDEN_STYLE.search(attributes.get("style") or ""):
         return True
     roles = (attributes.get("role") or "").lower().split()

@@ -26,6 +26,7 @@ _BLANK_LINE = "\n\n"
 # the products that it takes (about a second each); a page of text is a hundred times below.
 _MAX_DEPTH_WORK = 100_000_000  # tags × open elements
 _MAX_FORMAT_WORK = 3_000_000  # tags × unclosed formatting elements
+_MOSTLY_LINKS = 0.5
 _LINKS_ONLY = 0.9  # of a block's characters
 _MARKER = re.compile(r"^[ >:]*(?:- |\d+\. )?")
 _HEAD = 10_000  # characters in which a page says what it is
@@ -70,8 +71,9 @@ class Tree:
 
     @property
     def linked(self) -> int:
-        """How many characters of the text are links."""
-        return sum(item.linked for item in self._blocks() if isinstance(item, Block))
+        """How many characters of the text are links that stand for themselves, not words of a sentence."""
+        blocks = (item for item in self._blocks() if isinstance(item, Block) and item.linked)
+        return sum(block.linked for block in blocks if block.linked >= _MOSTLY_LINKS * len(block.text))
 
     def _blocks(self) -> Iterator[Block | Header]:
         position = self.start
@@ -221,7 +223,8 @@ def choose(
         if not reason:
             text = filters.unquoted(tree.text)
             code, share = language.detect(filters.without_code(text))
-            wrong = cfg.min_language_share and (code.split("-")[0] != cfg.language or share < cfg.min_language_share)
+            other = code.split("-")[0] != cfg.language or share < cfg.min_language_share or language.is_other(tree.header, cfg.language)
+            wrong = cfg.min_language_share and other
             reason = "language" if wrong else filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")
         if reason:
             on_drop(reason, tree)

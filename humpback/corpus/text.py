@@ -114,6 +114,11 @@ class _Walker:
     def skip(self, _tag: Tag, position: int) -> int:
         return self.page.end_of(position)
 
+    def skip_table(self, tag: Tag, position: int) -> int:
+        """A table that is called a nuisance is one, unless it lays out a page with headers."""
+        end = self.page.end_of(position)
+        return self.open_table(tag, position) if any(inner.name in HEADINGS for inner in self.page.tags[position:end]) else end
+
     def open_header(self, _tag: Tag, position: int) -> int:
         """A `<header>` in an article holds its title, elsewhere the site's name."""
         if not self.articles:
@@ -307,7 +312,7 @@ class _Walker:
         parts, position = [], begin
         for index in telling[bisect_left(telling, begin + 1) : bisect_left(telling, end)]:
             kind = tags[index].kind
-            if index > position and kind in ("skip", "line_break"):
+            if index > position and kind in ("skip", "skip_table", "line_break"):
                 parts += texts[position:index]
                 position = self.page.end_of(index)
                 if kind == "line_break":
@@ -375,8 +380,8 @@ class _Walker:
         if caption is not None and (text := self._inline_text(caption, self.page.end_of(caption))):
             self._add_block(text)
         if max(sum(map(bool, cells)) for _, cells in rows) < 2:  # a single column
-            for _, cells in rows:
-                for cell in filter(None, cells):
+            for is_header, cells in rows:
+                for cell in filter(None, cells if not is_header else []):
                     self._add_block(cell)
             return
         width = max(len(cells) for _, cells in rows)

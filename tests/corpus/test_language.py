@@ -3,7 +3,7 @@
 import pytest
 
 from humpback.config import Segments
-from humpback.corpus.language import detect
+from humpback.corpus.language import detect, is_other
 from humpback.corpus.segments import extract
 from humpback.records import Page
 
@@ -33,3 +33,8 @@ def test_the_segments_of_one_language_are_kept(language: str, header: str) -> No
     assert (segment.header, segment.language) == (header, language)
     assert segment.confidence > 0.9
     assert drops == ["language"]
+
+
+def test_a_header_in_another_language_is_seen() -> None:
+    assert [is_other(header, "en") for header in ("Debian ile çalışmak", "Using sftp", "tsvector", "")] == [True, False, False, False]
+    assert is_other("Backporting strategy", "de")

@@ -58,7 +58,7 @@ def letters(text: str) -> str:
 
 
 def check_words(html: bytes, text: str) -> None:
-    """Every word of a segment occurs in its page, in that order; what is left out may stand within a word ("off<button>Copy</button>on")."""
+    """Every word of a segment occurs in its page, in that order; what is left out may stand within one ("a<button>Copy</button>b")."""
     whole = letters(LexborHTMLParser(decode(html), scripting=True).text(separator=" "))
     position = 0
     for word in re.sub(r"(?m)^[\s>:-]*(?:-?\d+\. )+", "", text).split():  # the numbers of lists are not in the page
