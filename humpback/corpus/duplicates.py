@@ -6,7 +6,7 @@ component of similar pairs one stays. The chance that a pair is compared is 1 - 
 27 % at 0.5.
 
 A worker makes one `ROW` for each segment that it keeps; `find` reads the columns it needs of all parts, and texts only where they share
-a band. It keeps about 80 bytes a segment in memory, and 160 MiB for texts.
+a band. It takes 150 bytes of memory for each segment, and 200 MiB for texts.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ class Part:
     index: storage.PathLike
 
 
-PairFinder = Callable[["Index", np.ndarray, float, Progress], Iterable[tuple[int, int]]]
+PairFinder = Callable[["Index", np.ndarray, float, Progress], Iterable[np.ndarray]]
 
 
 def row(segment: Segment, offset: int, length: int) -> np.void:
@@ -95,7 +95,7 @@ def find(
     """int8 [rows of all parts, in order]: KEPT, EXACT (another has the same words, or the same id) or NEAR (similar to another).
 
     jaccard: the similarity, of sets of word 5-grams, from which on two texts are near-duplicates.
-    pairs: finds the similar pairs, `verified_pairs` unless another engine does; progress: hears of how many rows and bands are done.
+    pairs: finds the similar ones, `verified_pairs` unless another engine does; progress: hears of how many rows and bands are done.
     """
     index = Index(parts)
     ids, exact = index.columns("id", "exact")
@@ -106,7 +106,7 @@ def find(
     alive = alive[np.argsort(ids[alive])]  # so that the first of a component has its smallest id
     del ids
     components = Components(alive)
-    for found in _chunks((pairs or verified_pairs)(index, alive, jaccard, progress)):
+    for found in (pairs or verified_pairs)(index, alive, jaccard, progress):
         components.merge(found)
     verdict[alive[components.labels != np.arange(len(alive))]] = NEAR
     return verdict
@@ -168,8 +168,8 @@ class Components:
                 labels[:] = roots
 
 
-def verified_pairs(index: Index, alive: np.ndarray, jaccard: float, progress: Progress) -> Iterator[tuple[int, int]]:
-    """Pairs of rows that share a band and are similar, enough of them to connect what all such pairs connect.
+def verified_pairs(index: Index, alive: np.ndarray, jaccard: float, progress: Progress) -> Iterator[np.ndarray]:
+    """Yields int64 [P, 2]: pairs of rows that share a band and are similar, enough of them to connect what all such pairs connect.
 
     alive: int64 [A], the positions of the rows to compare, sorted by id. A pair whose rows are connected already is not compared.
     """
@@ -183,9 +183,9 @@ def verified_pairs(index: Index, alive: np.ndarray, jaccard: float, progress: Pr
         rows["label"] = components.labels
         (keys,) = index.columns(f"bands:{band}")
         groups = shared(keys[alive], rows, lambda done: progress(band * len(rows) + done, BANDS * len(rows)))  # noqa: B023 (used at once)
-        found = list(join(groups, texts, jaccard))
-        components.merge(np.array(found, np.int64).reshape(-1, 2))
-        yield from found
+        found = join(groups, texts, jaccard)
+        components.merge(found)
+        yield found
 
 
 def located(index: np.ndarray, part: int, start: int) -> np.ndarray:
@@ -211,8 +211,12 @@ def shared(keys: np.ndarray, rows: np.ndarray, progress: Callable[[int], None] =
     progress(len(keys))
 
 
-def join(groups: Iterable[np.ndarray], texts: "Texts", jaccard: float) -> Iterator[tuple[int, int]]:
-    """Yields (position, position) of similar rows of the same group, LOCATED [M] each: enough of them to connect all that are."""
+def join(groups: Iterable[np.ndarray], texts: "Texts", jaccard: float) -> np.ndarray:
+    """int64 [P, 2]: positions of similar rows of the same group, LOCATED [M] each; enough of them to connect all that are."""
+    return np.fromiter(_pairs(groups, texts, jaccard), np.dtype((np.int64, 2)))
+
+
+def _pairs(groups: Iterable[np.ndarray], texts: "Texts", jaccard: float) -> Iterator[tuple[int, int]]:
     waiting: list[np.ndarray] = []
     for group in itertools.chain(groups, [None]):
         if waiting and (group is None or sum(map(len, waiting)) + len(group) > BLOCK):
@@ -321,12 +325,6 @@ class Texts:
         self._held.move_to_end(position)
         while self._size > _CACHED_GRAMS:
             self._size -= len(self._held.popitem(last=False)[1])
-
-
-def _chunks(pairs: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
-    iterator = iter(pairs)
-    while found := list(itertools.islice(iterator, 1 << 20)):
-        yield np.array(found, np.int64)
 
 
 def _again(part: Part) -> str:

@@ -106,10 +106,10 @@ def _versions() -> dict[str, str]:
 
 def verified_pairs(
     index: Index, alive: np.ndarray, jaccard: float, progress: Progress, *, address: str = "auto"
-) -> Iterator[tuple[int, int]]:
+) -> Iterator[np.ndarray]:
     """Pairs that connect the same rows as those of `duplicates.verified_pairs`, found on the cluster at `address`.
 
-    Of each row 44 bytes travel for each band, and every host holds 8 bytes a row of the corpus.
+    Of each row 48 bytes travel for each band, and every host holds 8 bytes a row of the corpus.
     """
     ray = connect(address)
     components = Components(alive)
@@ -127,9 +127,10 @@ def verified_pairs(
             _pairs_of_bucket, batch_format="numpy", fn_args=(given, jaccard)
         )
         batches = found.iter_batches(batch_size=None, batch_format="numpy")
+        # All at once, as to merge costs a pass over all rows.
         pairs = np.concatenate([np.empty((0, 2), np.int64), *(np.stack((b["left"], b["right"]), axis=1) for b in batches)])
         components.merge(pairs)
-        yield from map(tuple, pairs.tolist())
+        yield pairs
         progress(stop * len(alive), BANDS * len(alive))
 
 
@@ -160,5 +161,4 @@ def _pairs_of_bucket(group: dict[str, np.ndarray], given: Any, jaccard: float) -
         rows[name] = group[name]
     order = np.argsort(rows["position"])  # as they come, they are in no order
     found = duplicates.join(duplicates.shared(group["key"][order], rows[order]), duplicates.Texts(parts), jaccard)
-    left, right = np.array(list(found), np.int64).reshape(-1, 2).T
-    return {"left": left, "right": right}
+    return {"left": found[:, 0], "right": found[:, 1]}
