@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser
 
-from humpback.corpus.nuisances import UNJUDGED_TAGS, may_have_notices, skipped, words
+from humpback.corpus.nuisances import REMARK_WORDS, UNJUDGED_TAGS, may_have_notices, skipped, words
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 VERBATIM = words("pre listing xmp plaintext")
@@ -59,6 +59,7 @@ class Tag:
     kind: str
     name: str
     attributes: dict[str, str]
+    remark: bool = False  # whether it opens a box of a remark
 
 
 _ROLE_END = Tag("close_heading", "", {})
@@ -91,6 +92,7 @@ class Markup:
         self.tags: list[Tag] = [known(head) or _tag(head) for head in self.heads]
         if "heading" in html:
             self._close_roles()
+        self._demote_remarks()
         self.telling = [position for position, tag in enumerate(self.tags) if tag.kind]
 
     def end_of(self, position: int) -> int:
@@ -129,6 +131,17 @@ class Markup:
                 self.tags[ends[-1]] = _ROLE_END
 
 
+    def _demote_remarks(self) -> None:
+        """Makes the headers in boxes of remarks ("Note") lines of their text."""
+        behind = 0  # what was looked at
+        for position in [position for position, tag in enumerate(self.tags) if tag.remark]:
+            if position >= behind:
+                behind = self.end_of(position)
+                for inner in range(position, behind):
+                    if self.tags[inner].name in HEADINGS:
+                        self.tags[inner] = Tag(FLUSH, self.tags[inner].name, {})
+
+
 def _tag(head: str) -> Tag:
     """`_read_tag`, remembered."""
     if head.startswith("a "):  # the commonest, and hardly one like another, but for its class
@@ -156,7 +169,8 @@ def _read_tag(head: str) -> Tag:
         return Tag("" if name in VOID else "skip_table" if name == "table" else "skip", name, attributes)
     if name not in HEADINGS and attributes.get("role", "").lower() == "heading":
         return Tag("open_role", name, attributes)
-    return Tag(_OPENING.get(name, ""), name, attributes)
+    remark = name == "div" and not REMARK_WORDS.isdisjoint(attributes.get("class", "").split())
+    return Tag(_OPENING.get(name, ""), name, attributes, remark)
 
 
 def _without_stray_signs(html: str) -> str:

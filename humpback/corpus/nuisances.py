@@ -56,6 +56,8 @@ SKIPPED_NAMES = words(
     "ad ads byline comment-respond comments commentlist cookie cookies menu share shares signup related footer user userinfo"
 )
 _NO_NUISANCES = words("toc-backref")  # a header that leads back to the contents
+# Boxes whose titles are no headers of the text around them.
+REMARK_WORDS = words("note warning caution tip important admonition danger hint attention")
 # "with-sidebar" and "no-comments" speak of the page, not of the element.
 _ABOUT_THE_PAGE = words("has have with without no not is in hide hides show shows enable enabled disable")
 UNJUDGED_TAGS = words("html body main article section h1 h2 h3 h4 h5 h6 pre code samp kbd td th tr tbody dt dd")

@@ -96,7 +96,7 @@ REMARKS = frozenset((
 ))  # fmt: skip
 # Headers that say nothing without another above them. Where all are of this kind, the page's title is put before them.
 GENERIC = frozenset((
-    "about", "background", "basics", "changes", "configuration", "conclusion", "definition", "description", "details",
+    "about", "arguments", "background", "basics", "changes", "configuration", "conclusion", "definition", "description", "details",
     "discussion", "example", "examples", "features", "further information", "general", "general information", "how it works",
     "information", "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other",
     "overview", "parameters",

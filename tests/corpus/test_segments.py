@@ -225,6 +225,9 @@ def test_a_header_that_says_nothing_gets_the_title_of_its_page() -> None:
 
 def test_a_remark_is_part_of_the_text_around_it() -> None:
     assert cut(page("<h1>A</h1><p>a</p><div><h3>Note</h3><p>b</p></div><p>c</p>"))[1][0].text == "a\n\nNote\n\nb\n\nc"
+    html = "<h1>A</h1><p>a</p><div class='box tip'><h2>Mind the <b>gap</b></h2><p>b</p></div><p>c</p><h2>B</h2>d"
+    assert [tree.header for tree in cut(page(html.replace("box tip", "box")))[1]] == ["A", "Mind the gap", "B"]
+    assert [tree.header for tree in cut(page(html))[1]] == ["A", "B"]
 
 
 def test_links_that_lead_on_are_no_text() -> None:
