@@ -52,8 +52,8 @@ def decode(html: bytes, declared: str = "") -> str | None:
     """A page's text, None if it is binary.
 
     Its charset is that of the byte order mark, else the one the HTTP header declared, else the one the page declares, else UTF-8, else
-    what its bytes look like. A server's default of Latin-1 does not count where the bytes are UTF-8. What is not of the charset becomes
-    U+FFFD.
+    what its bytes look like. A server's default does not count where it is wrong: Latin-1 where the bytes are UTF-8, or UTF-8 where they
+    are not at all. What is not of the charset becomes U+FFFD.
     """
     for mark, encoding in _BOMS:
         if html.startswith(mark):
@@ -65,7 +65,9 @@ def decode(html: bytes, declared: str = "") -> str | None:
         label = ""
     if b"\0" in html:
         return None
-    label = label or _declared_inside(html)
+    if label == "utf-8" and (text := _unless_broken(html.decode(label, "replace"))) is not None:
+        return text
+    label = _declared_inside(html) if label in ("", "utf-8") else label
     if label in ("", "cp1252"):
         try:
             return _unless_broken(html.decode("utf-8"))

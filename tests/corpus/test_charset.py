@@ -21,6 +21,7 @@ PLAIN = "<h1>Title</h1><p>Nothing but ASCII."
     (PLAIN, "utf-8", "utf-16"),  # a false declaration: there is no NUL in it
     (GERMAN, "cp1252", ""), (GERMAN, "cp1252", "ISO-8859-1"), (GERMAN, "cp1252", ' "latin1" '),
     (GERMAN, "utf-8", "ISO-8859-1"),  # a server's default against what the bytes are
+    (RUSSIAN, "cp1251", "utf-8"), (GERMAN, "cp1252", "utf-8"),
     (RUSSIAN, "cp1251", ""), (RUSSIAN, "koi8-r", ""), (RUSSIAN, "koi8-r", "koi8-r"), (RUSSIAN, "iso-8859-5", "ISO-8859-5"),
     (RUSSIAN, "cp866", "ibm866"),
     (JAPANESE, "cp932", ""), (JAPANESE, "euc-jp", ""), (JAPANESE, "iso-2022-jp", ""), (JAPANESE, "cp932", "x-sjis"),
@@ -47,7 +48,7 @@ def test_stray_bytes_do_not_cost_the_page() -> None:
     for declared in ("", "utf-8"):
         assert decode(mixed, declared) == f"{GERMAN} caf\ufffd {GERMAN}"
     assert decode(PLAIN.encode() * 9 + b"caf\xe9", "utf-8") == PLAIN * 9 + "caf\ufffd"
-    assert decode(GERMAN.encode("cp1252"), "utf-8") is None  # too many to be strays
+    assert decode(b"<meta charset=utf-8>" + GERMAN.encode("cp1252")) is None  # too many to be strays
 
 
 def test_binary() -> None:
