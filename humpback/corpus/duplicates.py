@@ -82,7 +82,7 @@ def read_index(part: Part) -> np.ndarray:
     try:
         with epath.Path(part.index).open("rb") as file:
             rows = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, FileNotFoundError) as error:
         raise UserError(f"{part.index}: not a whole index ({error}); {_again(part)}") from error
     if rows.dtype != ROW:
         raise UserError(f"{part.index}: made by another version of Humpback; {_again(part)}")
@@ -95,7 +95,7 @@ def find(
     """int8 [rows of all parts, in order]: KEPT, EXACT (another has the same words, or the same id) or NEAR (similar to another).
 
     jaccard: the similarity, of sets of word 5-grams, from which on two texts are near-duplicates.
-    pairs: finds the similar ones, `verified_pairs` unless another engine does; progress: hears of how many rows and bands are done.
+    pairs: finds the similar ones, `verified_pairs` unless another engine does; progress: hears of how many keys (rows × bands) are done.
     """
     index = Index(parts)
     ids, exact = index.columns("id", "exact")
@@ -218,16 +218,18 @@ def join(groups: Iterable[np.ndarray], texts: "Texts", jaccard: float) -> np.nda
 
 def _pairs(groups: Iterable[np.ndarray], texts: "Texts", jaccard: float) -> Iterator[tuple[int, int]]:
     waiting: list[np.ndarray] = []
+    size = 0
     for group in itertools.chain(groups, [None]):
-        if waiting and (group is None or sum(map(len, waiting)) + len(group) > BLOCK):
+        if waiting and (group is None or size + len(group) > BLOCK):
             sets = iter(texts.grams(np.concatenate(waiting)))  # of many groups at once, so that each file is read in order
             for small in waiting:
                 yield from _compare(small, list(itertools.islice(sets, len(small))), len(small), jaccard)
-            waiting = []
+            waiting, size = [], 0
         if group is not None and len(group) > BLOCK:
             yield from _join_blocks(group.copy(), texts, jaccard)
         elif group is not None:
             waiting.append(group)
+            size += len(group)
 
 
 def _join_blocks(group: np.ndarray, texts: "Texts", jaccard: float) -> Iterator[tuple[int, int]]:

@@ -42,6 +42,21 @@ class Progress:
         self._bar.close()
 
 
+class KeysProgress:
+    """How far the search for near-duplicates is: keys of bands a second and the time that is left, on the terminal."""
+
+    def __enter__(self) -> "KeysProgress":
+        self._bar = tqdm(unit=" keys", unit_scale=True, desc="near-duplicates", disable=None, file=sys.stderr)
+        return self
+
+    def __call__(self, done: int, of: int) -> None:
+        self._bar.total = of
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
 def _size(path: str) -> int:
     try:
         return epath.Path(path).stat().length

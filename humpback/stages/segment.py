@@ -21,11 +21,12 @@ from humpback import distributed, records, storage
 from humpback.config import Segments
 from humpback.convert.sources import resolve
 from humpback.corpus import duplicates, local_engine, ray_engine, readers, yields
+from humpback.corpus.contamination import Contamination
 from humpback.corpus.worker import Job
 from humpback.errors import UserError
 from humpback.stages import commandline
 from humpback.stages.directory import Run, Stage, say
-from humpback.stages.progress import Progress
+from humpback.stages.progress import KeysProgress, Progress
 
 _FLAGS = flags.FLAGS
 _FATES = {duplicates.EXACT: "duplicate", duplicates.NEAR: "near-duplicate"}
@@ -68,6 +69,8 @@ def segment_into(stage: Stage, cfg: Segments, engine: str = "local", address: st
 def plan(cfg: Segments, out: epath.Path) -> list[Job]:
     """The jobs. UserError when the inputs are not those that this folder's parts were begun with."""
     inputs = readers.list_inputs(",".join(resolve(path) for path in cfg.input.split(",")), lambda text: say(f"segments: {text}"))
+    if cfg.contamination:
+        say(f"segments: {Contamination(cfg.contamination)}")  # and a mistake in these files is told before any work
     names = [[given.source, *(source for source, _ in given.files)] for given in inputs]
     listed = out / "parts" / "inputs.json"
     if listed.exists() and storage.read_json(listed) != names:
@@ -95,7 +98,8 @@ def merge(jobs: list[Job], cfg: Segments, out: epath.Path, engine: str, address:
     pairs = functools.partial(ray_engine.verified_pairs, address=address) if engine == "ray" else None
     parts = [job.part() for job in jobs]
     say("segments: looking for duplicates …")
-    fates = duplicates.find(parts, jaccard=cfg.near_jaccard, pairs=pairs)
+    with KeysProgress() as progress:
+        fates = duplicates.find(parts, jaccard=cfg.near_jaccard, pairs=pairs, progress=progress)
     ids = np.concatenate([np.empty(0, np.uint64), *(duplicates.read_index(part)["id"] for part in parts)])
     kept = fates == duplicates.KEPT
     total, sources = yields.Yield(), {}

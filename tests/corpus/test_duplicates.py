@@ -248,6 +248,9 @@ def test_damaged_parts_are_named(tmp_path: Path) -> None:
     np.save(parts[0].index, np.zeros(3))
     with pytest.raises(UserError, match="another version"):
         find(parts, jaccard=0.8)
+    Path(parts[0].index).unlink()
+    with pytest.raises(UserError, match=r"a\.npy: not a whole index"):
+        find(parts, jaccard=0.8)
 
 
 def test_progress(tmp_path: Path) -> None:
