@@ -13,6 +13,7 @@ from hypothesis import strategies as some
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback.config import Segments
+from humpback.corpus import filters
 from humpback.corpus.charset import decode
 from humpback.corpus.segments import extract
 from humpback.records import Page
@@ -58,7 +59,7 @@ def letters(text: str) -> str:
 
 
 def check_words(html: bytes, text: str) -> None:
-    """A segment's letters are in its page, in that order; and nearly all its words: what is left out may stand within one."""
+    """A segment's letters are in its page, in that order; so are nearly all words, code apart: what is left out can stand in one."""
     whole = letters(LexborHTMLParser(decode(html), scripting=True).text(separator=" "))
     text = re.sub(r"(?m)^[\s>:-]*(?:-?\d+\. )+", "", text)  # the numbers of lists are not in the page
     words = [letters(word) for word in text.split() if not re.fullmatch(r"-?\d+\.", word)]
@@ -66,6 +67,7 @@ def check_words(html: bytes, text: str) -> None:
     for letter in "".join(words):
         position = whole.find(letter, position) + 1
         assert position, f"{letter!r} is not in the page where it should be"
+    words = [letters(word) for word in filters.without_code(text).split()]
     strange = [word for word in words if word not in whole]
     assert len(strange) <= 0.1 * len(words) + 1, strange[:5]
 
