@@ -30,7 +30,8 @@ from humpback.stages.progress import KeysProgress, Progress
 
 _FLAGS = flags.FLAGS
 _FATES = {duplicates.EXACT: "duplicate", duplicates.NEAR: "near-duplicate"}
-_BUCKET_BYTES = 1 << 26  # what is sorted in memory at once
+_BUCKET_BYTES = 1 << 26  # what is sorted in memory at once …
+_BUCKETS = 500  # … unless that makes more files than a process may have open
 _WEEK = 7 * 24 * 3600.0
 
 
@@ -67,14 +68,15 @@ def segment_into(stage: Stage, cfg: Segments, engine: str = "local", address: st
 
 
 def plan(cfg: Segments, out: epath.Path) -> list[Job]:
-    """The jobs. UserError when the inputs are not those that this folder's parts were begun with."""
+    """The jobs. UserError when the inputs, or the evaluation's prompts, are not those that this folder's parts were begun with."""
     inputs = readers.list_inputs(",".join(resolve(path) for path in cfg.input.split(",")), lambda text: say(f"segments: {text}"))
+    names = [[given.source, *(source for source, _ in given.files)] for given in inputs]
     if cfg.contamination:
         say(f"segments: {Contamination(cfg.contamination)}")  # and a mistake in these files is told before any work
-    names = [[given.source, *(source for source, _ in given.files)] for given in inputs]
+        names += [[path.strip(), storage.sha256_file(path.strip())] for path in cfg.contamination.split(",") if path.strip()]
     listed = out / "parts" / "inputs.json"
     if listed.exists() and storage.read_json(listed) != names:
-        raise UserError(f"{out}: was begun with other files in {cfg.input}; use another directory, or delete this one to begin anew")
+        raise UserError(f"{out}: was begun with other files in {cfg.input} {cfg.contamination}; use another directory, or delete this one to begin anew")
     storage.publish_json(listed, names)
     return [Job(number, given, cfg, os.fspath(out / "parts")) for number, given in enumerate(inputs)]
 
@@ -147,7 +149,7 @@ def _sorted_lines(
     Adds samples of the duplicates to `total` on the way.
     """
     size = sum(epath.Path(part.lines).stat().length for part in parts)
-    buckets = max(1, -(-size // _BUCKET_BYTES))
+    buckets = min(_BUCKETS, max(1, -(-size // _BUCKET_BYTES)))
     with tempfile.TemporaryDirectory(prefix="humpback-segments-") as folder:
         files = [open(os.path.join(folder, str(number)), "w+b") for number in range(buckets)]  # noqa: SIM115 (many, closed below)
         row = 0
