@@ -76,7 +76,8 @@ def plan(cfg: Segments, out: epath.Path) -> list[Job]:
         names += [[path.strip(), storage.sha256_file(path.strip())] for path in cfg.contamination.split(",") if path.strip()]
     listed = out / "parts" / "inputs.json"
     if listed.exists() and storage.read_json(listed) != names:
-        raise UserError(f"{out}: was begun with other files in {cfg.input} {cfg.contamination}; use another directory, or delete this one to begin anew")
+        given = " ".join(filter(None, (cfg.input, cfg.contamination)))
+        raise UserError(f"{out}: was begun with other files in {given}; use another directory, or delete this one to begin anew")
     storage.publish_json(listed, names)
     return [Job(number, given, cfg, os.fspath(out / "parts")) for number, given in enumerate(inputs)]
 
