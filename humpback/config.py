@@ -38,12 +38,28 @@ class Base(Node):
 class Segments(Node):
     """Web pages to segments (appendix E; the measures of repetition are ours, the paper names none)."""
 
-    input: str = ""  # HTML files or folders, comma-separated
+    input: str = ""  # WARC, HTML and JSONL files, folders of them, lists of their paths (.paths), comma-separated
+    language: str = "en"  # ISO 639-1; pages that declare another are dropped, and texts where it is found in less than …
+    min_language_share: float = 0.95  # … this share of the words, by CLD2
     min_chars: int = 600
     max_chars: int = 3_000
+    navigation: str = ""  # more phrases that make a header navigation, comma-separated; corpus/wordlists.py has those of seven languages
+    max_link_share: float = 0.4  # of the characters
+    max_list_share: float = 0.8  # of the characters: table rows, and list items of at most …
+    short_item: int = 80  # … so many characters
+    max_fragment_share: float = 0.2  # of the characters: lines of no list that end in no punctuation, sub-headers too
+    max_symbol_share: float = 0.22  # of the characters outside of code
+    max_digit_share: float = 0.12  # of the characters outside of code
+    min_words: int = 40  # outside of code
+    min_stop_word_share: float = 0.2  # of them; English prose has 0.3 to 0.5, a list of names 0 to 0.15
+    marks: int = 3  # of a forum, a shop (twice as many), a legal notice in a thousand characters
     repeat_ngram: int = 3  # words
     repeat_jaccard: float = 0.5  # between any two sentences of at least repeat_min_words
     repeat_min_words: int = 5
+    near_jaccard: float = 0.8  # word 5-grams in common that make two segments near-duplicates
+    contamination: str = ""  # files of evaluation prompts, comma-separated: a segment that shares 13 words in a row with one is dropped
+    page_seconds: float = 10.0  # a page that takes longer is dropped …
+    page_megabytes: int = 2_000  # … and one that takes more memory
     limit: int = 0  # the first by id; 0 keeps all
 
 
@@ -244,6 +260,10 @@ def _within(low: float, high: float) -> tuple[Any, str]:
     return (lambda v: low <= v <= high), f"from {low:g} to {high:g}"
 
 
+def _language_code() -> tuple[Any, str]:
+    return (lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and v == v.lower()), "a code of ISO 639-1, such as en"
+
+
 _FINETUNE_RULES = {
     "length": _at_least(8), "batch": _at_least(0), "steps": _at_least(0), "lr": _at_least(0), "end_lr": _at_least(0),
     "weight_decay": _at_least(0), "beta1": _within(0, 1), "beta2": _within(0, 1), "eps": _at_least(0), "clip": _at_least(0),
@@ -256,6 +276,17 @@ _RULES = [
     ("seed", *_within(0, 2**32 - 1)),
     ("wrapper", *_one_of(*prompts.WRAPPERS)),
     ("segments.min_chars", *_at_least(1)),
+    ("segments.language", *_language_code()),
+    *(
+        (f"segments.{name}", *_within(0, 1))
+        for name in ("min_language_share", "max_link_share", "max_list_share", "max_fragment_share", "max_symbol_share", "max_digit_share",
+                     "min_stop_word_share", "near_jaccard")
+    ),
+    ("segments.short_item", *_at_least(0)),
+    ("segments.min_words", *_at_least(0)),
+    ("segments.marks", *_at_least(1)),
+    ("segments.page_seconds", *_at_least(0.1)),
+    ("segments.page_megabytes", *_at_least(100)),
     ("segments.repeat_ngram", *_at_least(1)),
     ("segments.repeat_jaccard", *_within(0, 1)),
     ("segments.repeat_min_words", *_at_least(1)),

@@ -32,6 +32,8 @@ class Page:
     start: int
     end: int
     html: bytes
+    charset: str = ""  # as the HTTP header says
+    language: str = ""  # as the crawl says, a code of ISO 639-1
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Segment:
     source: str
     start: int
     end: int
+    language: str = ""  # found in the text, a code of ISO 639-1 …
+    confidence: float = 0.0  # … and in which share of it
 
 
 @dataclass(frozen=True)

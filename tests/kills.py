@@ -46,9 +46,9 @@ def kill_at(command: Sequence[str], seconds: float, victim: int | None = None) -
         process.wait(seconds)
         return False
     except subprocess.TimeoutExpired:
-        children = [] if victim is None else _children(process.pid)
-        if victim is not None and victim < len(children):
-            os.kill(children[victim], signal.SIGKILL)
+        others = [] if victim is None else children(process.pid)
+        if victim is not None and victim < len(others):
+            os.kill(others[victim], signal.SIGKILL)
             process.wait(120)
         return True
     finally:
@@ -57,7 +57,7 @@ def kill_at(command: Sequence[str], seconds: float, victim: int | None = None) -
         process.wait()
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """The processes that a process has started, in the order of their start."""
     parents = {}
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):

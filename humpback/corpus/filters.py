@@ -1,62 +1,82 @@
 """The rules by which a page, a header or a text is dropped: small literal functions that return the reason, or "" to keep it.
 
-Source: the paper's appendix E (length, header, repetition); the measure of repetition and the lists of words are ours.
+Source: the paper's appendix E (length, header, repetition); the measures, the other rules and the lists of words are ours.
 """
 
+import functools
 import itertools
+import math
 import re
 from collections import Counter, defaultdict
 
 from humpback.config import Segments
+from humpback.corpus import wordlists
 
-# A header with one of these words or phrases, anywhere in it, is navigation. The first four are the paper's examples.
-NAVIGATION_PHRASES = (
-    "advertisement", "forum", "quick link", "free newsletter",
-    "advertisements", "forums", "quick links", "newsletter", "newsletters", "related article", "related articles", "related post",
-    "related posts", "related stories", "related links", "related topics", "related content", "related pages", "recent posts",
-    "recent comments", "popular posts", "most popular", "most read", "latest news", "you may also like", "you might also like",
-    "more from", "read next", "read more", "up next", "leave a reply", "leave a comment", "post a comment", "add a comment", "share this",
-    "follow us", "sign up", "log in", "subscribe", "table of contents", "in this section", "on this page", "navigation menu",
-    "main menu", "site map", "sitemap", "cookie policy", "cookie settings", "privacy policy", "terms of use", "terms of service",
-    "terms and conditions", "all rights reserved", "sponsored", "shopping cart", "search results",
-)  # fmt: skip
-# A header that is nothing but one of these (digits and punctuation apart: "12 Comments") is navigation.
-NAVIGATION_HEADERS = frozenset((
-    "about us", "account", "archive", "archives", "ask a question", "back to top", "bookmarks", "categories", "category", "comment",
-    "comments", "contact", "contact us", "contents", "external links", "footer", "further reading", "home", "index", "links", "login",
-    "menu", "meta", "my account", "navigation", "next", "next topic", "notes and references", "pages", "page", "partners", "previous",
-    "previous topic", "quick search", "references", "register", "related", "replies", "reviews", "search", "see also", "share",
-    "sidebar", "skip to content", "social", "source code", "sources", "sponsors", "tags", "this page", "tools", "topics", "trending",
-    "views", "write to us", "your cart",
-))  # fmt: skip
-_PHRASE = re.compile(r"\b(?:" + "|".join(map(re.escape, NAVIGATION_PHRASES)) + r")\b")
-
+_PHRASE = re.compile(r"\b(?:" + "|".join(re.escape(p) for some in wordlists.NAVIGATION_PHRASES.values() for p in some) + r")\b")
+_HEADERS = frozenset(itertools.chain.from_iterable(wordlists.NAVIGATION_HEADERS.values()))
+_PRICE = re.compile(wordlists.PRICE)
 _WORD = re.compile(r"\w+")
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n+")
+# A reason, how many times config.marks make it, the longest word of each mark (without one of these words there is none), the marks.
+_MARKS = [
+    (reason, many, frozenset(max(_WORD.findall(mark), key=len) for mark in marks), marks)
+    for reason, many, marks in (
+        ("forum", 1, wordlists.FORUM_MARKS), ("legal", 1, wordlists.LEGAL_MARKS), ("points elsewhere", 1.5, wordlists.POINTERS)
+    )
+]
+_FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
+_SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
+_LIST_LINE = re.compile(r"^[ >]*(?:- |\d+\. |: |\|).*", re.MULTILINE)
+_APART = 3  # n-grams, of which at least half are somewhere else, and at least two
+# A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
+_LINE_IN_THE_AIR = re.compile(
+    r"^(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)](?=\n(?!: )|\Z)|^[^\n]{1,30}:(?=\n\n[^\n]{1,30}:\n)", re.MULTILINE
+)
+_DIGITS = b"0123456789"
+_LETTERS = bytes(c for c in range(256) if c >= 128 or bytes([c]).isalnum() or bytes([c]).isspace())
+_NAMES = {"eng": "en", "english": "en", "deu": "de", "ger": "de", "german": "de", "fra": "fr", "fre": "fr", "spa": "es", "ita": "it",
+          "por": "pt", "nld": "nl", "dut": "nl", "rus": "ru", "jpn": "ja", "zho": "zh", "chi": "zh", "pol": "pl"}  # fmt: skip
 
 
-def language_reason(declared: str | None) -> str:
-    """Drops a page that declares another language than English; one that declares none is kept."""
+def language_reason(declared: str | None, language: str) -> str:
+    """Drops a page that declares another language; one that declares none is kept. `language` is a code of ISO 639-1."""
     primary = re.split(r"[-_,;\s]", (declared or "").strip().lower())[0]
-    return "" if primary in ("", "en", "eng", "english") else "language"
+    return "" if _NAMES.get(primary, primary) in ("", language) else "language"
 
 
-def header_reason(header: str) -> str:
+def header_reason(header: str, navigation: str = "") -> str:
     """Drops an empty header, one all in upper case, and navigation.
 
     Upper case is the paper's rule taken by the letter, so "FAQ" and "NASA" go with "BUY NOW"; one letter ("C", "4.2 X") does not count.
     """
     if not _WORD.search(header):
         return "empty header"
-    if header.isupper() and sum(map(str.isalpha, header)) >= 2:
+    letters = [char for char in header if char.isalpha()]
+    if len(letters) >= 2 and all(map(str.isupper, letters)):  # "URL の形" has letters without case
         return "all upper case header"
-    return "navigation header" if is_navigation(header) else ""
+    return "navigation header" if is_navigation(header, navigation) else ""
 
 
-def is_navigation(header: str) -> bool:
-    """Whether a header announces links, comments or notices instead of text."""
-    words = _WORD.findall(header.casefold())
-    return " ".join(word for word in words if not word.isdigit()) in NAVIGATION_HEADERS or bool(_PHRASE.search(" ".join(words)))
+def is_remark(header: str) -> bool:
+    """Whether a header is only the first word of a remark within the text around it ("Note")."""
+    return len(header) < 20 and _only_words(header) in wordlists.REMARKS
+
+
+def is_generic(header: str) -> bool:
+    """Whether a header says nothing without another above it ("2.1. Description")."""
+    return _only_words(header) in wordlists.GENERIC
+
+
+@functools.lru_cache(maxsize=4096)
+def is_navigation(header: str, navigation: str = "") -> bool:
+    """Whether a header announces links, comments or notices instead of text. `navigation`: more phrases, comma-separated."""
+    words = " ".join(_WORD.findall(header.casefold()))
+    if _only_words(header) in _HEADERS or _PHRASE.search(words):
+        return True
+    return any(f" {' '.join(_WORD.findall(phrase.casefold()))} " in f" {words} " for phrase in navigation.split(",") if phrase.strip())
+
+
+def _only_words(header: str) -> str:
+    return " ".join(word for word in _WORD.findall(header.casefold()) if not word.isdigit())
 
 
 def length_reason(length: int, cfg: Segments) -> str:
@@ -66,37 +86,141 @@ def length_reason(length: int, cfg: Segments) -> str:
     return "too long" if length > cfg.max_chars else ""
 
 
-def text_reason(text: str, cfg: Segments) -> str:
-    """Drops a text for what it says: characters that were lost in decoding, sentences that repeat each other."""
+def text_reason(text: str, linked: int, cfg: Segments) -> str:
+    """Drops a text for what it says, code apart. `linked` is how many of its characters are links."""
     if "\ufffd" in text:
         return "broken characters"
-    return "repetition" if repeats(text, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words) else ""
+    if linked > cfg.max_link_share * len(text):
+        return "links"
+    prose = without_code(text)
+    words = _WORD.findall(prose.casefold())
+    reason = (
+        words_reason(words, cfg)
+        or characters_reason(prose, cfg)
+        or structure_reason(text, cfg)
+        or fragments_reason(prose, cfg)
+        or marks_reason(prose, words, cfg)
+    )
+    if reason or not may_repeat(words, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words):
+        return reason
+    return "repetition" if repeats(prose, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words) else ""
+
+
+def characters_reason(text: str, cfg: Segments) -> str:
+    """Drops a text with too large a share of ASCII symbols or digits: formulas, dumps, score tables."""
+    data = text.encode("utf-8", "replace")
+    if len(data.translate(None, _LETTERS)) > cfg.max_symbol_share * len(text):
+        return "symbols"
+    return "digits" if len(data) - len(data.translate(None, _DIGITS)) > cfg.max_digit_share * len(text) else ""
+
+
+def structure_reason(text: str, cfg: Segments) -> str:
+    """Drops a text that is little but table rows and short list items: an index, a menu, a sheet of data."""
+    lines = [line for line in _LIST_LINE.findall(text) if len(line) <= cfg.short_item or line.lstrip(" >").startswith("|")]
+    return "list" if sum(map(len, lines)) > cfg.max_list_share * len(text) else ""
+
+
+def fragments_reason(text: str, cfg: Segments) -> str:
+    """Drops a text of which a large part is lines that end in the air: labels, captions, headers with nothing below."""
+    lines = [line for line in _LINE_IN_THE_AIR.findall(text) if len(line) <= cfg.short_item]
+    return "fragments" if sum(map(len, lines)) > cfg.max_fragment_share * len(text) else ""
+
+
+def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
+    """Drops what bears the marks of a forum or comments, of a price list, of a cookie, licence or legal notice, and what speaks of other
+    parts of its page all the time.
+
+    So many marks make one, in a text of a thousand characters or less; in a longer one, in proportion more.
+    """
+    enough = cfg.marks * max(1.0, len(text) / 1000)
+    lowered = text.lower()
+    for reason, many, signs, marks in _MARKS:
+        if not signs.isdisjoint(words) and sum(map(lowered.count, marks)) >= many * enough:
+            return reason
+    prices = sum(map(lowered.count, wordlists.SHOP_MARKS))
+    if any(map(lowered.__contains__, wordlists.CURRENCIES)):
+        prices += len(_PRICE.findall(lowered))
+    return "prices" if prices >= 2 * enough else ""
+
+
+def words_reason(words: list[str], cfg: Segments) -> str:
+    """Drops a text with too few words, case-folded, or too few of those that hold a language together: code, names, keywords."""
+    if len(words) < cfg.min_words:
+        return "few words"
+    common = wordlists.STOP_WORDS.get(cfg.language)
+    if common is None:
+        return ""
+    return "few common words" if sum(map(common.__contains__, words)) < cfg.min_stop_word_share * len(words) else ""
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text: a line's end ends one, too. Code and table rows are not sentences."""
+    """The sentences of a text without their full stops: a line's end ends one, too. Code and table rows are not sentences."""
+    text = without_code(text)
+    if "| " in text:
+        text = "\n".join(line for line in text.split("\n") if not line.lstrip(" >:").startswith("| "))
+    return [sentence for sentence in _SENTENCE_END.split(text) if sentence]
+
+
+def unquoted(text: str) -> str:
+    """A text that is one quotation, without the signs before its lines; any other text as it is."""
+    lines = text.split("\n")
+    quoted = text and all(line.startswith(">") or not line for line in lines)
+    return "\n".join(line[2:] for line in lines) if quoted else text
+
+
+def without_code(text: str) -> str:
+    """A text without its fenced code."""
+    if "```" not in text:
+        return text
     lines, fence = [], ""
     for line in text.split("\n"):
-        mark = re.match(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})", line)
+        mark = _FENCE.match(line) if "```" in line else None
         if fence:
             fence = "" if mark and mark.group(1) == fence else fence
         elif mark:
             fence = mark.group(1)
-        elif not line.lstrip(" >:").startswith("| "):
+        else:
             lines.append(line)
-    return [sentence for sentence in _SENTENCE_END.split("\n".join(lines)) if sentence]
+    return "\n".join(lines)
+
+
+def may_repeat(words: list[str], ngram: int, jaccard: float, min_words: int) -> bool:
+    """Whether `repeats` can be true of a text with these words, case-folded: so many n-grams are there twice, close to each other.
+
+    Two such sentences of g n-grams and more have at least 2 j g / (1 + j) in common, and then there are two of them in the larger
+    sentence that stand no farther apart than its n-grams divided by those.
+    """
+    every = list(zip(*(words[i:] for i in range(ngram)), strict=False))
+    common = math.ceil(2 * jaccard / (1 + jaccard) * max(min_words - ngram + 1, 1))
+    if len(every) - len(set(every)) < max(common, 1):
+        return False
+    if jaccard < 0.5 or common < 2:
+        return True
+    seen: set[tuple[str, ...]] = set()
+    last = -_APART - 1
+    repeated = {gram for gram in every if gram in seen or seen.add(gram)}
+    for position, gram in enumerate(every):
+        if gram in repeated:
+            if position - last <= _APART:
+                return True
+            last = position
+    return False
 
 
 def repeats(text: str, ngram: int, jaccard: float, min_words: int) -> bool:
     """Whether two sentences of at least `min_words` words share a word n-gram and have a Jaccard similarity of at least `jaccard`."""
     grams = []
-    for sentence in sentences(text):
-        words = _WORD.findall(sentence.casefold())
+    for sentence in sentences(text.casefold()):
+        words = _WORD.findall(sentence)
         if len(words) >= max(min_words, ngram):
-            grams.append({tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)})
+            grams.append(set(zip(*(words[i:] for i in range(ngram)), strict=False)))
+    counts = Counter(itertools.chain.from_iterable(grams))
+    repeated = {gram for gram, count in counts.items() if count > 1}
+    # Of a sentence that is as similar as that to another, at least this share of its n-grams is elsewhere, too.
+    similar = [found for found in grams if len(repeated & found) >= max(jaccard * len(found), 1)]
     holders = defaultdict(list)
-    for number, found in enumerate(grams):
+    for number, found in enumerate(similar):
         for gram in found:
             holders[gram].append(number)
     shared = Counter(pair for numbers in holders.values() for pair in itertools.combinations(numbers, 2))
-    return any(count >= jaccard * (len(grams[a]) + len(grams[b]) - count) for (a, b), count in shared.items())
+    return any(count >= jaccard * (len(similar[a]) + len(similar[b]) - count) for (a, b), count in shared.items())

@@ -28,7 +28,7 @@ SKIPPED_WORDS = words(
     "nav navbar navigation navheader navfooter navlinks subnav topnav breadcrumb breadcrumbs pagination pager paginator sidebar masthead "
     "toc skiplink addtoany addthis sharethis sharedaddy social disqus newsletter adsbygoogle adsense advert adverts advertisement "
     "advertisements advertising sponsored promo outbrain taboola headerlink headeranchor permalink editsection noprint screenreader "
-    "linenos lineno linenumbers gdpr copybtn toolbar"
+    "linenos lineno linenumbers gdpr copybtn toolbar docnav relatedtopics"
 )
 # Both words must be there, next to each other: "cookie-bar" but not "cookie-recipe".
 _PAIRS = {
@@ -55,13 +55,24 @@ SKIPPED_PAIRS = frozenset((a, b) for first, second in _PAIRS.items() for a in wo
 SKIPPED_NAMES = words(
     "ad ads byline comment-respond comments commentlist cookie cookies menu share shares signup related footer user userinfo"
 )
+_NO_NUISANCES = words("toc-backref")  # a header that leads back to the contents
+# Boxes whose titles are no headers of the text around them.
+REMARK_WORDS = words("note warning caution tip important admonition danger hint attention")
 # "with-sidebar" and "no-comments" speak of the page, not of the element.
 _ABOUT_THE_PAGE = words("has have with without no not is in hide hides show shows enable enabled disable")
-_UNJUDGED_TAGS = words("html body main article section h1 h2 h3 h4 h5 h6 pre code samp kbd td th tr tbody table")
+UNJUDGED_TAGS = words("html body main article section h1 h2 h3 h4 h5 h6 pre code samp kbd td th tr tbody dt dd")
 _GENERATED_ID = re.compile(r"\b(section|sect\d|chapter|appendix|refsect\d)\b")
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-# Who owns the page, in a line of its own.
-_NOTICE = re.compile(r"©|\(c\) (19|20)\d\d|\ball rights reserved\b|^powered by\b", re.IGNORECASE)
+# Who owns the page, when it was changed, what else there is of it, in a line of its own.
+_NOTICE = re.compile(
+    r"©|\(c\) (19|20)\d\d|\ball rights reserved\b|^powered by\b|^(this page was )?last (modified|updated|changed|edited)\b"
+    r"|^available languages:|^(figure|fig\.) \d+([.-]\d+)*[.:]",
+    re.IGNORECASE,
+)
+_NOTICE_SIGNS = (
+    "©".encode(), b"&copy;", b"&#169;", b"(c) ", b"(C) ", b"eserved", b"ESERVED", b"owered", b"OWERED", b"ast modif", b"ast updat",
+    b"ast chang", b"ble Languages", b"igure ", b"ig. ",
+)  # fmt: skip
 _MAX_NOTICE = 200  # characters; a longer paragraph is text that mentions it
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
@@ -76,13 +87,13 @@ def skipped(tag: str, attributes: dict[str, str | None], in_article: bool) -> bo
     if not attributes:
         return False
     if "hidden" in attributes or attributes.get("aria-hidden") == "true":
-        return True
+        return not (attributes.get("id") or "").startswith("default")  # of several variants, from which a script chooses, this one is shown
     if _HIDDEN_STYLE.search(attributes.get("style") or ""):
         return True
     roles = (attributes.get("role") or "").lower().split()
     if any(role in SKIPPED_ROLES for role in roles):
         return True
-    if tag in _UNJUDGED_TAGS or "heading" in roles:
+    if tag in UNJUDGED_TAGS or "heading" in roles:
         return False
     classes = attributes.get("class") or ""
     identifier = attributes.get("id") or ""
@@ -96,7 +107,7 @@ def nuisance_name(names: str) -> bool:
     """Whether one of the class names or ids (separated by spaces) is that of a nuisance."""
     for name in names.split():
         found = [word.lower() for word in _WORD.findall(name)]
-        if not found or found[0] in _ABOUT_THE_PAGE:
+        if not found or found[0] in _ABOUT_THE_PAGE or name in _NO_NUISANCES:
             continue
         if name.lower() in SKIPPED_NAMES or not SKIPPED_WORDS.isdisjoint(found):
             return True
@@ -105,6 +116,11 @@ def nuisance_name(names: str) -> bool:
     return False
 
 
+def may_have_notices(html: bytes) -> bool:
+    """Whether a page has what `notice` looks for, at the price of a few searches instead of one a paragraph."""
+    return any(sign in html for sign in _NOTICE_SIGNS)
+
+
 def notice(paragraph: str) -> bool:
-    """Whether a paragraph is a copyright line."""
+    """Whether a paragraph is a line about the page or what is not in the text: its copyright, its date, the number of a figure."""
     return len(paragraph) <= _MAX_NOTICE and bool(_NOTICE.search(paragraph))

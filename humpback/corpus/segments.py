@@ -5,17 +5,18 @@ It also ends where the `article` that holds its header, or the page's `main`, en
 is no part of the trees around it. All of it is a pure function of the page, in time linear in its size.
 """
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback.config import Segments
-from humpback.corpus import filters
+from humpback.corpus import filters, language
+from humpback.corpus.charset import decode
 from humpback.corpus.nuisances import words
-from humpback.corpus.readers import decode
 from humpback.corpus.text import Block, Edge, Header, Item, to_items
 from humpback.records import Page, Segment, record_id
 
@@ -25,12 +26,18 @@ _BLANK_LINE = "\n\n"
 # the products that it takes (about a second each); a page of text is a hundred times below.
 _MAX_DEPTH_WORK = 100_000_000  # tags × open elements
 _MAX_FORMAT_WORK = 3_000_000  # tags × unclosed formatting elements
+_MOSTLY_LINKS = 0.5
+_LINKS_ONLY = 0.9  # of a block's characters
+_MARKER = re.compile(r"^[ >:]*(?:- |\d+\. )?")
+_HEAD = 10_000  # characters in which a page says what it is
+_CONTENT_LANGUAGE = re.compile("content-language", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 _NEVER_DEEP = words(
     "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup a "
     "colgroup html head body"
 )
 _FORMATTING = words("b big code em font i nobr s small strike strong tt u")
+_FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})[\s>]", re.IGNORECASE)
 
 
 class PageDropped(Exception):
@@ -51,39 +58,75 @@ class Tree:
     navigation: bool = False
     items: list[Item] = field(default_factory=list, repr=False)
     skips: dict[int, int] = field(default_factory=dict, repr=False)  # start → end of the page's navigation trees
+    hollow: set[int] = field(default_factory=set, repr=False)  # positions of the page's headers with nothing below
 
     @property
     def text(self) -> str:
         parts: list[str] = []
+        for item in self._blocks():
+            if parts:
+                parts.append(_separator(item))
+            parts.append(item.text)
+        return "".join(parts)
+
+    @property
+    def linked(self) -> int:
+        """How many characters of the text are links that stand for themselves, not words of a sentence."""
+        blocks = (item for item in self._blocks() if isinstance(item, Block) and item.linked)
+        return sum(block.linked for block in blocks if block.linked >= _MOSTLY_LINKS * len(block.text))
+
+    def _blocks(self) -> Iterator[Block | Header]:
         position = self.start
         while position < self.end:
             if position in self.skips:
                 position = self.skips[position]
                 continue
             item = self.items[position]
-            if not isinstance(item, Edge) and item.text:
-                if parts:
-                    parts.append(_separator(item))
-                parts.append(item.text)
+            if not isinstance(item, Edge) and item.text and position not in self.hollow:
+                yield item
             position += 1
-        return "".join(parts)
 
 
-def cut(page: Page) -> tuple[str, list[Tree]]:
-    """The page's own address and the tree of each of its headers, in the page's order. Raises PageDropped."""
-    html = decode(page.html)
+def cut(page: Page, language: str = "en") -> tuple[Callable[[], str], list[Tree]]:
+    """What finds the page's own address, and the tree of each of its headers, in the page's order. Raises PageDropped."""
+    html = decode(page.html, page.charset)
     if html is None:
         raise PageDropped("binary")
     if _too_deep(html):
         raise PageDropped("too deep")
     parser = LexborHTMLParser(html, scripting=True)  # as browsers do: what is in <noscript> is no part of the tree
-    if reason := filters.language_reason(_declared_language(parser)):
+    if reason := filters.language_reason(page.language or _declared_language(parser, html), language):
         raise PageDropped(reason)
-    items = to_items(parser.body) if parser.body is not None else []
-    trees = build_trees(items)
+    trees = build_trees(_without_trailing_links(to_items(parser)))
     if not trees:
         raise PageDropped("no header")
-    return _address(parser, page), trees
+    if any(map(filters.is_generic, {tree.header for tree in trees})):
+        _name(trees, parser)
+    return functools.partial(_address, parser, page), trees
+
+
+def _without_trailing_links(items: list[Item]) -> list[Item]:
+    """A page's items without the links that stand alone at the end of a section, which lead on to other pages."""
+    kept: list[Item] = []
+    at_end = True
+    for item in reversed(items):
+        if isinstance(item, Block):
+            if at_end and item.linked and item.linked >= _LINKS_ONLY * len(_MARKER.sub("", item.text)):
+                continue
+            at_end = False
+        else:
+            at_end = True
+        kept.append(item)
+    return kept[::-1]
+
+
+def _name(trees: list[Tree], parser: LexborHTMLParser) -> None:
+    """Puts the page's title before the path of headers that say nothing by themselves."""
+    node = parser.css_first("head > title")
+    title = " ".join(node.text().split()) if node is not None else ""
+    for tree in trees:
+        if title and all(map(filters.is_generic, tree.header_path)):
+            tree.header_path = (title, *tree.header_path)
 
 
 def build_trees(items: list[Item]) -> list[Tree]:
@@ -92,6 +135,7 @@ def build_trees(items: list[Item]) -> list[Tree]:
     open_trees: list[Tree] = []
     marks: list[int] = []  # how many trees were open where each open article began
     skips: dict[int, int] = {}
+    hollow: set[int] = set()
 
     def close(depth: int, position: int) -> None:
         for tree in open_trees[depth:]:
@@ -106,7 +150,7 @@ def build_trees(items: list[Item]) -> list[Tree]:
             close(depth, position)
             parent = open_trees[-1] if open_trees else None
             path = (*(parent.header_path if parent else ()), *([item.text] if item.text else []))
-            tree = Tree(item.text, item.level, path, parent, position + 1, items=items, skips=skips)
+            tree = Tree(item.text, item.level, path, parent, position + 1, items=items, skips=skips, hollow=hollow)
             tree.navigation = filters.is_navigation(item.text)
             trees.append(tree)
             open_trees.append(tree)
@@ -121,18 +165,10 @@ def build_trees(items: list[Item]) -> list[Tree]:
 
 
 def _measure(items: list[Item], trees: list[Tree]) -> None:
-    """Fills in every tree's length without writing its text: its own items, then bottom-up those of the trees in it."""
+    """Fills in every tree's length without writing its text: its own blocks, then bottom-up those of the trees in it, and their headers
+    unless they have nothing below them.
+    """
     sizes = {id(tree): 0 for tree in trees}  # characters, with a separator before every item
-    leads: dict[int, int] = {}  # the separator before the first item, which the text does not have
-
-    def add(tree: Tree | None, item: Block | Header) -> None:
-        if tree is None or not item.text:
-            return
-        sizes[id(tree)] += len(item.text) + len(_separator(item))
-        while tree is not None and id(tree) not in leads:  # ends at once when the trees around it have begun
-            leads[id(tree)] = len(_separator(item))
-            tree = None if tree.navigation else tree.parent
-
     following = iter(trees)
     current: Tree | None = None
     for position, item in enumerate(items):
@@ -140,40 +176,63 @@ def _measure(items: list[Item], trees: list[Tree]) -> None:
             current = current.parent
         if isinstance(item, Header):
             current = next(following)
-            if not current.navigation:
-                add(current.parent, item)
-        elif isinstance(item, Block):
-            add(current, item)
+        elif current is not None and isinstance(item, Block) and item.text:
+            sizes[id(current)] += len(item.text) + len(_separator(item))
     for tree in reversed(trees):
-        tree.length = sizes[id(tree)] - leads.get(id(tree), 0)
-        if tree.parent is not None and not tree.navigation:
-            sizes[id(tree.parent)] += sizes[id(tree)]
+        size = sizes[id(tree)]
+        if not size:
+            tree.hollow.add(tree.start - 1)
+        elif tree.parent is not None and not tree.navigation:
+            sizes[id(tree.parent)] += size + (len(tree.header) + len(_BLANK_LINE) if tree.header else 0)
+    for tree in trees:
+        first = next(tree._blocks(), None)
+        tree.length = sizes[id(tree)] - len(_separator(first)) if first is not None else 0
 
 
-def extract(page: Page, cfg: Segments, on_drop: Callable[[str, str], None]) -> list[Segment]:
-    """The segments of one page that the rules keep, the same wherever it runs. `on_drop(where, reason)` hears of everything left out:
-    of a page, or of a header whose tree is no segment. Of nested trees the outermost that fits is kept, and those within it are
-    neither kept nor dropped.
-    """
+def extract(page: Page, cfg: Segments, on_drop: Callable[[str, Tree | None], None]) -> list[Segment]:
+    """The segments of one page that the rules keep; `on_drop(reason, tree)` as in `choose`, with no tree for the page itself."""
     try:
-        url, trees = cut(page)
+        address, trees = cut(page, cfg.language)
     except PageDropped as dropped:
-        on_drop(page.source, str(dropped))
+        on_drop(str(dropped), None)
         return []
+    return choose(page, address, trees, cfg, on_drop)
+
+
+def choose(
+    page: Page,
+    address: Callable[[], str],
+    trees: list[Tree],
+    cfg: Segments,
+    on_drop: Callable[[str, Tree], None],
+    contaminated: Callable[[str], str] | None = None,
+) -> list[Segment]:
+    """Of a page's trees those that become segments, the same wherever it runs. `on_drop(reason, tree)` hears of each that does not. Of
+    nested trees the outermost that fits is kept, and those within it are neither kept nor dropped. `contaminated` gives the reason to
+    drop a text because an evaluation asks for it, or "".
+    """
     segments: list[Segment] = []
     covered = 0  # the items before this position are in a segment
     for tree in trees:
         if tree.start <= covered:
             continue
-        reason = filters.header_reason(tree.header) or filters.length_reason(tree.length, cfg)
-        text = "" if reason else tree.text
-        reason = reason or filters.text_reason(text, cfg)
+        reason = filters.header_reason(tree.header, cfg.navigation) or filters.length_reason(tree.length, cfg)
+        text, code, share = "", "", 0.0
+        if not reason and all(map(filters.is_generic, tree.header_path)):
+            reason = "generic header"
+        if not reason:
+            text = filters.unquoted(tree.text)
+            code, share = language.detect(filters.without_code(text))
+            other = code.split("-")[0] != cfg.language or share < cfg.min_language_share or language.is_other(tree.header, cfg.language)
+            wrong = cfg.min_language_share and other
+            reason = "language" if wrong else filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")
         if reason:
-            on_drop(f"{page.source}: {tree.header}", reason)
+            on_drop(reason, tree)
             continue
         covered = tree.end
         key = record_id(page.source, page.start, page.end, text)
-        segments.append(Segment(key, text, tree.header, tree.header_path, url, page.source, page.start, page.end))
+        url = segments[0].url if segments else address()
+        segments.append(Segment(key, text, tree.header, tree.header_path, url, page.source, page.start, page.end, code, share))
     return segments
 
 
@@ -185,6 +244,9 @@ def _too_deep(html: str) -> bool:
     """Whether parsing would take more than linear time to a degree that matters (see the constants above)."""
     tags = html.count("<")
     if tags * tags <= _MAX_FORMAT_WORK:
+        return False
+    opens = tags - html.count("</")  # and comments; no more can be open
+    if tags * opens <= _MAX_DEPTH_WORK and tags * len(_FORMATTING_TAG.findall(html)) <= _MAX_FORMAT_WORK:
         return False
     depth = deepest = unclosed = most_unclosed = 0
     for closing, name in _TAG.findall(html):
@@ -200,11 +262,11 @@ def _too_deep(html: str) -> bool:
     return tags * deepest > _MAX_DEPTH_WORK or tags * most_unclosed > _MAX_FORMAT_WORK
 
 
-def _declared_language(parser: LexborHTMLParser) -> str | None:
+def _declared_language(parser: LexborHTMLParser, html: str) -> str | None:
     attributes = parser.root.attributes if parser.root is not None else {}
     if declared := attributes.get("lang") or attributes.get("xml:lang"):
         return declared
-    for meta in parser.css("meta[http-equiv]"):
+    for meta in parser.css("meta[http-equiv]") if _CONTENT_LANGUAGE.search(html, 0, _HEAD) else ():
         if (meta.attributes.get("http-equiv") or "").lower() == "content-language":
             return meta.attributes.get("content")
     return None

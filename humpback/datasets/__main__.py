@@ -1,21 +1,30 @@
-"""`python -m humpback.datasets NAME --source=FILE [--data_dir=DIR]` prepares a dataset as array_record, without TensorFlow."""
+"""`python -m humpback.datasets NAME --source=PATH [--data_dir=DIR]` prepares a dataset as array_record, without TensorFlow."""
 
 import argparse
+import os
 import sys
+from typing import Any
 
 from humpback.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepares the dataset and prints how it is named in a config; exit code 2 after a user's mistake."""
+    """Prepares the dataset and prints how it is named; exit code 2 after a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m humpback.datasets", allow_abbrev=False, description="Prepares a tfds dataset.")
-    parser.add_argument("name", choices=["oasst_seed"])
-    parser.add_argument("--source", required=True, help="Open Assistant export or JSONL of pairs (.jsonl, .jsonl.gz)")
-    parser.add_argument("--data_dir", default=None, help="where datasets are kept (TFDS_DATA_DIR, else tfds' own folder)")
-    parser.add_argument("--single_reply", default="drop", choices=["drop", "reviewed"], help="an only reply, which has no rank")
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    seed = names.add_parser("oasst_seed", allow_abbrev=False, help="human pairs")
+    seed.add_argument("--source", required=True, help="Open Assistant export or JSONL of pairs (.jsonl, .jsonl.gz)")
+    seed.add_argument("--single_reply", default="drop", choices=["drop", "reviewed"], help="an only reply, which has no rank")
+    segments = names.add_parser("segments", allow_abbrev=False, help="segments of web pages")
+    segments.add_argument("--source", required=True, help="the folder that `humpback segment --out=DIR` made")
+    for each in (seed, segments):
+        each.add_argument("--data_dir", default=None, help="where datasets are kept (TFDS_DATA_DIR, else tfds' own folder)")
     flags = parser.parse_args(arguments)
     try:
-        prepare_oasst_seed(flags.source, flags.data_dir, flags.single_reply)
+        if flags.name == "oasst_seed":
+            prepare_oasst_seed(flags.source, flags.data_dir, flags.single_reply)
+        else:
+            prepare_segments(flags.source, flags.data_dir)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -24,8 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare_oasst_seed(source: str, data_dir: str | None, single_reply: str = "drop") -> None:
     """Writes the dataset below `data_dir`. UserError when it is already there (a prepared dataset is never rewritten)."""
-    import os
-
     from humpback.datasets import seed_pairs
     from humpback.datasets.oasst_seed import OasstSeed
 
@@ -34,13 +41,32 @@ def prepare_oasst_seed(source: str, data_dir: str | None, single_reply: str = "d
         raise UserError(f"{source}: no seed pair in it ({counts})")
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
     builder = OasstSeed(source=source, single_reply=single_reply, data_dir=data_dir, file_format="array_record")
-    if builder.is_prepared():
-        raise UserError(f"{builder.data_path}: already prepared; remove it first, or give another --data_dir")
-    builder.download_and_prepare()
+    _prepare(builder)
     for reason, count in counts.items():
         print(f"{count:8,}  {reason}")
     suffix = f"?data_dir={data_dir}" if data_dir else ""
     print(f"{builder.data_path}\nuse it as --config.seed_pairs.source=tfds:oasst_seed:train{suffix}")
+
+
+def prepare_segments(source: str, data_dir: str | None) -> None:
+    """Writes the dataset below `data_dir`, a file of `source` after another. UserError when it is already there."""
+    from humpback.datasets.segments import Segments
+
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
+    builder = Segments(source=source, data_dir=data_dir, file_format="array_record")
+    _prepare(builder)
+    found = builder.info.metadata["yield"]
+    print(f"{builder.info.splits['train'].num_examples:12,}  segments of {found['pages']:,} pages")
+    for reason, count in sorted(found["dropped"].items(), key=lambda item: -item[1]):
+        print(f"{count:12,}  dropped: {reason}")
+    folder = f", data_dir={data_dir!r}" if data_dir else ""
+    print(f"{builder.data_path}\nread it with tfds.data_source('segments', split='train'{folder}) after import humpback.datasets.segments")
+
+
+def _prepare(builder: Any) -> None:
+    if builder.is_prepared():
+        raise UserError(f"{builder.data_path}: already prepared; remove it first, or give another --data_dir")
+    builder.download_and_prepare()
 
 
 if __name__ == "__main__":

@@ -1,60 +1,199 @@
-"""Web pages to segments (paper, appendix E): cut each page at its headers, drop what the rules name, drop duplicates."""
+"""Web pages to segments (paper, appendix E): cut each page at its headers, drop what the rules name, drop duplicates.
 
+Each input (a crawl's file, or some hundred pages of a folder) becomes a part, made by a worker that knows of nothing else. Then the
+duplicates among all parts are found, and what is left is written in the order of its ids.
+"""
+
+import functools
+import json
+import os
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
+from absl import flags
+from etils import epath
+
+from humpback import config as configs
+from humpback import distributed, records, storage
 from humpback.config import Segments
 from humpback.convert.sources import resolve
-from humpback.corpus import duplicates, readers
-from humpback.corpus.segments import extract
+from humpback.corpus import duplicates, local_engine, ray_engine, readers, yields
+from humpback.corpus.contamination import Contamination
+from humpback.corpus.worker import Job
 from humpback.errors import UserError
-from humpback.records import Segment, write_shards
 from humpback.stages import commandline
-from humpback.stages.directory import Run
+from humpback.stages.directory import Run, Stage, say
+from humpback.stages.progress import KeysProgress, Progress
 
-define_flags = commandline.define_flags
+_FLAGS = flags.FLAGS
+_FATES = {duplicates.EXACT: "duplicate", duplicates.NEAR: "near-duplicate"}
+_BUCKET_BYTES = 1 << 26  # what is sorted in memory at once …
+_BUCKETS = 500  # … unless that makes more files than a process may have open
+_WEEK = 7 * 24 * 3600.0
+
+
+def define_flags() -> None:
+    """Those of a stage, or --input and --out for pages without a run; and where the work is done."""
+    commandline.define_flags()
+    flags.DEFINE_string("input", None, "without a run: WARC, HTML, JSONL, folders, lists (.paths); comma-separated, local or gs://")
+    flags.DEFINE_string("out", None, "without a run: the folder for the segments (local or gs://)")
+    flags.DEFINE_string("language", None, "without a run: the pages' language, a code of ISO 639-1 (default: the config's, en)")
+    flags.DEFINE_enum("engine", "local", ["local", "ray"], "this machine's cores, or a Ray cluster's")
+    flags.DEFINE_string("ray_address", "auto", "with --engine=ray: the cluster's address; auto finds the one of this host")
+    flags.DEFINE_integer("workers", None, "with --engine=local: processes (default: one for each core)", lower_bound=1)
+    flags.DEFINE_bool("strict", False, "exit code 2 if anything was damaged or had to be given up")
 
 
 def segment(run: Run) -> None:
     """Makes segments/: every kept Segment, sorted by id."""
-    stage = run.stage("segments", ("segments.",))
+    segment_into(run.stage("segments", ("segments.",)), run.cfg.segments)
+
+
+def segment_into(stage: Stage, cfg: Segments, engine: str = "local", address: str = "auto", workers: int | None = None) -> None:
+    """Makes a stage's folder: the segments' shards, yield.json and samples.json. UserError when no segment is left."""
     if stage.complete:
         return
-    segments, counts, drops = segment_pages(run.cfg.segments)
-    stage.finish(counts=counts, dropped=drops, files=write_shards(stage.path, "segments", segments, len(segments)))
+    if distributed.is_first():
+        jobs = plan(cfg, stage.path)
+        extract(jobs, stage, engine, address, workers)
+        found = merge(jobs, cfg, stage.path, engine, address)
+    distributed.barrier(f"segments {stage.path}", _WEEK)
+    if distributed.is_first():
+        stage.finish(**found)
+    else:
+        stage.finish(counts={})
 
 
-def segment_pages(cfg: Segments) -> tuple[list[Segment], dict[str, int], dict[str, int]]:
-    """Returns (segments sorted by id, counts, drops: reason → how many pages or headers).
+def plan(cfg: Segments, out: epath.Path) -> list[Job]:
+    """The jobs. UserError when the inputs, or the evaluation's prompts, are not those that this folder's parts were begun with."""
+    inputs = readers.list_inputs(",".join(resolve(path) for path in cfg.input.split(",")), lambda text: say(f"segments: {text}"))
+    names = [[given.source, *(source for source, _ in given.files)] for given in inputs]
+    if cfg.contamination:
+        say(f"segments: {Contamination(cfg.contamination)}")  # and a mistake in these files is told before any work
+        names += [[path.strip(), storage.sha256_file(path.strip())] for path in cfg.contamination.split(",") if path.strip()]
+    listed = out / "parts" / "inputs.json"
+    if listed.exists() and storage.read_json(listed) != names:
+        given = " ".join(filter(None, (cfg.input, cfg.contamination)))
+        raise UserError(f"{out}: was begun with other files in {given}; use another directory, or delete this one to begin anew")
+    storage.publish_json(listed, names)
+    return [Job(number, given, cfg, os.fspath(out / "parts")) for number, given in enumerate(inputs)]
 
-    counts: `pages` read, `cut` (segments before duplicates and the limit), `segments` kept, `over_limit`.
-    UserError when no segment is left.
-    """
-    drops: Counter[str] = Counter()
 
-    def on_drop(_where: str, reason: str) -> None:
-        drops[reason] += 1
+def extract(jobs: list[Job], stage: Stage, engine: str, address: str, workers: int | None) -> None:
+    """Makes the parts that are not there yet."""
+    storage.clean(epath.Path(stage.path) / "parts")
+    todo = [job for job in jobs if not job.done]
+    if not todo:
+        return
+    progress = Progress(stage, jobs, todo)
+    if engine == "ray":
+        ray_engine.extract_all(todo, address, progress)
+    else:
+        local_engine.extract_all(todo, workers or len(os.sched_getaffinity(0)), progress)
+    progress.close()
 
-    counts = {"pages": 0, "cut": 0}
-    found: list[Segment] = []
-    for page in readers.read_pages(",".join(resolve(path) for path in cfg.input.split(",")), on_drop):
-        counts["pages"] += 1
-        found += extract(page, cfg, on_drop)
-    counts["cut"] = len(found)
-    kept, doubled = duplicates.drop_exact(found)
-    if doubled:
-        drops["duplicate"] = len(doubled)
-    if not kept:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(drops.items())) or "there are no pages"
+
+def merge(jobs: list[Job], cfg: Segments, out: epath.Path, engine: str, address: str) -> dict[str, Any]:
+    """Writes what the parts hold without duplicates, and the yield. Returns counts, drops and files for the manifest."""
+    pairs = functools.partial(ray_engine.verified_pairs, address=address) if engine == "ray" else None
+    parts = [job.part() for job in jobs]
+    say("segments: looking for duplicates …")
+    with KeysProgress() as progress:
+        fates = duplicates.find(parts, jaccard=cfg.near_jaccard, pairs=pairs, progress=progress)
+    ids = np.concatenate([np.empty(0, np.uint64), *(duplicates.read_index(part)["id"] for part in parts)])
+    kept = fates == duplicates.KEPT
+    total, sources = yields.Yield(), {}
+    position = 0
+    for job in jobs:
+        part = storage.read_json(epath.Path(job.out) / f"{job.name}.json")
+        total.add(part)
+        mine = fates[position : position + part["segments"]]
+        sources[part["source"]] = _counts(part["counts"], part["segments"], mine, part["dropped"])
+        position += part["segments"]
+    counts = _counts(total.counts, len(fates), fates, dict(total.dropped))
+    if not kept.any():
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in yields.by_count(counts["dropped"])) or "there are no pages"
         raise UserError(
             f"segments.input: {cfg.input}: no segment of {cfg.min_chars} to {cfg.max_chars} characters "
             f"in {counts['pages']} pages ({reasons}); give other pages or change segments.min_chars and segments.max_chars"
         )
-    segments = kept[: cfg.limit] if cfg.limit else kept
-    counts["segments"] = len(segments)
-    counts["over_limit"] = len(kept) - len(segments)
-    return segments, counts, dict(sorted(drops.items()))
+    if cfg.limit and kept.sum() > cfg.limit:
+        kept &= ids <= np.sort(ids[kept])[cfg.limit - 1]
+    dropped = counts.pop("dropped")
+    lines = _sorted_lines(parts, kept, ids, fates, total)
+    files = records.write_lines(out, "segments", lines, int(kept.sum()))
+    over = counts["segments_kept"] - int(kept.sum())
+    warned = yields.warnings(dropped.items()) + sum(total.warnings.values())
+    whole = {**counts, "dropped": dropped, "warnings": dict(sorted(total.warnings.items())), "sources": sources}
+    storage.publish_json(out / "yield.json", whole, replace=True)
+    storage.publish_json(out / "samples.json", total.samples(), replace=True)
+    say(yields.table({**counts, "over the limit": over, "warnings": warned}, dropped, len(jobs)))
+    counts = {"pages": counts["pages"], "cut": counts["segments"], "segments": int(kept.sum()), "over_limit": over, "warnings": warned}
+    return {"counts": counts, "dropped": dropped, "files": [*files, "yield.json", "samples.json"]}
+
+
+def _counts(counts: dict[str, int], segments: int, fates: np.ndarray, dropped: dict[str, int]) -> dict[str, Any]:
+    doubled = {reason: int((fates == fate).sum()) for fate, reason in _FATES.items()}
+    every = Counter(dropped) + Counter(doubled)
+    whole = {name: counts.get(name, 0) for name in ("pages", "bytes", "headers")}
+    return {**whole, "segments": segments, "segments_kept": int((fates == duplicates.KEPT).sum()), "dropped": dict(sorted(every.items()))}
+
+
+def _sorted_lines(
+    parts: list[duplicates.Part], kept: np.ndarray, ids: np.ndarray, fates: np.ndarray, total: yields.Yield
+) -> Iterator[bytes]:
+    """The lines of the kept rows in the order of their ids, in memory that does not grow with them: by way of files of a range of ids.
+
+    Adds samples of the duplicates to `total` on the way.
+    """
+    size = sum(epath.Path(part.lines).stat().length for part in parts)
+    buckets = min(_BUCKETS, max(1, -(-size // _BUCKET_BYTES)))
+    with tempfile.TemporaryDirectory(prefix="humpback-segments-") as folder:
+        files = [open(os.path.join(folder, str(number)), "w+b") for number in range(buckets)]  # noqa: SIM115 (many, closed below)
+        row = 0
+        for part in parts:
+            with epath.Path(part.lines).open("rb") as lines:
+                for line in lines:
+                    if kept[row]:
+                        bucket = int(ids[row]) * buckets >> 64
+                        files[bucket].write(b"%016x " % int(ids[row]) + line)
+                    elif reason := _FATES.get(int(fates[row])):
+                        found = json.loads(line)
+                        where = {name: found[name] for name in ("source", "start", "end", "url", "header")}
+                        total.drop(reason, where, lambda text=found["text"]: text)
+                    row += 1
+        for file in files:
+            file.seek(0)
+            for line in sorted(file):
+                yield line[17:]
+            file.close()
 
 
 def main() -> None:
     """`humpback segment`."""
-    segment(commandline.open_run())
+    if _FLAGS.input is None and _FLAGS.out is None:
+        run = commandline.open_run()
+        cfg, stage = run.cfg.segments, run.stage("segments", ("segments.",))
+    else:
+        cfg, stage = _alone()
+    segment_into(stage, cfg, _FLAGS.engine, _FLAGS.ray_address, _FLAGS.workers)
+    damaged = storage.read_json(stage.path / "manifest.json")["counts"]["warnings"]
+    if damaged and _FLAGS.strict:
+        raise UserError(f"{stage.path}: {damaged} warnings of damaged pages or files, see yield.json; without --strict this is no error")
+
+
+def _alone() -> tuple[Segments, Stage]:
+    """The config part and the folder for --input and --out. UserError when one is missing."""
+    for name in ("input", "out"):
+        if _FLAGS[name].value is None:
+            raise UserError(f"--{name} is missing; for example --input=pages --out=segments (or --config=… --workdir=…: a stage of a run)")
+    cfg = _FLAGS.config if _FLAGS.config is not None else configs.Config()
+    cfg.segments.input = _FLAGS.input
+    if _FLAGS.language is not None:
+        cfg.segments.language = _FLAGS.language
+    out = epath.Path(_FLAGS.out)
+    run = Run(configs.finish(cfg), out.parent)
+    return run.cfg.segments, run.stage(out.name, ("segments.",))

@@ -13,9 +13,9 @@ from humpback.errors import UserError
 from humpback.records import Segment
 from humpback.stages.curate import score_token_ids
 from humpback.stages.models import encode_prompt, shared_prefix
-from humpback.stages.segment import segment_pages
 from humpback.training import checkpoint
 from tests import tiny
+from tests.pages import segment_pages
 
 NEW_TOKENS = 64
 DECODE_PROMPTS, DECODE_PROMPT_TOKENS = 16, 128

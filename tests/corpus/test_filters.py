@@ -1,9 +1,13 @@
 """Each rule by which a header or a text is dropped, as literal tables."""
 
+import random
+import re
+
 import pytest
 
 from humpback.config import Segments
 from humpback.corpus import filters
+from tests.pages import UNJUDGED
 
 HEADERS = {
     "": "empty header",
@@ -26,7 +30,13 @@ HEADERS = {
     "Performing a forumla": "",  # words, not letters
     "C": "",
     "4.2. X": "",
+    "URL の形": "",
     "Why NASA flies": "",
+    "Ähnliche Artikel": "navigation header",
+    "Voir aussi": "navigation header",
+    "S'inscrire à la lettre": "navigation header",
+    "Índice de contenidos": "navigation header",
+    "An example of a note": "",
     "How espresso works": "",
     "2.4": "",
 }
@@ -37,12 +47,22 @@ def test_header_reason(header: str, reason: str) -> None:
     assert filters.header_reason(header) == reason
 
 
+def test_phrases_of_the_config_are_navigation() -> None:
+    assert filters.header_reason("Our house  magazine, 2021") == ""
+    assert filters.header_reason("Our house  magazine, 2021", "letter box,House Magazine") == "navigation header"
+    assert filters.header_reason("Warehouse magazine", "house magazine") == ""
+
+
 @pytest.mark.parametrize("declared, reason", [
     (None, ""), ("", ""), ("en", ""), ("EN-us", ""), ("en_GB", ""), ("English", ""), ("de", "language"), ("zh-Hant", "language"),
     ("enm", "language"), ("fr, en", "language"),
 ])  # fmt: skip
 def test_language_reason(declared: str | None, reason: str) -> None:
-    assert filters.language_reason(declared) == reason
+    assert filters.language_reason(declared, "en") == reason
+
+
+def test_pages_of_another_language_can_be_asked_for() -> None:
+    assert [filters.language_reason(declared, "de") for declared in ("de-AT", "German", "ger", None, "en")] == ["", "", "", "", "language"]
 
 
 def test_length_reason() -> None:
@@ -67,7 +87,8 @@ REPETITION = [
 @pytest.mark.parametrize("text, repeated", REPETITION)
 def test_repetition(text: str, repeated: bool) -> None:
     assert filters.repeats(text, ngram=3, jaccard=0.5, min_words=5) is repeated
-    assert filters.text_reason(text, Segments()) == ("repetition" if repeated else "")
+    assert not repeated or filters.may_repeat(re.findall(r"\w+", text.casefold()), 3, 0.5, 5)
+    assert filters.text_reason(text, 0, Segments(**UNJUDGED)) == ("repetition" if repeated else "")
 
 
 def test_repetition_at_the_threshold() -> None:
@@ -80,4 +101,74 @@ def test_repetition_at_the_threshold() -> None:
 
 def test_sentences() -> None:
     text = 'He said "Go." She went! Why?\nA line\n> ```\n> code. more\n> ```\n- x'
-    assert filters.sentences(text) == ['He said "Go.', "She went!", "Why?", "A line", "- x"]
+    assert filters.sentences(text) == ['He said "Go', "She went", "Why", "A line", "- x"]
+
+
+PROSE = "Once the dough has rested for an hour, it is rolled out on a floured board and cut into strips as wide as a finger. "
+COLOURS = ["red", "green", "blue", "white", "black", "grey", "pink"]
+TEXTS = {
+    "": PROSE * 6,
+    "broken characters": PROSE * 6 + "caf\ufffd",
+    "symbols": PROSE * 2 + "a += b[i] * (c - d); {x: y}; /* .. */ !== <<>> || && ## " * 5,
+    "fragments": PROSE * 3
+    + "\n\nList box\n\nReset to parent\n\nUpper margin of the page\n\nShrink or expand\n\nNumber of columns between the two margins",
+    "points elsewhere": PROSE * 3
+    + "See section 4 and the table above. It is described in section 3. The next section has more, see chapter 2.",
+    "few words": PROSE + "\n```\n" + PROSE * 6 + "\n```",
+    "digits": PROSE * 2 + "The table of heights: 1204 1388 2100 3402 1887 and 2288 1190, 1204 1388 2100 3402 1887 and 2288 1190.",
+    "list": "Parts of the machine:\n\n" + "\n".join(f"- the {word} wheel of brass" for word in COLOURS * 3),
+    "forum": PROSE * 3 + "\nPosted by Ann on Monday\nBob wrote: yes\n3 days ago\nReport abuse\n12 replies",
+    "prices": PROSE * 2 + "Oven $399.00, in stock. Board $24.50, pin €18.90 and flour £3.20; add to cart. Free shipping from $50.",
+    "legal": PROSE * 2 + "This website uses cookies. You agree to our privacy policy; no liability is accepted, without warranty.",
+    "few common words": "Flour butter sugar eggs milk salt water yeast honey almonds raisins cinnamon cloves ginger nutmeg. " * 6,
+}
+
+
+@pytest.mark.parametrize("reason", TEXTS)
+def test_text_reason(reason: str) -> None:
+    assert filters.text_reason(TEXTS[reason], 0, Segments(repeat_jaccard=1.0, repeat_ngram=99)) == reason
+
+
+def test_a_table_is_a_list_and_long_items_are_none() -> None:
+    cfg = Segments()
+    assert filters.structure_reason("| a | b |\n" * 20, cfg) == "list"
+    assert filters.structure_reason("\n".join(f"{n}. {PROSE}" for n in range(1, 9)), cfg) == ""
+    assert filters.structure_reason(PROSE * 3 + "\n" + "- short item\n" * 5, cfg) == ""
+
+
+@pytest.mark.parametrize("linked, reason", [(0, ""), (240, ""), (241, "links")])
+def test_share_of_links(linked: int, reason: str) -> None:
+    text = (PROSE * 6)[:600]
+    assert filters.text_reason(text, linked, Segments(repeat_jaccard=1.0, repeat_ngram=99)) == reason
+
+
+def marks(text: str, **fields) -> str:
+    return filters.marks_reason(text, re.findall(r"\w+", text.casefold()), Segments(**fields))
+
+
+def test_marks_are_counted_for_each_thousand_characters() -> None:
+    some = "\nPosted by Ann\nBob wrote: yes\n3 days ago"
+    assert marks(PROSE * 5 + some) == "forum"
+    assert marks(PROSE * 20 + some) == ""
+    assert marks(PROSE * 5 + some, marks=4) == ""
+
+
+def test_a_language_without_a_list_of_words_is_not_judged_by_them() -> None:
+    assert filters.words_reason(TEXTS["few common words"].split(), Segments(language="fi")) == ""
+    german = "Der Teig wird auf einem Brett ausgerollt und in Streifen geschnitten, die so breit sind wie ein Finger. " * 4
+    assert filters.words_reason(german.casefold().split(), Segments(language="de")) == ""
+    assert filters.words_reason(german.casefold().split(), Segments()) == "few common words"
+
+
+def test_what_repeats_may_repeat() -> None:
+    """On random texts of few words: the quick look never says no where the long one says yes, for thresholds of all kinds."""
+    draw = random.Random(0)
+    found = {True: 0, False: 0}
+    for _ in range(3_000):
+        words = draw.choice(["abc", "abcdefghijklmnopqrstuvwxyz"])
+        text = ". ".join(" ".join(draw.choice(words) for _ in range(draw.randint(1, 12))) for _ in range(draw.randint(1, 5)))
+        rule = (draw.choice([1, 2, 3, 5]), draw.choice([0.0, 0.3, 0.5, 0.7, 1.0]), draw.choice([1, 5, 8]))
+        repeated = filters.repeats(text, *rule)
+        found[repeated] += 1
+        assert not repeated or filters.may_repeat(re.findall(r"\w+", text), *rule), (text, rule)
+    assert min(found.values()) > 300

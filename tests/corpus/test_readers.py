@@ -1,25 +1,45 @@
 """Files and folders to pages, and the segment stage on them."""
 
-import dataclasses
+import gzip
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from humpback.config import Segments
 from humpback.corpus import readers
+from humpback.corpus.readers import Input, list_inputs
 from humpback.errors import UserError
-from humpback.stages.segment import segment_pages
+from humpback.records import Page
+from tests.corpus import warcs
 
 WORDS = " ".join(f"w{i}" for i in range(300))
+HTML = warcs.HTML
+
+
+def pages_of(*given: Input) -> tuple[list[Page], list[tuple[str, str]], list[str]]:
+    """(pages, (source, reason) of what is dropped, warnings)."""
+    drops: list[tuple[str, str]] = []
+    warnings: list[str] = []
+    pages = [page for each in given for page in readers.read_pages(each, lambda *drop: drops.append(drop), warnings.append)]
+    return pages, drops, warnings
 
 
 def read(inputs: str) -> tuple[list[str], list[tuple[str, str]]]:
-    drops: list[tuple[str, str]] = []
-    pages = list(readers.read_pages(inputs, lambda source, reason: drops.append((source, reason))))
+    pages, drops, _ = pages_of(*list_inputs(inputs))
     assert all(page.end == len(page.html) and page.url == page.source for page in pages)
     return [page.source for page in pages], drops
+
+
+def put(path: Path, data: bytes = HTML) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def jsonl(*records: object) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
 
 def test_folders_are_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
@@ -33,54 +53,152 @@ def test_folders_are_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
     assert read(f" {tmp_path / 'in' / 'a'} ,{tmp_path / 'in' / 'b.html'},")[0] == ["deep/er/q.html", "y.XHTML", "z.htm", "b.html"]
 
 
-def test_ids_do_not_depend_on_where_the_pages_are(tmp_path: Path) -> None:
-    found = []
-    for place in ("one", "two/three"):
-        (tmp_path / place / "x").mkdir(parents=True)
-        (tmp_path / place / "x" / "p.html").write_text(f"<h1>A title</h1><p>{WORDS}</p>")
-        found.append(segment_pages(Segments(input=str(tmp_path / place)))[0])
-    assert found[0] == found[1] and len(found[0]) == 1
+def test_a_folder_may_hold_any_mixture(tmp_path: Path) -> None:
+    crawl = warcs.crawl(2)
+    files = {
+        "a/1.html": HTML, "a/2.htm.gz": gzip.compress(HTML), "a/3": HTML, "a/4.php": b"<?xml version='1.0'?>\n<!-- x -->\n" + HTML,
+        "b.warc.gz": warcs.gzipped(crawl), "c.warc": b"".join(crawl), "d.warc.zst": warcs.zstd(b"".join(crawl)), "e": warcs.gzipped(crawl),
+        "f.jsonl.gz": gzip.compress(jsonl({"url": "http://a/", "html": "<p>f"})), "g.json": jsonl({"url": "http://a/", "html": "<p>g"}),
+        "h.html": HTML, "i.css": b"<html>", "j.html.bak": HTML, "k": b"text", "l.json": b'{"a": [', "m.warc.paths": b"c.warc\n", ".n": HTML,
+    }  # fmt: skip
+    for name, data in reversed(files.items()):
+        put(tmp_path / name, data)
+    warnings: list[str] = []
+    found = list_inputs(str(tmp_path), warnings.append)
+    assert [(unit.source, unit.kind, len(unit.files)) for unit in found] == [
+        ("a/1.html..a/4.php", "html", 4), ("b.warc.gz", "warc", 1), ("c.warc", "warc", 1), ("d.warc.zst", "warc", 1), ("e", "warc", 1),
+        ("f.jsonl.gz", "jsonl", 1), ("g.json", "jsonl", 1), ("h.html", "html", 1),
+    ]  # fmt: skip
+    assert len(warnings) == 1 and f"{tmp_path}: 6 files are no HTML, WARC or JSONL and are skipped, .n the first" in warnings[0]
+    pages, drops, _ = pages_of(*found)
+    assert len(pages) == 4 + 4 * 2 + 2 + 1 and not drops
+    assert [page.source for page in pages[:4]] == ["a/1.html", "a/2.htm.gz", "a/3", "a/4.php"]
+    assert {(page.start, page.end) for page in pages[:3]} == {(0, len(HTML))}
+
+
+def test_html_files_are_read_in_runs(tmp_path: Path) -> None:
+    for number in range(1_203):
+        put(tmp_path / f"{number:04d}.html", b"<p>")
+    found = list_inputs(str(tmp_path))
+    assert [(unit.source, len(unit.files)) for unit in found] == [
+        ("0000.html..0499.html", 500), ("0500.html..0999.html", 500), ("1000.html..1202.html", 203),
+    ]  # fmt: skip
+    assert [source for unit in found for source, _ in unit.files] == [f"{number:04d}.html" for number in range(1_203)]
+
+
+def test_sources_are_unique_among_the_inputs(tmp_path: Path) -> None:
+    paths = [str(put(tmp_path / name / "x.warc", b"".join(warcs.crawl(1)))) for name in "ab"]
+    found = list_inputs(",".join([*paths, str(tmp_path)]))
+    assert [unit.source for unit in found] == ["x.warc", "x.warc#2", "a/x.warc", "b/x.warc"]
+    assert {page.source for page in pages_of(*found[:2])[0]} == {"x.warc"}
+
+
+def test_a_file_given_itself_is_told_by_content(tmp_path: Path) -> None:
+    for name, data, kind in (
+        ("x.txt", HTML, "html"), ("y.dat", warcs.gzipped(warcs.crawl(1)), "warc"),
+        ("z", jsonl({"html": "<p>" + "x" * 50_000, "url": "u"}), "jsonl"),
+    ):  # fmt: skip
+        assert [unit.kind for unit in list_inputs(str(put(tmp_path / name, data)))] == [kind]
+
+
+def test_telling_by_content_takes_no_long_time(tmp_path: Path) -> None:
+    for number, data in enumerate((b"<!---->" * 600, b"<?xml " * 700, b"{" * 1_000_000, b'{"html":' * 1_000_000, b" " * 5_000)):
+        put(tmp_path / f"x{number}", data)
+    started = time.process_time()
+    assert list_inputs(str(tmp_path), lambda _: None) == []
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("pack, name", [(bytes, "warc.paths"), (gzip.compress, "warc.paths.gz")])
+def test_file_lists(tmp_path: Path, pack: type, name: str) -> None:
+    lines = ["crawl-data/b/1.warc.gz", "", "crawl-data/a/2.warc.gz", str(tmp_path / "crawl-data/a/2.warc.gz"), "gs://bucket/3.warc.gz"]
+    for line in lines[:3:2]:
+        put(tmp_path / line, warcs.gzipped(warcs.crawl(1)))
+    given = put(tmp_path / name, pack("\r\n".join(lines).encode()))
+    found = list_inputs(str(given))
+    assert [unit.source for unit in found] == [lines[0], lines[2], "2.warc.gz", "3.warc.gz"]
+    assert found[3].files == (("3.warc.gz", "gs://bucket/3.warc.gz"),)
+    assert len(pages_of(*found[:3])[0]) == 3
+
+
+@pytest.mark.parametrize("text, part", [
+    (b"x.warc\nnowhere.warc.gz\n", "warc.paths:2: .*nowhere.warc.gz: no such file"),
+    (b"s3://b/1.warc", "warc.paths:1: s3://b/1.warc: only local"), (b"\n", "no path in it"), (gzip.compress(b"x.warc\n")[:-4], "truncated"),
+])  # fmt: skip
+def test_file_lists_that_are_none(tmp_path: Path, text: bytes, part: str) -> None:
+    put(tmp_path / "x.warc")
+    with pytest.raises(UserError, match=part):
+        list_inputs(str(put(tmp_path / "warc.paths", text)))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, warcs.zstd])
+def test_jsonl(tmp_path: Path, pack: type) -> None:
+    good = {"url": "http://a/é ", "html": "<h1>é\ud800</h1>"}
+    bad = [[1], "x", {"url": "u"}, {"html": 3}, {"url": 3, "html": "<p>"}]
+    rest = [{"html": ""}, {"html": "%PDF-1"}, {"html": "<p>b"}]
+    data = b"\n" + jsonl(good, *bad) + b"{\n" + b"[" * 100_000 + b"\n\xff\xfe\n" + jsonl(*rest)[:-1]
+    pages, drops, _ = pages_of(*list_inputs(str(put(tmp_path / "x.jsonl", pack(data)))))
+    assert [(page.url, page.html) for page in pages] == [("http://a/é", "<h1>é?</h1>".encode()), ("x.jsonl", b"<p>b")]
+    assert {page.charset for page in pages} == {"utf-8"}
+    assert [json.loads(data[page.start : page.end])["html"][:3] for page in pages] == ["<h1", "<p>"]
+    assert [reason for _, reason in drops] == ["bad record"] * 8 + ["empty", "not html"]
+
+
+def test_jsonl_of_a_member_a_line(tmp_path: Path) -> None:
+    lines = [jsonl({"url": f"http://a/{number}", "html": f"<p>{number}"}) for number in range(9)]
+    data = warcs.gzipped(lines)
+    pages, _, _ = pages_of(*list_inputs(str(put(tmp_path / "x.jsonl.gz", data))))
+    assert [gzip.decompress(data[page.start : page.end]) for page in pages] == lines
+    pages, drops, warnings = pages_of(*list_inputs(str(put(tmp_path / "x.jsonl.gz", data[:-20]))))
+    assert len(pages) == 8 and drops == [("x.jsonl.gz", "truncated")] and "truncated" in warnings[0]
+
+
+def test_jsonl_lines_that_are_too_long(tmp_path: Path) -> None:
+    page = jsonl({"url": "u", "html": "<p>"})
+    data = page + jsonl({"html": "x" * 10_000_001}) + b"{" * 50_000_000 + b"\n" + page
+    pages, drops, _ = pages_of(*list_inputs(str(put(tmp_path / "x.jsonl", data))))
+    assert len(pages) == 2 and [reason for _, reason in drops] == ["too large"] * 2
+
+
+def test_clueweb22s_txt_is_refused(tmp_path: Path) -> None:
+    line = jsonl({"URL": "http://a/\n", "Language": "en", "ClueWeb22-ID": "clueweb22-en0000-00-00000", "Clean-Text": "Text"})
+    path = put(tmp_path / "en0000-00.json.gz", warcs.gzipped([line] * 3))
+    with pytest.raises(UserError, match=r"en0000-00.json.gz: ClueWeb22's txt, which has lost the headings"):
+        list_inputs(str(path))
+    pages, drops, warnings = pages_of(*list_inputs(str(tmp_path)))
+    assert not pages and [reason for _, reason in drops] == ["no headings"] * 3 and len(warnings) == 1
+    with pytest.raises(UserError, match=r"x.jsonl:1: expected the keys url and html, found id, text"):
+        list_inputs(str(put(tmp_path / "x.jsonl", jsonl({"id": 1, "text": "x"}))))
+
+
+def test_html_files_that_are_no_pages(tmp_path: Path) -> None:
+    files = {
+        "binary.html": (os.urandom(300_000), ""), "bomb.html.gz": (gzip.compress(bytes(50_000_000)), "too large"),
+        "cut.html.gz": (gzip.compress(HTML)[:-9], "truncated"), "damaged.html.gz": (b"\x1f\x8b\x08" + bytes(90), "damaged"),
+        "image.html": (b"GIF89a", "not html"),
+        "none.html": (b"", "empty"), "none.html.gz": (gzip.compress(b""), "empty"), "pdf.html": (b"%PDF-1.7", "not html"),
+        "utf16.html": ("<p>é".encode("utf-16"), ""),
+    }  # fmt: skip
+    for name, (data, _) in files.items():
+        put(tmp_path / name, data)
+    sources, drops = read(str(tmp_path))
+    assert sources == [name for name, (_, reason) in files.items() if not reason]
+    assert drops == [(name, reason) for name, (_, reason) in files.items() if reason]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for name in ("a.warc.gz", "b.jsonl", "c.html"):
+        os.symlink(tmp_path / "nowhere", tmp_path / name)
+        put(tmp_path / "empty" / name, b"")
+    reasons = [(name, "unreadable") for name in ("a.warc.gz", "b.jsonl", "c.html")]
+    assert read(str(tmp_path))[1] == reasons + [(f"empty/{name}", "empty") for name, _ in reasons]
 
 
 @pytest.mark.parametrize("inputs, part", [
-    ("", "is empty"), (" , ", "is empty"), ("nowhere", "no such file"), ("x.txt", "not an HTML file"),
+    ("", "is empty"), (" , ", "is empty"), ("nowhere", "no such file"), ("x.txt", "neither HTML nor WARC"),
 ])  # fmt: skip
 def test_inputs_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: str, part: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("x.txt").write_text("x")
     with pytest.raises(UserError, match=part):
         read(inputs)
-
-
-def test_hostile_files_cost_themselves(tmp_path: Path) -> None:
-    (tmp_path / "binary.html").write_bytes(os.urandom(200_000))
-    (tmp_path / "huge.html").write_bytes(b"<p>" + b"x" * 50_000_000)
-    (tmp_path / "deep.html").write_text("<div>" * 100_000)
-    (tmp_path / "empty.html").write_text("")
-    (tmp_path / "latin.html").write_bytes(b"<meta charset=utf-8><h1>Title</h1><p>" + WORDS.encode() + b"\xe9</p>")
-    (tmp_path / "good.html").write_text(f"<h1>Title</h1><p>{WORDS}</p>")
-    started = time.process_time()
-    segments, counts, drops = segment_pages(Segments(input=str(tmp_path)))
-    assert time.process_time() - started < 4
-    assert [s.source for s in segments] == ["good.html"]
-    assert counts == {"pages": 5, "cut": 1, "segments": 1, "over_limit": 0}
-    assert drops == {"binary": 1, "broken characters": 1, "no header": 1, "too deep": 1, "too large": 1}
-
-
-def test_duplicates_limit_and_order(tmp_path: Path) -> None:
-    for name in "abcdef":
-        (tmp_path / f"{name}.html").write_text(f"<h1>Title</h1><p>{name if name < 'e' else 'same'} {WORDS}</p>")
-    cfg = Segments(input=str(tmp_path))
-    every, counts, drops = segment_pages(cfg)
-    assert counts == {"pages": 6, "cut": 6, "segments": 5, "over_limit": 0} and drops == {"duplicate": 1}
-    assert [s.id for s in every] == sorted(s.id for s in every)
-    some, counts, _ = segment_pages(dataclasses.replace(cfg, limit=2))
-    assert some == every[:2] and counts["over_limit"] == 3
-
-
-def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no segment of 600 to 3000 characters in 0 pages"):
-        segment_pages(Segments(input=str(tmp_path)))
-    (tmp_path / "a.html").write_text("<h1>Title</h1><p>short</p>")
-    with pytest.raises(UserError, match="too short: 1"):
-        segment_pages(Segments(input=str(tmp_path)))

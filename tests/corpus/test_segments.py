@@ -11,6 +11,7 @@ import pytest
 from humpback.config import Segments
 from humpback.corpus.segments import PageDropped, cut, extract
 from humpback.records import Page, record_id
+from tests.pages import UNJUDGED
 
 DEMO = Path(__file__).parents[2] / "humpback" / "demo" / "pages"
 
@@ -28,8 +29,8 @@ def words(count: int, start: int = 0) -> str:
 
 def run(html: str | bytes, min_chars: int = 20, max_chars: int = 100) -> tuple[list[tuple[str, int]], dict[str, int]]:
     drops: Counter[str] = Counter()
-    cfg = Segments(min_chars=min_chars, max_chars=max_chars)
-    found = extract(page(html), cfg, lambda _, reason: drops.update([reason]))
+    cfg = Segments(min_chars=min_chars, max_chars=max_chars, **UNJUDGED)
+    found = extract(page(html), cfg, lambda reason, _: drops.update([reason]))
     return [(segment.header, len(segment.text)) for segment in found], dict(drops)
 
 
@@ -43,7 +44,9 @@ TREES = [
     ("lower levels first", "<h3>A</h3>a<h2>B</h2>b<h1>C</h1>c", [("A", "a", "A"), ("B", "b", "B"), ("C", "c", "C")]),
     ("text before the first header", "zero<h2>A</h2>a", [("A", "a", "A")]),
     ("no text of its own", "<h1>A</h1><h2>B</h2>b", [("A", "B\n\nb", "A"), ("B", "b", "A > B")]),
-    ("no text at all", "<h1>A</h1><h2>B</h2>", [("A", "B", "A"), ("B", "", "A > B")]),
+    ("no text at all", "<h1>A</h1><h2>B</h2>", [("A", "", "A"), ("B", "", "A > B")]),
+    ("headers with nothing below", "<h1>A</h1><h2>B</h2><h3>C</h3><h2>D</h2>d<h2>E</h2>",
+     [("A", "D\n\nd", "A"), ("B", "", "A > B"), ("C", "", "A > B > C"), ("D", "d", "A > D"), ("E", "", "A > E")]),
     ("an empty header", "<h1>A</h1>a<h2></h2>b<h3>C</h3>c",
      [("A", "a\n\nb\n\nC\n\nc", "A"), ("", "b\n\nC\n\nc", "A"), ("C", "c", "A > C")]),
     ("an empty header first", "<h1>A</h1><h2></h2><ul><li>x<li>y</ul>", [("A", "- x\n- y", "A"), ("", "- x\n- y", "A")]),
@@ -91,11 +94,11 @@ def test_lengths_are_inclusive(length: int, kept: list[tuple[str, int]]) -> None
 
 def test_a_segment_leads_back_to_its_page() -> None:
     html = f"<html><head><link rel='canonical' href='https://x.org/y'></head><h1>A</h1><h2>B</h2><p>{words(30)}</p></html>"
-    (segment,) = extract(page(html), Segments(min_chars=20, max_chars=31), lambda *_: None)
+    (segment,) = extract(page(html), Segments(min_chars=20, max_chars=31, **UNJUDGED), lambda *_: None)
     assert (segment.header, segment.header_path, segment.url, segment.source) == ("B", ("A", "B"), "https://x.org/y", "a/p.html")
     assert (segment.start, segment.end) == (0, len(html))
     assert segment.id == record_id("a/p.html", 0, len(html), segment.text)
-    (crawled,) = extract(page(html, "http://crawl/1"), Segments(min_chars=20, max_chars=31), lambda *_: None)
+    (crawled,) = extract(page(html, "http://crawl/1"), Segments(min_chars=20, max_chars=31, **UNJUDGED), lambda *_: None)
     assert crawled.url == "http://crawl/1" and crawled.id == segment.id
 
 
@@ -106,7 +109,7 @@ def test_a_segment_leads_back_to_its_page() -> None:
     ("<link rel=canonical>", "a/p.html"),
 ])  # fmt: skip
 def test_addresses(head: str, url: str) -> None:
-    assert cut(page(f"<head>{head}</head><h1>A</h1>"))[0] == url
+    assert cut(page(f"<head>{head}</head><h1>A</h1>"))[0]() == url
 
 
 PAGES = [
@@ -182,7 +185,7 @@ HOSTILE = {
 def test_hostile_pages_end_soon(name: str) -> None:
     started = time.process_time()
     drops: list[str] = []
-    kept = extract(page(HOSTILE[name]), Segments(), lambda _, reason: drops.append(reason))
+    kept = extract(page(HOSTILE[name]), Segments(), lambda reason, _: drops.append(reason))
     assert time.process_time() - started < 2
     assert kept or drops
 
@@ -211,3 +214,28 @@ def test_the_words_of_a_segment_occur_in_its_page_in_order(path: Path) -> None:
                 position = whole.find(plain, position) + len(plain)
                 assert position >= len(plain), f"{word!r} of {segment.header!r}"
         assert segment.header_path[-1] == segment.header
+
+
+def test_a_header_that_says_nothing_gets_the_title_of_its_page() -> None:
+    html = f"<title>The mill</title><h1>Description</h1><p>{words(30)}</p><h1>Stones</h1><p>{words(40, 90)}</p>"
+    found = extract(page(html), Segments(min_chars=20, max_chars=100, **UNJUDGED), lambda *_: None)
+    assert [segment.header_path for segment in found] == [("The mill", "Description"), ("Stones",)]
+    assert run(f"<title>1. Overview</title><h1>Description</h1><p>{words(30)}</p>") == ([], {"generic header": 1})
+
+
+def test_a_remark_is_part_of_the_text_around_it() -> None:
+    assert cut(page("<h1>A</h1><p>a</p><div><h3>Note</h3><p>b</p></div><p>c</p>"))[1][0].text == "a\n\nNote\n\nb\n\nc"
+    html = "<h1>A</h1><p>a</p><div class='box tip'><h2>Mind the <b>gap</b></h2><p>b</p></div><p>c</p><h2>B</h2>d"
+    assert [tree.header for tree in cut(page(html.replace("box tip", "box")))[1]] == ["A", "Mind the gap", "B"]
+    assert [tree.header for tree in cut(page(html))[1]] == ["A", "B"]
+
+
+def test_links_that_lead_on_are_no_text() -> None:
+    html = "<h1>A</h1><p>a</p><ul><li><a href=x>More</a></li></ul><h1>B</h1><p><a href=y>Only</a> here</p><p><a href=z>Next page</a></p>"
+    assert [tree.text for tree in cut(page(html))[1]] == ["a", "Only here"]
+
+
+def test_a_text_that_is_one_quotation_is_written_without_its_signs() -> None:
+    html = f"<h1>A</h1><blockquote><p>{words(30)}</p><p>{words(30, 50)}</p></blockquote>"
+    (segment,) = extract(page(html), Segments(min_chars=20, max_chars=100, **UNJUDGED), lambda *_: None)
+    assert segment.text == f"{words(30)}\n\n{words(30, 50)}"

@@ -40,6 +40,10 @@ TABLE = [
      "Sizes\n\n| Name | cm |\n| --- | --- |\n| A \\| B | 1 2 |\n| C |  |"),
     ("table without a header row", "<table><tr><td>a</td><td>b</td></tr><tr><td>c</td><td>d</td></tr></table>", "| a | b |\n| c | d |"),
     ("colspan", '<table><tr><th colspan="2">x<th>y<tr><td>1<td>2<td>3</table>', "| x |  | y |\n| --- | --- | --- |\n| 1 | 2 | 3 |"),
+    ("table with a nuisance's name", "<table class='related'><tr><th>See</th></tr><tr><td>x</td></tr></table><p>a</p>", "a"),
+    ("the variant that is shown", "<p>Press <span><span hidden id=MAC1>Cmd</span><span hidden id=default1>Ctrl</span></span>+A.</p>",
+     "Press Ctrl+A."),
+    ("table of one column and its title", "<table><tr><th>Name<tr><td>a<tr><td>b</table>", "a\n\nb"),
     ("table of one column", "<table><tr><td>a<tr><td>b</table>", "a\n\nb"),
     ("layout table", "<table><tr><td><ul><li>a</ul><td><p>b</p><tr><td>c<td>d</table>", "- a\n\nb\n\nc\n\nd"),
     ("table of one row", "<table><tr><td>left<td>right</table>", "left\n\nright"),
@@ -47,6 +51,7 @@ TABLE = [
     ("nothing unread",
      "<p>a</p><script>x</script><style>y</style><template><p>t</p></template><noscript><p>n</p></noscript><!-- c --><p>b</p>",
      "a\n\nb"),
+    ("signs in names", "<p>a</p><p>b <restored from</p><p <x<y=1 z>c</p>", "a\n\nb\n\nc"),
     ("no navigation", "<nav>x</nav><aside>y</aside><footer>z</footer><div role='navigation'>r</div><p>b</p>", "b"),
     ("no site header", "<header><p>Site</p></header><article><header><p>By A.</p></header><p>b</p></article>", "By A.\n\nb"),
     ("nothing hidden", "<p hidden>a</p><p style='color:red; DISPLAY : none'>b</p><p aria-hidden=true>c</p><p>d</p>", "d"),
@@ -63,7 +68,7 @@ TABLE = [
 
 
 def read(html: str) -> str:
-    items = to_items(LexborHTMLParser(f"<h1>T</h1>{html}", scripting=True).body)
+    items = to_items(LexborHTMLParser(f"<h1>T</h1>{html}", scripting=True))
     (tree,) = build_trees(items)
     assert tree.length == len(tree.text)
     return tree.text
@@ -90,17 +95,17 @@ HEADERS = [
 
 @pytest.mark.parametrize("html, headers", HEADERS)
 def test_headers(html: str, headers: list[tuple[str, int]]) -> None:
-    items = to_items(LexborHTMLParser(html).body)
+    items = to_items(LexborHTMLParser(html))
     assert [(item.text, item.level) for item in items if isinstance(item, Header)] == headers
 
 
 def test_an_unclosed_header_does_not_swallow_the_page() -> None:
-    items = to_items(LexborHTMLParser("<h2>A<p>first</p><ul><li>x</ul>").body)
+    items = to_items(LexborHTMLParser("<h2>A<p>first</p><ul><li>x</ul>"))
     assert items == [Header("A", 2), Block("first", False), Block("- x", False)]
 
 
 def test_edges_are_balanced_on_sloppy_pages() -> None:
-    items = to_items(LexborHTMLParser("<article><h1>a<article><p>b</article><main>c<li role=heading>d<dd>e</ul>").body)
+    items = to_items(LexborHTMLParser("<article><h1>a<article><p>b</article><main>c<li role=heading>d<dd>e</ul>"))
     depth = 0
     for item in items:
         if isinstance(item, Edge):

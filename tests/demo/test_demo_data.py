@@ -9,7 +9,7 @@ import pytest
 
 from humpback.config import Segments
 from humpback.datasets.seed_pairs import read_pairs
-from humpback.stages.segment import segment_pages
+from tests.pages import segment_pages
 
 DEMO = Path(__file__).parents[2] / "humpback" / "demo"
 CFG = Segments(input=str(DEMO / "pages"), max_chars=1_500)

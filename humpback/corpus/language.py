@@ -1,0 +1,25 @@
+"""The language of a text, by CLD2, whose tables are in the package."""
+
+import pycld2
+
+
+def detect(text: str) -> tuple[str, float]:
+    """(code of ISO 639-1, or longer where CLD2 tells scripts apart; share of the text, 0 to 1) of the language that most of it is in.
+
+    ("", 0.0) when none is found.
+    """
+    try:
+        _, _, found = pycld2.detect(text, bestEffort=True)
+    except pycld2.error:  # characters that it does not take for text
+        return "", 0.0
+    _, code, percent, _ = found[0]
+    return ("", 0.0) if code == "un" else (code, percent / 100)
+
+
+def is_other(header: str, language: str) -> bool:
+    """Whether a header, short as it is, is surely in another language."""
+    try:
+        reliable, _, found = pycld2.detect(header)
+    except pycld2.error:
+        return False
+    return reliable and found[0][1] not in ("un", language)

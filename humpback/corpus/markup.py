@@ -1,0 +1,211 @@
+"""A page as the parser writes it out again, cut into tags and the texts behind them.
+
+What the parser writes is well-formed: every element is closed unless it is void, names are in lower case, and "<" and ">" stand for
+nothing but tags (names with a "<" in them apart). So it can be cut at them, which costs a tenth of asking the parser for node after node.
+"""
+
+import re
+from dataclasses import dataclass
+
+from selectolax.lexbor import LexborHTMLParser
+
+from humpback.corpus.nuisances import REMARK_WORDS, UNJUDGED_TAGS, may_have_notices, skipped, words
+
+HEADINGS = {f"h{level}": level for level in range(1, 7)}
+VERBATIM = words("pre listing xmp plaintext")
+ARTICLES = ("article", "section", "main")
+LISTS = ("ul", "ol", "dir")
+FRAMES = frozenset([*LISTS, "li", "dl", "dd", "blockquote"])
+VOID = words("area base br col embed frame hr img input link meta param source track wbr basefont bgsound keygen")
+_BLOCKS = words(
+    "address article blockquote body caption center dd details dir div dl dt fieldset figcaption figure form header hgroup hr html legend "
+    "li main ol p section summary table tbody td tfoot th thead tr ul"
+)
+# Their contents are written out as they are, not escaped, so they go before anything is cut; "template" holds what is not shown.
+_RAW = ["script", "style", "iframe", "noembed", "noframes", "noscript", "template"]
+_UNESCAPED = re.compile("(<(xmp|plaintext)(?: [^>]*)?>)(.*?)(</\\2>|$)", re.DOTALL)
+_COMMENT = re.compile("<!--.*?-->", re.DOTALL)
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
+_CONTROL_BYTES = bytes([*range(9), 11, *range(14, 32), 127])
+_INVISIBLE = re.compile("[\x80-\x9f\u00ad\u200b\u200c\u200e\u200f\u2060\ufeff]")
+_ATTRIBUTE = re.compile(r'\s([^\s="]+)(?:="([^"]*)")?')
+_ADDRESS = re.compile(' (?:href|title|rel|name|target)="[^"]*"')
+# What decides about an element whose class and id do not count; and what says how many columns or which level.
+_TELLING = re.compile("(?:hidden|style|role|aria-level|colspan)=")
+_MAX_REMEMBERED = 200  # characters of a tag …
+_MAX_REMEMBERED_TAGS = 20_000  # … and how many
+_MAX_ROLES = 12  # elements with the role of a header within each other; deeper ones are none
+
+BREAK = "\0"  # stands for <br> while a line is collected
+
+FLUSH = "flush"  # the commonest: a block begins or ends, and nothing else
+_CLOSING = {
+    **dict.fromkeys(_BLOCKS, FLUSH), **dict.fromkeys(HEADINGS, "close_heading"),
+    **dict.fromkeys(FRAMES, "close_frame"), **dict.fromkeys(ARTICLES, "close_article"),
+    "a": "close_link", "sup": "close_raised", "sub": "close_raised", "q": "close_quotation",
+}  # fmt: skip
+_OPENING = {
+    **dict.fromkeys(_BLOCKS, FLUSH), **dict.fromkeys(HEADINGS, "open_heading"), **dict.fromkeys(VERBATIM, "verbatim"),
+    **dict.fromkeys(FRAMES, "open_frame"), **dict.fromkeys(ARTICLES, "open_article"),
+    "a": "open_mark", "sup": "open_mark", "sub": "open_mark", "q": "open_quotation", "br": "line_break", "header": "open_header",
+    "table": "open_table", "form": "open_form",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Tag:
+    """A tag that was read: `kind` names what it does to a text ("" for nothing), `name` has no slash."""
+
+    kind: str
+    name: str
+    attributes: dict[str, str]
+    remark: bool = False  # whether it opens a box of a remark
+
+
+_ROLE_END = Tag("close_heading", "", {})
+_LINK = Tag("open_mark", "a", {})
+_remembered: dict[str, Tag] = {}  # tags by their text: a site writes the same ones on all its pages
+
+
+class Markup:
+    """A page's tags: the text `heads[i]` between "<" and ">", what it is, `tags[i]`, and the text behind it, `texts[i]`.
+
+    `telling` lists the positions of the tags that do something. Takes out of the parsed page what is never read.
+    """
+
+    def __init__(self, parser: LexborHTMLParser) -> None:
+        parser.strip_tags(_RAW)
+        html = (parser.body.html if parser.body is not None else "") or ""
+        if "<!--" in html:
+            html = _COMMENT.sub("", html)
+        if "<xmp" in html or "<plaintext" in html:
+            html = _UNESCAPED.sub(_escape, html)
+        if html.count("<") != html.count(">"):
+            html = _without_stray_signs(html)
+        raw = parser.raw_html or b""
+        if b"&#" in raw or len(raw.translate(None, _CONTROL_BYTES)) < len(raw):
+            html = _CONTROLS.sub("", html)
+        self.may_have_notices = may_have_notices(raw)
+        pieces = html.replace(">", "<").split("<")
+        self.heads, self.texts = pieces[1::2], pieces[2::2]
+        known = _remembered.get
+        self.tags: list[Tag] = [known(head) or _tag(head) for head in self.heads]
+        if "heading" in html:
+            self._close_roles()
+        self._demote_remarks()
+        self.telling = [position for position, tag in enumerate(self.tags) if tag.kind]
+
+    def end_of(self, position: int) -> int:
+        """The position of the end tag of the element that starts at `position`; its own when it is void."""
+        heads, name = self.heads, self.tags[position].name
+        if name in VOID:
+            return position
+        closing, opening, depth = f"/{name}", f"{name} ", 1
+        for index in range(position + 1, len(heads)):
+            head = heads[index]
+            if head == closing:
+                depth -= 1
+                if not depth:
+                    return index
+            elif head == name or head.startswith(opening):
+                depth += 1
+        return len(heads) - 1
+
+    def text(self, begin: int, end: int) -> str:
+        """The plain text between two tags, whatever tags are between them."""
+        return plain("".join(self.texts[begin:end]))
+
+    def _close_roles(self) -> None:
+        """Marks the ends of elements that are headers by their role, whatever they are by their name."""
+        ends: list[int] = []  # of those that are open
+        for position, tag in enumerate(self.tags):
+            if tag.kind != "open_role":
+                continue
+            while ends and ends[-1] < position:
+                ends.pop()
+            if len(ends) >= _MAX_ROLES or tag.name in VOID or tag.name in FRAMES or tag.name in ARTICLES:
+                self.tags[position] = Tag(_OPENING.get(tag.name, ""), tag.name, tag.attributes)
+            else:
+                ends.append(self.end_of(position))
+                self.tags[position] = Tag("open_heading", tag.name, tag.attributes)
+                self.tags[ends[-1]] = _ROLE_END
+
+
+    def _demote_remarks(self) -> None:
+        """Makes the headers in boxes of remarks ("Note") lines of their text."""
+        behind = 0  # what was looked at
+        for position in [position for position, tag in enumerate(self.tags) if tag.remark]:
+            if position >= behind:
+                behind = self.end_of(position)
+                for inner in range(position, behind):
+                    if self.tags[inner].name in HEADINGS:
+                        self.tags[inner] = Tag(FLUSH, self.tags[inner].name, {})
+
+
+def _tag(head: str) -> Tag:
+    """`_read_tag`, remembered."""
+    if head.startswith("a "):  # the commonest, and hardly one like another, but for its class
+        if head.startswith('a href="') and head.count('"') == 2:
+            return _LINK
+        head = _ADDRESS.sub("", head)
+    if (tag := _remembered.get(head)) is None:
+        tag = _read_tag(head)
+        if len(head) <= _MAX_REMEMBERED:
+            if len(_remembered) >= _MAX_REMEMBERED_TAGS:
+                _remembered.clear()
+            _remembered[head] = tag
+    return tag
+
+
+def _read_tag(head: str) -> Tag:
+    """What stands between "<" and ">"."""
+    if head[:1] == "/":
+        return Tag(_CLOSING.get(head[1:], ""), head[1:], {})
+    name, space, rest = head.partition(" ")
+    if name in UNJUDGED_TAGS and not _TELLING.search(rest):  # its many ids need not be looked at
+        return Tag(_OPENING.get(name, ""), name, {})
+    attributes = {key: plain(value) for key, value in _ATTRIBUTE.findall(space + rest)} if space else {}
+    if skipped(name, attributes, True):
+        return Tag("" if name in VOID else "skip_table" if name == "table" else "skip", name, attributes)
+    if name not in HEADINGS and attributes.get("role", "").lower() == "heading":
+        return Tag("open_role", name, attributes)
+    remark = name == "div" and not REMARK_WORDS.isdisjoint(attributes.get("class", "").split())
+    return Tag(_OPENING.get(name, ""), name, attributes, remark)
+
+
+def _without_stray_signs(html: str) -> str:
+    """Without "<" in the names of tags and attributes, the one place where the parser writes it for nothing that begins."""
+    pieces, inside = html.split("<")[:1], False
+    for piece in html.split("<")[1:]:
+        if inside:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+        inside = ">" not in piece
+    return "<".join(pieces)
+
+
+def _escape(match: re.Match) -> str:
+    return match[1] + match[3].replace("<", "&lt;").replace(">", "&gt;") + (match[4] or f"</{match[2]}>")
+
+
+def plain(text: str) -> str:
+    """Text without the escapes that the parser writes."""
+    if "&" not in text:
+        return text
+    text = text.replace("&nbsp;", "\xa0").replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
+    return text.replace("&amp;", "&")
+
+
+def visible(text: str) -> str:
+    """Text without characters that nobody sees."""
+    return text if text.isascii() else _INVISIBLE.sub("", text)
+
+
+def tidy(text: str) -> str:
+    """Whitespace folded within each line, lines without text at either end removed."""
+    text = visible(text)
+    if BREAK not in text:
+        return " ".join(text.split())
+    lines = (" ".join(line.split()) for line in text.split(BREAK))
+    return "\n".join(line for line in lines if line)

@@ -1,0 +1,151 @@
+"""Literal words that the filters look for: navigation in headers, stop words, the marks of forums, shops and notices, by language."""
+
+# A header with one of these words or phrases, anywhere in it, is navigation. The first four English ones are the paper's examples.
+NAVIGATION_PHRASES: dict[str, tuple[str, ...]] = {
+    "en": (
+        "advertisement", "forum", "quick link", "free newsletter",
+        "advertisements", "forums", "quick links", "newsletter", "newsletters", "related article", "related articles", "related post",
+        "related posts", "related stories", "related links", "related topics", "related content", "related pages", "recent posts",
+        "recent comments", "popular posts", "most popular", "most read", "latest news", "you may also like", "you might also like",
+        "more from", "read next", "read more", "up next", "leave a reply", "leave a comment", "post a comment", "add a comment",
+        "share this", "follow us", "sign up", "log in", "subscribe", "table of contents", "in this section", "on this page",
+        "navigation menu", "main menu", "site map", "sitemap", "cookie policy", "cookie settings", "privacy policy", "terms of use",
+        "terms of service", "terms and conditions", "all rights reserved", "sponsored", "shopping cart", "search results",
+    ),
+    "de": (
+        "anzeige", "werbung", "ähnliche artikel", "ähnliche beiträge", "verwandte themen", "verwandte artikel", "neueste beiträge",
+        "neueste kommentare", "das könnte sie auch interessieren", "das könnte dich auch interessieren", "meistgelesen", "mehr zum thema",
+        "schreibe einen kommentar", "kommentar schreiben", "kommentar hinterlassen", "teilen auf", "folgen sie uns", "folge uns",
+        "anmelden", "registrieren", "abonnieren", "inhaltsverzeichnis", "auf dieser seite", "hauptmenü", "seitenübersicht",
+        "datenschutzerklärung", "nutzungsbedingungen", "cookie einstellungen", "warenkorb", "suchergebnisse", "nächster artikel",
+    ),
+    "fr": (
+        "publicité", "articles similaires", "articles liés", "articles connexes", "articles récents", "commentaires récents",
+        "vous aimerez aussi", "à lire aussi", "les plus lus", "laisser un commentaire", "partager cet article", "suivez nous",
+        "s inscrire", "se connecter", "s abonner", "abonnez vous", "table des matières", "sommaire", "sur cette page", "menu principal",
+        "plan du site", "politique de confidentialité", "conditions d utilisation", "conditions générales", "mentions légales", "panier",
+        "résultats de recherche",
+    ),
+    "es": (
+        "publicidad", "artículos relacionados", "entradas relacionadas", "entradas recientes", "comentarios recientes",
+        "también te puede interesar", "te puede interesar", "lo más leído", "deja un comentario", "dejar un comentario", "compartir en",
+        "síguenos", "regístrate", "iniciar sesión", "suscríbete", "tabla de contenidos", "índice de contenidos", "en esta página",
+        "menú principal", "mapa del sitio", "política de privacidad", "política de cookies", "términos y condiciones",
+        "condiciones de uso", "aviso legal", "carrito", "resultados de búsqueda",
+    ),
+    "it": (
+        "pubblicità", "articoli correlati", "articoli recenti", "commenti recenti", "potrebbe interessarti", "i più letti",
+        "lascia un commento", "condividi su", "seguici", "iscriviti", "accedi", "registrati", "indice dei contenuti", "in questa pagina",
+        "menu principale", "mappa del sito", "informativa sulla privacy", "termini e condizioni", "note legali", "carrello",
+        "risultati della ricerca",
+    ),
+    "pt": (
+        "publicidade", "artigos relacionados", "posts relacionados", "posts recentes", "comentários recentes", "você também pode gostar",
+        "mais lidas", "deixe um comentário", "compartilhe", "partilhar", "siga nos", "cadastre se", "entrar", "inscreva se", "sumário",
+        "nesta página", "menu principal", "mapa do site", "política de privacidade", "termos de uso", "termos e condições", "carrinho",
+        "resultados da pesquisa",
+    ),
+    "nl": (
+        "advertentie", "gerelateerde artikelen", "gerelateerde berichten", "recente berichten", "recente reacties", "meest gelezen",
+        "lees ook", "lees meer", "geef een reactie", "laat een reactie achter", "deel dit", "volg ons", "inloggen", "aanmelden",
+        "inhoudsopgave", "op deze pagina", "hoofdmenu", "privacybeleid", "cookiebeleid", "algemene voorwaarden", "winkelwagen",
+        "zoekresultaten",
+    ),
+}  # fmt: skip
+# A header that is nothing but one of these (digits and punctuation apart: "12 Comments") is navigation.
+NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
+    "en": (
+        "about us", "account", "archive", "archives", "ask a question", "back to top", "bookmarks", "categories", "category", "comment",
+        "comments", "contact", "contact us", "contents", "external links", "footer", "further reading", "home", "index", "links", "login",
+        "menu", "meta", "my account", "navigation", "next", "next topic", "notes and references", "pages", "page", "partners", "previous",
+        "previous topic", "quick search", "references", "register", "related", "replies", "reviews", "search", "see also", "share",
+        "sidebar", "skip to content", "social", "source code", "sources", "sponsors", "tags", "this page", "tools", "topics", "trending",
+        "views", "write to us", "your cart",
+    ),
+    "de": (
+        "archiv", "archive", "inhalt", "impressum", "kategorien", "kategorie", "kommentare", "kontakt", "links", "menü", "navigation",
+        "partner", "quellen", "schlagwörter", "siehe auch", "startseite", "suche", "teilen", "themen", "über uns", "weblinks",
+        "einzelnachweise", "datenschutz",
+    ),
+    "fr": (
+        "accueil", "archives", "à propos", "catégories", "commentaires", "contact", "liens", "liens externes", "menu", "navigation",
+        "partager", "partenaires", "recherche", "références", "voir aussi", "étiquettes", "sources",
+    ),
+    "es": (
+        "archivo", "archivos", "acerca de", "categorías", "comentarios", "contacto", "compartir", "enlaces", "enlaces externos",
+        "etiquetas", "inicio", "menú", "navegación", "referencias", "buscar", "véase también", "fuentes",
+    ),
+    "it": (
+        "archivio", "archivi", "categorie", "chi siamo", "cerca", "collegamenti esterni", "commenti", "condividi", "contatti", "menu",
+        "navigazione", "riferimenti", "voci correlate", "tag", "fonti",
+    ),
+    "pt": (
+        "arquivo", "arquivos", "categorias", "comentários", "contato", "contacto", "início", "ligações externas", "links", "menu",
+        "navegação", "pesquisar", "referências", "ver também", "sobre nós", "fontes", "marcadores",
+    ),
+    "nl": (
+        "archief", "categorieën", "contact", "delen", "externe links", "inhoud", "menu", "navigatie", "over ons", "reacties",
+        "referenties", "zie ook", "zoeken", "bronnen",
+    ),
+}  # fmt: skip
+# A header that is nothing but one of these is the first word of a remark within the text around it, and no header.
+REMARKS = frozenset((
+    "note", "tip", "caution", "warning", "important", "attention", "danger", "hint", "hinweis", "achtung", "warnung", "tipp", "wichtig",
+    "remarque", "avertissement", "attention", "astuce", "nota", "aviso", "advertencia", "atención", "avvertenza", "attenzione", "opmerking",
+    "waarschuwing", "atenção",
+))  # fmt: skip
+# Headers that say nothing without another above them. Where all are of this kind, the page's title is put before them.
+GENERIC = frozenset((
+    "about", "arguments", "background", "basics", "changes", "configuration", "conclusion", "definition", "description", "details",
+    "discussion", "example", "examples", "features", "further information", "general", "general information", "how it works",
+    "information", "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other",
+    "overview", "parameters",
+    "preface", "prerequisites", "properties", "purpose", "remarks", "requirements", "return value", "return values", "results", "security",
+    "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips", "usage",
+    "use", "what is it", "what it does", "why",
+))  # fmt: skip
+# The words that hold a text together; text of a language that is not here is not judged by them.
+STOP_WORDS: dict[str, frozenset[str]] = {
+    language: frozenset(words.split())
+    for language, words in {
+        "en": "the of and to a in is that for it as was with be by on not he i this are or his from at which but have an had they you were "
+        "their one all we can her has there been if more when will would who so no she other its may these than then also into only any "
+        "your what some could them our do does should must about how use used each such where",
+        "de": "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es an werden aus er hat dass sie nach "
+        "wird bei einer um am sind noch wie einem über einen so zum war haben nur oder aber vor zur bis mehr durch man kann wenn ich ihre",
+        "fr": "de la le et les des en un du une que est pour qui dans a par plus pas au sur ne se ce il sont avec son il aux d l on ou si "
+        "leur y dont nous vous mais comme sa ses cette été être fait elle deux même ces tout aussi peut",
+        "es": "de la que el en y a los del se las por un para con no una su al lo como más o pero sus le ha me si sin sobre este ya entre "
+        "cuando todo esta ser son dos también fue había era muy años hasta desde está mi porque qué sólo puede",
+        "it": "di e il la che in a per un del è non una le si con i da al dei come più gli della nel alla sono o ma anche lo ha delle su "
+        "questo se dal ci mi essere dalla nella degli questa loro tra cui solo può due stato",
+        "pt": "de a o que e do da em um para é com não uma os no se na por mais as dos como mas foi ao ele das tem à seu sua ou ser quando "
+        "muito há nos já está eu também só pelo pela até isso ela entre era depois sem mesmo aos ter seus",
+        "nl": "de van een het en in is dat op te zijn met voor niet die aan er om ook als bij door maar uit dan ze nog naar of wordt kan "
+        "worden tot hij over deze was heeft meer hebben je ik dit zo wel geen onder zou al",
+    }.items()
+}
+# Marks that are counted in lower-cased text; each is whole words.
+FORUM_MARKS = (
+    "posted by", "posted on", "replied:", " replied on ", " said:", " wrote:", "joined:", "posts:", "likes received", "reply to this",
+    "quote:\n", "report abuse", "report post", "report this", " minutes ago", " hours ago", " days ago", " weeks ago", "edited by",
+    "thread starter", "senior member", "junior member", "permalink\n", "\nre: ", "originally posted", " replies\n", " upvotes",
+)  # fmt: skip
+LEGAL_MARKS = (
+    "uses cookies", "use cookies", "using cookies", "consent to the use", "browser settings", "personal data", "personal information",
+    "personally identifiable", "data controller", "privacy policy", "privacy notice", "privacy statement", "third parties", "terms of use",
+    "terms of service", "terms and conditions", "you agree", "hereby", "herein", "hereunder", "thereof", "without limitation",
+    "without warranty", "without warranties", "warranty", "warranties", "liability", " liable ", "indemnify", "indemnification",
+    "governing law", "jurisdiction", "licensor",
+    "copyright holder", "copyright holders", "copyright notice", "copyright owner", "fitness for a particular purpose", "merchantability",
+    "permission is granted", "pursuant to", "shall be deemed", "derivative work", "derivative works", "redistributions",
+)  # fmt: skip
+POINTERS = (
+    "previous section", "preceding section", "next section", "following section", "this chapter", "previous chapter", "next chapter",
+    "the table above", "table above", "example above", "above example", "figure above", "shown above", "described above", "listed above",
+    "mentioned above", "described below", "listed below", "shown below", "is described in", "are described in", "see section",
+    "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
+)  # fmt: skip
+SHOP_MARKS = ("add to cart", "add to basket", "in stock", "out of stock", "free shipping", "price:")
+PRICE = r"[$€£¥₹] ?\d[\d.,]*\d|\b\d[\d.,]* ?[€£]|\b(?:usd|eur|gbp|chf) ?\d[\d.,]*\d|\b\d[\d.,]* ?(?:usd|eur|gbp|chf|euros|dollars)\b"
+CURRENCIES = ("$", "€", "£", "¥", "₹", "usd", "eur", "gbp", "chf", "dollars")

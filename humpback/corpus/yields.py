@@ -1,0 +1,99 @@
+"""What became of the pages: counts of everything kept and dropped, and a few samples of what each rule drops, for a person to judge."""
+
+import heapq
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+SAMPLES = 20  # of each reason
+SAMPLE_CHARS = 400
+
+# Reasons that speak of a damaged or hostile input, not of what is written on a page: warnings, errors with --strict.
+DAMAGE = frozenset((
+    "bad record", "binary", "broken characters", "damaged", "killed its worker", "took too long", "too deep", "too large",
+    "too much memory", "truncated", "unknown encoding", "unreadable",
+))  # fmt: skip
+
+
+class Yield:
+    """Counts of pages, headers, segments, and of drops by reason; samples chosen by a checksum, so not by the order of the pages."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()  # pages, bytes, headers
+        self.warnings: Counter[str] = Counter()  # what the readers have said
+        self.dropped: Counter[str] = Counter()
+        self._samples: dict[str, list[tuple[int, dict[str, Any]]]] = {}  # per reason a heap: the largest checksum first
+
+    def drop(self, reason: str, where: dict[str, Any], text: Callable[[], str]) -> None:
+        """Counts something left out. `where` says what it is (source, bytes, header); `text` is only called when it becomes a sample."""
+        self.dropped[reason] += 1
+        key = zlib.crc32(repr(sorted(where.items())).encode("utf-8", "replace"))
+        heap = self._samples.setdefault(reason, [])
+        if len(heap) < SAMPLES or -key > heap[0][0]:
+            self._keep(heap, key, {**where, "text": text()[:SAMPLE_CHARS]})
+
+    def add_page(self, page: dict[str, Any]) -> None:
+        """Adds what became of a page: its `bytes`, `headers`, `drops` (reason, where, text) and `warnings`."""
+        self.counts.update(pages=bool(page["bytes"]), bytes=page["bytes"], headers=page["headers"])
+        self.warnings.update(page["warnings"])
+        for reason, where, text in page["drops"]:
+            self.drop(reason, where, lambda text=text: text)
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Adds what another `to_json` says."""
+        self.counts.update(other["counts"])
+        self.warnings.update(other["warnings"])
+        self.dropped.update(other["dropped"])
+        for reason, samples in other["samples"].items():
+            for key, sample in samples:
+                self._keep(self._samples.setdefault(reason, []), key, sample)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for `add`."""
+        samples = {reason: sorted(((-key, sample) for key, sample in heap), key=_order) for reason, heap in self._samples.items()}
+        return {"counts": dict(self.counts), "warnings": dict(self.warnings), "dropped": dict(self.dropped), "samples": samples}
+
+    def samples(self) -> dict[str, list[dict[str, Any]]]:
+        """The samples of each reason."""
+        return {reason: [sample for _, sample in found] for reason, found in sorted(self.to_json()["samples"].items())}
+
+    @staticmethod
+    def _keep(heap: list[tuple[int, dict[str, Any]]], key: int, sample: dict[str, Any]) -> None:
+        if any(sample == held for negative, held in heap if negative == -key):
+            return
+        item = _Item((-key, sample))
+        if len(heap) < SAMPLES:
+            heapq.heappush(heap, item)
+        else:
+            heapq.heappushpop(heap, item)
+
+
+class _Item(tuple):
+    """(negative checksum, sample) in the order of the checksums, then of what the samples say."""
+
+    __slots__ = ()
+
+    def __lt__(self, other: tuple) -> bool:
+        return (self[0], repr(other[1])) < (other[0], repr(self[1]))
+
+
+def _order(item: tuple[int, dict[str, Any]]) -> tuple[int, str]:
+    return item[0], repr(item[1])
+
+
+def table(counts: dict[str, int], dropped: dict[str, int], sources: int) -> str:
+    """The yield as lines of text: what came in, what stayed, and every reason with its count."""
+    rows = [("sources", sources), *counts.items(), *((f"dropped: {reason}", count) for reason, count in by_count(dropped))]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {count:>12,}" for name, count in rows)
+
+
+def by_count(dropped: dict[str, int]) -> list[tuple[str, int]]:
+    """The reasons, the commonest first."""
+    return sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+
+
+def warnings(dropped: Iterable[tuple[str, int]]) -> int:
+    """How many drops speak of damage."""
+    return sum(count for reason, count in dropped if reason in DAMAGE)
