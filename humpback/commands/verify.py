@@ -75,15 +75,17 @@ def on_texts(source: sources.Source, target: sources.Source, texts: list[str]) -
     run, name = _runner(target, values.runner)
     before = comparison.run_here(source, ids, values.tokens)
     after = run(target, ids, values.tokens)
-    found = []
+    found, special = [], {token: text for text, token in tokenizer.specials.items()}
     for text, a, b in zip(texts, before, after, strict=True):
         result = comparison.compare_outcomes(a, b, values.tolerance)
         print(f"\n{text[:100]!r}, the target run by {name}: logits differ by up to {result.apart:.3g}; KL divergence "
               f"{result.kl[0]:.3g} nats a token, at most {result.kl[1]:.3g}")  # fmt: skip
         print(f"{'next token':>20} {'source':>10} {'target':>10}")
         for token, p, q in result.top:
-            print(f"{tokenizer.decode([token])!r:>20} {p:>10.6f} {q:>10.6f}")
-        print(f"greedy, source: {tokenizer.decode(a.greedy)!r}\ngreedy, target: {tokenizer.decode(b.greedy)!r}")
+            print(f"{special.get(token, tokenizer.decode([token]))!r:>20} {p:>10.6f} {q:>10.6f}")
+        for side, outcome in (("source", a), ("target", b)):
+            end = ", and there it ends" if tokenizer.eos_id in outcome.greedy else ""
+            print(f"greedy, {side}: {tokenizer.decode(outcome.greedy)!r}{end}")
         if not result.apart <= values.tolerance:
             found.append(f"{text[:60]!r}: logits differ by {result.apart:.3g}, more than --tolerance={values.tolerance:g}")
         if result.greedy_differs is not None:
