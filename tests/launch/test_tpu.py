@@ -135,6 +135,7 @@ def test_a_supervisor_that_is_killed_goes_on(cloud, tmp_path, moment):
         (["--exit=1"], [], 1, "failed after 3 starts"),
         (["--steps=100000"], ["--max_chip_hours=0.001"], 3, "over the budget"),
         (["--steps=1"], ["--type=v3-8"], 2, "INVALID_ARGUMENT"),
+        (["--steps=1"], ["--type=v2-8"], 2, "is not there"),
         (["--steps=1"], ["--type=v99-8"], 2, "not a type that is known"),
     ],
 )
