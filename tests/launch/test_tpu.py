@@ -144,15 +144,6 @@ def test_supervision_ends_with_a_reason_and_leaves_nothing(cloud, tmp_path, flag
     assert cloud.left() == []
 
 
-def test_a_worker_that_cannot_be_set_up_is_replaced(cloud, tmp_path):
-    supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=3"))
-    home = wait_for(lambda: cloud.worker("pod", 1) if cloud.worker("pod", 1).exists() else None)
-    (home / "broken").touch()
-    text, _ = supervisor.communicate(timeout=120)
-    assert supervisor.returncode == 0 and "do not answer" in text and "only 1 of 2 workers" in text
-    assert count(tmp_path) == 3 and cloud.left() == []
-
-
 def test_workers_with_other_packages_are_told(cloud):
     tpu(cloud, "create", TYPE, "--noqueued")
     (cloud.worker("pod", 1) / "freeze").write_text("jax==0.1\n")
