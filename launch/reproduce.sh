@@ -37,7 +37,7 @@ if [[ $rehearse ]]; then
     segments.max_chars=800 segments.limit=12 augment.max_new_tokens=24 curate.mode=expected curate.select=top_fraction
     curate.fraction=0.25 curate.max_new_tokens=16 decoding.length=1536 decoding.slots=4 decoding.prefill_tokens=512 decoding.compute_dtype=float32)
   for task in backward forward_seed forward; do
-    fields+=("$task.length=1024" "$task.batch=4" "$task.steps=2" "$task.compute_dtype=float32" "$task.remat=none")
+    fields+=("$task.length=1024" "$task.batch=4" "$task.steps=2" "$task.lr=1e-3" "$task.end_lr=9e-4" "$task.compute_dtype=float32" "$task.remat=none")
   done
 else
   [[ -f configs/$config.py ]] || die "CONFIG is missing, or there is no configs/$config.py; see $0 --help"
