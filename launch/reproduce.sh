@@ -37,7 +37,7 @@ if [[ $rehearse ]]; then
     segments.max_chars=800 segments.limit=12 augment.max_new_tokens=24 curate.mode=expected curate.select=top_fraction
     curate.fraction=0.25 curate.max_new_tokens=16 decoding.length=1536 decoding.slots=4 decoding.prefill_tokens=512 decoding.compute_dtype=float32)
   for task in backward forward_seed forward; do
-    fields+=("$task.length=256" "$task.batch=4" "$task.steps=2" "$task.compute_dtype=float32" "$task.remat=none")
+    fields+=("$task.length=1024" "$task.batch=4" "$task.steps=2" "$task.lr=1e-3" "$task.end_lr=9e-4" "$task.compute_dtype=float32" "$task.remat=none")
   done
 else
   [[ -f configs/$config.py ]] || die "CONFIG is missing, or there is no configs/$config.py; see $0 --help"
@@ -64,7 +64,7 @@ pod=("$PY" launch/tpu.py supervise "--name=humpback-${config//_/-}" ${where[@]+"
 if [[ $rehearse ]]; then
   result=$bucket/huggingface last=forward-1
   copy=(cp) copy_folder=(cp -r) show=(cat) look=(ls)
-  pod=("$PY" launch/local_pod.py --processes=2 --devices=2 -- humpback)
+  pod=("$PY" launch/local_pod.py --processes=2 --devices=1 -- humpback)
   mkdir -p "$inputs/seed"
   if [[ ! -e $weights/checksums.json ]]; then
     make="import pathlib; from tests import tiny; tiny.make_base(pathlib.Path('$weights'))"

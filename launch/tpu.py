@@ -76,7 +76,7 @@ LEAVING = {"DELETING", "SUSPENDING", "STOPPING", "HIDING"}
 UP = {"ACTIVE", "READY"}  # in any other state it is gone: FAILED, SUSPENDED, PREEMPTED, TERMINATED, STOPPED, …
 # What gcloud's answers are told apart by: google.rpc.Code's names, and gcloud's own words for a wrong command line.
 NO_ROOM = ("RESOURCE_EXHAUSTED", "no more capacity", "Quota limit", "QUOTA_EXCEEDED", "Insufficient")
-WRONG = ("INVALID_ARGUMENT", "PERMISSION_DENIED", "FAILED_PRECONDITION", "unrecognized arguments", "Invalid choice", "Invalid value")
+WRONG = ("INVALID_ARGUMENT", "PERMISSION_DENIED", "unrecognized arguments", "Invalid choice", "Invalid value")
 GCLOUD_TRIES = 5
 SSH_SECONDS, SETUP_SECONDS = 300, 3600
 UNREACHABLE = 3  # looks in a row without an answer of all workers, after which the slices are made anew
@@ -110,12 +110,14 @@ def gcloud(*words: str, seconds: float = 600) -> str | None:
         done = call(words, seconds)
         if done.returncode == 0:
             return done.stdout
-        if "NOT_FOUND" in done.stderr:
-            return None
         if "ALREADY_EXISTS" in done.stderr:
             return ""
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        print(f"  gcloud: {last}", flush=True)
+        missing = "NOT_FOUND" in done.stderr
+        if not (missing and "describe" in words):
+            print(f"  gcloud: {last}", flush=True)
+        if missing:
+            return None
         if any(word in done.stderr for word in WRONG):
             raise Refused(last)
         if any(word in done.stderr for word in NO_ROOM) and "rateLimitExceeded" not in done.stderr:
@@ -131,7 +133,8 @@ def call(words: Sequence[str], seconds: float) -> subprocess.CompletedProcess:
     if FLAGS.dry_run:
         return subprocess.CompletedProcess(line, 0, "", "")
     try:
-        return subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+        how = {"encoding": "utf-8", "errors": "replace", "timeout": seconds}
+        return subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, **how)
     except FileNotFoundError:
         raise Refused("gcloud is not installed; it is part of the Google Cloud CLI") from None
     except subprocess.TimeoutExpired:
@@ -151,8 +154,9 @@ def answers(command: str, seconds: float = SSH_SECONDS) -> list[dict]:
     found = []
     for number, node in enumerate(nodes()):
         lines = ssh(node, command, seconds=seconds).splitlines()
-        said = [json.loads(line[line.index("{") :]) for line in lines if "HUMPBACK {" in line]
-        found += [{"slice": number, **answer} for answer in said]
+        for line in lines:
+            with contextlib.suppress(ValueError):  # of a line that was cut off
+                found += [{"slice": number, **json.loads(line.partition("HUMPBACK ")[2])}] if "HUMPBACK {" in line else []
     return sorted(found, key=lambda answer: (answer["slice"], int(answer.get("worker", 0))))
 
 
@@ -169,8 +173,8 @@ class Pod:
         self.queued, self.nodes = queued is not None, [node is not None for node in found]
         states += [node["state"] if node else "missing" for node in found]
         self.detail = " ".join(dict.fromkeys(states)) if queued or any(self.nodes) else "there is none"
-        self.workers = sum(len(node["networkEndpoints"]) for node in found if node and node["state"] == "READY")
-        self.type = next((node["acceleratorType"] for node in found if node), None)
+        self.workers = sum(len(node.get("networkEndpoints", [])) for node in found if node and node["state"] == "READY")
+        self.type = next((node.get("acceleratorType") for node in found if node), None)
         if not queued and not any(self.nodes):
             self.state = "missing"
         elif all(state in UP for state in states):
@@ -193,7 +197,7 @@ def nodes() -> list[str]:
 
 
 def family(kind: str) -> str:
-    """v4 of v4-32. UserError for a type that is not known."""
+    """v4 of v4-32. Refused for a type that is not known."""
     name = kind.partition("-")[0]
     if name not in RUNTIMES or not kind.partition("-")[2].isdecimal():
         raise Refused(f"--type={kind}: not a type that is known here; these begin with {', '.join(RUNTIMES)}, as in v4-32")
@@ -219,13 +223,16 @@ def create() -> None:
         return say(f"{FLAGS.name} is there: {pod.detail}")
     if pod.state != "missing":
         delete()
+    made: list[str | None] = []
     if FLAGS.queued:
         which = [f"--node-id={FLAGS.name}"] if FLAGS.slices == 1 else [f"--node-count={FLAGS.slices}", f"--node-prefix={FLAGS.name}"]
         kind = [f"--accelerator-type={FLAGS.type}", f"--runtime-version={runtime}"]
-        gcloud("queued-resources", "create", FLAGS.name, *which, *kind, *more, "--quiet")
-        return None
-    for node in nodes():
-        gcloud("tpu-vm", "create", node, f"--accelerator-type={FLAGS.type}", f"--version={runtime}", *more, "--quiet", seconds=1800)
+        made.append(gcloud("queued-resources", "create", FLAGS.name, *which, *kind, *more, "--quiet"))
+    else:
+        kind = [f"--accelerator-type={FLAGS.type}", f"--version={runtime}"]
+        made += [gcloud("tpu-vm", "create", node, *kind, *more, "--quiet", seconds=1800) for node in nodes()]
+    if None in made:
+        raise Refused(f"--zone={FLAGS.zone} --type={FLAGS.type}: something that this names is not there; what gcloud says is above")
     return None
 
 
@@ -527,6 +534,7 @@ def tend(command: list[str], journal: Journal, pod: Pod) -> int:
     errors = journal.values["errors"] + 1 if WORKER_ERROR in codes else 0
     if errors >= ERRORS or journal.values["attempt"] >= FLAGS.tries:
         return FAILED
+    setup()  # it is there but for a change of this folder
     journal.write(attempt=journal.values["attempt"] + 1, errors=errors)
     run(command, str(journal.values["attempt"]))
     return ON

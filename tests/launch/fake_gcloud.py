@@ -208,6 +208,8 @@ class Cloud:
         chips = state["settings"]["workers"] * CHIPS_PER_WORKER
         if (len(state["nodes"]) + len(names)) * chips > state["settings"]["quota"]:  # one that was preempted holds it, too
             raise Error("ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUPerProjectPerZone' has been exceeded")
+        if kind.startswith("v2-"):
+            raise Error("ERROR: NOT_FOUND: no such runtime version")
         if not kind.startswith(("v4-", "v5litepod-", "v6e-")):
             raise Error(f"ERROR: INVALID_ARGUMENT: accelerator type {kind} is not in this zone")
 

@@ -135,21 +135,13 @@ def test_a_supervisor_that_is_killed_goes_on(cloud, tmp_path, moment):
         (["--exit=1"], [], 1, "failed after 3 starts"),
         (["--steps=100000"], ["--max_chip_hours=0.001"], 3, "over the budget"),
         (["--steps=1"], ["--type=v3-8"], 2, "INVALID_ARGUMENT"),
+        (["--steps=1"], ["--type=v2-8"], 2, "is not there"),
         (["--steps=1"], ["--type=v99-8"], 2, "not a type that is known"),
     ],
 )
 def test_supervision_ends_with_a_reason_and_leaves_nothing(cloud, tmp_path, flags, more, code, told):
     assert told in tpu(cloud, "supervise", TYPE, *more, *job(tmp_path, *flags), code=code)
     assert cloud.left() == []
-
-
-def test_a_worker_that_cannot_be_set_up_is_replaced(cloud, tmp_path):
-    supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=3"))
-    home = wait_for(lambda: cloud.worker("pod", 1) if cloud.worker("pod", 1).exists() else None)
-    (home / "broken").touch()
-    text, _ = supervisor.communicate(timeout=120)
-    assert supervisor.returncode == 0 and "do not answer" in text and "only 1 of 2 workers" in text
-    assert count(tmp_path) == 3 and cloud.left() == []
 
 
 def test_workers_with_other_packages_are_told(cloud):

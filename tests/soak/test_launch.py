@@ -37,6 +37,22 @@ def test_launch(tmp_path, monkeypatch):
     assert sum(map(bool, hits)) * 2 >= len(hits), hits
 
 
+def test_a_worker_that_cannot_be_set_up_is_replaced(tmp_path):
+    cloud = Cloud(tmp_path / "cloud").begin(FAKE_HUMPBACK=str(kills.REPOSITORY / "tests" / "launch" / "fake_humpback.py"))
+    supervisor = start(cloud, [f"--out={tmp_path / 'run'}", "--steps=3"])
+    try:
+        while not cloud.worker("pod", 1).exists():
+            time.sleep(0.02)
+        (cloud.worker("pod", 1) / "broken").touch()
+        assert supervisor.wait(300) == 0
+    finally:
+        supervisor.kill()
+        cloud.preempt()
+    told = (cloud.folder / "log").read_text()
+    assert "do not answer" in told and "only 1 of 2 workers" in told
+    assert (tmp_path / "run" / "count").read_text() == "3" and cloud.left() == []
+
+
 def live(cloud: Cloud, command: list[str], moments: list[float], chance: random.Random) -> dict[str, int]:
     """From nothing to done. moments: seconds between the worker's being there and its being taken; half of these kill the supervisor."""
     supervisor, taken, killed = start(cloud, command), 0, 0
