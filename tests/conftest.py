@@ -19,3 +19,12 @@ def test_data() -> pathlib.Path:
     if not pathlib.Path(folder).is_dir():
         pytest.skip(f"HUMPBACK_TEST_DATA={folder} is not a folder")
     return pathlib.Path(folder)
+
+
+# The files that take a minute and more: they begin first, so that at the end no process waits for one of them.
+LONG = ("stages/test_kill.py", "training/test_pod.py", "decoding/test_offline_pod.py", "launch/test_tpu.py", "training/test_loop.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the long files to the front; the rest stays as it is."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))

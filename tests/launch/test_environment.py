@@ -119,6 +119,9 @@ def test_another_python_than_the_folders_is_refused(repository):
     assert result.returncode == 1 and "remove the folder" in result.stderr
 
 
+PYTEST = "pytest -q -n auto --dist loadfile --no-loadscope-reorder"
+
+
 def launch(root, script, *arguments, cwd=None, **fake):
     """Runs a script of the copy; returns the result and what it had Python do."""
     (root / "runs.log").unlink(missing_ok=True)
@@ -144,9 +147,9 @@ def test_quickstart(repository, tmp_path):
 
 
 def test_test_runs_everything_or_what_it_is_told(repository):
-    assert launch(repository, "test.sh")[1] == ["pytest -q -n auto --dist loadfile tests"]
-    assert launch(repository, "test.sh", "-x", "-k", "mask")[1] == ["pytest -q -n auto --dist loadfile tests -x -k mask"]
-    assert launch(repository, "test.sh", "tests/model", "-x")[1] == ["pytest -q -n auto --dist loadfile tests/model -x"]
+    assert launch(repository, "test.sh")[1] == [f"{PYTEST} tests"]
+    assert launch(repository, "test.sh", "-x", "-k", "mask")[1] == [f"{PYTEST} tests -x -k mask"]
+    assert launch(repository, "test.sh", "tests/model", "-x")[1] == [f"{PYTEST} tests/model -x"]
     assert launch(repository, "test.sh", FAKE_RUN="fails")[0].returncode == 1
 
 
@@ -208,11 +211,13 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     compiler = repository / "tests" / "benchmarks" / "tpu_compile.py"
     compiler.write_text(f"print('installing')\nprint({str(repository / 'python')!r})\n")
     shutil.copytree(LAUNCH.parent / ".ci", repository / ".ci")
+    (repository / "launch" / "reproduce.sh").write_text('#!/usr/bin/env bash\necho "reproduce $*" >>runs.log\n')
     expected = [
         "ruff check .",
-        "pytest -q -n auto --dist loadfile tests",
+        f"{PYTEST} tests",
         "humpback run --config=configs/demo.py:ci --workdir=runs/demo-ci",
         "humpback summary --config=configs/demo.py:ci --workdir=runs/demo-ci --check",
+        "reproduce --rehearse",
         "pytest -q tests/parity",
         "pytest -q tests/planning",
         "pytest -q -s tests/soak/test_kill.py",
@@ -226,7 +231,7 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     assert result.returncode == 0 and "pytest -q tests/planning" not in calls and "skipped" in result.stdout
     compiler.write_text("import sys\nsys.exit(1)\n")
     result, calls = launch(repository, "../.ci/run")
-    assert result.returncode == 1 and calls == expected[:5]
+    assert result.returncode == 1 and calls == expected[:6]
     result, calls = launch(repository, "../.ci/run", FAKE_RUN="fails")
     assert result.returncode == 1 and calls == expected[:1] and "FAILED" in result.stdout
 
