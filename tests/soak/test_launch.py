@@ -27,7 +27,7 @@ def test_launch(tmp_path, monkeypatch):
             quota=8, limited=0.05, breaks=0.05, seed=number, FAKE_HUMPBACK="", JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="1",
             HUMPBACK_SHARED_WORKDIR="1", HUMPBACK_HEARTBEAT_SECONDS="20", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"),
         )  # fmt: skip
-        moments = sorted(chance.uniform(0, 1.2 * duration) for _ in range(chance.randint(1, 3)))
+        moments = sorted(chance.uniform(0, 0.8 * duration) for _ in range(chance.randint(1, 3)))
         outcome = live(cloud, [*inputs, f"--workdir={folder / 'run'}"], moments, chance)
         found, left = compare.differences(folder / "run", tmp_path / "undisturbed"), cloud.left()
         hits.append(outcome["taken"])

@@ -22,7 +22,7 @@ from tests.corpus.test_segments import HOSTILE
 from tests.corpus.test_text import TABLE
 from tests.pages import UNJUDGED
 
-PAGES = 5_000  # a schedule
+PAGES = 2_500  # a schedule
 SECONDS = 2
 DEMO = kills.REPOSITORY / "humpback" / "demo" / "pages"
 SEEDS = [path.read_text() for path in sorted(DEMO.glob("*.html"))]
