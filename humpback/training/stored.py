@@ -44,15 +44,15 @@ def write(
     """Writes the weights that `read` gives, each asked for once and in the order of `leaves`. `path` appears when all are there.
 
     Every process calls it, because Orbax meets, but only the first one writes and reads. In its memory are what is being written
-    and what is being read meanwhile, each of about the size of the largest weight. dtype: a weight's type. attend: called where the
-    others do not read. look: is shown each weight.
+    and what is being read meanwhile, each of about the size of the largest weight; on gs://, where Orbax does not save in parts, the
+    whole model. dtype: a weight's type. attend: called where the others do not read. look: is shown each weight.
     """
     made = context()
     made.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
-    writing = None
+    in_parts = "://" not in os.fspath(path)
+    writing, tree = None, {}
     with made, told_when_full(path):
         for group in _groups(cfg):
-            tree: dict[str, Any] = {}
             for leaf in group:
                 if jax.process_index() == 0:
                     array = np.ascontiguousarray(read(leaf))
@@ -62,12 +62,15 @@ def write(
                     attend(leaf)
                 _put(tree, leaf, array)
                 del array
-            if writing is not None:
-                writing.result()
-            writing = ocp.partial.save_async(absolute(path), tree)
-            del tree
-        writing.result()
-        ocp.partial.finalize(absolute(path))
+            if in_parts:
+                if writing is not None:
+                    writing.result()
+                writing, tree = ocp.partial.save_async(absolute(path), tree), {}
+        if in_parts:
+            writing.result()
+            ocp.partial.finalize(absolute(path))
+        else:
+            ocp.save(absolute(path), tree)
 
 
 def _alone(made: ocp.Context) -> ocp.Context:
