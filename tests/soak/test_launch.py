@@ -17,8 +17,8 @@ def test_launch(tmp_path, monkeypatch):
     seed, count = int(os.environ.get("HUMPBACK_SOAK_SEED", "0")), int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "30"))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))  # this is not about compiling
     inputs = [*tiny.make_inputs(tmp_path), *SMALL]
-    for name in ("compiled", "undisturbed"):
-        duration, _ = kills.finish(kills.pod(2, 1, "run", *inputs, f"--workdir={tmp_path / name}"))
+    duration, _ = kills.finish(kills.pod(2, 1, "run", *inputs, f"--workdir={tmp_path / 'undisturbed'}"))
+    duration /= 2  # the others find their programs compiled
     hits = []
     for number in range(1, count + 1):
         chance = random.Random(f"{seed} {number}")
