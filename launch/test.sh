@@ -11,9 +11,6 @@ for argument in "$@"; do
 done
 cd "$ROOT"
 environment .venv test "$WEIGHTS"
-# Most of the time goes into compiling, on one core a test, so what one test has compiled serves the others, and the processes they start.
-cache=$(mktemp -d)
-trap 'rm -rf "$cache"' EXIT
-export JAX_COMPILATION_CACHE_DIR=$cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3
-# A file stays with one process, as its fixtures are dear; tests/conftest.py puts the long ones first.
+# Most of the time goes into compiling, on one core a test; a file stays with one process, as its fixtures are dear, and
+# tests/conftest.py puts the long ones first.
 "$PY" -m pytest -q -n auto --dist loadfile --no-loadscope-reorder ${targets[@]+"${targets[@]}"} "$@"
