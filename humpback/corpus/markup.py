@@ -130,7 +130,6 @@ class Markup:
                 self.tags[position] = Tag("open_heading", tag.name, tag.attributes)
                 self.tags[ends[-1]] = _ROLE_END
 
-
     def _demote_remarks(self) -> None:
         """Makes the headers in boxes of remarks ("Note") lines of their text."""
         behind = 0  # what was looked at

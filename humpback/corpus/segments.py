@@ -87,7 +87,7 @@ class Tree:
             position += 1
 
 
-def cut(page: Page, language: str = "en") -> tuple[Callable[[], str], list[Tree]]:
+def cut(page: Page, cfg: Segments) -> tuple[Callable[[], str], list[Tree]]:
     """What finds the page's own address, and the tree of each of its headers, in the page's order. Raises PageDropped."""
     html = decode(page.html, page.charset)
     if html is None:
@@ -95,9 +95,9 @@ def cut(page: Page, language: str = "en") -> tuple[Callable[[], str], list[Tree]
     if _too_deep(html):
         raise PageDropped("too deep")
     parser = LexborHTMLParser(html, scripting=True)  # as browsers do: what is in <noscript> is no part of the tree
-    if reason := filters.language_reason(page.language or _declared_language(parser, html), language):
+    if reason := filters.language_reason(page.language or _declared_language(parser, html), cfg.language):
         raise PageDropped(reason)
-    trees = build_trees(_without_trailing_links(to_items(parser)))
+    trees = build_trees(_without_trailing_links(to_items(parser)), cfg.navigation)
     if not trees:
         raise PageDropped("no header")
     if any(map(filters.is_generic, {tree.header for tree in trees})):
@@ -129,8 +129,8 @@ def _name(trees: list[Tree], parser: LexborHTMLParser) -> None:
             tree.header_path = (title, *tree.header_path)
 
 
-def build_trees(items: list[Item]) -> list[Tree]:
-    """The trees of a page's items, in order: a tree's parent comes before it."""
+def build_trees(items: list[Item], navigation: str = "") -> list[Tree]:
+    """The trees of a page's items, in order: a tree's parent comes before it. `navigation`: more phrases of headers that are such."""
     trees: list[Tree] = []
     open_trees: list[Tree] = []
     marks: list[int] = []  # how many trees were open where each open article began
@@ -151,7 +151,7 @@ def build_trees(items: list[Item]) -> list[Tree]:
             parent = open_trees[-1] if open_trees else None
             path = (*(parent.header_path if parent else ()), *([item.text] if item.text else []))
             tree = Tree(item.text, item.level, path, parent, position + 1, items=items, skips=skips, hollow=hollow)
-            tree.navigation = filters.is_navigation(item.text)
+            tree.navigation = filters.is_navigation(item.text, navigation)
             trees.append(tree)
             open_trees.append(tree)
         elif isinstance(item, Edge) and item.opens:
@@ -192,7 +192,7 @@ def _measure(items: list[Item], trees: list[Tree]) -> None:
 def extract(page: Page, cfg: Segments, on_drop: Callable[[str, Tree | None], None]) -> list[Segment]:
     """The segments of one page that the rules keep; `on_drop(reason, tree)` as in `choose`, with no tree for the page itself."""
     try:
-        address, trees = cut(page, cfg.language)
+        address, trees = cut(page, cfg)
     except PageDropped as dropped:
         on_drop(str(dropped), None)
         return []
@@ -216,16 +216,18 @@ def choose(
     for tree in trees:
         if tree.start <= covered:
             continue
-        reason = filters.header_reason(tree.header, cfg.navigation) or filters.length_reason(tree.length, cfg)
         text, code, share = "", "", 0.0
+        reason = filters.header_reason(tree.header, cfg.navigation) or filters.length_reason(tree.length, cfg)
         if not reason and all(map(filters.is_generic, tree.header_path)):
             reason = "generic header"
         if not reason:
             text = filters.unquoted(tree.text)
             code, share = language.detect(filters.without_code(text))
-            other = code.split("-")[0] != cfg.language or share < cfg.min_language_share or language.is_other(tree.header, cfg.language)
-            wrong = cfg.min_language_share and other
-            reason = "language" if wrong else filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")
+            if cfg.min_language_share and (
+                code.split("-")[0] != cfg.language or share < cfg.min_language_share or language.is_other(tree.header, cfg.language)
+            ):
+                reason = "language"
+        reason = reason or filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")
         if reason:
             on_drop(reason, tree)
             continue

@@ -1,6 +1,6 @@
 """One unit of input to one part of the output, in a process of its own, which a hostile page may hang or kill.
 
-`Worker` is the guard: it gives jobs to a child (this module as a program), watches at which page the child is, kills it when a page
+`Worker` is the guard: it gives jobs to a child (`main`, in a process of its own), watches at which page the child is, kills it when a page
 takes too long, and starts another that goes on behind that page. The child writes what it has of a job to a spool file, page by page,
 so nothing is done twice, and publishes the part when the input is at its end: NAME.jsonl, NAME.npy and, last, NAME.json.
 """
@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import json
+import math
 import mmap
 import os
 import pickle
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +40,8 @@ from humpback.corpus.yields import SAMPLE_CHARS, Yield
 from humpback.errors import UserError
 from humpback.records import Page, Segment, from_json, to_json
 
-_STATE = struct.Struct("<qqqq")  # pages begun, bytes of them, bytes of the input up to them, whether one is at work (1) or none
+_STATE = struct.Struct("<qqqq")  # pages begun, bytes of them, bytes of the input up to them, and what is done:
+_READING, _AT_PAGE, _PUBLISHING = range(3)
 _GRACE = 2.0  # a page that the child's own alarm does not end, since it is in C code, is ended from outside after so many times its limit
 _SILENT = 300.0  # seconds in which a child may read on without a page
 _TRIES = 2  # at one place; a third is not made, and what is behind it stays unread
@@ -98,16 +101,20 @@ class Worker:
         tries: Counter[int] = Counter()
         end: int | None = None  # the last page that is read: what is behind it cannot be
         while reason := self._attempt(job, spool, blamed, end):
-            pages, size, _, at_work = _STATE.unpack(self._state[:])
+            pages, size, _, doing = _STATE.unpack(self._state[:])
             page = pages - begun
             tries[page] += 1
-            if at_work:
-                blamed[page] = reason
-            if tries[page] >= _TRIES:
-                end = page - at_work
-            self._state[:] = _STATE.pack(begun, size, 0, 0)
+            if doing == _PUBLISHING:
+                if tries[page] >= _TRIES:
+                    raise RuntimeError(f"{job.given.source}: its worker died {_TRIES} times while it wrote part {job.name}")
+            else:
+                if doing == _AT_PAGE:
+                    blamed[page] = reason
+                if tries[page] >= _TRIES:
+                    end = page - 1 if doing == _AT_PAGE else page
+            self._state[:] = _STATE.pack(begun, size, 0, _READING)
         pages, size, _, _ = _STATE.unpack(self._state[:])
-        self._state[:] = _STATE.pack(pages, size, 0, 0)
+        self._state[:] = _STATE.pack(pages, size, 0, _READING)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spool)
 
@@ -134,8 +141,9 @@ class Worker:
             if state != seen:
                 seen, since = state, time.monotonic()
                 continue
-            at_work = _STATE.unpack(state)[3]
-            if time.monotonic() - since > (_GRACE * job.cfg.page_seconds if at_work else _SILENT):
+            # Writing a part takes as long as it is large, and has nothing of a page's making in it that could hang.
+            allowed = (_SILENT, _GRACE * job.cfg.page_seconds, math.inf)[_STATE.unpack(state)[3]]
+            if time.monotonic() - since > allowed:
                 self._kill()
                 return "took too long"
         answer = child.stdout.readline()
@@ -179,8 +187,6 @@ def main() -> None:
         except UserError as problem:
             error, user = str(problem), True
         except Exception as problem:
-            import traceback
-
             error = f"{problem!r}\n{traceback.format_exc()}"
         answers.write(json.dumps({"error": error, "user": user}) + "\n")
         answers.flush()
@@ -219,10 +225,10 @@ class _Child:
                     if number > done:
                         self.size += len(page.html)
                         self.read = self.read + len(page.html) if self.job.given.kind == "html" else page.end
-                        self._mark(number, 1)
+                        self._mark(number, _AT_PAGE)
                         spool.write(self._extracted(number, page))
                         spool.flush()
-                    self._mark(number, 0)
+                    self._mark(number, _READING)
                     self._clear()
                     if number == self.end:
                         break
@@ -230,10 +236,11 @@ class _Child:
                 if self.end is not None:
                     self._left_out(self.job.given.source, "unreadable")
                 spool.write(self._marker(number + 1, 0))
+        self._mark(number, _PUBLISHING)
         self._publish()
 
-    def _mark(self, number: int, at_work: int) -> None:
-        self.state[:] = _STATE.pack(self.begun + number, self.size, self.read, at_work)
+    def _mark(self, number: int, doing: int) -> None:
+        self.state[:] = _STATE.pack(self.begun + number, self.size, self.read, doing)
 
     def _clear(self) -> None:
         self.page = {"drops": [], "warnings": [], "headers": 0}
@@ -261,7 +268,7 @@ class _Child:
             try:
                 signal.setitimer(signal.ITIMER_REAL, self.job.cfg.page_seconds)
                 try:
-                    address, trees = cut(page, self.job.cfg.language)
+                    address, trees = cut(page, self.job.cfg)
                     self.page["headers"] = len(trees)
                     found = choose(page, address, trees, self.job.cfg, functools.partial(self._drop, page), self.contaminated)
                 finally:
@@ -343,7 +350,3 @@ def _limit_memory(megabytes: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = now + megabytes * 1_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-if __name__ == "__main__":
-    main()

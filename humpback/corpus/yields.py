@@ -1,8 +1,8 @@
 """What became of the pages: counts of everything kept and dropped, and a few samples of what each rule drops, for a person to judge."""
 
-import heapq
+import bisect
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,15 +23,15 @@ class Yield:
         self.counts: Counter[str] = Counter()  # pages, bytes, headers
         self.warnings: Counter[str] = Counter()  # what the readers have said
         self.dropped: Counter[str] = Counter()
-        self._samples: dict[str, list[tuple[int, dict[str, Any]]]] = {}  # per reason a heap: the largest checksum first
+        self._samples: defaultdict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)  # per reason the smallest checksums, sorted
 
     def drop(self, reason: str, where: dict[str, Any], text: Callable[[], str]) -> None:
         """Counts something left out. `where` says what it is (source, bytes, header); `text` is only called when it becomes a sample."""
         self.dropped[reason] += 1
         key = zlib.crc32(repr(sorted(where.items())).encode("utf-8", "replace"))
-        heap = self._samples.setdefault(reason, [])
-        if len(heap) < SAMPLES or -key > heap[0][0]:
-            self._keep(heap, key, {**where, "text": text()[:SAMPLE_CHARS]})
+        found = self._samples[reason]
+        if len(found) < SAMPLES or key < found[-1][0]:
+            self._keep(reason, key, {**where, "text": text()[:SAMPLE_CHARS]})
 
     def add_page(self, page: dict[str, Any]) -> None:
         """Adds what became of a page: its `bytes`, `headers`, `drops` (reason, where, text) and `warnings`."""
@@ -47,39 +47,21 @@ class Yield:
         self.dropped.update(other["dropped"])
         for reason, samples in other["samples"].items():
             for key, sample in samples:
-                self._keep(self._samples.setdefault(reason, []), key, sample)
+                self._keep(reason, key, sample)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for `add`."""
-        samples = {reason: sorted(((-key, sample) for key, sample in heap), key=_order) for reason, heap in self._samples.items()}
-        return {"counts": dict(self.counts), "warnings": dict(self.warnings), "dropped": dict(self.dropped), "samples": samples}
+        return {"counts": self.counts, "warnings": self.warnings, "dropped": self.dropped, "samples": self._samples}
 
     def samples(self) -> dict[str, list[dict[str, Any]]]:
         """The samples of each reason."""
-        return {reason: [sample for _, sample in found] for reason, found in sorted(self.to_json()["samples"].items())}
+        return {reason: [sample for _, sample in found] for reason, found in sorted(self._samples.items())}
 
-    @staticmethod
-    def _keep(heap: list[tuple[int, dict[str, Any]]], key: int, sample: dict[str, Any]) -> None:
-        if any(sample == held for negative, held in heap if negative == -key):
-            return
-        item = _Item((-key, sample))
-        if len(heap) < SAMPLES:
-            heapq.heappush(heap, item)
-        else:
-            heapq.heappushpop(heap, item)
-
-
-class _Item(tuple):
-    """(negative checksum, sample) in the order of the checksums, then of what the samples say."""
-
-    __slots__ = ()
-
-    def __lt__(self, other: tuple) -> bool:
-        return (self[0], repr(other[1])) < (other[0], repr(self[1]))
-
-
-def _order(item: tuple[int, dict[str, Any]]) -> tuple[int, str]:
-    return item[0], repr(item[1])
+    def _keep(self, reason: str, key: int, sample: dict[str, Any]) -> None:
+        found = self._samples[reason]
+        if (key, sample) not in found:
+            bisect.insort(found, (key, sample), key=lambda item: (item[0], sorted(item[1].items())))
+            del found[SAMPLES:]
 
 
 def table(counts: dict[str, int], dropped: dict[str, int], sources: int) -> str:

@@ -56,15 +56,13 @@ def segment_into(stage: Stage, cfg: Segments, engine: str = "local", address: st
     """Makes a stage's folder: the segments' shards, yield.json and samples.json. UserError when no segment is left."""
     if stage.complete:
         return
+    found: dict[str, Any] = {"counts": {}}
     if distributed.is_first():
         jobs = plan(cfg, stage.path)
         extract(jobs, stage, engine, address, workers)
         found = merge(jobs, cfg, stage.path, engine, address)
     distributed.barrier(f"segments {stage.path}", _WEEK)
-    if distributed.is_first():
-        stage.finish(**found)
-    else:
-        stage.finish(counts={})
+    stage.finish(**found)
 
 
 def plan(cfg: Segments, out: epath.Path) -> list[Job]:

@@ -66,7 +66,7 @@ TREES = [
 
 @pytest.mark.parametrize("html, expected", [row[1:] for row in TREES], ids=[row[0] for row in TREES])
 def test_trees(html: str, expected: list[tuple[str, str, str]]) -> None:
-    _, trees = cut(page(html))
+    _, trees = cut(page(html), Segments())
     assert [(tree.header, tree.text, " > ".join(tree.header_path)) for tree in trees] == expected
     assert [tree.length for tree in trees] == [len(tree.text) for tree in trees]
 
@@ -109,7 +109,7 @@ def test_a_segment_leads_back_to_its_page() -> None:
     ("<link rel=canonical>", "a/p.html"),
 ])  # fmt: skip
 def test_addresses(head: str, url: str) -> None:
-    assert cut(page(f"<head>{head}</head><h1>A</h1>"))[0]() == url
+    assert cut(page(f"<head>{head}</head><h1>A</h1>"), Segments())[0]() == url
 
 
 PAGES = [
@@ -132,10 +132,10 @@ PAGES = [
 @pytest.mark.parametrize("reason, html", PAGES)
 def test_pages_that_are_dropped(reason: str, html: str | bytes) -> None:
     if not reason:
-        assert [tree.header for tree in cut(page(html))[1]] == ["A"]
+        assert [tree.header for tree in cut(page(html), Segments())[1]] == ["A"]
         return
     with pytest.raises(PageDropped) as dropped:
-        cut(page(html))
+        cut(page(html), Segments())
     assert str(dropped.value) == reason
 
 
@@ -154,7 +154,7 @@ CHARSETS = [
 
 @pytest.mark.parametrize("html", CHARSETS)
 def test_charsets(html: bytes) -> None:
-    assert cut(page(html))[1][0].text == "café €"
+    assert cut(page(html), Segments())[1][0].text == "café €"
 
 
 def test_text_with_lost_characters_is_dropped() -> None:
@@ -224,18 +224,24 @@ def test_a_header_that_says_nothing_gets_the_title_of_its_page() -> None:
 
 
 def test_a_remark_is_part_of_the_text_around_it() -> None:
-    assert cut(page("<h1>A</h1><p>a</p><div><h3>Note</h3><p>b</p></div><p>c</p>"))[1][0].text == "a\n\nNote\n\nb\n\nc"
+    assert cut(page("<h1>A</h1><p>a</p><div><h3>Note</h3><p>b</p></div><p>c</p>"), Segments())[1][0].text == "a\n\nNote\n\nb\n\nc"
     html = "<h1>A</h1><p>a</p><div class='box tip'><h2>Mind the <b>gap</b></h2><p>b</p></div><p>c</p><h2>B</h2>d"
-    assert [tree.header for tree in cut(page(html.replace("box tip", "box")))[1]] == ["A", "Mind the gap", "B"]
-    assert [tree.header for tree in cut(page(html))[1]] == ["A", "B"]
+    assert [tree.header for tree in cut(page(html.replace("box tip", "box")), Segments())[1]] == ["A", "Mind the gap", "B"]
+    assert [tree.header for tree in cut(page(html), Segments())[1]] == ["A", "B"]
 
 
 def test_links_that_lead_on_are_no_text() -> None:
     html = "<h1>A</h1><p>a</p><ul><li><a href=x>More</a></li></ul><h1>B</h1><p><a href=y>Only</a> here</p><p><a href=z>Next page</a></p>"
-    assert [tree.text for tree in cut(page(html))[1]] == ["a", "Only here"]
+    assert [tree.text for tree in cut(page(html), Segments())[1]] == ["a", "Only here"]
 
 
 def test_a_text_that_is_one_quotation_is_written_without_its_signs() -> None:
     html = f"<h1>A</h1><blockquote><p>{words(30)}</p><p>{words(30, 50)}</p></blockquote>"
     (segment,) = extract(page(html), Segments(min_chars=20, max_chars=100, **UNJUDGED), lambda *_: None)
     assert segment.text == f"{words(30)}\n\n{words(30, 50)}"
+
+
+def test_phrases_of_the_config_take_what_is_below_them_out_of_the_text_around() -> None:
+    html = "<h1>A</h1>a<h2>From our shop</h2>x<h2>B</h2>b"
+    assert cut(page(html), Segments())[1][0].text == "a\n\nFrom our shop\n\nx\n\nB\n\nb"
+    assert cut(page(html), Segments(navigation="our shop"))[1][0].text == "a\n\nB\n\nb"

@@ -1,5 +1,6 @@
 """The segment stage: workers that a page may kill, parts that continue, the yield."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -168,6 +169,15 @@ def outcome(job: Job) -> tuple[dict[str, int], dict[str, int]]:
     return found["counts"], found["dropped"]
 
 
+def outcome_of_hurt(job: Job, program: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, int], dict[str, int]]:
+    """What becomes of a job whose children run this program in place of the worker's own."""
+    popen = subprocess.Popen
+    monkeypatch.setattr(worker.subprocess, "Popen", lambda arguments, **kw: popen([sys.executable, "-c", program], **kw))
+    with contextlib.closing(Worker()) as guard:
+        guard.run(job)
+    return outcome(job)
+
+
 def test_a_page_that_takes_too_long_costs_itself(tmp_path: Path) -> None:
     job = one_job(tmp_path, page_seconds=0.3)
     many = "".join(f"<li>{text(n, 20)}" for n in range(40_000))
@@ -194,19 +204,10 @@ def hurtful(page, *rest):
 worker.choose = hurtful
 worker.main()
 """
-    popen = subprocess.Popen
-    monkeypatch.setattr(worker.subprocess, "Popen", lambda arguments, **kw: popen([sys.executable, "-c", hurt], **kw))
-    guard = Worker()
-    guard.run(job)
-    guard.close()
-    counts, dropped = outcome(job)
+    counts, dropped = outcome_of_hurt(job, hurt, monkeypatch)
     assert counts["pages"] == 3
     assert dropped == {"navigation header": 2, "took too long" if silent else "killed its worker": 1}
-    assert len(list(read_lines(job))) == 2
-
-
-def read_lines(job: Job) -> list[str]:
-    return (Path(job.out) / f"{job.name}.jsonl").read_text().splitlines()
+    assert len((Path(job.out) / f"{job.name}.jsonl").read_text().splitlines()) == 2
 
 
 def test_an_input_that_kills_whoever_reads_it_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,13 +224,22 @@ def hurtful(given, *rest):
 readers.read_pages = hurtful
 worker.main()
 """
-    popen = subprocess.Popen
-    monkeypatch.setattr(worker.subprocess, "Popen", lambda arguments, **kw: popen([sys.executable, "-c", hurt], **kw))
-    guard = Worker()
-    guard.run(job)
-    guard.close()
-    counts, dropped = outcome(job)
+    counts, dropped = outcome_of_hurt(job, hurt, monkeypatch)
     assert counts["pages"] == 2 and dropped == {"navigation header": 2, "unreadable": 1}
+
+
+def test_a_part_that_cannot_be_written_is_an_error_and_a_long_one_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_SILENT", 0.3)
+    job = one_job(tmp_path, page_seconds=0.3)
+    publish = "import os, signal, time\nfrom humpback.corpus import worker\npublish = worker.storage.publish\n"
+    killed = publish + "worker.storage.publish = lambda *a, **kw: os.kill(os.getpid(), signal.SIGKILL)\nworker.main()\n"
+    with pytest.raises(RuntimeError, match="died 2 times while it wrote part 000000"):
+        outcome_of_hurt(job, killed, monkeypatch)
+    monkeypatch.undo()
+    monkeypatch.setattr(worker, "_SILENT", 0.3)
+    slow = publish + "worker.storage.publish = lambda *a, **kw: (time.sleep(1), publish(*a, **kw))[1]\nworker.main()\n"
+    size = sum(path.stat().st_size for path in (tmp_path / "pages").iterdir())
+    assert outcome_of_hurt(job, slow, monkeypatch) == ({"bytes": size, "headers": 9, "pages": 3}, {"navigation header": 3})
 
 
 def test_a_worker_that_fails_otherwise_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
