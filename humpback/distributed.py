@@ -95,11 +95,9 @@ def start(configuration: Mapping[str, str] | None = None) -> None:
     meet(place, {**describe(os.environ), **(configuration or {})}, timeout)
     # JAX's preemption service would take SIGTERM for itself, and nothing here asks it: a plain kill must end the process.
     jax.config.update("jax_enable_preemption_service", False)
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        address = os.environ["JAX_COORDINATOR_ADDRESS"]
-        jax.distributed.initialize(address, place.count, place.index, heartbeat_timeout_seconds=heartbeat)
-    else:
-        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    told = (address, place.count, place.index) if address is not None else ()  # on Cloud TPU, JAX asks by itself
+    jax.distributed.initialize(*told, heartbeat_timeout_seconds=heartbeat)
 
 
 def is_first() -> bool:
@@ -133,8 +131,7 @@ def exchange(name: str, text: str) -> list[str]:
     place = f"exchange {name} #{_barriers[name] + 1}"
     client.key_value_set(f"{place}/{jax.process_index():06d}", json.dumps(text))
     barrier(name)
-    found = client.key_value_dir_get(place)
-    return [text for _, value in sorted(found) if (text := json.loads(value))]
+    return [text for _, value in sorted(client.key_value_dir_get(place)) if (text := json.loads(value))]
 
 
 def agree(flag: bool) -> bool:
@@ -290,8 +287,7 @@ def meet(place: Place, facts: Mapping[str, str], timeout_seconds: float) -> None
 
 
 async def _receive(place: Place, own: dict[str, Any], timeout_seconds: float) -> tuple[str, bool]:
-    """Process 0's part: waits for the others' cards and answers all of them with what is wrong, or "" when nothing is, and whether
-    that may pass."""
+    """Process 0's part: waits for the others' cards and answers them all: what is wrong ("" for nothing), whether that may pass."""
     visitors: dict[asyncio.StreamWriter, dict[str, Any]] = {}
     complete = asyncio.Event()
 

@@ -17,8 +17,13 @@ from humpback.model.weights import leaves
 from humpback.stages.directory import check_shared
 from humpback.training import checkpoint
 
-# What a conversion that was cut off may have left; anything else in a target folder is somebody's.
-_OURS = ("weights", "tokenizer", "model", "special_tokens_map.json", "generation_config.json", export.CARD, ".humpback-tmp-")
+# How the names begin of what a conversion that was cut off may have left; anything else in a target folder is somebody's.
+_OURS = {
+    "checkpoint": ("weights", "tokenizer", "model.json", ".humpback-tmp-"),
+    "huggingface": (
+        "model.safetensors", "model-", "tokenizer", "special_tokens_map.json", "generation_config.json", export.CARD, ".humpback-tmp-",
+    ),
+}  # fmt: skip
 _FINISHED = (huggingface.CONFIG, checkpoint.CHECKSUMS)
 
 
@@ -63,7 +68,7 @@ def convert(
     """
     start = time.monotonic()
     target = os.path.expanduser(target)
-    _check_target(target)
+    _check_target(target, to_format)
     distributed.barrier(f"convert {target} is free")
     opened = sources.open_source(source, sha256, dtype)
     wrapper = wrapper or opened.wrapper
@@ -100,7 +105,7 @@ def _bar(opened: sources.Source, shown: bool) -> tqdm:
     return tqdm(total=total, unit="B", unit_scale=True, desc="convert", disable=not shown)
 
 
-def _check_target(target: str) -> None:
+def _check_target(target: str, to_format: str) -> None:
     folder = epath.Path(target)
     if not folder.exists():
         return
@@ -111,5 +116,6 @@ def _check_target(target: str) -> None:
         if name in found:
             raise UserError(f"{target}: already holds a finished model ({name}); give another --target or remove it")
     for name in found:
-        if not name.startswith(_OURS):
-            raise UserError(f"{target}: holds {name}, which no conversion makes; give a new or an empty folder")
+        if not name.startswith(_OURS[to_format]):
+            made = sources.FORMATS[to_format]
+            raise UserError(f"{target}: holds {name}, which no conversion to {made} makes; give a new or an empty folder")

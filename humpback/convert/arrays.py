@@ -47,6 +47,14 @@ def ahead(values: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             del value
 
 
+def same_numbers(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two tensors are alike in shape, type and every bit."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    a, b = (array.reshape(-1).view(f"u{array.itemsize}") for array in (one, other))
+    return all(np.array_equal(a[i : i + _STRIP], b[i : i + _STRIP]) for i in range(0, a.size, _STRIP))
+
+
 def check_finite(array: np.ndarray, name: str, where: str) -> None:
     """Raises UserError naming the tensor when a number of it is infinite or none. array: of one of DTYPES, contiguous."""
     mask = _EXPONENT[str(array.dtype)]

@@ -60,7 +60,8 @@ def write_folder(
         dtype = model.dtype(("embedding",))
         storage.publish(config_file, json_bytes({**_config(cfg, dtype, model.tokenizer), "humpback": note}))
     except FileExistsError as error:
-        raise UserError(f"{error}; {path} was begun for another model: remove it or give another --target") from error
+        begun = f"{path} was begun for another model or with another --file_gb"
+        raise UserError(f"{error}; {begun}: remove it or give another --target") from error
 
 
 def _write_weights(path: str, model: Opened, file_bytes: int, progress: Callable[[int], None]) -> None:
@@ -69,7 +70,11 @@ def _write_weights(path: str, model: Opened, file_bytes: int, progress: Callable
         tensors[names.outside_name(leaf, "huggingface")] = (leaf, names.outside_shape(leaf, model.config), model.dtype(leaf))
     sizes = {name: math.prod(shape) * DTYPES[dtype].itemsize for name, (_, shape, dtype) in tensors.items()}
     parts = _parts(sizes, file_bytes)
+    files = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))] if len(parts) > 1 else [_SINGLE]
     weight_map: dict[str, str] = {}
+    for name in storage.list_files(path):
+        if (name.endswith(".safetensors") and name not in files) or (name == _INDEX and len(files) == 1):
+            raise FileExistsError(f"{os.path.join(path, name)}: is none of the {len(files)} files of weights that are to be written")
 
     def arrays(part: list[str]):
         for name in part:
@@ -77,8 +82,7 @@ def _write_weights(path: str, model: Opened, file_bytes: int, progress: Callable
             yield names.to_huggingface(leaf, model.read(leaf), model.config)
             progress(sizes[name])
 
-    for i, part in enumerate(parts):
-        file = _SINGLE if len(parts) == 1 else f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors"
+    for file, part in zip(files, parts, strict=True):
         stored = {name: tensors[name][1:] for name in part}
         storage.publish(os.path.join(path, file), tensorfiles.safetensors_bytes(stored, ahead(arrays(part))))
         weight_map |= dict.fromkeys(part, file)

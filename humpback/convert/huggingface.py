@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from humpback import storage
-from humpback.convert import names, tensorfiles
-from humpback.convert.arrays import DTYPES
+from humpback.convert import names, opened, tensorfiles
+from humpback.convert.arrays import DTYPES, same_numbers
 from humpback.convert.opened import Opened
 from humpback.convert.tensorfiles import AGAIN
 from humpback.errors import UserError
@@ -23,8 +23,6 @@ _KINDS = (
     ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model*.bin"),
 )
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-_BLOCK = 1 << 20  # numbers that are compared at once
-_REQUIRED: Any = object()
 # config.json's field -> the only values the LLaMA of this project computes with.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
@@ -43,7 +41,11 @@ def read_folder(path: str) -> Opened:
     values = storage.read_json(where)
     files = _open_files(path)
     cfg = _read_config(values, where)
-    _check_tied(cfg, files, where)
+    if not cfg.tied and _HEAD not in files.tensors:
+        raise UserError(
+            f"{where}: tie_word_embeddings is false or absent, but there is no tensor {_HEAD}; "
+            "set it to true if the head is the embedding, otherwise the weights are incomplete"
+        )
     wanted = {names.outside_name(leaf, "huggingface"): leaf for leaf, _ in leaves(cfg)}
     # Files of the first LLaMA carry the rotary frequencies, which the config gives as well.
     found = [name for name in files.tensors if not name.endswith(".rotary_emb.inv_freq")]
@@ -55,6 +57,11 @@ def read_folder(path: str) -> Opened:
             notes.append(names.padding_note(name, filling, cfg))
         if stored.dtype not in DTYPES:
             raise UserError(f"{stored.file}: tensor {name} has type {stored.dtype}; readable are {', '.join(DTYPES)}")
+    if cfg.tied and _HEAD in files.tensors and not _is_embedding(files, _HEAD):
+        raise UserError(
+            f"{where}: tie_word_embeddings is true, but {_HEAD} differs from {_EMBEDDING}; "
+            "set it to false if the head is to count, or remove the tensor"
+        )
     tokenizer = Tokenizer.load(path)
     names.check_vocabulary(tokenizer.vocab_size, cfg, path)
 
@@ -78,8 +85,8 @@ def _read_template(path: str) -> str:
     """The chat template, in the file that transformers 5 writes or the field of before; "" without one, or with several."""
     file = os.path.join(path, "chat_template.jinja")
     if os.path.exists(file):
-        with open(file, encoding="utf-8") as opened:
-            return opened.read()
+        with open(file, encoding="utf-8") as template_file:
+            return template_file.read()
     config = os.path.join(path, "tokenizer_config.json")
     template = storage.read_json(config).get("chat_template") if os.path.exists(config) else None
     return template if isinstance(template, str) else ""
@@ -101,26 +108,10 @@ def _open_files(path: str) -> tensorfiles.Tensors:
     raise UserError(f"{path}: no weights are there; readable are *.safetensors and pytorch_model*.bin, with or without an index")
 
 
-def _check_tied(cfg: LlamaConfig, files: tensorfiles.Tensors, where: str) -> None:
-    """UserError when the tensors contradict the flag."""
-    if not cfg.tied and _HEAD not in files.tensors:
-        raise UserError(
-            f"{where}: tie_word_embeddings is false or absent, but there is no tensor {_HEAD}; "
-            "set it to true if the head is the embedding, otherwise the weights are incomplete"
-        )
-    if cfg.tied and _HEAD in files.tensors and not same_numbers(files.read(_EMBEDDING), files.read(_HEAD)):
-        raise UserError(
-            f"{where}: tie_word_embeddings is true, but {_HEAD} differs from {_EMBEDDING}; "
-            "set it to false if the head is to count, or remove the tensor"
-        )
-
-
-def same_numbers(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two tensors are alike in shape, type and every bit."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    a, b = (array.reshape(-1).view(f"u{array.itemsize}") for array in (one, other))
-    return all(np.array_equal(a[i : i + _BLOCK], b[i : i + _BLOCK]) for i in range(0, a.size, _BLOCK))
+def _is_embedding(files: tensorfiles.Tensors, name: str) -> bool:
+    """Whether a tensor is the embedding once more, which is there and can be read; of another type it is not."""
+    same_type = files.tensors[name].dtype == files.tensors[_EMBEDDING].dtype
+    return same_type and same_numbers(files.read(_EMBEDDING), files.read(name))
 
 
 def _read_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
@@ -134,14 +125,8 @@ def _read_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
         if values.get(key) not in allowed:
             raise UserError(f"{where}: {key} is {values[key]!r}; only {allowed[0]!r} is supported")
 
-    def number(key: str, default: Any = _REQUIRED) -> Any:
-        value = values.get(key)
-        value = default if value is None else value
-        if value is _REQUIRED:
-            raise UserError(f"{where}: {key} is missing")
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise UserError(f"{where}: {key} is {value!r}, must be a number")
-        return value
+    def number(key: str, default: float | None = None) -> Any:
+        return opened.number(values, key, where, default)
 
     heads, width = number("num_attention_heads"), number("hidden_size")
     theta, scaling = _read_rope(values, number("rope_theta", 10000.0), where)
@@ -171,7 +156,7 @@ def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[flo
     if not isinstance(rope, Mapping):
         raise UserError(f"{where}: {key} is {rope!r}, must be an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = float(rope.get("rope_theta", theta))
+    theta = float(opened.number(rope, "rope_theta", f"{where}: {key}", theta))
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         value = rope["partial_rotary_factor"]
         raise UserError(f"{where}: {key}.partial_rotary_factor is {value!r}; only 1.0 is supported")
@@ -180,7 +165,5 @@ def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[flo
     if kind != "llama3":
         raise UserError(f'{where}: {key} has the type {kind!r}; only "default" and "llama3" are supported')
     fields = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    for field in fields:
-        if not isinstance(rope.get(field), int | float):
-            raise UserError(f"{where}: {key}.{field} is {rope.get(field)!r}, must be a number")
-    return theta, RopeScaling(*(float(rope[field]) for field in fields[:3]), int(rope[fields[3]]))
+    factor, low, high, original = (opened.number(rope, field, f"{where}: {key}") for field in fields)
+    return theta, RopeScaling(float(factor), float(low), float(high), int(original))

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from humpback import storage
-from humpback.convert import names, tensorfiles, vocabulary
-from humpback.convert.arrays import DTYPES
-from humpback.convert.huggingface import same_numbers
+from humpback.convert import names, opened, tensorfiles, vocabulary
+from humpback.convert.arrays import DTYPES, same_numbers
 from humpback.convert.opened import Opened
 from humpback.convert.tensorfiles import AGAIN
 from humpback.errors import UserError
@@ -71,7 +70,8 @@ class _Shards:
         if len(files) > MOST_SHARDS:
             raise UserError(f"{path}: has {len(files)} files; at most {MOST_SHARDS} can be put together (take a Hugging Face folder)")
         self._files = files
-        self._parts = [tensorfiles.load_torch(file) for file in files]
+        self._readers = [tensorfiles.Torch() for _ in files]
+        self._parts = [reader.open(file) for reader, file in zip(self._readers, files)]
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self._axes: dict[str, int] = {}
@@ -81,7 +81,7 @@ class _Shards:
             self._look_at(name)
 
     def _look_at(self, name: str) -> None:
-        found = {(tuple(part[name].shape), str(part[name].dtype).removeprefix("torch.")) for part in self._parts}
+        found = {(part[name].shape, part[name].dtype) for part in self._parts}
         if len(found) != 1:
             raise UserError(f"{self._files[0]}: tensor {name} is not of one shape and type in the model's files: {sorted(found)}; {AGAIN}")
         (shape, self.dtypes[name]), count = found.pop(), len(self._parts)
@@ -100,7 +100,7 @@ class _Shards:
 
     def read(self, name: str) -> np.ndarray:
         """A whole tensor; a view of the mapped file when there is one file, or when all hold the same."""
-        parts = [tensorfiles.torch_array(part[name]) for part in self._parts]
+        parts = [reader.read(name) for reader in self._readers]
         if self._axes[name] >= 0:
             return np.concatenate(parts, axis=self._axes[name])
         for file, part in zip(self._files[1:], parts[1:]):
@@ -114,14 +114,8 @@ def _config(params: Mapping[str, Any], shards: _Shards, where: str) -> LlamaConf
         if key not in (*_READ, *_IGNORED) and value is not None:
             raise UserError(f"{where}: {key} is {value!r}; nothing here computes with it, so this is not a plain LLaMA model")
 
-    def number(key: str, default: Any = None) -> Any:
-        value = params.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise UserError(f"{where}: {key} is missing")
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise UserError(f"{where}: {key} is {value!r}, must be a number")
-        return value
+    def number(key: str, default: float | None = None) -> Any:
+        return opened.number(params, key, where, default)
 
     for name in ("tok_embeddings.weight", "output.weight", "layers.0.feed_forward.w1.weight"):
         if len(shards.shapes.get(name, ())) != 2:
@@ -166,8 +160,8 @@ def _tokenizer(path: str, newer: bool) -> Tokenizer:
     for folder in (path, os.path.dirname(os.path.abspath(path))):
         file = os.path.join(folder, MODEL_FILE)
         if os.path.isfile(file):
-            with open(file, "rb") as opened:
-                data = opened.read()
+            with open(file, "rb") as model:
+                data = model.read()
             if vocabulary.is_tiktoken(data):
                 return vocabulary.from_tiktoken(data, file, newer)
             return Tokenizer({MODEL_FILE: data}, folder)

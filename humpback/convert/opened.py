@@ -9,6 +9,7 @@ import numpy as np
 
 from humpback.convert import arrays
 from humpback.convert.names import Path, outside_name
+from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, Params, check_params, make_tree
 from humpback.tokens.tokenizer import Tokenizer
 
@@ -43,6 +44,17 @@ def from_params(cfg: LlamaConfig, params: Mapping[str, Any], tokenizer: Tokenize
         return functools.reduce(lambda tree, part: tree[part], path, params)
 
     return Opened(config=cfg, tokenizer=tokenizer, read=lambda path: np.asarray(leaf(path)), dtype=lambda path: str(leaf(path).dtype))
+
+
+def number(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> Any:
+    """A number of a JSON object. `default` (None: there is none) stands for one that is absent or null. UserError naming the field."""
+    value = values.get(key)
+    value = default if value is None else value
+    if value is None:
+        raise UserError(f"{where}: {key} is missing")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f"{where}: {key} is {value!r}, must be a number")
+    return value
 
 
 def checked(opened: Opened, where: str, family: str | None, dtype: str | None = None) -> Opened:

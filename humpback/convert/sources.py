@@ -119,14 +119,13 @@ def guess_wrapper(tokenizer: Tokenizer, chat_template: str = "") -> str:
 
 def _open_checkpoint(path: str, dtype: str | None) -> Source:
     model = checkpoint.load_model(path, whole=False)
-    dtypes = checkpoint.stored_dtypes(path)
     reader = stored.Reader(model.params, model.info.config)
     opened = Opened(
         config=model.info.config,
         tokenizer=model.tokenizer,
         read=reader,
         attend=reader.attend,
-        dtype=lambda leaf: dtypes["/".join(leaf)],
+        dtype=reader.dtype,
     )
     return _source("checkpoint", path, opened, None, dtype, model.info.direction, model.info.wrapper)
 

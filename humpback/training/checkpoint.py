@@ -157,11 +157,6 @@ def load_model(
     return Model(info, params, Tokenizer.load(folder))
 
 
-def stored_dtypes(path: storage.PathLike) -> dict[str, str]:
-    """{"layers/0/q": "bfloat16"} of a model folder's weights, which are not read."""
-    return stored.dtypes(epath.Path(path) / "weights")
-
-
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:
     """{"layers/0/q": sha256 of the array's bytes in row order}: equal exactly when the weights are, bit for bit.
 

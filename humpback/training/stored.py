@@ -109,12 +109,12 @@ class StoredParams(Mapping):
     """
 
     def __init__(self, path: epath.Path, abstract: Mapping[str, Any], inside: str = "") -> None:
-        self._path, self._abstract, self._inside = path, abstract, inside
+        self._path, self.abstract, self._inside = path, abstract, inside
 
     def __getitem__(self, name: str) -> Any:
         if name == "layers":
-            return StoredParams(self._path, self._abstract[name], name)
-        asked = {name: self._abstract[name]}
+            return StoredParams(self._path, self.abstract[name], name)
+        asked = {name: self.abstract[name]}
         read = self._load({self._inside: asked} if self._inside else asked)
         return read[self._inside][name] if self._inside else read[name]
 
@@ -122,7 +122,7 @@ class StoredParams(Mapping):
         """The weights of several paths from the root, read at once."""
         asked: dict[str, Any] = {}
         for path in paths:
-            _put(asked, path, leaf(self._abstract, path))
+            _put(asked, path, leaf(self.abstract, path))
         read = self._load(asked)
         return [leaf(read, path) for path in paths]
 
@@ -134,10 +134,10 @@ class StoredParams(Mapping):
             return ocp.load(absolute(self._path), asked)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._abstract)
+        return iter(self.abstract)
 
     def __len__(self) -> int:
-        return len(self._abstract)
+        return len(self.abstract)
 
 
 class Reader:
@@ -159,6 +159,10 @@ class Reader:
             self._kept = dict(zip(group, self._params.take(group), strict=True))
         return np.asarray(self._kept.pop(path))
 
+    def dtype(self, path: Leaf) -> str:
+        """The name of a weight's type, which takes no reading."""
+        return str(leaf(self._params.abstract, path).dtype)
+
     def attend(self, path: Leaf) -> None:
         """To be called by the other processes where one reads a path: Orbax counts what it does, and they must count alike."""
         group = self._groups[path]
@@ -176,12 +180,6 @@ def leaf(params: Any, path: Leaf) -> Any:
     for part in path:
         params = params[part]
     return params
-
-
-def dtypes(path: epath.Path) -> dict[str, str]:
-    """{"layers/0/q": "bfloat16"} of stored weights."""
-    stored = ocp.metadata(absolute(path)).metadata
-    return {"/".join(str(part.key) for part in at): str(value.dtype) for at, value in jax.tree.leaves_with_path(stored)}
 
 
 @contextlib.contextmanager

@@ -45,6 +45,10 @@ def test_tensors(folder):
     rounded["embedding"][7, 7] = np.nextafter(rounded["embedding"][7, 7], np.float16(9))
     (line,) = comparison.compare_tensors(a, folder("half-2", rounded))
     assert line.startswith("tensor embedding: 1 of 8192 numbers differ")
+    changed["layers"]["1"]["down"][3, 5] = 1e5
+    c = folder("c", changed)
+    lines = [line for pair in ((c, half), (half, c)) for line in comparison.compare_tensors(*pair) if "layers/1/down" in line]
+    assert [line.partition("; ")[2] for line in lines] == ["float16 cannot hold the other's largest numbers"] * 2
 
 
 def test_configs_and_tokenizers(folder):

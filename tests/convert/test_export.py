@@ -117,3 +117,28 @@ def test_sizes_of_files(run):
         sizes[file.name] = sum(int(np.prod(stored.shape)) * 4 for stored in found.values())
         assert sizes[file.name] <= 12_000 or len(found) == 1
     assert len(sizes) > 2 and index["metadata"]["total_size"] == sum(sizes.values())
+
+
+@pytest.mark.parametrize(("before", "after"), [(12_000, 10**9), (10**9, 12_000), (12_000, 30_000)])
+def test_files_of_another_size_are_not_left_beside(run, before, after):
+    """llama.cpp's converter and others take all files of weights that are there."""
+    command.convert(str(run / "forward-1"), str(run / "hf"), "huggingface", file_bytes=before)
+    (run / "hf" / "config.json").unlink()  # as if it had been killed just before
+    kept = {file.name: file.read_bytes() for file in (run / "hf").iterdir()}
+    with pytest.raises(UserError, match=r"\.(safetensors|json): is none of the \d+ files of weights .* with another --file_gb"):
+        command.convert(str(run / "forward-1"), str(run / "hf"), "huggingface", file_bytes=after)
+    assert {file.name: file.read_bytes() for file in (run / "hf").iterdir()} == kept
+    command.convert(str(run / "forward-1"), str(run / "hf"), "huggingface", file_bytes=before)
+    sources.open_source(str(run / "hf"))
+
+
+def test_what_was_begun_in_the_other_form_is_not_built_upon(run):
+    """With model.json beside config.json, a folder would be opened as what it is not."""
+    for to_format, other, last in (("checkpoint", "huggingface", "checksums.json"), ("huggingface", "checkpoint", "config.json")):
+        target = run / f"target-{to_format}"
+        command.convert(str(run / "forward-1"), str(target), to_format)
+        (target / last).unlink()
+        with pytest.raises(UserError, match=f"which no conversion to {sources.FORMATS[other]} makes"):
+            command.convert(str(run / "forward-1"), str(target), other)
+        command.convert(str(run / "forward-1"), str(target), to_format)
+        sources.open_source(str(target))

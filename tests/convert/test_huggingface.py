@@ -127,6 +127,7 @@ def test_defaults_of_absent_fields_are_transformers_own(tiny, tmp_path):
         ("rope_scaling", {"rope_type": "llama3", "factor": 8.0}),
         ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4}),
         ("rope_theta", "many"),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": "many"}),
         ("hidden_size", None),
         ("vocab_size", None),
         ("rms_norm_eps", True),
@@ -172,6 +173,12 @@ def test_tied_with_a_head(tiny, tmp_path):
     assert "head" not in _read(tmp_path)[1]  # the same numbers twice contradict nothing
     _change_tensors(tmp_path, lambda t: t.update({"lm_head.weight": t[embedding] + 1}))
     with pytest.raises(UserError, match=r"tie_word_embeddings is true, but lm_head\.weight differs"):
+        _read(tmp_path)
+    _change_tensors(tmp_path, lambda t: t.update({"lm_head.weight": t[embedding].astype(np.int8)}))
+    with pytest.raises(UserError, match=r"tie_word_embeddings is true, but lm_head\.weight differs"):
+        _read(tmp_path)
+    _change_tensors(tmp_path, _rename(embedding, "lm_head.weight"))
+    with pytest.raises(UserError, match=r"model\.embed_tokens\.weight is missing"):
         _read(tmp_path)
 
 

@@ -150,6 +150,9 @@ def test_meta_that_is_refused(tmp_path, sentencepiece_model):
     change(folder, 1, **{"norm.weight": torch.zeros(64)})
     with pytest.raises(UserError, match=r"consolidated\.01\.pth: tensor norm\.weight is not the same as in"):
         convert(str(folder), str(tmp_path / "norms-target"))
+    folder = write("text")
+    change(folder, 0, **{"norm.weight": "no tensor"})
+    refused(folder, r"consolidated\.00\.pth: norm\.weight is a str, not a tensor")
     folder = write("pickle")
     torch.save({"norm.weight": pathlib.PurePosixPath("/")}, folder / "consolidated.00.pth")
     refused(folder, r"consolidated\.00\.pth: not a whole PyTorch file of weights")
@@ -191,6 +194,10 @@ def test_verify_by_transformers(tmp_path):
     a, b = sources.open_source(str(tmp_path / "a")), sources.open_source(str(tmp_path / "b"))
     texts = [a.tokenizer.encode("How do I cut a mortise?"), a.tokenizer.encode("Two")]
     before = comparison.run_here(a, texts, 12)
+    # How a folder likes to be sampled is not what is compared.
+    generation = {"repetition_penalty": 5.0, "eos_token_id": [a.tokenizer.eos_id, before[0].greedy[3]], "do_sample": True}
+    for name in "ab":
+        (tmp_path / name / "generation_config.json").write_text(json.dumps(generation))
     for target, is_same in ((a, True), (b, False)):
         results = [comparison.compare_outcomes(x, y, 1e-4) for x, y in zip(before, comparison.run_transformers(target, texts, 12))]
         assert all((result.apart <= 1e-4 and result.kl[1] < 1e-6 and result.greedy_differs is None) == is_same for result in results)
