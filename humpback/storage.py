@@ -4,6 +4,7 @@ A file that has its final name is complete: it was written under a temporary nam
 shows a file whole or not at all. Nothing is appended to.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -121,6 +122,11 @@ def clean(folder: PathLike) -> None:
 def list_files(folder: PathLike) -> list[str]:
     """Names of the published files right in `folder`, sorted; [] when there is no such folder."""
     folder = epath.Path(folder)
+    if not is_local(folder):  # in one listing; epath would ask for each file whether it is a folder
+        with contextlib.suppress(FileNotFoundError):
+            found = fsspec.filesystem("gs").ls(os.fspath(folder), detail=True)
+            return sorted(os.path.basename(entry["name"]) for entry in found if entry["type"] == "file")
+        return []
     if not folder.exists():
         return []
     return sorted(p.name for p in folder.iterdir() if not p.is_dir() and not p.name.startswith(_TEMPORARY))

@@ -76,6 +76,7 @@ LEAVING = {"DELETING", "SUSPENDING", "STOPPING", "HIDING"}
 UP = {"ACTIVE", "READY"}  # in any other state it is gone: FAILED, SUSPENDED, PREEMPTED, TERMINATED, STOPPED, …
 # What gcloud's answers are told apart by: google.rpc.Code's names, and gcloud's own words for a wrong command line.
 NO_ROOM = ("RESOURCE_EXHAUSTED", "no more capacity", "Quota limit", "QUOTA_EXCEEDED", "Insufficient")
+LIMITED = ("rateLimitExceeded", "RATE_LIMIT_EXCEEDED")  # said beside RESOURCE_EXHAUSTED: too many requests a minute
 WRONG = ("INVALID_ARGUMENT", "PERMISSION_DENIED", "unrecognized arguments", "Invalid choice", "Invalid value")
 GCLOUD_TRIES = 5
 SSH_SECONDS, SETUP_SECONDS = 300, 3600
@@ -120,13 +121,13 @@ def gcloud(*words: str, seconds: float = 600) -> str | None:
             return None
         if any(word in done.stderr for word in WRONG):
             raise Refused(last)
-        if any(word in done.stderr for word in NO_ROOM) and "rateLimitExceeded" not in done.stderr:
+        if any(word in done.stderr for word in NO_ROOM) and not any(word in done.stderr for word in LIMITED):
             break
     raise Refused(last, hopeless=False)
 
 
-def call(words: Sequence[str], seconds: float) -> subprocess.CompletedProcess:
-    """One call of gcloud, printed as it can be pasted into a shell."""
+def call(words: Sequence[str], seconds: float | None, shown: bool = False) -> subprocess.CompletedProcess:
+    """One call of gcloud, printed as it can be pasted into a shell. shown: what it says goes to the screen, and not to the caller."""
     line = ["gcloud", "compute", "tpus", *words, f"--zone={FLAGS.zone}", *([f"--project={FLAGS.project}"] if FLAGS.project else [])]
     if FLAGS.dry_run or not ("describe" in words or STATUS in words[-2]):  # those that only look would fill the screen
         print("+", shlex.join(line), flush=True)
@@ -134,7 +135,7 @@ def call(words: Sequence[str], seconds: float) -> subprocess.CompletedProcess:
         return subprocess.CompletedProcess(line, 0, "", "")
     try:
         how = {"encoding": "utf-8", "errors": "replace", "timeout": seconds}
-        return subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, **how)
+        return subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=not shown, **how)
     except FileNotFoundError:
         raise Refused("gcloud is not installed; it is part of the Google Cloud CLI") from None
     except subprocess.TimeoutExpired:
@@ -230,7 +231,11 @@ def create() -> None:
         made.append(gcloud("queued-resources", "create", FLAGS.name, *which, *kind, *more, "--quiet"))
     else:
         kind = [f"--accelerator-type={FLAGS.type}", f"--version={runtime}"]
-        made += [gcloud("tpu-vm", "create", node, *kind, *more, "--quiet", seconds=1800) for node in nodes()]
+        try:
+            made += [gcloud("tpu-vm", "create", node, *kind, *more, "--quiet", seconds=1800) for node in nodes()]
+        except Refused:  # some of the slices would cost money while the others wait for room
+            delete()
+            raise
     if None in made:
         raise Refused(f"--zone={FLAGS.zone} --type={FLAGS.type}: something that this names is not there; what gcloud says is above")
     return None
@@ -254,16 +259,17 @@ def delete() -> None:
 # --- workers -----------------------------------------------------------------------------------------------------------------
 
 
+def git(*words: str) -> str:
+    """What git says of this folder."""
+    try:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Refused(f"{ROOT}: git must know this folder, so that the run's directory can say what ran ({error})") from None
+
+
 @contextlib.contextmanager
 def source() -> Iterator[tuple[str, str]]:
     """(path of an archive of this folder, a stamp of what is in it): what git knows, as it lies here, and how that differs from HEAD."""
-
-    def git(*words: str) -> str:
-        try:
-            return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise Refused(f"{ROOT}: git must know this folder, so that the run's directory can say what ran ({error})") from None
-
     names = sorted(set(git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")) - {""})
     record = {"commit": git("rev-parse", "HEAD").strip(), "diff": git("diff", "HEAD")}
     record["untracked"] = git("ls-files", "--others", "--exclude-standard")
@@ -327,9 +333,9 @@ def up() -> Pod:
 
 def run(command: list[str], attempt: str) -> None:
     """Starts the command on all workers; where this attempt has been started it stays as it is. Some may not have been reached."""
-    line = f"cd humpback && .venv/bin/python launch/worker.py start --attempt={attempt} -- {shlex.join(command)}"
-    for node in nodes():
-        ssh(node, line)
+    for number, node in enumerate(nodes()):
+        start = f"start --attempt={attempt} --slice={number} -- {shlex.join(command)}"
+        ssh(node, f"cd humpback && .venv/bin/python launch/worker.py {start}")
 
 
 def run_once(command: list[str]) -> None:
@@ -345,7 +351,7 @@ def run_once(command: list[str]) -> None:
 
 
 def stop(grace: float = 120) -> None:
-    """SIGTERM to what was started, on all workers at once; what does not end by itself is killed."""
+    """SIGTERM to what was started, on all workers of a slice at once; what does not end by itself is killed."""
     for node in nodes():
         ssh(node, f"cd humpback && .venv/bin/python launch/worker.py stop --grace={grace:g}", seconds=grace + SSH_SECONDS)
 
@@ -354,11 +360,7 @@ def logs() -> None:
     """The end of the log, as it is or as it grows."""
     line = f"tail -n 40 {'-F ' if FLAGS.follow else ''}humpback-job/log"
     for node in nodes() if FLAGS.worker == "all" else nodes()[:1]:
-        words = ["tpu-vm", "ssh", node, f"--worker={FLAGS.worker}", f"--command={line}", f"--zone={FLAGS.zone}"]
-        words += [f"--project={FLAGS.project}"] if FLAGS.project else []
-        print("+", shlex.join(["gcloud", "compute", "tpus", *words]), flush=True)
-        if not FLAGS.dry_run:
-            subprocess.run(["gcloud", "compute", "tpus", *words], check=False)
+        call(["tpu-vm", "ssh", node, f"--worker={FLAGS.worker}", f"--command={line}", "--quiet"], seconds=None, shown=True)
 
 
 def status() -> None:
@@ -399,7 +401,8 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Refused(f"{self._path}: another supervisor of {FLAGS.name} runs here") from None
-        new = {"command": command, "attempt": 0, "errors": 0, "chip_hours": 0.0, "seen": 0.0, "outcome": None, "finished": False}
+        new = {"command": command, "begun": time.strftime("%Y%m%dT%H%M%S"), "attempt": 0, "errors": 0, "chip_hours": 0.0, "seen": 0.0}
+        new |= {"outcome": None, "finished": False}
         self.values = json.loads(self._path.read_text()) if self._path.exists() else new
         if self.values["command"] != command:
             if not self.values["finished"]:
@@ -408,6 +411,11 @@ class Journal:
             self.values = new
         elif self.values["finished"] and self.values["outcome"] != DONE:  # it ended for a reason, and is asked for again
             self.values = {**new, "chip_hours": self.values["chip_hours"]}
+
+    @property
+    def attempt(self) -> str:
+        """What workers and logs call the latest start: not as one of another command on the same slices, or in the same directory."""
+        return f"{self.values['begun']}-{self.values['attempt']}"
 
     def write(self, **values) -> None:
         self.values |= values
@@ -430,6 +438,7 @@ def supervise(command: list[str]) -> int:
             verb()
         return DONE
     chips(FLAGS.type or "")
+    git("rev-parse", "HEAD")  # what `setup` would refuse is refused before it costs money
     journal = Journal(command)
     if journal.values["finished"]:
         say(f"{FLAGS.name}: was done before; delete {FLAGS.name}.json in {FLAGS.journal} to run it again")
@@ -494,10 +503,10 @@ def watch(command: list[str], journal: Journal) -> int:
                 journal.write(attempt=journal.values["attempt"] + 1)
             elif outcome not in (SILENT, ON):
                 return outcome
-        if journal.values["attempt"] > FLAGS.tries:
-            return FAILED
         if pod.state in ("missing", "gone") or silent >= UNREACHABLE:
             silent = 0
+            if journal.values["attempt"] >= FLAGS.tries:
+                return FAILED
             if pod.state != "missing":
                 say(f"{FLAGS.name}: {pod.detail}, so it is made anew")
                 persist(delete)
@@ -509,7 +518,6 @@ def watch(command: list[str], journal: Journal) -> int:
 
 def tend(command: list[str], journal: Journal, pod: Pod) -> int:
     """One look at the workers of slices that are up: an outcome, SILENT when not all answer, or ON to look again."""
-    attempt = str(journal.values["attempt"])
     found = answers(STATUS)
     well = [answer for answer in found if answer.get("running")]
     for answer in [*well[:1], *(answer for answer in found if answer not in well)]:
@@ -519,7 +527,7 @@ def tend(command: list[str], journal: Journal, pod: Pod) -> int:
     if not all(answer["setup"] for answer in found):
         setup()
         return ON
-    mine = [answer for answer in found if answer.get("attempt") == attempt]
+    mine = [answer for answer in found if answer.get("attempt") == journal.attempt]
     codes = [answer["code"] for answer in mine if answer["code"] is not None]
     if len(codes) == pod.workers and not any(codes):
         return DONE
@@ -527,7 +535,7 @@ def tend(command: list[str], journal: Journal, pod: Pod) -> int:
         return MISUSED
     if mine and not any(codes):
         if len(mine) < pod.workers:  # the connection broke while it was started
-            run(command, attempt)
+            run(command, journal.attempt)
         return ON
     if any(answer.get("running") for answer in found):  # who has lost a peer waits for it in vain: all begin again together
         stop(grace=30)
@@ -536,7 +544,7 @@ def tend(command: list[str], journal: Journal, pod: Pod) -> int:
         return FAILED
     setup()  # it is there but for a change of this folder
     journal.write(attempt=journal.values["attempt"] + 1, errors=errors)
-    run(command, str(journal.values["attempt"]))
+    run(command, journal.attempt)
     return ON
 
 
@@ -548,8 +556,7 @@ def say(text: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    verb, *command = [*argv[1:], ""]
-    command = command[:-1]
+    verb, command = "".join(argv[1:2]), argv[2:]
     verbs = {"create": create, "setup": setup, "status": status, "logs": logs, "stop": stop, "delete": delete}
     code = 0
     try:

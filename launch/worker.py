@@ -6,7 +6,7 @@
     python launch/worker.py stop        by the recorded process ids; SIGTERM first, so that a training saves
 
 An attempt is started once on a worker, however often it is asked for. What is known of it is in ~/humpback-job: job.json (attempt,
-command, process), log, exit.json. The log is copied into the run's directory while it grows, as WORKDIR/logs/ATTEMPT-WORKER-PART.
+command, process), log, exit.json. The log is copied into the run's directory while it grows, as WORKDIR/logs/ATTEMPT-SLICE-WORKER-PART.
 """
 
 import argparse
@@ -41,13 +41,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["start", "keep", "status", "stop"])  # keep: what start leaves behind
     parser.add_argument("--attempt", default="")
+    parser.add_argument("--slice", type=int, default=0, help="start: number of this worker's slice")
     parser.add_argument("--grace", type=float, default=120, metavar="SECONDS", help="stop: until SIGKILL")
     at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options, command = parser.parse_args(sys.argv[1:at]), sys.argv[at + 1 :]
     if options.verb == "start":
         with open(JOB.with_suffix(".lock"), "w") as lock:  # of two, of which one was sent again, the second finds it started
             fcntl.flock(lock, fcntl.LOCK_EX)
-            return start(options.attempt, command)
+            return start(options.attempt, options.slice, command)
     if options.verb == "keep":
         return keep()
     if options.verb == "stop":
@@ -56,7 +57,7 @@ def main() -> int:
     return 0
 
 
-def start(attempt: str, command: list[str]) -> int:
+def start(attempt: str, number: int, command: list[str]) -> int:
     """Starts the command in a session of its own, unless this attempt has been started here; 1 while another one runs."""
     job = read(JOB / "job.json")
     if job.get("attempt") == attempt and (is_running(job) or (JOB / "exit.json").exists()):
@@ -69,7 +70,7 @@ def start(attempt: str, command: list[str]) -> int:
     with open(JOB / "log", "ab") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         keeper = subprocess.Popen([sys.executable, __file__, "keep"], cwd=ROOT, start_new_session=True, **streams)
-    write(JOB / "job.json", {"attempt": attempt, "command": command, "pid": keeper.pid, "born": born(keeper.pid)})
+    write(JOB / "job.json", {"attempt": attempt, "slice": number, "command": command, "pid": keeper.pid, "born": born(keeper.pid)})
     return 0
 
 
@@ -110,7 +111,7 @@ def copy_log(job: dict, over: threading.Event) -> None:
             grown = log.read()
         if grown:
             with contextlib.suppress(Exception):  # the log is still here, and a copy of it must not end a run
-                storage.publish(f"{workdir}/logs/{job['attempt']}-{int(name()):04d}-{part:06d}.txt", grown)
+                storage.publish(f"{workdir}/logs/{job['attempt']}-{job['slice']}-{int(name()):04d}-{part:06d}.txt", grown)
                 place, part = place + len(grown), part + 1
         if ended:
             return

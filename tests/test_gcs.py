@@ -42,6 +42,17 @@ def test_publish(store):
     assert epath.Path("gs://bucket/publish/0").read_bytes() == b"abd"
 
 
+def test_a_folder_of_many_files_is_listed_by_one_request(store):
+    """A decoding looks at its parts, of which there may be thousands, while it works."""
+    for number in range(5):
+        storage.publish(f"gs://bucket/many/{number}", b"")
+    storage.publish("gs://bucket/many/folder/file", b"")
+    before = store.served["GET"]
+    assert storage.list_files("gs://bucket/many") == ["0", "1", "2", "3", "4"]
+    assert store.served["GET"] == before + 1
+    assert storage.list_files("gs://bucket/many/nothing") == [] and storage.list_files("gs://bucket/many/folder/") == ["file"]
+
+
 def test_of_many_writers_one_wins_and_the_others_see_it(store):
     def write(number: int) -> bool:
         try:

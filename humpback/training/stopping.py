@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import faulthandler
+import http.client
 import os
 import signal
 import socket
@@ -114,7 +115,7 @@ def _wait_for_notice() -> None:
                     _say("this machine is being taken away")
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
-        except OSError:
+        except (OSError, http.client.HTTPException):  # the second: an answer that was cut off
             time.sleep(_NOTICE_RETRY_SECONDS)
 
 

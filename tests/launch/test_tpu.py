@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,8 +157,32 @@ def test_several_slices(cloud, tmp_path):
     more = ["--slices=2", "--provision=reserved", "--noautodelete", *job(tmp_path, "--steps=5")]
     text = tpu(cloud, "supervise", TYPE, *more)
     assert text.count("done (exit code 0)") == 4 and "costs money" in text and cloud.left() == ["pod", "pod-0", "pod-1"]
+    tpu(cloud, "run", "--slices=2", *job(tmp_path, "--exit=1", folder="--workdir"))
+    ends = {f"{number}-{worker:04d}-000000.txt" for number in range(2) for worker in range(2)}  # each worker's log is kept
+    wait_for(lambda: {path.name.partition("-")[2] for path in tmp_path.glob("run/logs/*.txt")} == ends)
     tpu(cloud, "delete", "--slices=2")
     assert cloud.left() == []
+
+
+def test_slices_that_are_kept_run_the_next_command(cloud, tmp_path):
+    for steps in (2, 4):
+        tpu(cloud, "supervise", TYPE, "--noautodelete", *job(tmp_path, f"--steps={steps}"))
+        assert count(tmp_path) == steps  # and what the workers know of the first one's attempts is not taken for the second's
+
+
+def test_half_of_the_slices_is_not_kept(cloud):
+    cloud.set(quota=8)
+    assert "Quota limit" in tpu(cloud, "create", TYPE, "--slices=2", "--noqueued", code=2)
+    assert sum(call.startswith("tpu-vm create") for call in calls(cloud)) >= 2 and cloud.left() == []
+
+
+def test_when_no_try_is_left_no_slice_is_made(cloud, tmp_path):
+    supervisor = start(cloud, "supervise", TYPE, "--tries=1", *job(tmp_path, "--steps=100000"))
+    wait_for(lambda: count(tmp_path))
+    cloud.preempt()
+    text, _ = supervisor.communicate(timeout=120)
+    assert supervisor.returncode == 1 and "failed after 1 starts" in text, text
+    assert sum(call.startswith("queued-resources create") for call in calls(cloud)) == 1 and cloud.left() == []
 
 
 def test_two_supervisors_and_two_commands_are_kept_apart(cloud, tmp_path):
@@ -168,6 +193,17 @@ def test_two_supervisors_and_two_commands_are_kept_apart(cloud, tmp_path):
     text, _ = supervisor.communicate(timeout=60)
     assert supervisor.returncode == 130 and "costs money" in text and cloud.left() == ["pod", "pod"]
     assert "for another command" in tpu(cloud, "supervise", TYPE, *job(tmp_path, "--steps=1"), code=2)
+
+
+def test_a_folder_that_git_does_not_know_costs_nothing(cloud, tmp_path):
+    """A downloaded archive, say: it cannot be set up, which is told before anything is made."""
+    script = tmp_path / "launch" / "tpu.py"
+    script.parent.mkdir()
+    shutil.copy(ROOT / "launch" / "tpu.py", script)
+    words = [sys.executable, str(script), *command(cloud, "supervise", TYPE, *job(tmp_path))[2:]]
+    environment = {**os.environ, "PATH": f"{cloud.folder}/bin:{os.environ['PATH']}", "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "git must know this folder" in done.stderr and not (cloud.folder / "calls.log").exists()
 
 
 def dry_run(*arguments):
