@@ -76,14 +76,15 @@ def main() -> None:
 
 
 def plan_all(planner: "Planner", slices: list[Slice], jobs: int) -> list[list[StagePlan]]:
-    """The plans of all slices, so many compilations at once; after an error none is begun any more."""
+    """The plans of all slices, each in the order of the run, so many compilations at once; after an error none is begun any more."""
     with futures.ThreadPoolExecutor(jobs) as pool:
         waiting = [[pool.submit(kind.plan, each) for kind in (planner.finetuning, planner.serving)] for each in slices]
         try:
-            return [planner.in_order([plan for future in both for plan in future.result()]) for both in waiting]
+            found = [[plan for future in both for plan in future.result()] for both in waiting]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return [sorted(plans, key=lambda each: STAGES.index(each.stage)) for plans in found]
 
 
 def say(text: str) -> None:
@@ -98,9 +99,12 @@ def read_prices(asked: str | None, slices: list[Slice]) -> dict[str, float]:
     try:
         if ":" not in asked:
             return {each.generation: float(asked) for each in slices}
-        return {name.strip(): float(price) for name, price in (part.split(":") for part in asked.split(","))}
+        prices = {name.strip(): float(price) for name, price in (part.split(":") for part in asked.split(","))}
     except ValueError as error:
         raise UserError(f"--price={asked}: must be a number, or GENERATION:NUMBER,… as in v5e:1.2,v4:3.2") from error
+    if unknown := prices.keys() - chips.CHIPS.keys():
+        raise UserError(f"--price={asked}: {', '.join(sorted(unknown))} is none of the generations {', '.join(chips.CHIPS)}")
+    return prices
 
 
 class Planner:
@@ -120,10 +124,6 @@ class Planner:
         rating = workload.rate_requests(cfg, self.work, read_rubric(cfg.curate.rubric_file))
         requests = {"augment": workload.augment_requests(cfg, self.work), "rate": rating}
         self.serving = serving.Serving(cfg, model, requests, compiler, quick)
-
-    def in_order(self, plans: list[StagePlan]) -> list[StagePlan]:
-        """The stages in the order of the run."""
-        return sorted(plans, key=lambda each: STAGES.index(each.stage))
 
     def not_wasted(self, generation: str) -> dict[str, int]:
         """Training stage -> chips of the largest slice of this generation that it keeps busy for more than half; nothing is compiled."""
@@ -195,9 +195,10 @@ def advice(planner: Planner, plans: list[list[StagePlan]], prices: dict[str, flo
         if not fitting:
             lines.append(f"{stage}: fits on none of these slices")
             continue
-        least = min(fitting, key=lambda each: each.chip_hours * prices.get(each.slice.generation, 1.0 if not prices else float("inf")))
+        priced = [each for each in fitting if each.slice.generation in prices]
+        least = min(priced or fitting, key=lambda each: each.chip_hours * prices.get(each.slice.generation, 1.0))
         fastest = min(fitting, key=lambda each: each.hours)
-        what = "lowest cost" if prices else "fewest chip-hours"
+        what = "lowest cost" if priced else "fewest chip-hours"
         lines.append(f"{stage}: {what} on {least.slice.name} ({least.chip_hours:.1f} chip-hours, {least.hours:.2f} hours); "
                      f"soonest done on {fastest.slice.name} ({fastest.hours:.2f} hours)")  # fmt: skip
     for generation in dict.fromkeys(plan[0].slice.generation for plan in plans):

@@ -85,9 +85,10 @@ class Compiler:
     def _look(self, key: str) -> Answer | None:
         try:
             program = json.loads((self.folder / f"asked-{key}.json").read_text())["program"]
-            return jobs.answer_of(json.loads((self.folder / f"compiled-{program}.json").read_text()))
         except (OSError, ValueError, KeyError, TypeError):
             return None  # not asked before, or a file that somebody cut
+        values = jobs.compiled_before(self.folder, program)
+        return values and jobs.answer_of(values)
 
     def _compile(self, job: Job, key: str, label: str) -> Answer:
         asked = {"job": jobs.to_json(job), "versions": self.versions, "known": str(self.folder)}

@@ -24,7 +24,7 @@ from humpback.training import optimizer as optimizers
 
 _REMATS = ("none", "dots", "full")
 _TENSORS = (1, 2, 4, 8)
-_SURE = 0.9  # of the limit: what is estimated below it is taken to fit before it is compiled
+SURE = 0.9  # of the limit: what is estimated below it is taken to fit before it is compiled
 _TRIES = 6  # compilations for a stage that does not fit
 _GOOD_ENOUGH = 0.97  # another mesh must save more of the time than this leaves
 _STEPS = 256  # of a training that are packed; they stand for all
@@ -93,7 +93,7 @@ class Finetuning:
 
     def idle(self, slice_: Slice) -> dict[str, float]:
         """Stage -> idle share on the mesh without tensor parallelism; nothing is compiled."""
-        return {each.name: self._course(each, _place(slice_, 1).data * _place(slice_, 1).fsdp, 0).idle for each in self._trainings}
+        return {each.name: self._course(each, _place(slice_, 1).groups, 0).idle for each in self._trainings}
 
     def _places(self, slice_: Slice) -> Iterator[Place]:
         m = self._model
@@ -112,13 +112,13 @@ class Finetuning:
         for at_once in [own.tokens_at_once, *self._fewer(training, place, own.tokens_at_once)]:
             for remat in remats:
                 choice = Choice(place, remat, at_once)
-                if _estimate(self._job(training, choice)) <= _SURE * limit_of(slice_):
+                if _estimate(self._job(training, choice)) <= SURE * limit_of(slice_):
                     return choice
         return choice
 
     def _fewer(self, training: Training, place: Place, at_once: int) -> list[int]:
         """Tokens at once in a group, halved from those of the largest shape until its rows are the shortest there are."""
-        groups = _groups(place)
+        groups = place.groups
         most = max(shape.rows // shape.parts // groups * shape.length for _, shape in self._course(training, groups, at_once).steps)
         return [most // 2**power for power in range(1, most.bit_length()) if most // 2**power >= packing.ROW_LENGTHS[0]]
 
@@ -150,7 +150,7 @@ class Finetuning:
     def _jobs(self, training: Training, choice: Choice) -> list[tuple[Step, int]]:
         """Each shape's step and how often it runs."""
         found = []
-        for (field, shape), count in self._course(training, _groups(choice.place), choice.at_once).steps.items():
+        for (field, shape), count in self._course(training, choice.place.groups, choice.at_once).steps.items():
             ft = dataclasses.replace(getattr(self._cfg, field), remat=choice.remat)
             of_shape = {"length": shape.length, "rows": shape.rows, "parts": shape.parts, "targets": shape.targets}
             found.append((Step.of(choice.place, self._model, ft, **of_shape), count))
@@ -185,7 +185,7 @@ class Finetuning:
         return self._compiler.ask(self._job(training, choice), f"{slice_.name} {training.name} ({self._text(training, choice)})")
 
     def _described(self, slice_: Slice, training: Training, choice: Choice, answer: Answer, notes: tuple[str, ...]) -> StagePlan:
-        course, job = self._course(training, _groups(choice.place), choice.at_once), self._job(training, choice)
+        course, job = self._course(training, choice.place.groups, choice.at_once), self._job(training, choice)
         place, steps, whole = choice.place, sum(course.steps.values()), self._whole(slice_, training, choice, answer)
         settings: dict[str, Any] = {"mesh.data": place.data, "mesh.fsdp": place.fsdp, "mesh.tensor": place.tensor}
         for field, *_ in training.parts:
@@ -201,7 +201,7 @@ class Finetuning:
         job, place = self._job(training, choice), choice.place
         axes = ("data", place.data), ("fsdp", place.fsdp), ("tensor", place.tensor)
         mesh = " × ".join(f"{name} {size}" for name, size in axes if size > 1)
-        rows = job.rows // job.parts // _groups(place)
+        rows = job.rows // job.parts // place.groups
         parts = f", {job.parts} times" if job.parts > 1 else ""
         return f"{mesh or 'one chip'}; {rows} × {job.length}{parts}; {choice.remat}"
 
@@ -210,7 +210,7 @@ class Finetuning:
         missing = -answer.headroom / 2**30
         notes = [f"{self._text(training, choice)} needs {missing:.2f} GiB a chip more than there is"]
         tried = 0
-        for what, other in self._others(training, choice):
+        for what, other in self._others(slice_, training, choice):
             if tried == _TRIES:
                 break
             if tried and _estimate(self._job(training, other)) > 1.5 * limit_of(slice_):
@@ -231,21 +231,19 @@ class Finetuning:
             notes.append(f"{larger.name}: {-found.headroom / 2**30:.2f} GiB too much")
         return choice, answer, notes
 
-    def _others(self, training: Training, choice: Choice) -> Iterator[tuple[str, Choice]]:
+    def _others(self, slice_: Slice, training: Training, choice: Choice) -> Iterator[tuple[str, Choice]]:
         for remat in _REMATS[_REMATS.index(choice.remat) + 1 :]:
             yield f"remat = {remat}", dataclasses.replace(choice, remat=remat)
         full = dataclasses.replace(choice, remat="full")
         for tokens in self._fewer(training, choice.place, choice.at_once):
             yield f"fewer rows at once and accumulation, {tokens} tokens a chip", dataclasses.replace(full, at_once=tokens)
-        for tensor in _TENSORS[_TENSORS.index(choice.place.tensor) + 1 :]:
-            m, place = self._model, choice.place
-            inside = place.fsdp * place.tensor
-            if not inside % tensor and not any(size % tensor for size in (m.num_heads, m.d_ff)):
-                yield f"tensor = {tensor}", Choice(dataclasses.replace(place, fsdp=inside // tensor, tensor=tensor), "full", choice.at_once)
+        for place in self._places(slice_):
+            if place.tensor > choice.place.tensor:
+                yield f"tensor = {place.tensor}", Choice(place, "full", choice.at_once)
 
     def _with_most(self, plan: StagePlan, slice_: Slice, training: Training, choice: Choice, answer: Answer) -> StagePlan:
         """With the most rows a chip that fit: two compilations give the line of memory against rows, a third confirms."""
-        job, groups = self._job(training, choice), _groups(choice.place)
+        job, groups = self._job(training, choice), choice.place.groups
         one = job.rows // job.parts // groups
 
         def of_rows(rows: int) -> Step:
@@ -298,10 +296,6 @@ def _place(slice_: Slice, tensor: int) -> Place:
     return Place(slice_.topology, slice_.count, slice_.chips_in_one // tensor, tensor, slice_.count)
 
 
-def _groups(place: Place) -> int:
-    return place.data * place.fsdp
-
-
 def limit_of(slice_: Slice) -> float:
     """Bytes of a chip that the compiler gives a program."""
     return GENERATIONS[slice_.generation].limit * 2**30
@@ -310,8 +304,8 @@ def limit_of(slice_: Slice) -> float:
 def _estimate(job: Step) -> float:
     """Bytes a chip, roughly, to order the choices before one is compiled."""
     m, place, remat = job.model, job.place, job.finetune["remat"]
-    W, outer, split = roofline.layer_weights(m), m.vocab_size * m.d_model, place.fsdp * place.tensor
-    tokens = job.rows // job.parts * job.length / _groups(place)
+    W, outer, split = flops.layer_weights(m), m.vocab_size * m.d_model, place.fsdp * place.tensor
+    tokens = job.rows // job.parts * job.length / place.groups
     state = 12 * parameter_count(m) / split + 4 * W / split + (4 * W / split if job.parts > 1 else 0)
     gathered = 4 * W / m.num_layers / place.tensor + 4 * outer / place.tensor
     kept = {"full": 0, "dots": 2 * (4 * m.d_model + 2 * m.d_ff), "none": 2 * (14 * m.d_model + 5 * m.d_ff)}[remat] / place.tensor

@@ -37,9 +37,14 @@ class Place:
     slices: int = 1
 
     @property
+    def groups(self) -> int:
+        """How many parts the rows are dealt to."""
+        return self.data * self.fsdp
+
+    @property
     def chips(self) -> int:
         """Of all slices."""
-        return self.data * self.fsdp * self.tensor
+        return self.groups * self.tensor
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Decode:
-    """One of the engine's programs: `generate`, or `prefill N` and `read N` of bucket N. slots: of a replica."""
+    """One of the engine's programs: `generate`, or `prefill N` and `read N` of bucket N. slots: of a replica. From slots to weights the
+    fields are those of programs.Layout, which itself holds a mesh and so cannot be written as JSON."""
 
     place: Place
     model: LlamaConfig
@@ -76,6 +82,17 @@ class Decode:
     weights: str
     temperature: float
     top_p: float
+
+    def layout(self, mesh: Any = None) -> Any:
+        """The engine's programs.Layout; on a mesh without devices, when none is given, it still knows buckets and rows."""
+        from jax.sharding import AbstractMesh
+
+        from humpback.decoding.programs import Layout
+        from humpback.model.sharding import MESH_AXES
+
+        mesh = mesh or AbstractMesh((self.place.data, self.place.fsdp, self.place.tensor), MESH_AXES)
+        own = [item.name for item in dataclasses.fields(Layout) if item.name not in ("config", "mesh")]
+        return Layout(self.model, mesh, **{name: getattr(self, name) for name in own})
 
 
 Job = Step | Decode
@@ -133,6 +150,16 @@ def answer_of(values: dict[str, Any]) -> Answer:
     return Answer(**{**found, "traffic": {kind: tuple(each) for kind, each in found.get("traffic", {}).items()}})
 
 
+def compiled_before(folder: str | os.PathLike, program: str) -> dict[str, Any] | None:
+    """What the cache's file says of a program, for `answer_of`; None where there is none, or one that somebody cut."""
+    try:
+        values = json.loads((pathlib.Path(folder) / f"compiled-{program}.json").read_text(encoding="utf-8"))
+        answer_of(values)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return values
+
+
 def build(job: Job) -> tuple[Any, tuple, Any]:
     """(the jitted function, its arguments, the mesh), nothing allocated."""
     from humpback.model import sharding
@@ -157,10 +184,8 @@ def _decode(job: Decode, mesh: Any) -> tuple[Any, tuple]:
     from humpback.decoding import programs
     from humpback.decoding.sampling import Sampler
 
-    shape = (job.slots, job.length, job.prefix, job.dtype, job.steps, job.prefill_tokens, job.weights)
-    layout = programs.Layout(job.model, mesh, *shape)
     read = _READ if job.program.startswith("read") else 0
-    asked = programs.abstract(layout, Sampler(job.temperature, job.top_p), read=read)[job.program]
+    asked = programs.abstract(job.layout(mesh), Sampler(job.temperature, job.top_p), read=read)[job.program]
     return asked.function, (*asked.static, *asked.arguments)
 
 
@@ -196,9 +221,8 @@ def compile_job(job: Job, versions: dict[str, str], known: str) -> dict[str, Any
     lowered = planning.lower_for(function, arguments, mesh)
     place = json.dumps([asdict(job.place), planning.topology_arguments(job.place.topology)], sort_keys=True)
     program = _digest(lowered.as_text(), place, json.dumps(versions, sort_keys=True), reader_digest())
-    before = pathlib.Path(known) / f"compiled-{program}.json"
-    if known and before.exists():
-        return json.loads(before.read_text())
+    if before := compiled_before(known, program):
+        return before
     limit = planning.memory_limit(mesh)
     try:
         compiled = planning.compile_lowered(lowered, mesh, started)

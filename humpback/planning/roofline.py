@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, parameter_count
 from humpback.planning.chips import Slice
 from humpback.planning.jobs import Decode, Place, Step
+from humpback.training.flops import layer_weights
 
 # C by generation. v4, v5e, v5p: MaxText's published runs of its own sizes (v4 56.7 and 56.0, v5e 59.9 to 66.9, v5p 70.3 and 71.5 % MFU),
 # times 8/6 for the two that compute their products again (v4, v5e: remat_policy=full; v5p: minimal), rounded down because they count
@@ -77,11 +78,6 @@ def total(parts: Sequence[Times]) -> Times:
     return Times(*(sum(getattr(each, item.name) for each in parts) for item in dataclasses.fields(Times)))
 
 
-def layer_weights(model: LlamaConfig) -> int:
-    """Weights of all layers' matrices."""
-    return model.num_layers * sum(math.prod(WEIGHTS[name].sizes(model)) for name in layer_names() if WEIGHTS[name].fan_in)
-
-
 def _edges(model: LlamaConfig) -> int:
     """Inputs and outputs of the products of one layer, of one token."""
     matrices = [WEIGHTS[name] for name in layer_names() if WEIGHTS[name].fan_in]
@@ -118,14 +114,14 @@ def _activation_passes(job: Step) -> int:
 
 
 def _activation_bytes(job: Step) -> float:
-    tokens = job.rows * job.length / job.parts / (job.place.data * job.place.fsdp)
+    tokens = job.rows * job.length / job.parts / job.place.groups
     return _activation_passes(job) * tokens * job.model.d_model * 2
 
 
 def step_times(job: Step, slice_: Slice, traffic: Traffic) -> Times:
     """Of one training step."""
     model, place, remat = job.model, job.place, job.finetune["remat"]
-    again, groups = remat == "full", place.data * place.fsdp
+    again, groups = remat == "full", place.groups
     operations = step_operations(model, job.length, job.rows, job.targets * groups * job.parts, remat) / place.chips
     tokens, W = job.rows * job.length / groups, layer_weights(model)
     weights = 2 * W / place.tensor * job.parts * ((7 if place.fsdp > 1 else 5) + again)
@@ -150,7 +146,7 @@ def decode_times(job: Decode, slice_: Slice, traffic: Traffic, arguments: int | 
     pairs = model.num_layers * model.num_heads * model.head_dim * job.length
     operations = job.slots * (2 * weights + 4 * pairs) / place.chips
     read = decode_arguments(job) if arguments is None else arguments
-    sampled = NUCLEUS_PASSES * 4 * model.vocab_size * job.slots / (place.data * place.fsdp)
+    sampled = NUCLEUS_PASSES * 4 * model.vocab_size * job.slots / place.groups
     return _times(operations, read + sampled, 0.0, sent_seconds(traffic, place, slice_), slice_)
 
 
@@ -170,7 +166,7 @@ def decode_traffic(job: Decode, tokens: int) -> dict[str, tuple[int, int]]:
     if job.place.tensor == 1:
         return {}
     times = 2 * job.model.num_layers + 1
-    return {"all-reduce": (times, round(times * tokens / (job.place.data * job.place.fsdp) * job.model.d_model * 2))}
+    return {"all-reduce": (times, round(times * tokens / job.place.groups * job.model.d_model * 2))}
 
 
 def weight_bytes(model: LlamaConfig, weights: str) -> int:
@@ -188,7 +184,7 @@ def slot_bytes(job: Decode) -> int:
 def decode_arguments(job: Decode) -> int:
     """Bytes a chip of weights and cache."""
     place = job.place
-    return (weight_bytes(job.model, job.weights) + slot_bytes(job) * job.slots // (place.data * place.fsdp)) // place.tensor
+    return (weight_bytes(job.model, job.weights) + slot_bytes(job) * job.slots // place.groups) // place.tensor
 
 
 def sent_seconds(traffic: Traffic, place: Place, slice_: Slice) -> float:

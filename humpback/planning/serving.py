@@ -16,8 +16,8 @@ from humpback.planning.chips import Slice
 from humpback.planning.jobs import Answer, Decode, Place
 from humpback.planning.stage import StagePlan
 from humpback.planning.workload import Requests
+from humpback.training.flops import layer_weights
 
-_SURE = 0.9  # of the limit: what is estimated below it is taken to fit before it is compiled
 _MOST = 256  # slots of the chips that share a matrix: more gain little, as the cache is then most of what is read
 _LEAST = 4  # slots of a replica, config.decoding.slots' own
 _NO_BETTER = 1.02  # a replica of more hosts must be faster by more than this
@@ -41,15 +41,15 @@ class Serving:
     def __init__(self, cfg: Config, model: LlamaConfig, requests: Mapping[str, Requests], compiler: Compiler, quick: bool):
         self._cfg, self._model, self._compiler, self._quick, self._requests = cfg, model, compiler, quick, requests
 
-    def plan(self, slice_: Slice, rescue: bool = True) -> list[StagePlan]:
-        """Both stages, with the same replicas. rescue: what does not fit is tried otherwise."""
+    def plan(self, slice_: Slice) -> list[StagePlan]:
+        """Both stages, with the same replicas. What does not fit is tried otherwise."""
         weights = self._cfg.decoding.weights
         tensors = {hosts: self._tensors(hosts * slice_.chips_a_host)[-1] for hosts in _hosts(slice_)}
         hosts = min(tensors, key=lambda hosts: (-tensors[hosts], hosts))  # the fewest that split a matrix as far as it can be
         widest = Replica(hosts, tensors[hosts], max(_LEAST, hosts * slice_.chips_a_host // tensors[hosts]), weights)
         replica = self._best(slice_, weights) or widest
         answers, notes = self._ask(slice_, "augment", replica), []
-        if not _fits(answers) and rescue:
+        if not _fits(answers):
             replica, answers, notes = self._rescue(slice_, replica, answers)
         searched = not self._quick and _fits(answers)
         if searched:
@@ -95,23 +95,18 @@ class Serving:
     def _slots(self, slice_: Slice, replica: Replica) -> int:
         """The most that are estimated to fit beside weights and the longest prefill; 0: none."""
         job = self._job(slice_, "augment", replica)
-        shards, layout = _shards(job.place), self._layout(job)
-        m, rows = self._model, _rows(layout.buckets[-1], job.prefill_tokens, shards)
-        tokens = rows * layout.buckets[-1] / shards
+        m, shards, tokens = self._model, job.place.groups, _longest(job.layout()) / job.place.groups
         prefill = tokens * (4 * m.num_layers * m.num_kv_heads * m.head_dim / replica.tensor + 8 * m.d_model + 6 * m.d_ff / replica.tensor)
-        free = _SURE * finetuning.limit_of(slice_) - roofline.weight_bytes(m, replica.weights) / replica.tensor - prefill
+        free = finetuning.SURE * finetuning.limit_of(slice_) - roofline.weight_bytes(m, replica.weights) / replica.tensor - prefill
         slots = min(_MOST, math.floor(free / (roofline.slot_bytes(job) / replica.tensor))) if free > 0 else 0
         slots = slots // 4 * 4 if slots > 4 else slots
         return slots * shards if slots * shards >= _LEAST else 0
-
-    def _layout(self, job: Decode) -> "_Buckets":
-        return _Buckets(job.length - job.prefix)
 
     def _job(self, slice_: Slice, stage: str, replica: Replica, program: str = "generate") -> Decode:
         chips, d = slice_.chips_a_host * replica.hosts, self._cfg.decoding
         sampler = self._cfg.augment if stage == "augment" else self._cfg.curate
         place = Place(slice_.part(chips).topology, 1, chips // replica.tensor, replica.tensor)
-        slots = replica.slots if program == "generate" else _LEAST * _shards(place)  # a prefill is the same beside any slots
+        slots = replica.slots if program == "generate" else _LEAST * place.groups  # a prefill is the same beside any slots
         return Decode(
             place, self._model, program, slots, d.length, self._requests[stage].prefix, d.compute_dtype, d.steps_per_visit,
             d.prefill_tokens, replica.weights, sampler.temperature, sampler.top_p,
@@ -122,7 +117,7 @@ class Serving:
         return stage == "rate" and self._cfg.curate.mode == "expected"
 
     def _programs(self, stage: str, job: Decode) -> list[str]:
-        longest = self._layout(job).buckets[-1]
+        longest = job.layout().buckets[-1]
         return [f"read {longest}"] if self._reads(stage) else ["generate", f"prefill {longest}"]
 
     def _ask(self, slice_: Slice, stage: str, replica: Replica) -> dict[str, Answer]:
@@ -138,35 +133,35 @@ class Serving:
     def _times(self, slice_: Slice, stage: str, replica: Replica, answers: dict[str, Answer]) -> roofline.Times:
         """Of a record, on a replica: its share of reading prompts and of steps, and of the host's visits."""
         requests, job = self._requests[stage], self._job(slice_, stage, replica)
-        shards, part = _shards(job.place), slice_.part(job.place.chips)
-        count, parts = len(requests.prompts), []
-        buckets = self._layout(job).buckets
-        compiled = next((answers[kind] for kind in ("prefill", "read") if kind in answers and not answers[kind].refused), None)
+        layout, part = job.layout(), slice_.part(job.place.chips)
+        buckets, count, parts = layout.buckets, len(requests.prompts), []
+        compiled = _prefill(answers)
         for bucket, records in sorted(Counter(next(b for b in buckets if own <= b) for own in requests.prompts).items()):
-            rows = _rows(bucket, job.prefill_tokens, shards)
+            rows = layout.rows(bucket)
             traffic = roofline.decode_traffic(job, rows * bucket)
             if compiled:
-                longest = buckets[-1] * _rows(buckets[-1], job.prefill_tokens, shards)
-                traffic = {kind: (n, round(sent * rows * bucket / longest)) for kind, (n, sent) in compiled.traffic.items()}
+                share = rows * bucket / _longest(layout)
+                traffic = {kind: (n, round(sent * share)) for kind, (n, sent) in compiled.traffic.items()}
             parts.append(roofline.prefill_times(job, part, traffic, rows, bucket).times(records / count / rows))
         new = sum(requests.answers) / count
         if new:
             parts.append(self._step(slice_, stage, replica, answers).times(new / job.slots))
         total = roofline.total(parts)
         # A visit of the host ends when a row does, or after steps_per_visit.
-        visits = new / job.slots * min(1.0, max(job.slots / new, 1 / job.steps)) if new else 1 / shards
+        visits = new / job.slots * min(1.0, max(job.slots / new, 1 / job.steps)) if new else 1 / layout.shards
         return dataclasses.replace(total, seconds=total.seconds + roofline.HOST_SECONDS * visits)
 
     def _step(self, slice_: Slice, stage: str, replica: Replica, answers: dict[str, Answer]) -> roofline.Times:
         """Of one step of decoding of all slots; of a stage that only reads, of the longest prompts that are read together."""
-        job, answer = self._job(slice_, stage, replica), next(iter(answers.values()), None)
-        part, known = slice_.part(job.place.chips), answer is not None and not answer.refused
+        job = self._job(slice_, stage, replica)
+        layout, part = job.layout(), slice_.part(job.place.chips)
         if self._reads(stage):
-            bucket = self._layout(job).buckets[-1]
-            rows = _rows(bucket, job.prefill_tokens, _shards(job.place))
-            return roofline.prefill_times(job, part, answer.traffic if known else roofline.decode_traffic(job, rows * bucket), rows, bucket)
-        traffic = answer.traffic if known else roofline.decode_traffic(job, job.slots)
-        return roofline.decode_times(job, part, traffic, answer.memory["arguments"] if known else None)
+            bucket, answer = layout.buckets[-1], _prefill(answers)
+            traffic = answer.traffic if answer else roofline.decode_traffic(job, _longest(layout))
+            return roofline.prefill_times(job, part, traffic, layout.rows(bucket), bucket)
+        answer = _taken(answers, "generate")
+        traffic = answer.traffic if answer else roofline.decode_traffic(job, job.slots)
+        return roofline.decode_times(job, part, traffic, answer.memory["arguments"] if answer else None)
 
     def _described(
         self, slice_: Slice, stage: str, replica: Replica, answers: dict[str, Answer], notes: tuple[str, ...]
@@ -176,7 +171,7 @@ class Serving:
         repeats = self._cfg.iterations if stage == "rate" else 1
         records, replicas = requests.records * repeats, slice_.count * slice_.hosts_in_one // replica.hosts
         m = self._model
-        weights, tokens = roofline.layer_weights(m) + m.d_model * m.vocab_size, requests.tokens
+        weights, tokens = layer_weights(m) + m.d_model * m.vocab_size, requests.tokens
         operations = 2 * weights * (tokens - requests.prefix) + 2 * m.num_layers * m.num_heads * m.head_dim * tokens**2
         settings = {
             "decoding.slots": replica.slots, "decoding.tensor": replica.tensor, "decoding.processes_per_replica": replica.hosts,
@@ -240,14 +235,6 @@ class Serving:
         return dataclasses.replace(replica, slots=most), ask(most)
 
 
-@dataclass(frozen=True)
-class _Buckets:
-    """Layout.buckets, which needs neither mesh nor devices."""
-
-    own: int
-    buckets = Layout.buckets
-
-
 def needed(answers: dict[str, Answer]) -> int:
     """Bytes a chip: of a step of decoding, or of the longest prefill beside the slots' cache, whichever is more."""
     beside = answers["generate"].memory.get("aliased", 0) if "generate" in answers else 0
@@ -268,10 +255,15 @@ def _hosts(slice_: Slice) -> list[int]:
     return [hosts for hosts in _POWERS if not slice_.hosts_in_one % hosts]
 
 
-def _shards(place: Place) -> int:
-    return place.data * place.fsdp
+def _longest(layout: Layout) -> int:
+    """Tokens of the longest prompts that are read together, with what fills them up."""
+    return layout.rows(layout.buckets[-1]) * layout.buckets[-1]
 
 
-def _rows(bucket: int, prefill_tokens: int, shards: int) -> int:
-    """Layout.rows."""
-    return -(-max(1, prefill_tokens // bucket) // shards) * shards
+def _prefill(answers: dict[str, Answer]) -> Answer | None:
+    """Of the program that reads the longest prompts; None when there is none, or it was refused."""
+    return _taken(answers, "prefill") or _taken(answers, "read")
+
+
+def _taken(answers: dict[str, Answer], kind: str) -> Answer | None:
+    return answers[kind] if kind in answers and not answers[kind].refused else None

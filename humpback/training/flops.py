@@ -15,12 +15,17 @@ from humpback.planning.chips import CHIPS
 from humpback.planning.compile import GENERATIONS
 
 
+def layer_weights(cfg: LlamaConfig) -> int:
+    """Weights of all layers' products: q, k, v, o, gate, up, down."""
+    return cfg.num_layers * sum(math.prod(WEIGHTS[name].sizes(cfg)) for name in layer_names() if WEIGHTS[name].fan_in)
+
+
 def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int) -> int:
     """Floating-point operations of one training step, a multiplication and an addition as two.
 
     lengths: tokens of each example, not of the rows that they are packed into; target_tokens: those with a loss, of all.
 
-        6 · W · Σ len           W: weights of all layers' products (q, k, v, o, gate, up, down); 2 forward, twice that backward
+        6 · W · Σ len           W: `layer_weights`; 2 forward, twice that backward
       + 6 · D · V · targets     the head, which is applied to target tokens only
       + 6 · L · N · H · Σ len²  attention inside each example: two products of 2 · N · H · len² forward, halved as it is causal,
                                 and twice that backward
@@ -28,8 +33,7 @@ def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int) -> 
     Norms, rotary positions, softmax, the embedding's look-up and the optimizer are not counted, nor padding, nor anything that
     is computed a second time to save memory.
     """
-    in_layer = sum(math.prod(WEIGHTS[name].sizes(cfg)) for name in layer_names() if WEIGHTS[name].fan_in)
-    products = 6 * cfg.num_layers * in_layer * sum(lengths)
+    products = 6 * layer_weights(cfg) * sum(lengths)
     head = 6 * cfg.d_model * cfg.vocab_size * target_tokens
     attention = 6 * cfg.num_layers * cfg.num_heads * cfg.head_dim * sum(length**2 for length in lengths)
     return products + head + attention

@@ -53,6 +53,8 @@ def test_the_right_slice():
     assert any(line.startswith("v5e: the largest slices that finetuning keeps busy") for line in said)
     dear = plan.advice(planner, plans, {"v5e": 0.01, "v4": 1e6})
     assert all("lowest cost on v5e-16" in line for line in dear[:4])
+    assert all("lowest cost on v4-8" in line for line in plan.advice(planner, plans, {"v4": 1e6})[:4])  # the only one with a price
+    assert plan.advice(planner, plans, {"v6e": 2.0})[:4] == said[:4]  # none of them has one
     nothing = planned(Line(limit=0.1))[1]
     told = plan.report(planner, nothing, {})
     assert "v5e-16: not the whole run, as this does not fit: backward, augment, rate, forward" in told and "yes" not in told
@@ -98,6 +100,8 @@ def test_prices():
     assert plan.read_prices("1.5", SLICES) == {"v5e": 1.5, "v4": 1.5}
     assert plan.read_prices("v5e:1.2, v4:3", SLICES) == {"v5e": 1.2, "v4": 3.0}
     assert plan.read_prices(None, SLICES) == {}
+    with pytest.raises(UserError, match="--price=v5e:1,v5:2: v5 is none of the generations v4, v5e, v5p, v6e"):
+        plan.read_prices("v5e:1,v5:2", SLICES)
     with pytest.raises(UserError, match="--price=cheap: must be a number"):
         plan.read_prices("cheap", SLICES)
 

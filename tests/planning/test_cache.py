@@ -93,6 +93,17 @@ def test_a_cut_file_is_no_answer(stand_in, tmp_path):
     assert cache.Compiler(tmp_path / "cache", str(script)).ask(JOB, "").total == 5 and calls() == 2
 
 
+def test_what_the_child_finds_compiled_before(tmp_path):
+    """Neither a cut file, nor one that holds something else, is an answer to the child, which then compiles."""
+    answer = {"program": "p", "total": 5, "limit": 9, "refused": False}
+    assert jobs.compiled_before(tmp_path, "p") is None
+    for text in (json.dumps(answer)[:20], "", "null", "[]", '{"program": "p"}', json.dumps({**answer, "traffic": None})):
+        (tmp_path / "compiled-p.json").write_text(text)
+        assert jobs.compiled_before(tmp_path, "p") is None, text
+    (tmp_path / "compiled-p.json").write_text(json.dumps(answer))
+    assert jobs.compiled_before(tmp_path, "p") == answer
+
+
 def test_two_threads_that_ask_the_same(stand_in, tmp_path):
     script, calls = stand_in
     compiler = cache.Compiler(tmp_path / "cache", str(script))

@@ -9,6 +9,7 @@ from humpback.decoding import programs
 from humpback.model import sharding
 from humpback.model.sizes import SIZES
 from humpback.planning import chips, serving, workload
+from humpback.planning.jobs import Decode, Place
 from tests.planning.compilers import GIB, Line
 
 WORK = workload.Workload(100_000, 400, 300)
@@ -37,12 +38,15 @@ def test_two_programs_stand_for_both_stages():
 
 
 def test_the_layouts_own_buckets_and_rows():
-    """Those of the plan, which has no devices, are those of the engine's layout."""
+    """Those of the plan, which has no devices, are those of the engine's layout, and so is every other field."""
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
-    layout = programs.Layout(SIZES["llama_7b"], mesh, 16, 2048, 48, "bfloat16", 8, 4096)
-    assert serving._Buckets(2000).buckets == layout.buckets
+    layout = programs.Layout(SIZES["llama_7b"], mesh, 16, 2048, 48, "bfloat16", 8, 4096, "int8")
+    place = Place("v5e:2x4", 1, 4, 2)
+    planned = Decode(place, SIZES["llama_7b"], "generate", 16, 2048, 48, "bfloat16", 8, 4096, "int8", 0.7, 0.9)
+    assert planned.layout(mesh) == layout
+    assert (planned.layout().buckets, planned.layout().shards) == (layout.buckets, layout.shards) and place.groups == layout.shards
     for bucket in layout.buckets:
-        assert serving._rows(bucket, 4096, 4) == layout.rows(bucket)
+        assert planned.layout().rows(bucket) == layout.rows(bucket)
 
 
 def test_memory_is_the_larger_of_decoding_and_of_reading_beside_the_cache():
@@ -97,6 +101,20 @@ def test_expected_ratings_only_read():
     assert any(job.program.startswith("read") for job in compiler.asked) and rate.tokens_a_second > 0
     _, sampled = plan(Line(base=12.5, a_row=0.25), quick=False)
     assert rate.hours < sampled.hours / 2
+
+
+def test_a_quick_plan_of_expected_ratings_sends_what_a_prefill_does():
+    """The programs of augmenting stand for those of rating: for its reading that of its prompts, not its steps."""
+
+    class Apart(Line):
+        def ask(self, job, label):
+            answer = super().ask(job, label)
+            return dataclasses.replace(answer, traffic={"all-reduce": (1, 10**6 if job.program == "generate" else 10**9)})
+
+    cfg = config.paper("llama_7b")
+    cfg.curate.mode = "expected"
+    augment, rate = plan(Apart(base=12.5, a_row=0.25), cfg=cfg)
+    assert rate.times.waited > 500 * augment.times.waited > 0
 
 
 def test_a_slice_of_an_odd_shape():
