@@ -2,9 +2,12 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import pytest
+
+from tests.forks import Humpback
 
 # Before anything asks for a device: afterwards the number is fixed for the process.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -19,6 +22,23 @@ def test_data() -> pathlib.Path:
     if not pathlib.Path(folder).is_dir():
         pytest.skip(f"HUMPBACK_TEST_DATA={folder} is not a folder")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def humpback() -> Iterator[Humpback]:
+    """Runs `humpback …` in a fork, for tests of what a command says."""
+    command = Humpback()
+    yield command
+    command.end()
+
+
+@pytest.fixture(scope="module")
+def quick_processes() -> Iterator[None]:
+    """The processes that a module starts compile without most optimisations, those that are killed like those that are not. The soak's
+    compile as a user's do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
 
 
 # The files that take a minute and more: they begin first, so that at the end no process waits for one of them.

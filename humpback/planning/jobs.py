@@ -22,7 +22,6 @@ from humpback.model.weights import LlamaConfig, RopeScaling
 # Fields of Finetune that are in the program; the others decide which examples it gets, or when it saves.
 _IN_PROGRAM = ("lr", "end_lr", "weight_decay", "beta1", "beta2", "eps", "clip", "dropout", "compute_dtype", "remat", "spike", "skip_spikes")
 _STEPS = 1_000  # a constant of the program that changes nothing but the learning rate, so that all trainings share a compilation
-_PURPOSE = "plan"
 _READ = 5  # logits of a rating in `expected` mode
 
 
@@ -176,8 +175,8 @@ def _step(job: Step, mesh: Any) -> tuple[Any, tuple]:
     ft = Finetune(**job.finetune)
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(job.model, adamw, mesh)
-    step = update.jit_step(job.model, ft, adamw, _STEPS, 0, _PURPOSE, shapes)
-    return step, (shapes, programs.abstract_rows(mesh, job.length, job.rows, job.targets, job.parts))
+    step = update.jit_step(job.model, ft, adamw, _STEPS, shapes)
+    return step, (shapes, programs.abstract_rows(mesh, job.length, job.rows, job.targets, job.parts), update.abstract_words(mesh))
 
 
 def _decode(job: Decode, mesh: Any) -> tuple[Any, tuple]:

@@ -106,19 +106,20 @@ def train(
         optimizer = optimizers.make_optimizer(ft)
         shapes = update.state_shapes(cfg, optimizer, mesh)
         state, done, dev_loss = _start(model, optimizer, shapes, mesh, checkpoints, meta)
-        compiled = sigterm.run_interruptibly(lambda: _compile(cfg, ft, optimizer, plan, done, seed, purpose, shapes, mesh))
+        compiled = sigterm.run_interruptibly(lambda: _compile(cfg, ft, optimizer, plan, done, shapes, mesh))
         keeper = _Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, sigterm)
         if dev and dev_loss is None and keeper.looks_after(done):  # a stop came between the step and the look
             keeper.settle(done, state)
             keeper.stop_if_asked(done)
         watchdog, bar = Watchdog(), _bar(plan.steps, done, purpose, progress)
+        words_2 = update.dropout_words(seed, purpose, mesh)
         chosen, rows = _next(examples, plan, done, seed, purpose, mesh)
         for step in range(done, plan.steps):
             if profile is not None:
                 profile.before(step + 1)
             started = time.perf_counter()
             with watchdog.step(step + 1):
-                state, measured = compiled[plan.shapes[step]](state, rows)
+                state, measured = compiled[plan.shapes[step]](state, rows, words_2)
                 following = _next(examples, plan, step + 1, seed, purpose, mesh)  # while the devices work
                 row = _measure(measured, chosen, step, plan, ft)
             row |= _rates(cfg, chosen, plan.shapes[step], mesh, time.perf_counter() - started)
@@ -242,16 +243,15 @@ def _compile(
     optimizer: Any,
     plan: batches.Plan,
     done: int,
-    seed: int,
-    purpose: str,
     shapes: update.State,
     mesh: Mesh,
 ) -> dict[batches.Shape, update.Step]:
     """The programs of all steps that are left, so that no step's time holds a compilation."""
-    step = update.jit_step(cfg, ft, optimizer, plan.steps, seed, purpose, shapes)
+    step = update.jit_step(cfg, ft, optimizer, plan.steps, shapes)
     needed = sorted(set(plan.shapes[done:]))
     rows = [programs.abstract_rows(mesh, shape.length, shape.rows, shape.targets, shape.parts) for shape in needed]
-    return {shape: step.lower(shapes, abstract).compile() for shape, abstract in zip(needed, rows, strict=True)}
+    words_2 = update.abstract_words(mesh)
+    return {shape: step.lower(shapes, abstract, words_2).compile() for shape, abstract in zip(needed, rows, strict=True)}
 
 
 def _start(

@@ -1,5 +1,6 @@
 """What training and evaluation share: weights and rows on the mesh, and the nats of the target tokens."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,16 +37,26 @@ def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh) 
 
     def place(name: str) -> jax.Array:
         room = [(0, padded.vocab_size - cfg.vocab_size if letter == "V" else 0) for letter in llama.WEIGHTS[name].shape]
-        # jnp.copy, because jit may hand an argument that it returns unchanged through without copying it.
-        whole = lambda x: jnp.copy(jnp.pad(x.astype(jnp.float32), room))  # noqa: E731
-        return jax.jit(whole, out_shardings=after[name])(jax.device_put(params[name], before[name]))
+        return _jit_whole(tuple(room), after[name])(jax.device_put(params[name], before[name]))
 
     def stack(name: str) -> jax.Array:
         arrays = stored.take(params, [("layers", str(i), name) for i in range(cfg.num_layers)])
         layers = [jax.device_put(array, before["layers"][str(i)][name]) for i, array in enumerate(arrays)]
-        return jax.jit(lambda xs: jnp.stack([x.astype(jnp.float32) for x in xs]), out_shardings=after["layers"][name])(layers)
+        return _jit_stack(after["layers"][name])(layers)
 
     return {**{name: place(name) for name in after if name != "layers"}, "layers": {name: stack(name) for name in after["layers"]}}
+
+
+# Kept, so that whatever a process trains or evaluates next compiles none of them again.
+@functools.lru_cache(maxsize=64)
+def _jit_whole(room: tuple[tuple[int, int], ...], where: NamedSharding) -> Any:
+    # jnp.copy, because jit may hand an argument that it returns unchanged through without copying it.
+    return jax.jit(lambda x: jnp.copy(jnp.pad(x.astype(jnp.float32), room)), out_shardings=where)
+
+
+@functools.lru_cache(maxsize=64)
+def _jit_stack(where: NamedSharding) -> Any:
+    return jax.jit(lambda xs: jnp.stack([x.astype(jnp.float32) for x in xs]), out_shardings=where)
 
 
 def unstack_params(cfg: llama.LlamaConfig, stacked: llama.Params, mesh: Mesh) -> llama.Params:

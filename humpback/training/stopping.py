@@ -13,8 +13,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
-from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster
-
 from humpback.errors import Stopped as Stopped  # raised where `Sigterm.came` is answered; `distributed` must know it, too
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command continues
@@ -100,6 +98,8 @@ class Sigterm:
 def heed_preemption() -> None:
     """On a Cloud TPU machine, from a thread of its own: SIGTERM to this process when the metadata server says that the machine is
     being taken away. What the machine does then, a shutdown after half a minute, may reach a process too late or not at all."""
+    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster  # here alone: nothing else that ends early needs JAX
+
     with contextlib.suppress(OSError):  # a TPU machine of another kind, without such a server
         if os.environ.get("JAX_PLATFORMS") != "cpu" and GceTpuCluster.is_env_present():
             threading.Thread(target=_wait_for_notice, name="preemption", daemon=True).start()

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -17,7 +18,7 @@ from humpback.training import programs
 
 # {"params": stacked f32 weights, "opt": optax state, "step": int32, steps done, "norms": f32 [_NORMS], gradient norms of the last steps}
 State = dict[str, Any]
-Step = Callable[[State, programs.Rows], tuple[State, dict[str, jax.Array]]]
+Step = Callable[[State, programs.Rows, jax.Array], tuple[State, dict[str, jax.Array]]]
 
 _NORMS = 64  # steps whose gradient norms say what is usual
 _FEW = 8  # before so many steps nothing is
@@ -54,14 +55,14 @@ def train_step(
     ft: Finetune,
     optimizer: optax.GradientTransformation,
     steps: int,
-    seed: int,
-    purpose: str,
     state: State,
     rows: programs.Rows,
+    words_2: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One update. Pure; returns the next state and {loss, grad_norm, lr, spike}."""
+    """One update. Pure; words_2: `dropout_words`. Returns the next state and {loss, grad_norm, lr, spike}."""
     step = state["step"]
-    loss, grads = loss_and_grads(cfg, ft, state["params"], rows, key_for(seed, f"dropout {purpose}", step))
+    key = jax.random.fold_in(jax.random.wrap_key_data(words_2, impl="threefry2x32"), step)
+    loss, grads = loss_and_grads(cfg, ft, state["params"], rows, key)
     rate = optimizers.learning_rate(step, ft, steps)
     params, opt = optimizers.apply(optimizer, grads, state["opt"], state["params"], rate)
     norm = optax.tree.norm(grads)
@@ -104,15 +105,23 @@ def first_state(params: llama.Params, optimizer: optax.GradientTransformation, s
     return {"params": params, **jax.jit(begin, out_shardings=rest)(params)}
 
 
-def jit_step(
-    cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTransformation, steps: int, seed: int, purpose: str, shapes: State
-) -> Any:
-    """`train_step` of (state, rows), jitted for the mesh of `shapes`. The state is donated."""
+def dropout_words(seed: int, purpose: str, mesh: Mesh) -> jax.Array:
+    """The data of a training's key for dropout, on the mesh. An argument of the step, so that trainings of one shape share a program."""
+    return programs.place_array(np.asarray(jax.random.key_data(key_for(seed, f"dropout {purpose}"))), programs.replicated(mesh))
+
+
+def abstract_words(mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """The array of `dropout_words`; allocates nothing."""
+    return jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=programs.replicated(mesh))
+
+
+def jit_step(cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTransformation, steps: int, shapes: State) -> Any:
+    """`train_step` of (state, rows, words_2), jitted for the mesh of `shapes`. The state is donated."""
     state_shardings = jax.tree.map(lambda x: x.sharding, shapes)
     mesh = state_shardings["step"].mesh
     return jax.jit(
-        functools.partial(train_step, cfg, ft, optimizer, steps, seed, purpose),
-        in_shardings=(state_shardings, programs.rows_shardings(mesh)),
+        functools.partial(train_step, cfg, ft, optimizer, steps),
+        in_shardings=(state_shardings, programs.rows_shardings(mesh), programs.replicated(mesh)),
         out_shardings=(state_shardings, programs.replicated(mesh)),
         donate_argnums=0,
     )

@@ -147,10 +147,11 @@ def compile_step(key: str) -> dict:
     rows = -(-PAPER_EXAMPLES // chips) * chips if examples == PAPER else int(examples) * chips
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(cfg, adamw, mesh)
-    step = update.jit_step(cfg, ft, adamw, 1_000, 0, "forward-1", shapes)
+    step = update.jit_step(cfg, ft, adamw, 1_000, shapes)
     answer = {"shape": f"{rows} x {LENGTH} tokens on {chips} chips", "limit": memory_limit(mesh)}
     try:
-        compiled = compile_for(step, (shapes, programs.abstract_rows(mesh, LENGTH, rows, rows // chips * LENGTH)))
+        abstract = programs.abstract_rows(mesh, LENGTH, rows, rows // chips * LENGTH)
+        compiled = compile_for(step, (shapes, abstract, update.abstract_words(mesh)))
     except DoesNotFit as error:
         return {**answer, "total": error.used, "refusal": str(error)}
     return {

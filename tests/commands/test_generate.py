@@ -13,7 +13,7 @@ from humpback.decoding.engine import Result
 from humpback.decoding.offline import Inputs, Unservable
 from humpback.errors import UserError
 from humpback.training import checkpoint
-from tests import kills, tiny
+from tests import tiny
 
 TOKENIZER = tiny.make_tokenizer()
 
@@ -111,12 +111,10 @@ def test_an_answer_ends_before_the_first_stop_string(text, stops, cut_text, fini
         assert tokens == len(ids)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    line = kills.humpback("generate", *arguments, "--max_new_tokens=8", "--length=64", "--slots=4")
-    return subprocess.run(line, cwd=kills.REPOSITORY, capture_output=True, text=True, timeout=300)
+def test_the_command(tmp_path, humpback):
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return humpback("generate", *arguments, "--max_new_tokens=8", "--length=64", "--slots=4")
 
-
-def test_the_command(tmp_path):
     tiny.make_base(tmp_path / "base")
     rows = [{"prompt": "Why?", "id": "a"}, {"ids": [5, 6, 7]}, {"ids": [5, 600]}]
     rows += [{"prompt": "x " * 200}, {"prompt": "b", "id": "a"}, {"prompt": " "}]
@@ -152,6 +150,6 @@ def test_the_command(tmp_path):
         (["--input=x", "--out=y"], "--model"),
     ],
 )
-def test_wrong_command_lines(flags, message):
-    done = run(*flags)
+def test_wrong_command_lines(flags, message, humpback):
+    done = humpback("generate", *flags)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -1,8 +1,6 @@
 """`humpback plan`: its flags, its table, the config it writes. The compiler is asked in tests/planning."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -25,10 +23,6 @@ def paper(architecture="llama_7b"):
 def planned(compiler=None, slices=SLICES, quick=True):
     planner = plan.Planner(paper(), compiler or Line(limit=30.0, base=6.0, a_row=0.2), quick, 10_000, 4.0)
     return planner, plan.plan_all(planner, slices, 1)
-
-
-def command(*given):
-    return subprocess.run([sys.executable, "-m", "humpback", "plan", *given], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_table():
@@ -115,8 +109,8 @@ def test_a_config_without_a_size_is_refused():
         plan.Planner(config.finish(cfg), Line(), True, 0, 4.0)
 
 
-def test_the_command_line(tmp_path):
-    wrong = command("--config=configs/llama_7b.py", "--tpu=v5e-12")
+def test_the_command_line(tmp_path, humpback):
+    wrong = humpback("plan", "--config=configs/llama_7b.py", "--tpu=v5e-12")
     assert wrong.returncode == 2 and "humpback: TPU slice 'v5e-12': v5e counts chips" in wrong.stderr and "Traceback" not in wrong.stderr
-    none = command("--config=configs/llama_7b.py", "--tpu=v5e-16", f"--cache={tmp_path}", "--python=/nowhere/python")
+    none = humpback("plan", "--config=configs/llama_7b.py", "--tpu=v5e-16", f"--cache={tmp_path}", "--python=/nowhere/python")
     assert none.returncode == 2 and "--python=/nowhere/python: cannot be run" in none.stderr, none.stderr

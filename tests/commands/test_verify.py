@@ -1,7 +1,6 @@
 """`humpback verify`: what counts as the same, what is said of a difference, and the exit code."""
 
 import dataclasses
-import subprocess
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from humpback.commands import verify
 from humpback.convert import comparison, sources
 from humpback.errors import UserError
 from humpback.model.weights import make_tree
-from tests import hf_layout, kills, tiny
+from tests import hf_layout, tiny
 
 CFG = dataclasses.replace(tiny.CONFIG, num_layers=2, tied=True)
 
@@ -94,7 +93,7 @@ def test_greedy_is_what_whole_passes_give(folder):
     assert len(outcome.greedy) == 5 or outcome.greedy[-1] == a.tokenizer.eos_id
 
 
-def test_the_command(folder, tmp_path):
+def test_the_command(folder, tmp_path, humpback):
     folder("a", params())
     changed = params()
     changed["layers"]["0"]["v"][:, 0] += 1.0
@@ -102,8 +101,7 @@ def test_the_command(folder, tmp_path):
     (tmp_path / "texts").write_text("How do I cut a mortise?\n\nTwo\n")
 
     def run(target, *flags):
-        call = kills.humpback("verify", f"--source={tmp_path / 'a'}", f"--target={tmp_path / target}", *flags)
-        return subprocess.run(call, cwd=kills.REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+        return humpback("verify", f"--source={tmp_path / 'a'}", f"--target={tmp_path / target}", *flags)
 
     same = run("a", f"--text=@{tmp_path / 'texts'}", "--tokens=3", "--runner=humpback")
     assert same.returncode == 0, same.stderr[-2000:]

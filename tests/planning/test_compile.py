@@ -165,8 +165,8 @@ def test_a_training_step_on_four_chips():
     ft = config.paper("").forward
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(WIDE, adamw, mesh)
-    step = update.jit_step(WIDE, ft, adamw, 10, 0, "forward-1", shapes)
-    arguments = (shapes, training_programs.abstract_rows(mesh, T, rows, rows // 2 * T))
+    step = update.jit_step(WIDE, ft, adamw, 10, shapes)
+    arguments = (shapes, training_programs.abstract_rows(mesh, T, rows, rows // 2 * T), update.abstract_words(mesh))
     compiled = planning.compile_for(step, arguments)
     assert compiled.text.count(KERNEL) == 4
     memory = compiled.memory

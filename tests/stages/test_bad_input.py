@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 
 import pytest
 
@@ -14,7 +13,7 @@ from humpback.stages.directory import Stage
 from humpback.stages.seed import seed
 from humpback.stages.segment import segment
 from humpback.stages.summary import summarize
-from tests import kills, tiny
+from tests import tiny
 
 
 @pytest.mark.parametrize(
@@ -33,8 +32,8 @@ from tests import kills, tiny
         (["run", "configs/demo.py"], "unexpected argument"),
     ],
 )
-def test_wrong_command_lines_end_with_code_2_and_no_traceback(arguments, message, tmp_path):
-    done = subprocess.run(kills.humpback(*arguments), cwd=kills.REPOSITORY, capture_output=True, text=True, timeout=120)
+def test_wrong_command_lines_end_with_code_2_and_no_traceback(arguments, message, humpback):
+    done = humpback(*arguments)
     assert message in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert done.returncode == 2
 

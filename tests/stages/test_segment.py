@@ -21,6 +21,7 @@ from humpback.records import Segment, read_shards
 from humpback.stages.directory import Run
 from humpback.stages.segment import plan, segment_into
 from tests import kills
+from tests.forks import Humpback
 from tests.pages import UNJUDGED, segment_pages
 
 PROSE = (
@@ -291,13 +292,13 @@ def test_a_killed_command_continues(tmp_path: Path) -> None:
     assert len(list(read_shards(tmp_path / "killed", "segments", Segment))) == 1200
 
 
-def test_strict_makes_damage_an_error(tmp_path: Path) -> None:
+def test_strict_makes_damage_an_error(tmp_path: Path, humpback: Humpback) -> None:
     pages = tmp_path / "pages"
     pages.mkdir()
     (pages / "good.html").write_text(f"<h1>The mill</h1><p>{PROSE}</p>")
     (pages / "binary.html").write_bytes(bytes(range(256)) * 9)
-    arguments = kills.humpback("segment", f"--input={pages}", f"--out={tmp_path / 'out'}")
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=kills.REPOSITORY)
+    arguments = ["segment", f"--input={pages}", f"--out={tmp_path / 'out'}"]
+    done = humpback(*arguments)
     assert done.returncode == 0 and "1 warnings" in done.stderr, done.stderr
-    done = subprocess.run([*arguments, "--strict"], capture_output=True, text=True, cwd=kills.REPOSITORY)
+    done = humpback(*arguments, "--strict")
     assert done.returncode == 2 and "1 warnings of damaged pages" in done.stderr, done.stderr

@@ -1,7 +1,7 @@
 """A tiny model, a tokenizer of one id per word, and examples of mixed lengths; and a process that trains on them.
 
 `python -m tests.training.case --folder=DIR --steps=N` trains with checkpoints in DIR/steps and writes DIR/result.json: the losses of
-the steps it made, and a digest of every weight.
+the steps it made, and a digest of every weight. With --folder=ANOTHER it then does the same there.
 """
 
 import argparse
@@ -63,14 +63,11 @@ def make_finetune(**fields: Any) -> Finetune:
 
 def main() -> None:
     """Trains; every process of a pod calls it."""
-    from humpback import distributed, storage
+    from humpback import distributed
     from humpback.model.sharding import make_mesh
-    from humpback.training import loop
-    from humpback.training.checkpoint import TrainingCheckpoints, weights_digest
-    from humpback.training.stopping import PREEMPTED, Stopped
 
     parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", type=pathlib.Path, required=True)
+    parser.add_argument("--folder", type=pathlib.Path, required=True, action="append")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--mesh", default="1,-1,1", help="data,fsdp,tensor")
     parser.add_argument("--larger", action="store_true")
@@ -80,11 +77,21 @@ def main() -> None:
     cfg, scale = (LARGER, 16) if values.larger else (CONFIG, 1)
     ft = make_finetune(steps=values.steps, length=32 * scale, checkpoint_every=values.checkpoint_every, lr=1e-3 if values.larger else 1e-2)
     mesh = make_mesh(*map(int, values.mesh.split(",")))
+    for folder in values.folder:
+        _train(folder, make_base(cfg), make_examples(scale=scale), ft, mesh)
+
+
+def _train(folder: pathlib.Path, base: Model, examples: list[TokenExample], ft: Finetune, mesh: jax.sharding.Mesh) -> None:
+    from humpback import distributed, storage
+    from humpback.training import loop
+    from humpback.training.checkpoint import TrainingCheckpoints, weights_digest
+    from humpback.training.stopping import PREEMPTED, Stopped
+
     rows: list[dict] = []
     try:
         params, _ = loop.train(
-            make_base(cfg), make_examples(scale=scale), ft, mesh=mesh, seed=1, purpose="forward-1", metrics=rows.append,
-            checkpoints=TrainingCheckpoints(values.folder / "steps"), progress=False,
+            base, examples, ft, mesh=mesh, seed=1, purpose="forward-1", metrics=rows.append, progress=False,
+            checkpoints=TrainingCheckpoints(folder / "steps"),
         )  # fmt: skip
     except Stopped as stopped:
         print(stopped, flush=True)
@@ -92,7 +99,7 @@ def main() -> None:
     whole = jax.jit(lambda tree: tree, out_shardings=jax.NamedSharding(mesh, jax.P()))(params)
     if distributed.is_first():
         result = {"losses": {row["step"]: row["loss"] for row in rows}, "weights": weights_digest(whole)}
-        storage.publish_json(values.folder / "result.json", result, replace=True)
+        storage.publish_json(folder / "result.json", result, replace=True)
     distributed.barrier("end")
 
 

@@ -118,11 +118,11 @@ def shared_programs(monkeypatch):
     """Compiles equal programs once for all tests that ask for this."""
     real = loop._compile
 
-    def compile_all(cfg, ft, optimizer, plan, done, seed, purpose, shapes, mesh):
+    def compile_all(cfg, ft, optimizer, plan, done, shapes, mesh):
         fields = tuple((k, v) for k, v in vars(ft).items() if not k.startswith("checkpoint"))
-        key = cfg, fields, plan, shapes["step"].sharding, seed, purpose
+        key = cfg, fields, plan, shapes["step"].sharding
         if key not in PROGRAMS:
-            PROGRAMS[key] = real(cfg, ft, optimizer, plan, 0, seed, purpose, shapes, mesh)
+            PROGRAMS[key] = real(cfg, ft, optimizer, plan, 0, shapes, mesh)
         return PROGRAMS[key]
 
     monkeypatch.setattr(loop, "_compile", compile_all)
@@ -352,7 +352,7 @@ def test_state_is_donated(base, examples, finetune):
     _, rows = rows_of(examples[:6], mesh)
     params = programs.place_params(cfg, base.params, mesh)
     state = update.first_state(params, made, shapes)
-    update.jit_step(cfg, ft, made, 8, 1, "x", shapes)(state, rows)
+    update.jit_step(cfg, ft, made, 8, shapes)(state, rows, update.dropout_words(1, "x", mesh))
     assert params["layers"]["q"].is_deleted()
 
 

@@ -1,5 +1,6 @@
 """Trainings as processes: several that are one, other meshes that continue, and ends that are none: kill -9 and SIGTERM."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -20,57 +21,51 @@ def command(folder: pathlib.Path, *flags: str) -> list[str]:
     return [sys.executable, "-m", "tests.training.case", f"--folder={folder}", *flags]
 
 
-def pod(folder: pathlib.Path, *flags: str) -> list[str]:
-    """Two processes of four devices."""
+def pod(folders: list[pathlib.Path], *flags: str) -> list[str]:
+    """Two processes of four devices, which train in one folder after the other."""
     launcher = [sys.executable, "launch/local_pod.py", "--processes=2", "--devices=4", "--"]
-    return [*launcher, "python", *command(folder, *flags)[1:]]
+    return [*launcher, "python", "-m", "tests.training.case", *(f"--folder={folder}" for folder in folders), *flags]
 
 
 def result(folder: pathlib.Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def in_process(steps: int, path: pathlib.Path | None = None, **mesh: int) -> list[float]:
-    """The losses of a training here; without sizes on one device."""
-    rows: list[dict] = []
-    devices = jax.devices() if mesh else jax.devices()[:1]
-    train(
-        case.make_base(), case.make_examples(), case.make_finetune(steps=steps), mesh=make_mesh(**mesh, devices=devices), seed=1,
-        purpose="forward-1", metrics=rows.append, progress=False, checkpoints=TrainingCheckpoints(path) if path else None,
-    )  # fmt: skip
-    return [row["loss"] for row in rows]
-
-
-def test_one_device_is_eight_and_two_processes_of_four(tmp_path):
-    alone = in_process(5)
-    assert in_process(5, data=2, fsdp=2, tensor=2) == pytest.approx(alone, abs=1e-5)
-    kills.finish(pod(tmp_path, "--steps=5", "--mesh=2,2,2"))
-    assert list(result(tmp_path)["losses"].values()) == pytest.approx(alone, abs=1e-5)
-
-
-def test_a_checkpoint_continues_on_other_meshes_and_processes(tmp_path):
-    """Saved on fsdp 4 × tensor 2; continued on 2 × 4 … as two heads allow, on one device, and in two processes: the same next step."""
+def train_here(steps: int, checkpoints: TrainingCheckpoints | None = None, stop_at: int = 0, **mesh: int) -> list[float]:
+    """The losses of a training in this process, on one device when no sizes are given; it breaks off after step `stop_at`."""
 
     class Enough(Exception):
         pass
 
-    def stop(row: dict) -> None:
-        if row["step"] == 4:
+    losses: list[float] = []
+
+    def look(row: dict) -> None:
+        losses.append(row["loss"])
+        if row["step"] == stop_at:
             raise Enough
 
-    whole = in_process(8, fsdp=4, tensor=2)
-    saved = TrainingCheckpoints(tmp_path / "saved" / "steps")
-    with pytest.raises(Enough):
+    devices = jax.devices() if mesh else jax.devices()[:1]
+    with contextlib.suppress(Enough):
         train(
-            case.make_base(), case.make_examples(), case.make_finetune(steps=8, checkpoint_every=3), mesh=make_mesh(fsdp=4, tensor=2),
-            seed=1, purpose="forward-1", metrics=stop, progress=False, checkpoints=saved,
+            case.make_base(), case.make_examples(), case.make_finetune(steps=steps, checkpoint_every=3), checkpoints=checkpoints,
+            mesh=make_mesh(**mesh, devices=devices), seed=1, purpose="forward-1", metrics=look, progress=False,
         )  # fmt: skip
+    return losses
+
+
+def test_one_device_is_eight_and_two_processes_and_each_continues_the_others_checkpoint(tmp_path):
+    """From the beginning and from a checkpoint of fsdp 4 × tensor 2: on 2 × 4 … as two heads allow, on one device, in two processes."""
+    alone = train_here(8)
+    saved = TrainingCheckpoints(tmp_path / "saved" / "steps")
+    assert train_here(8, saved, stop_at=4, fsdp=4, tensor=2) == pytest.approx(alone[:4], abs=1e-5)
     saved.wait()
     for name, mesh in {"other": {"fsdp": 2, "tensor": 4}, "one": {}}.items():
         shutil.copytree(tmp_path / "saved", tmp_path / name)
-        assert in_process(8, tmp_path / name / "steps", **mesh) == pytest.approx(whole[3:], abs=1e-5)
-    kills.finish(pod(tmp_path / "saved", "--steps=8", "--mesh=2,2,2"))
-    assert list(result(tmp_path / "saved")["losses"].values()) == pytest.approx(whole[3:], abs=1e-5)
+        continued = train_here(8, TrainingCheckpoints(tmp_path / name / "steps"), **mesh)
+        assert continued == pytest.approx(alone[3:], abs=1e-5)
+    kills.finish(pod([tmp_path / "new", tmp_path / "saved"], "--steps=8", "--mesh=2,2,2"))
+    for name, wanted in {"new": alone, "saved": alone[3:]}.items():
+        assert list(result(tmp_path / name)["losses"].values()) == pytest.approx(wanted, abs=1e-5)
 
 
 def long(steps: int) -> tuple[str, ...]:
