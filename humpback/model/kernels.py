@@ -8,10 +8,10 @@ weights.py.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import PartitionSpec
 
 # Keys (K, H, P) and values (K, P, H) that stand before every row, and how many of them each row uses (B,).
@@ -82,7 +82,7 @@ def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
     ids = None
     if segments_BT is not None:
         ids_BT = _pad(segments_BT, 1, room_T - T)
-        ids = splash.SegmentIds(ids_BT, ids_BT)
+        ids = _splash().SegmentIds(ids_BT, ids_BT)
     if k_KHP is not None:
         before = (_pad(x, 1, room_P - x.shape[1]) for x in (k_KHP.transpose(0, 2, 1), v_KPH))
         k_BKSH, v_BKSH = (
@@ -91,7 +91,7 @@ def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
         )
         used_BP = (jnp.arange(room_P) < shared_B[:, None]).astype(jnp.int32)
         own_BT = jnp.ones((B, room_T), jnp.int32)
-        ids = splash.SegmentIds(own_BT, jnp.concatenate([used_BP, own_BT], axis=1))
+        ids = _splash().SegmentIds(own_BT, jnp.concatenate([used_BP, own_BT], axis=1))
     out_BNTH = jax.vmap(_kernel(N, room_T, room_P, block, interpret))(q_BNTH, k_BKSH, v_BKSH, ids)
     return out_BNTH[:, :, :T].transpose(0, 2, 1, 3)
 
@@ -105,8 +105,16 @@ def _own_keys(G, N, k_BTKH, v_BTKH, prefix):
     return pick(k_BTKH, axis=2), pick(v_BTKH, axis=2), (*before, shared_B)
 
 
-def _kernel(N: int, T: int, P: int, block: int, interpret: bool) -> splash.splash_attention_kernel.SplashAttentionKernel:
-    """For q (N, T, H), k and v (K, P + T, H), segment ids."""
+def _splash() -> Any:
+    """JAX's kernels, imported where they are used: it takes half a second, which is lost at every start without a TPU."""
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
+    return splash_attention
+
+
+def _kernel(N: int, T: int, P: int, block: int, interpret: bool) -> Any:
+    """A SplashAttentionKernel for q (N, T, H), k and v (K, P + T, H), segment ids."""
+    splash = _splash()
     mask = splash.MultiHeadMask([splash.CausalMask((T, P + T), offset=P)] * N)
     sizes = splash.BlockSizes(
         **dict.fromkeys(("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), block)
