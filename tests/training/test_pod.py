@@ -85,7 +85,7 @@ def was_hit(folder: pathlib.Path) -> str:
 def test_killed_and_terminated_trainings_end_with_the_same_bits(tmp_path, monkeypatch):
     """A SIGTERM and a kill at random moments, one after the other in one training."""
     monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")  # here most of the time goes into steps
-    flags = long(60)
+    flags = long(40)
     duration, _ = kills.finish(command(tmp_path / "whole", *flags))
     folder, hits = tmp_path / "ended", []
     for number, moment in enumerate(kills.moments(seed=11, count=2, duration=duration)):
