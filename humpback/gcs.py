@@ -61,6 +61,8 @@ class Gcs(gcsfs.core.GCSFileSystem):
     async def _makedirs(self, *_: Any, **__: Any) -> None:
         """As `_mkdir`."""
 
+    mkdir = asyn.sync_wrapper(_mkdir)  # gcsfs has one of its own, which fails in a bucket that is empty
+
     async def _info(self, path: str, generation: str | None = None, **_: Any) -> dict[str, Any]:
         """As gcsfs, but it looks for an object first and for a folder only without one, and not for both each time."""
         path = self._strip_protocol(path).rstrip("/")

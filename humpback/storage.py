@@ -4,6 +4,7 @@ A file that has its final name is complete: it was written under a temporary nam
 shows a file whole or not at all. Nothing is appended to.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
@@ -22,6 +23,7 @@ from humpback.errors import UserError
 _TEMPORARY = ".humpback-tmp-"
 PathLike = str | os.PathLike
 _UPLOADS = 3
+_SYNC_BYTES = 1 << 27  # of a large file go to the disk while the next ones are made
 
 # Whatever opens gs://, epath and Orbax among it, gets this one; it is imported when somebody does.
 for _protocol in ("gs", "gcs"):
@@ -47,10 +49,17 @@ def publish(path: PathLike, data: bytes | str | Iterable[bytes], *, replace: boo
     temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{target.name}"
     digest = hashlib.sha256()
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
+            syncing, begun = None, 0
             for chunk in chunks:
                 digest.update(chunk)
                 file.write(chunk)
+                if file.tell() - begun >= _SYNC_BYTES and (syncing is None or syncing.done()):
+                    if syncing is not None:
+                        syncing.result()  # an error is told once
+                    syncing, begun = thread.submit(os.fdatasync, file.fileno()), file.tell()
+            if syncing is not None:
+                syncing.result()
             file.flush()
             os.fsync(file.fileno())
         if not replace and target.exists():

@@ -73,7 +73,7 @@ if [[ $rehearse ]]; then
 fi
 there() { [[ ! $dry_run ]] && "${look[@]}" "$1" >/dev/null 2>&1; } # is this in the bucket?
 
-# The base weights in the form that every worker reads. This machine's memory must hold them once.
+# The base weights in the form that every worker reads. They pass through this machine's TMPDIR.
 base=$inputs/$config-base
 there "$base/checksums.json" || step "the base weights" "$PY" -m humpback convert "--source=$weights" "--target=$base"
 # The human pairs and the pages, which every worker reads by itself.

