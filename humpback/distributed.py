@@ -361,17 +361,14 @@ def _visit(place: Place, card: dict[str, Any], timeout_seconds: float) -> tuple[
 
 
 def judge(cards: list[dict[str, Any]], timeout_seconds: float) -> tuple[str, bool]:
-    """What is wrong with the processes that came, process 0 first, in one sentence, "" when all are there and alike; whether it may
-    pass, as those who came are alike."""
+    """What is wrong with the processes that came, process 0 first, in one sentence, "" for nothing; whether it may pass."""
     count = cards[0]["count"]
     missing = [index for index in range(count) if index not in {card["index"] for card in cards}]
     problems = [f"{_listing(missing)} of {count} did not come within {timeout_seconds:g} s; look at their output"] if missing else []
-    differences = _differences(cards)
-    problems += differences
+    problems += (differences := _differences(cards))
     more = len(problems) - _SHOWN
     text = "; ".join(problems[:_SHOWN]) + (f"; and {more} more like these" if more > 0 else "")
-    text = f"{text}. All processes need the same command, code and versions, and an id of their own" if text else ""
-    return text, not differences
+    return f"{text}. All processes need the same command, code and versions, and an id of their own" if text else "", not differences
 
 
 def _differences(cards: list[dict[str, Any]]) -> list[str]:
