@@ -316,7 +316,7 @@ async def _receive(place: Place, own: dict[str, Any], timeout_seconds: float) ->
         await asyncio.wait_for(complete.wait(), timeout_seconds)
     server.close()
     cards = [own, *visitors.values()]
-    reason, passing = judge(cards, timeout_seconds), not _differences(cards)
+    reason, passing = judge(cards, timeout_seconds)
     writers = list(visitors)
     for writer in writers:
         writer.write(json.dumps({"humpback": reason, "passing": passing}).encode() + b"\n")
@@ -360,15 +360,15 @@ def _visit(place: Place, card: dict[str, Any], timeout_seconds: float) -> tuple[
         time.sleep(_RETRY_SECONDS)
 
 
-def judge(cards: list[dict[str, Any]], timeout_seconds: float) -> str:
-    """What is wrong with the processes that came, process 0 first, in one sentence; "" when all are there and alike."""
+def judge(cards: list[dict[str, Any]], timeout_seconds: float) -> tuple[str, bool]:
+    """What is wrong with the processes that came, process 0 first, in one sentence, "" for nothing; whether it may pass."""
     count = cards[0]["count"]
     missing = [index for index in range(count) if index not in {card["index"] for card in cards}]
     problems = [f"{_listing(missing)} of {count} did not come within {timeout_seconds:g} s; look at their output"] if missing else []
-    problems += _differences(cards)
+    problems += (differences := _differences(cards))
     more = len(problems) - _SHOWN
     text = "; ".join(problems[:_SHOWN]) + (f"; and {more} more like these" if more > 0 else "")
-    return f"{text}. All processes need the same command, code and versions, and an id of their own" if text else ""
+    return f"{text}. All processes need the same command, code and versions, and an id of their own" if text else "", not differences
 
 
 def _differences(cards: list[dict[str, Any]]) -> list[str]:

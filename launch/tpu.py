@@ -31,6 +31,7 @@ import os
 import pathlib
 import random
 import shlex
+import signal
 import subprocess
 import sys
 import tarfile
@@ -78,6 +79,7 @@ UP = {"ACTIVE", "READY"}  # in any other state it is gone: FAILED, SUSPENDED, PR
 NO_ROOM = ("RESOURCE_EXHAUSTED", "no more capacity", "Quota limit", "QUOTA_EXCEEDED", "Insufficient")
 LIMITED = ("rateLimitExceeded", "RATE_LIMIT_EXCEEDED")  # said beside RESOURCE_EXHAUSTED: too many requests a minute
 WRONG = ("INVALID_ARGUMENT", "PERMISSION_DENIED", "unrecognized arguments", "Invalid choice", "Invalid value")
+NO_KEY = "Permission denied (publickey"  # ssh's own words
 GCLOUD_TRIES = 5
 SSH_SECONDS, SETUP_SECONDS = 300, 3600
 UNREACHABLE = 3  # looks in a row without an answer of all workers, after which the slices are made anew
@@ -95,6 +97,10 @@ class Refused(Exception):
     def __init__(self, text: str, hopeless: bool = True):
         super().__init__(text)
         self.hopeless = hopeless
+
+
+class NoKey(Refused):
+    """The workers do not take this machine's ssh key, or its agent has lost it."""
 
 
 # --- gcloud ------------------------------------------------------------------------------------------------------------------
@@ -133,18 +139,30 @@ def call(words: Sequence[str], seconds: float | None, shown: bool = False) -> su
         print("+", shlex.join(line), flush=True)
     if FLAGS.dry_run:
         return subprocess.CompletedProcess(line, 0, "", "")
+    streams = {"stdin": subprocess.DEVNULL} | ({} if shown else {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE})
     try:
-        how = {"encoding": "utf-8", "errors": "replace", "timeout": seconds}
-        return subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=not shown, **how)
+        process = subprocess.Popen(line, encoding="utf-8", errors="replace", start_new_session=True, **streams)
     except FileNotFoundError:
         raise Refused("gcloud is not installed; it is part of the Google Cloud CLI") from None
-    except subprocess.TimeoutExpired:
+    try:
+        said, told = process.communicate(timeout=seconds)
+        return subprocess.CompletedProcess(line, process.returncode, said, told)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)  # gcloud is a script that starts Python, which starts ssh
+        process.wait()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         return subprocess.CompletedProcess(line, 255, "", f"no answer within {seconds:g} s")
 
 
 def ssh(node: str, command: str, seconds: float = SSH_SECONDS) -> str:
-    """What the workers of a slice say to a command. A connection that breaks is an answer that did not come: the caller counts."""
+    """What the workers of a slice say to a command. A connection that breaks is an answer that did not come: the caller counts.
+
+    NoKey when there is no answer at all for want of a key.
+    """
     done = call(["tpu-vm", "ssh", node, "--worker=all", f"--command={command}", "--quiet"], seconds)
+    if NO_KEY in done.stderr and not done.stdout.strip():
+        raise NoKey(f"{node} does not take this machine's ssh key; `ssh-add ~/.ssh/google_compute_engine` gives it to ssh", hopeless=False)
     if done.returncode and done.stderr.strip():
         print("  " + "\n  ".join(done.stderr.strip().splitlines()[-3:]), flush=True)
     return done.stdout
@@ -402,8 +420,8 @@ class Journal:
         except OSError:
             raise Refused(f"{self._path}: another supervisor of {FLAGS.name} runs here") from None
         new = {"command": command, "begun": time.strftime("%Y%m%dT%H%M%S"), "attempt": 0, "errors": 0, "chip_hours": 0.0, "seen": 0.0}
-        new |= {"outcome": None, "finished": False}
-        self.values = json.loads(self._path.read_text()) if self._path.exists() else new
+        new |= {"answered": False, "outcome": None, "finished": False}
+        self.values = {**new, **json.loads(self._path.read_text())} if self._path.exists() else new
         if self.values["command"] != command:
             if not self.values["finished"]:
                 was = shlex.join(self.values["command"])
@@ -424,10 +442,12 @@ class Journal:
         os.replace(temporary, self._path)
 
     def count(self, billed: bool) -> None:
-        """Adds the time since the last look to the chip-hours, when the slices were there at both; also over a supervisor's death."""
+        """Adds the time since the last look to the chip-hours, also over a supervisor's death, if the slices were there at both.
+        When they have gone since, nobody knows when: the time between two looks is added at most."""
         now = time.time()
-        if billed and self.values["seen"]:
-            self.values["chip_hours"] += (now - self.values["seen"]) / 3600 * chips(FLAGS.type) * FLAGS.slices
+        if self.values["seen"]:
+            seconds = now - self.values["seen"] if billed else min(now - self.values["seen"], FLAGS.poll_seconds)
+            self.values["chip_hours"] += seconds / 3600 * chips(FLAGS.type) * FLAGS.slices
         self.write(seen=now if billed else 0.0)
 
 
@@ -458,11 +478,14 @@ def supervise(command: list[str]) -> int:
         journal.write(outcome=outcome)
     outcome = journal.values["outcome"]  # which one had when it was killed while it deleted
     words = {DONE: "done", FAILED: "failed", MISUSED: "called wrongly", OVER_BUDGET: "over the budget"}[outcome]
-    say(f"{FLAGS.name}: {words} after {journal.values['attempt']} starts and {journal.values['chip_hours']:.2f} chip-hours")
+    say(f"{FLAGS.name}: {words} after {journal.values['attempt']} starts")
     if FLAGS.autodelete:
         persist(delete)
     else:
         say(f"{FLAGS.name} is left as it is, and costs money; `tpu.py delete` ends it")
+    if journal.values["seen"]:
+        journal.count(billed=True)  # until they were gone
+    say(f"{FLAGS.name}: {journal.values['chip_hours']:.2f} chip-hours")
     journal.write(finished=True, seen=0.0)
     return outcome
 
@@ -489,14 +512,16 @@ def watch(command: list[str], journal: Journal) -> int:
         journal.count(billed=pod.state in ("up", "leaving"))
         if FLAGS.max_chip_hours and journal.values["chip_hours"] >= FLAGS.max_chip_hours:
             if pod.state == "up":
-                stop()
+                with contextlib.suppress(NoKey):
+                    stop()
             return OVER_BUDGET
         if pod.state == "up":
             try:
                 outcome = tend(command, journal, pod)
             except Refused as error:  # a worker could not be set up
                 say(str(error))
-                outcome = SILENT
+                # Workers that took the key before go on without: the fault is here, and other slices would not take it either.
+                outcome = ON if isinstance(error, NoKey) and journal.values["answered"] else SILENT
             silent = silent + 1 if outcome == SILENT else 0
             if silent >= UNREACHABLE:
                 say(f"{FLAGS.name}: its workers do not answer")
@@ -510,6 +535,7 @@ def watch(command: list[str], journal: Journal) -> int:
             if pod.state != "missing":
                 say(f"{FLAGS.name}: {pod.detail}, so it is made anew")
                 persist(delete)
+            journal.write(answered=False)
             persist(create)  # nothing costs money while there is no room
         elif pod.state != "up":
             say(f"{FLAGS.name}: {pod.detail}")
@@ -524,6 +550,8 @@ def tend(command: list[str], journal: Journal, pod: Pod) -> int:
         say(describe_worker(answer) + (f"; {len(well) - 1} more run" if answer in well and len(well) > 1 else ""))
     if len(found) != pod.workers:
         return SILENT
+    if not journal.values["answered"]:
+        journal.write(answered=True)
     if not all(answer["setup"] for answer in found):
         setup()
         return ON

@@ -97,7 +97,9 @@ def keep() -> int:
 
 def copy_log(job: dict, over: threading.Event) -> None:
     """Publishes what the log has grown by, as files of their own, until `over`; without --workdir there is no place for it."""
-    workdir = next((word.partition("=")[2] for word in job["command"] if word.startswith("--workdir=")), "")
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--workdir", "-workdir")
+    workdir = flags.parse_known_args(job["command"])[0].workdir
     if not workdir:
         return
     sys.path.insert(0, str(ROOT))

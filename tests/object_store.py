@@ -52,7 +52,8 @@ class ObjectStore:
         }
 
     def trouble(self, seed: int = 0, refused: float = 0.0, cut: float = 0.0, silent: int = 0) -> None:
-        """From now on this share of the requests gets 503 or 429, this share loses its connection, and the next `silent` no answer."""
+        """From now on this share of the requests gets 503 or 429, this share loses its connection, and the next `silent` no answer,
+        on a connection that stays."""
         self._chance, self._refused, self._cut, self._silent = random.Random(seed), refused, cut, silent
 
     def draw(self) -> str:
@@ -60,6 +61,7 @@ class ObjectStore:
         with self._lock:
             if self._silent:
                 self._silent -= 1
+                self.faults["silence"] += 1
                 return "silence"
             chance = self._chance.random()
             kind = ""
@@ -131,7 +133,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         if fault in ("503", "429"):
             return self._answer(int(fault), [], b'{"error": {"code": %s, "message": "try again"}}' % fault.encode())
         if fault == "silence":
-            time.sleep(2)
+            self.rfile.read(1)  # returns when the client gives up
         if fault in ("lost request", "silence"):
             return self._hang_up()
         status, headers, answer = self._forward(body)

@@ -71,8 +71,9 @@ def test_what_is_wrong_is_told_to_everybody(visitors, count, expected):
 
 def test_of_much_trouble_only_the_beginning_is_told():
     cards = [{"index": i, "count": 500, "host": f"h{i}", "facts": {"jax": "1" if i == 0 else "2"}} for i in range(400)]
-    text = distributed.judge(cards, 60)
+    text, passing = distributed.judge(cards, 60)
     assert "400, 401" in text and "and 90 more of 500" in text and "and 395 more like these" in text and len(text) < 1000
+    assert not passing
 
 
 def test_strangers_and_those_who_come_again_do_no_harm(caplog):

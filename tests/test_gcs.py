@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import os
+import subprocess
+import sys
 import tempfile
 import urllib.request
 
@@ -102,14 +104,35 @@ def test_trouble_that_does_not_pass_is_an_error(store, monkeypatch):
 
 
 def test_what_does_not_answer_is_cut_and_asked_again(store):
-    """gcsfs sets no limit to a silence, TensorStore neither: both are given one."""
-    assert float(os.environ["TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"]) > 0 < float(os.environ["TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES"])
+    """gcsfs sets no limit to a silence: it is given one."""
     assert gcs._TIMEOUT.sock_read and gcs._TIMEOUT.sock_connect and not gcs._TIMEOUT.total
     files = gcs.Gcs(requests_timeout=aiohttp.ClientTimeout(sock_read=0.2), skip_instance_cache=True)
     storage.publish("gs://bucket/silence", b"abc")
     store.trouble(silent=2)
     assert files.cat_file("bucket/silence") == b"abc"
     assert not gcs.may_pass(ValueError()) and not gcs.may_pass(FileExistsError())
+
+
+# Another process, as TensorStore reads its settings once.
+ARRAY = """
+import tensorstore
+from humpback import storage
+array = tensorstore.open({"driver": "zarr3", "kvstore": "gs://bucket/array/"}, create=True, open=True, dtype="int32", shape=[3]).result()
+array.write([1, 2, 3]).result()
+print(array.read().result().tolist())
+"""
+
+
+def test_an_array_whose_store_falls_silent_arrives(store, monkeypatch):
+    """TensorStore sets no limit either, and a request of its own would wait for an answer for ever."""
+    settings = {name: float(os.environ[f"TENSORSTORE_CURL_{name}"]) for name in ("LOW_SPEED_TIME_SECONDS", "LOW_SPEED_LIMIT_BYTES")}
+    assert 0 < settings["LOW_SPEED_TIME_SECONDS"] <= 60 and settings["LOW_SPEED_LIMIT_BYTES"] >= 1
+    monkeypatch.setenv("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "1")
+    store.faults.clear()
+    store.trouble(silent=3)
+    done = subprocess.run([sys.executable, "-c", ARRAY], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[1, 2, 3]\n", done.stderr
+    assert store.faults == {"silence": 3}
 
 
 def test_mistakes_are_named(store):

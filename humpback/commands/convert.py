@@ -1,6 +1,5 @@
 """`humpback convert`: GGUF, Hugging Face or Meta weights to a model folder, and any model to a Hugging Face folder."""
 
-import gc
 import math
 import os
 import time
@@ -46,7 +45,6 @@ def main() -> None:
     """Runs the command with the parsed flags."""
     values = flags.FLAGS
     check_shared("target", values.target)
-    gc.freeze()  # what was imported stays; looking through it for garbage again and again takes a tenth of the time
     convert(
         values.source, values.target, values.to_format,
         wrapper=values.wrapper, sha256=values.sha256, dtype=values.dtype, file_bytes=int(values.file_gb * 1e9), progress=True,

@@ -51,7 +51,8 @@ class Error(Exception):
 
 
 class Cloud:
-    """The folder. settings: quota in chips, workers of a slice, and the shares of calls that are limited and connections that break."""
+    """The folder. settings: quota in chips, workers of a slice, the shares of calls that are limited and connections that break, and
+    whether workers take the key."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
@@ -66,6 +67,7 @@ class Cloud:
         for file in (script, self.folder / "python"):
             file.chmod(0o755)
         settings = {"quota": quota, "workers": workers, "limited": limited, "breaks": breaks, "seed": seed, "environment": environment}
+        settings["key"] = True
         self._write({"settings": settings, "calls": 0, "made": 0, "queued": {}, "nodes": {}})
         return self
 
@@ -153,6 +155,8 @@ class Cloud:
             self._find(state["nodes"], node)
             if state["nodes"][node]["state"] != "READY":
                 raise Error(f"ERROR: node {node} is {state['nodes'][node]['state']}", 255)
+            if not state["settings"]["key"]:
+                raise Error("user@10.0.0.2: Permission denied (publickey).\nERROR: [/usr/bin/ssh] exited with return code [255]", 255)
             settings, number = state["settings"], state["nodes"][node]["number"]
         breaks = chance.random() < settings["breaks"]
         workers = range(settings["workers"]) if flags.get("worker") == "all" else [int(flags.get("worker", 0))]

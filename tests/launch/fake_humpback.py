@@ -10,7 +10,8 @@ import signal
 import sys
 import time
 
-flags = dict(word[2:].partition("=")[::2] for word in sys.argv[2:])
+words = " ".join(sys.argv[2:]).replace("--workdir ", "--workdir=").split()
+flags = dict(word[2:].partition("=")[::2] for word in words)
 count, steps = pathlib.Path(flags.get("workdir") or flags["out"]) / "count", int(flags.get("steps", 1))
 if "exit" in flags:
     print("ValueError: as it was told", file=sys.stderr)

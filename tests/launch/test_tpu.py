@@ -206,6 +206,82 @@ def test_a_folder_that_git_does_not_know_costs_nothing(cloud, tmp_path):
     assert done.returncode == 2 and "git must know this folder" in done.stderr and not (cloud.folder / "calls.log").exists()
 
 
+def test_a_lost_key_does_not_cost_the_slice(cloud, tmp_path):
+    """An ssh agent that was started anew, say, and with it the supervisor: the workers are well, and go on."""
+    more = [TYPE, *job(tmp_path, "--steps=200")]
+    supervisor = start(cloud, "supervise", *more)
+    wait_for(lambda: count(tmp_path))
+    supervisor.send_signal(signal.SIGKILL)
+    supervisor.communicate()
+    cloud.set(key=False)
+    before = len(calls(cloud))
+    supervisor = start(cloud, "supervise", *more)
+    wait_for(lambda: sum(call.startswith("tpu-vm ssh") for call in calls(cloud)[before:]) >= 5)
+    cloud.set(key=True)
+    text, _ = supervisor.communicate(timeout=120)
+    assert supervisor.returncode == 0 and "ssh-add" in text and "1 starts" in text, text
+    with cloud.state() as state:
+        assert state["made"] == 1
+    assert cloud.left() == []
+
+
+def test_a_log_is_copied_whatever_the_flag_looks_like(cloud, tmp_path):
+    tpu(cloud, "supervise", TYPE, "--", "run", "--workdir", str(tmp_path / "run"), "--exit=0")
+    assert list((tmp_path / "run" / "logs").iterdir())
+
+
+LAUNCH = """
+from launch import tpu
+tpu.FLAGS(["tpu.py", "--name=pod", "--zone=z", "--type=v5litepod-8", "--journal=journal", "--poll_seconds=60"])
+"""
+
+
+def launch(folder, script):
+    """Runs lines with launch/tpu.py as `tpu` in a process of its own, as it has global flags."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{folder}:{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-c", LAUNCH + script], cwd=folder, env=environment, check=True, timeout=60)
+
+
+def test_chip_hours_last_until_the_slices_are_gone(tmp_path):
+    launch(
+        tmp_path,
+        """
+now = [1e9]
+tpu.time.time = lambda: now[0]
+def watch(command, journal):
+    journal.count(billed=True)
+    now[0] += 3600
+    journal.count(billed=True)
+    now[0] += 3600
+    journal.count(billed=False)  # preempted at an unknown moment since the look before
+    now[0] += 3600
+    journal.count(billed=True)
+    return tpu.DONE
+def delete():
+    now[0] += 1800
+tpu.watch, tpu.delete = watch, delete
+tpu.git = lambda *_: ""
+assert tpu.supervise(["run"]) == tpu.DONE
+found = tpu.Journal(["run"]).values["chip_hours"]
+assert abs(found - 8 * (1 + 1 / 60 + 0.5)) < 1e-6, found
+""",
+    )
+
+
+def test_what_hangs_ends_with_all_that_it_started(tmp_path):
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text(f"#!/bin/bash\nsleep 1000 & echo $! >{tmp_path}/pid\nwait\n")
+    gcloud.chmod(0o755)
+    launch(
+        tmp_path,
+        """
+done = tpu.call(["tpu-vm", "list"], seconds=3)
+assert done.returncode and done.stderr == "no answer within 3 s", done
+""",
+    )
+    wait_for(lambda: not pathlib.Path(f"/proc/{int((tmp_path / 'pid').read_text())}").exists())
+
+
 def dry_run(*arguments):
     """The gcloud lines, as words."""
     done = subprocess.run([sys.executable, ROOT / "launch" / "tpu.py", "--dry_run", *arguments], capture_output=True, text=True, timeout=60)
