@@ -1,6 +1,12 @@
 """The language of a text, by CLD2, whose tables are in the package."""
 
+import re
+
 import pycld2
+
+_LATIN = frozenset(("en", "de", "fr", "es", "it", "pt", "nl", "pl"))
+# Two letters in a row of Greek, Cyrillic, Hebrew, Arabic, an Indian or East Asian script; one is a symbol.
+_OTHER_SCRIPT = re.compile("[\u0370-\u03ff\u0400-\u052f\u0590-\u06ff\u0900-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2}")
 
 
 def detect(text: str) -> tuple[str, float]:
@@ -17,7 +23,9 @@ def detect(text: str) -> tuple[str, float]:
 
 
 def is_other(header: str, language: str) -> bool:
-    """Whether a header, short as it is, is surely in another language."""
+    """Whether a header, short as it is, is surely in another language, or, in part, in another script."""
+    if language in _LATIN and _OTHER_SCRIPT.search(header):
+        return True
     try:
         reliable, _, found = pycld2.detect(header)
     except pycld2.error:

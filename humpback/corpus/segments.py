@@ -28,6 +28,7 @@ _MAX_DEPTH_WORK = 100_000_000  # tags × open elements
 _MAX_FORMAT_WORK = 3_000_000  # tags × unclosed formatting elements
 _MOSTLY_LINKS = 0.5
 _LINKS_ONLY = 0.9  # of a block's characters
+_MAX_LABEL = 30  # characters of a label ("See also")
 _MARKER = re.compile(r"^[ >:]*(?:- |\d+\. )?")
 _HEAD = 10_000  # characters in which a page says what it is
 _CONTENT_LANGUAGE = re.compile("content-language", re.IGNORECASE)
@@ -106,12 +107,13 @@ def cut(page: Page, cfg: Segments) -> tuple[Callable[[], str], list[Tree]]:
 
 
 def _without_trailing_links(items: list[Item]) -> list[Item]:
-    """A page's items without the links that stand alone at the end of a section, which lead on to other pages."""
+    """A page's items without what leads on to other pages at the end of a section: links that stand alone, or behind "See also"."""
     kept: list[Item] = []
     at_end = True
     for item in reversed(items):
         if isinstance(item, Block):
-            if at_end and item.linked and item.linked >= _LINKS_ONLY * len(_MARKER.sub("", item.text)):
+            text = _MARKER.sub("", item.text) if at_end and (item.linked or len(item.text) <= _MAX_LABEL) else ""
+            if text and (item.linked >= _LINKS_ONLY * len(text) or filters.is_see_also(item.text, item.linked)):
                 continue
             at_end = False
         else:
