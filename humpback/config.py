@@ -45,7 +45,7 @@ class Segments(Node):
     max_chars: int = 3_000
     navigation: str = ""  # more phrases that make a header navigation, comma-separated; corpus/wordlists.py has those of seven languages
     max_link_share: float = 0.4  # of the characters
-    max_list_share: float = 0.8  # of the characters: table rows, and list items of at most …
+    max_list_share: float = 0.7  # of the characters: table rows, and list items of at most …
     short_item: int = 80  # … so many characters
     max_fragment_share: float = 0.2  # of the characters: lines of no list that end in no punctuation, sub-headers too
     max_symbol_share: float = 0.22  # of the characters outside of code

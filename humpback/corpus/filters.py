@@ -38,6 +38,11 @@ _LIST_LINE = re.compile(r"^[ >]*(?:- |\d+\. |: |\|).*|^[^\n]{1,80}(?=\n: [^\n]{0
 _SEE_ALSO = re.compile(wordlists.SEE_ALSO, re.IGNORECASE)
 _MAX_SEE_ALSO = 200  # characters
 _MAX_REPEATED = 2  # lines
+_LABEL = re.compile(r"(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)]")
+_MAX_ALONE = 3  # labels with nothing below them
+# A form: so many labels, such a share of the blocks, with no more characters than that between them, on average.
+_MIN_LABELS, _LABEL_SHARE, _SHORT_BLOCK = 4, 0.35, 110
+_PROMISE = re.compile(r"^(?:: |  )[^\n]{40,}:(?=\n\n[^\n]+\n: )", re.MULTILINE)  # "It looks like this:", and then the next term
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
 # A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
 _LINE_IN_THE_AIR = re.compile(
@@ -111,6 +116,8 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
         return "broken characters"
     if linked > cfg.max_link_share * len(text):
         return "links"
+    if text.endswith(":"):  # of what is not there
+        return "fragments"
     prose = without_code(text)
     if len(text) - len(prose) > cfg.max_code_share * len(text):
         return "code"
@@ -143,14 +150,28 @@ def structure_reason(text: str, cfg: Segments) -> str:
 
 
 def fragments_reason(text: str, cfg: Segments) -> str:
-    """Drops a text of which a large part is lines that end in the air: labels, captions, headers with nothing below; or
-    in which such lines are there twice, as a header and below its icon.
+    """Drops a text of which a large part is lines that end in the air: labels, captions, headers with nothing below; in
+    which such lines are there twice, as a header and below its icon; that is a form; or that promises what is not there.
     """
     lines = [line for line in _LINE_IN_THE_AIR.findall(text) if len(line) <= cfg.short_item]
     if sum(map(len, lines)) > cfg.max_fragment_share * len(text):
         return "fragments"
     repeated = sum(count > 1 and not is_remark(line) for line, count in Counter(lines).items())
-    return "fragments" if repeated >= _MAX_REPEATED else ""
+    if repeated >= _MAX_REPEATED or _PROMISE.search(text) or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
+        return "fragments"
+    return ""
+
+
+def _is_form(text: str, cfg: Segments) -> bool:
+    """Whether a text is the labels of a form or a menu, with a line each, or has labels with nothing below them."""
+    blocks = [block for block in text.split("\n\n") if block]
+    labels = [bool(_LABEL.fullmatch(block)) and len(block) <= cfg.short_item and not is_remark(block) for block in blocks]
+    alone = sum(a and b and not block.isupper() for a, b, block in zip(labels, [*labels[1:], True], blocks, strict=True))
+    if alone >= _MAX_ALONE:
+        return True
+    rest = [len(block) for block, label in zip(blocks, labels, strict=True) if not label]
+    count = len(blocks) - len(rest)
+    return count >= _MIN_LABELS and count >= _LABEL_SHARE * len(blocks) and sum(rest) < _SHORT_BLOCK * len(rest)
 
 
 def marks_reason(text: str, words: list[str], cfg: Segments) -> str:

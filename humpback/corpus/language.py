@@ -4,6 +4,9 @@ import re
 
 import pycld2
 
+from humpback.corpus import wordlists
+
+_NONE: frozenset[str] = frozenset()
 _LATIN = frozenset(("en", "de", "fr", "es", "it", "pt", "nl", "pl"))
 # Two letters in a row of Greek, Cyrillic, Hebrew, Arabic, an Indian or East Asian script; one is a symbol.
 _OTHER_SCRIPT = re.compile("[\u0370-\u03ff\u0400-\u052f\u0590-\u06ff\u0900-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2}")
@@ -28,6 +31,10 @@ def is_other(header: str, language: str) -> bool:
         return True
     try:
         reliable, _, found = pycld2.detect(header)
+        if not reliable:  # it may say so still with one of the words that hold a text of the other language together
+            _, _, found = pycld2.detect(header, bestEffort=True)
+            telling = wordlists.STOP_WORDS.get(found[0][1], _NONE) - wordlists.STOP_WORDS.get(language, _NONE)
+            reliable = not telling.isdisjoint(header.lower().split())
     except pycld2.error:
         return False
     return reliable and found[0][1] not in ("un", language)

@@ -48,7 +48,7 @@ _OPENING = {
     **dict.fromkeys(_BLOCKS, FLUSH), **dict.fromkeys(HEADINGS, "open_heading"), **dict.fromkeys(VERBATIM, "verbatim"),
     **dict.fromkeys(FRAMES, "open_frame"), **dict.fromkeys(ARTICLES, "open_article"),
     "a": "open_mark", "sup": "open_mark", "sub": "open_mark", "q": "open_quotation", "br": "line_break", "header": "open_header",
-    "table": "open_table", "form": "open_form",
+    "table": "open_table", "form": "open_form", "img": "picture",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """A page to segments: the tree below each header, and of nested trees the largest that fits (paper, appendix E).
 
 A tree is the text after a header up to the next header of the same or a higher level, lower-level headers included as lines of their own.
-It also ends where the `article` that holds its header, or the page's `main`, ends; and what stands below a navigation header ("Comments")
-is no part of the trees around it. All of it is a pure function of the page, in time linear in its size.
+It also ends where the `article`, the list item or the quote that holds its header, or the page's `main`, ends; and what stands below a
+navigation header ("Comments") is no part of the trees around it. All of it is a pure function of the page, in time linear in its size.
 """
 
 import functools
@@ -27,7 +27,7 @@ _BLANK_LINE = "\n\n"
 _MAX_DEPTH_WORK = 100_000_000  # tags × open elements
 _MAX_FORMAT_WORK = 3_000_000  # tags × unclosed formatting elements
 _MOSTLY_LINKS = 0.5
-_LINKS_ONLY = 0.9  # of a block's characters
+_LINKS_ONLY = 0.9  # of a sentence's characters
 _MAX_LABEL = 30  # characters of a label ("See also")
 _MARKER = re.compile(r"^[ >:]*(?:- |\d+\. )?")
 _HEAD = 10_000  # characters in which a page says what it is
@@ -113,7 +113,8 @@ def _without_trailing_links(items: list[Item]) -> list[Item]:
     for item in reversed(items):
         if isinstance(item, Block):
             text = _MARKER.sub("", item.text) if at_end and (item.linked or len(item.text) <= _MAX_LABEL) else ""
-            if text and (item.linked >= _LINKS_ONLY * len(text) or filters.is_see_also(item.text, item.linked)):
+            share = _LINKS_ONLY if text.endswith((".", "!", "?", ":")) else _MOSTLY_LINKS
+            if text and (item.linked >= share * len(text) or filters.is_see_also(item.text, item.linked)):
                 continue
             at_end = False
         else:

@@ -102,10 +102,10 @@ REMARKS = frozenset((
 ))  # fmt: skip
 # Headers that say nothing without another above them. Where all are of this kind, the page's title is put before them.
 GENERIC = frozenset((
-    "about", "arguments", "background", "basics", "changes", "configuration", "conclusion", "definition", "description", "details",
-    "discussion", "example", "examples", "features", "further information", "general", "general information", "how it works",
-    "information", "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other",
-    "overview", "parameters",
+    "about", "arguments", "background", "basics", "bugs", "caveats", "changes", "compatibility", "configuration", "conclusion", "definition", "description", "details",
+    "diagnostics", "discussion", "environment", "example", "examples", "exit status", "features", "files", "further information", "general", "general information", "how it works",
+    "information", "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other", "output",
+    "outputs", "overview", "parameters",
     "preface", "prerequisites", "properties", "purpose", "remarks", "requirements", "return value", "return values", "results", "security",
     "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips", "usage",
     "use", "what is it", "what it does", "why",
@@ -156,6 +156,7 @@ POINTERS = (
 # up to its first code, the third at its beginning, the fourth (a picture is no part of a text) everywhere. English, like the marks.
 _PARTS = (
     "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|tree|query|program|script|code|discussion"
+    "|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?|lists?|fields?"
 )
 LOOKS_BACK = (
     rf"\b(?:above|previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b"
@@ -167,7 +168,7 @@ LOOKS_BACK = (
 EXAMPLE_WORDS = ("example", "examples")
 CONTINUES = (
     r"(?:now|next,|the next|finally|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
-    r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’)?s (?:now|continue|go on)|that concludes|the above"
+    r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’| u)?s (?:now|continue|go on)|that concludes|the above|up (?:un)?till? now|until now"
     r"|the (?:second|third|fourth) (?:part|step|stage|example|argument|advantage|transformation|way|method|option|reason|parameter)"
     r"|so(?! as | long | called )|however|therefore|thus|hence|moreover|furthermore|similarly|likewise|conversely|again|consequently"
     r"|nevertheless|afterwards|then|and|but|or)\b"

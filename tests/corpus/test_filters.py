@@ -181,6 +181,25 @@ def test_a_label_below_its_icon_is_a_fragment() -> None:
     assert filters.fragments_reason(labels.replace("Rest", "Note"), cfg) == ""  # a remark
 
 
+def test_a_form_is_fragments() -> None:
+    cfg = Segments()
+    form = "\n\n".join(f"{word} oven\n\nChoose it for the bread that you bake, then press the button." for word in COLOURS)
+    assert filters.fragments_reason(form, cfg) == "fragments"
+    assert filters.fragments_reason(form.replace("it for", PROSE), cfg) == ""  # sub-headers of a text
+    alone = "\n\n".join(f"{PROSE}\n\n{word} oven\n\nAnother oven {word}" for word in COLOURS[:3])
+    assert filters.fragments_reason(alone, cfg) == "fragments"
+    assert filters.fragments_reason("\n\n".join(f"{PROSE}\n\n{word.upper()}\n\nAnother oven." for word in COLOURS[:3]), cfg) == ""
+
+
+def test_a_promise_that_is_not_kept() -> None:
+    cfg = Segments(repeat_jaccard=1.0, repeat_ngram=99)
+    assert filters.text_reason(PROSE * 6 + "It looks like this:", 0, cfg) == "fragments"
+    assert filters.text_reason(PROSE * 6 + "It looks like this:\n\n```\no\n```", 0, cfg) == ""
+    terms = f"Bread\n: {PROSE} It looks like this:\n\nCake\n: {PROSE}"
+    assert filters.fragments_reason(terms, cfg) == "fragments"
+    assert filters.fragments_reason(terms.replace("\n\nCake", "\n\n\n\nCake"), cfg) == ""  # code, which was taken out
+
+
 @pytest.mark.parametrize("line, linked, leads_on", [
     ("See also", 0, True), ("Footnotes", 0, True), ("See also the lists of ovens.", 13, True), ("For more details see the book.", 8, True),
     ("See also the lists of ovens.", 0, False),

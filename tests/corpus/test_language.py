@@ -39,4 +39,5 @@ def test_a_header_in_another_language_is_seen() -> None:
     assert [is_other(header, "en") for header in ("Debian ile çalışmak", "Using sftp", "tsvector", "")] == [True, False, False, False]
     assert is_other("Backporting strategy", "de")
     assert [is_other(header, "en") for header in ("5.12. 禁用 NIS", "Depends: поле", "The number π")] == [True, True, False]
+    assert [is_other(header, "en") for header in ("Transferencia segura de archivos", "filerename")] == [True, False]
     assert not is_other("5.12. 禁用 NIS", "zh")
