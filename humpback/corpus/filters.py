@@ -28,6 +28,7 @@ _LOOKS_BACK = re.compile(wordlists.LOOKS_BACK, re.IGNORECASE)
 _CONTINUES = re.compile(wordlists.CONTINUES, re.IGNORECASE)
 _SHOWS_PICTURE = re.compile(wordlists.SHOWS_PICTURE, re.IGNORECASE)
 _NO_WORD = re.compile(r"[\W_]*")
+_BACK_WORDS = frozenset(wordlists.BACK_WORDS)
 _EXAMPLE_WORDS = frozenset(wordlists.EXAMPLE_WORDS)
 _PICTURE_WORDS = frozenset(wordlists.PICTURE_WORDS)
 _FIGURE = re.compile(r"(?:^|\n)[ >:]*(?:```|\|)")  # code or a table, of which a text may speak
@@ -157,7 +158,8 @@ def fragments_reason(text: str, cfg: Segments) -> str:
     if sum(map(len, lines)) > cfg.max_fragment_share * len(text):
         return "fragments"
     repeated = sum(count > 1 and not is_remark(line) for line, count in Counter(lines).items())
-    if repeated >= _MAX_REPEATED or _PROMISE.search(text) or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
+    unfilled = sum(line.endswith(":") for line in lines)
+    if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or _PROMISE.search(text) or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
         return "fragments"
     return ""
 
@@ -196,10 +198,13 @@ def pointing_reason(text: str, words: Iterable[str]) -> str:
     figure = _FIGURE.search(text)
     before = text[: figure.start()] if figure else text
     opening = before.split("\n\n", 1)[0]
-    if _CONTINUES.match(opening, _NO_WORD.match(opening).end()) or _LOOKS_BACK.search(opening):
+    if _CONTINUES.match(opening, _NO_WORD.match(opening).end()):
         return "points elsewhere"
-    if not _EXAMPLE_WORDS.isdisjoint(words) and any("example" in found[0].lower() for found in _LOOKS_BACK.finditer(before)):
-        return "points elsewhere"
+    if not _BACK_WORDS.isdisjoint(words):
+        if _LOOKS_BACK.search(opening):
+            return "points elsewhere"
+        if not _EXAMPLE_WORDS.isdisjoint(words) and any("example" in found[0].lower() for found in _LOOKS_BACK.finditer(before)):
+            return "points elsewhere"
     if not _PICTURE_WORDS.isdisjoint(words) and "```" not in text and _SHOWS_PICTURE.search(text):
         return "points elsewhere"
     return ""

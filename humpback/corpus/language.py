@@ -25,8 +25,10 @@ def detect(text: str) -> tuple[str, float]:
     return ("", 0.0) if code == "un" else (code, percent / 100)
 
 
-def is_other(header: str, language: str) -> bool:
-    """Whether a header, short as it is, is surely in another language, or, in part, in another script."""
+def is_other(header: str, language: str, path: tuple[str, ...] = ()) -> bool:
+    """Whether a header, short as it is, is surely in another language, or, in part, in another script. `path`: the headers above it, and
+    it, which are longer.
+    """
     if language in _LATIN and _OTHER_SCRIPT.search(header):
         return True
     try:
@@ -35,6 +37,9 @@ def is_other(header: str, language: str) -> bool:
             _, _, found = pycld2.detect(header, bestEffort=True)
             telling = wordlists.STOP_WORDS.get(found[0][1], _NONE) - wordlists.STOP_WORDS.get(language, _NONE)
             reliable = not telling.isdisjoint(header.lower().split())
+            if not reliable and path and found[0][1] != language:
+                reliable, _, around = pycld2.detect(" ".join(path))
+                found = around if reliable else found
     except pycld2.error:
         return False
     return reliable and found[0][1] not in ("un", language)

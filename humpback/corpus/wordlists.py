@@ -102,7 +102,8 @@ REMARKS = frozenset((
 ))  # fmt: skip
 # Headers that say nothing without another above them. Where all are of this kind, the page's title is put before them.
 GENERIC = frozenset((
-    "about", "arguments", "background", "basics", "bugs", "caveats", "changes", "compatibility", "configuration", "conclusion", "definition", "description", "details",
+    "about", "arguments", "background", "basics", "bugs", "caveats", "changes", "compatibility", "configuration", "conclusion",
+    "definition", "description", "details",
     "diagnostics", "discussion", "environment", "example", "examples", "exit status", "features", "files", "further information", "general", "general information", "how it works",
     "information", "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other", "output",
     "outputs", "overview", "parameters",
@@ -152,11 +153,11 @@ POINTERS = (
     "mentioned above", "described below", "listed below", "shown below", "is described in", "are described in", "see section",
     "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
 )  # fmt: skip
-# What a text says that leans on another before it. The first is looked for in its first paragraph, the second (with one of EXAMPLE_WORDS)
+# What a text says that leans on another before it, all of which has one of BACK_WORDS. The first is looked for in its first paragraph, the second (with one of EXAMPLE_WORDS)
 # up to its first code, the third at its beginning, the fourth (a picture is no part of a text) everywhere. English, like the marks.
 _PARTS = (
-    "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|tree|query|program|script|code|discussion"
-    "|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?|lists?|fields?"
+    "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|tree|query|program|script|code"
+    "|discussion|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?|lists?|fields?"
 )
 LOOKS_BACK = (
     rf"\b(?:above|previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b"
@@ -165,10 +166,11 @@ LOOKS_BACK = (
     r"|\b(?:previously|already|above)[ -](?:mentioned|described|discussed|shown|seen|explained|stated)\b"
     r"|\bcontinuing (?:from|with|on|the)\b|\bas before\b|\bso far,? we\b"
 )
+BACK_WORDS = ("above", "previous", "previously", "preceding", "earlier", "foregoing", "before", "already", "last", "continuing", "far")
 EXAMPLE_WORDS = ("example", "examples")
 CONTINUES = (
     r"(?:now|next,|the next|finally|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
-    r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’| u)?s (?:now|continue|go on)|that concludes|the above|up (?:un)?till? now|until now"
+    r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’| u)?s (?:now|continue|go on)|that concludes|the above|up (?:un)?till? now|until now|at this point,? you|by now,? you"
     r"|the (?:second|third|fourth) (?:part|step|stage|example|argument|advantage|transformation|way|method|option|reason|parameter)"
     r"|so(?! as | long | called )|however|therefore|thus|hence|moreover|furthermore|similarly|likewise|conversely|again|consequently"
     r"|nevertheless|afterwards|then|and|but|or)\b"

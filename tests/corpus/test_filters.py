@@ -188,6 +188,7 @@ def test_a_form_is_fragments() -> None:
     assert filters.fragments_reason(form.replace("it for", PROSE), cfg) == ""  # sub-headers of a text
     alone = "\n\n".join(f"{PROSE}\n\n{word} oven\n\nAnother oven {word}" for word in COLOURS[:3])
     assert filters.fragments_reason(alone, cfg) == "fragments"
+    assert filters.fragments_reason(f"{PROSE}\n\nflour:\n\nwater:\n\nsalt:\n\nyeast:\n\n{PROSE}", cfg) == "fragments"
     assert filters.fragments_reason("\n\n".join(f"{PROSE}\n\n{word.upper()}\n\nAnother oven." for word in COLOURS[:3]), cfg) == ""
 
 
