@@ -227,7 +227,9 @@ def choose(
             text = filters.unquoted(tree.text)
             code, share = language.detect(filters.without_code(text))
             if cfg.min_language_share and (
-                code.split("-")[0] != cfg.language or share < cfg.min_language_share or language.is_other(tree.header, cfg.language, tree.header_path)
+                code.split("-")[0] != cfg.language
+                or share < cfg.min_language_share
+                or language.is_other(tree.header, cfg.language, tree.header_path)
             ):
                 reason = "language"
         reason = reason or filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")

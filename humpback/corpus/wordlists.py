@@ -102,14 +102,13 @@ REMARKS = frozenset((
 ))  # fmt: skip
 # Headers that say nothing without another above them. Where all are of this kind, the page's title is put before them.
 GENERIC = frozenset((
-    "about", "arguments", "background", "basics", "bugs", "caveats", "changes", "compatibility", "configuration", "conclusion",
-    "definition", "description", "details",
-    "diagnostics", "discussion", "environment", "example", "examples", "exit status", "features", "files", "further information", "general", "general information", "how it works",
-    "information", "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other", "output",
-    "outputs", "overview", "parameters",
-    "preface", "prerequisites", "properties", "purpose", "remarks", "requirements", "return value", "return values", "results", "security",
-    "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips", "usage",
-    "use", "what is it", "what it does", "why",
+    "about", "arguments", "background", "basics", "bugs", "caveats", "changes", "compatibility", "conclusion", "configuration",
+    "definition", "description", "details", "diagnostics", "discussion", "environment", "example", "examples", "exit status", "features",
+    "files", "further information", "general", "general information", "how it works", "information", "installation", "instructions",
+    "introduction", "limitations", "more information", "notes", "options", "other", "output", "outputs", "overview", "parameters",
+    "preface", "prerequisites", "properties", "purpose", "remarks", "requirements", "results", "return value", "return values",
+    "security", "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips",
+    "usage", "use", "what is it", "what it does", "why",
 ))  # fmt: skip
 # The words that hold a text together; text of a language that is not here is not judged by them.
 STOP_WORDS: dict[str, frozenset[str]] = {
@@ -153,11 +152,13 @@ POINTERS = (
     "mentioned above", "described below", "listed below", "shown below", "is described in", "are described in", "see section",
     "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
 )  # fmt: skip
-# What a text says that leans on another before it, all of which has one of BACK_WORDS. The first is looked for in its first paragraph, the second (with one of EXAMPLE_WORDS)
-# up to its first code, the third at its beginning, the fourth (a picture is no part of a text) everywhere. English, like the marks.
+# What a text says that leans on another before it. LOOKS_BACK (which has one of BACK_WORDS) is looked for in its first paragraph and, when
+# it is of an example, up to its first code; CONTINUES at its beginning; SHOWS_PICTURE, which is no part of a text, everywhere. English,
+# like the marks.
 _PARTS = (
     "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|tree|query|program|script|code"
-    "|discussion|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?|lists?|fields?"
+    "|discussion|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?"
+    "|lists?|fields?"
 )
 LOOKS_BACK = (
     rf"\b(?:above|previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b"
@@ -169,8 +170,9 @@ LOOKS_BACK = (
 BACK_WORDS = ("above", "previous", "previously", "preceding", "earlier", "foregoing", "before", "already", "last", "continuing", "far")
 EXAMPLE_WORDS = ("example", "examples")
 CONTINUES = (
-    r"(?:now|next,|the next|finally|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
-    r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’| u)?s (?:now|continue|go on)|that concludes|the above|up (?:un)?till? now|until now|at this point,? you|by now,? you"
+    r"(?:now|next(?=,)|the next|finally|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
+    r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’| u)?s (?:now|continue|go on)|that concludes|the above"
+    r"|up (?:un)?till? now|until now|at this point,? you|by now,? you"
     r"|the (?:second|third|fourth) (?:part|step|stage|example|argument|advantage|transformation|way|method|option|reason|parameter)"
     r"|so(?! as | long | called )|however|therefore|thus|hence|moreover|furthermore|similarly|likewise|conversely|again|consequently"
     r"|nevertheless|afterwards|then|and|but|or)\b"

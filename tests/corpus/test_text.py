@@ -51,7 +51,8 @@ TABLE = [
     ("pictures and what is below them",
      "<p>a</p><div class='figure-contents'><img src=x><p>A boat.</p></div>"
      "<div class='wp-caption'>x</div><span class=mediaobject>y</span><p class=captions>b</p>", "a\n\nb"),
-    ("a sentence about a picture goes with it", "<p>Open it. It looks like this:</p><p><img src=x></p><p>So:</p><div class=figure><img></div>"
+    ("a sentence about a picture goes with it",
+     "<p>Open it. It looks like this:</p><p><img src=x></p><p>So:</p><div class=figure><img></div>"
      "<p>a<p>b:</p><ul><li>c</li></ul><p>d: <img>e", "Open it.\n\na\n\nb:\n\n- c\n\nd: e"),
     ("boxes of links",
      "<p>a</p><div class='admonition seealso'><p>See also</p><p>The <a href=x>lake</a>.</p></div><p class=see-also>b</p>", "a"),
