@@ -403,7 +403,8 @@ class _Walker:
         return found or None
 
     def _table(self, rows: list[tuple[bool, list[str]]], begin: int, end: int) -> None:
-        caption = next((i for i in range(begin, end) if self.page.tags[i].name == "caption"), None)
+        tags = self.page.tags
+        caption = next((i for i in range(begin, end) if tags[i].name == "caption"), None) if self.page.has_captions else None
         if caption is not None and (text := self._inline_text(caption, self.page.end_of(caption))):
             self._add_block(text)
         if max(sum(map(bool, cells)) for _, cells in rows) < 2:  # a single column

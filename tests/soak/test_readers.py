@@ -69,8 +69,8 @@ def read(kind: str, path: pathlib.Path) -> tuple[list, list[str], list[str]]:
 
 
 def test_mutated_files(tmp_path: pathlib.Path) -> None:
-    """HUMPBACK_SOAK_SCHEDULES times FILES (thirty), seed HUMPBACK_SOAK_SEED."""
-    schedules = int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "30"))
+    """HUMPBACK_SOAK_SCHEDULES times FILES (forty), seed HUMPBACK_SOAK_SEED."""
+    schedules = int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "40"))
     path, slowest, counts = tmp_path / "x", 0.0, {"files": 0, "pages": 0, "drops": 0}
 
     def one_file(begin: tuple[str, bytes], changes: list[Change]) -> None:

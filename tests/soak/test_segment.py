@@ -73,8 +73,8 @@ def check_words(html: bytes, text: str) -> None:
 
 
 def test_mutated_pages() -> None:
-    """HUMPBACK_SOAK_SCHEDULES times PAGES (thirty-two), seed HUMPBACK_SOAK_SEED."""
-    schedules = int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "32"))
+    """HUMPBACK_SOAK_SCHEDULES times PAGES (sixteen), seed HUMPBACK_SOAK_SEED."""
+    schedules = int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "16"))
     cfg, slowest = Segments(min_chars=40, **UNJUDGED), 0.0
     counts = {"pages": 0, "segments": 0, "drops": 0}
 
