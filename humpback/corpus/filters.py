@@ -205,7 +205,7 @@ def pointing_reason(text: str, words: Iterable[str]) -> str:
             return "points elsewhere"
         if not _EXAMPLE_WORDS.isdisjoint(words) and any("example" in found[0].lower() for found in _LOOKS_BACK.finditer(before)):
             return "points elsewhere"
-    if not _PICTURE_WORDS.isdisjoint(words) and "```" not in text and _SHOWS_PICTURE.search(text):
+    if figure is None and not _PICTURE_WORDS.isdisjoint(words) and _SHOWS_PICTURE.search(text):
         return "points elsewhere"
     return ""
 

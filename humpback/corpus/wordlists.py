@@ -153,7 +153,7 @@ POINTERS = (
     "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
 )  # fmt: skip
 # What a text says that leans on another before it. LOOKS_BACK (which has one of BACK_WORDS) is looked for in its first paragraph and, when
-# it is of an example, up to its first code; CONTINUES at its beginning; SHOWS_PICTURE, which is no part of a text, everywhere. English,
+# it is of an example, up to its first code; CONTINUES at its beginning; SHOWS_PICTURE everywhere, if there is no code or table. English,
 # like the marks.
 _PARTS = (
     "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|tree|query|program|script|code"
@@ -175,12 +175,13 @@ CONTINUES = (
     r"|up (?:un)?till? now|until now|at this point,? you|by now,? you"
     r"|the (?:second|third|fourth) (?:part|step|stage|example|argument|advantage|transformation|way|method|option|reason|parameter)"
     r"|so(?! as | long | called )|however|therefore|thus|hence|moreover|furthermore|similarly|likewise|conversely|again|consequently"
-    r"|nevertheless|afterwards|then|and|but|or)\b"
+    r"|nevertheless|afterwards|then|and|but)\b"
 )
 SHOWS_PICTURE = (
     r"\b(?:shown|seen|illustrated|depicted|pictured|figure|diagram|picture|image|screenshot|illustration|drawing|photo|chart|graph)s? "
     r"(?:above |below )?(?:to|on|at) the (?:right|left)\b(?! (?:side )?(?:of|panel))"
-    r"|\b(?:figure|picture|screenshot|screen shot|illustration|photo)s? (?:above|below|shows?|illustrates?)\b|\bdiagrams? above\b"
+    r"|\b(?:figure|picture|screenshot|screen shot|illustration|photo|diagram) (?:above|below)\b"
+    r"|\b(?:figure|screenshot|screen shot|illustration) (?:shows|illustrates)\b"
     r"|\b(?:above|following|below) (?:figure|picture|screenshot|illustration|diagram)s?\b"
 )
 PICTURE_WORDS = ("right", "left", "figure", "figures", "picture", "pictures", "screenshot", "screenshots", "shot", "illustration", "photo",

@@ -167,6 +167,9 @@ POINTING = [
     ("The second son bakes it.", False),
     ("Bake it.\n\nThe oven is shown to the right.", True),
     ("Bake it as in the picture above.", True),
+    ("The figures below are for a cup.", False),  # numbers
+    ("If the picture shows only its half, it is damaged.", False),
+    ("Or: how it is baked.", False),
     ("Bake it. The knob is shown to the left of the door.", False),
     ("Bake it as in the following diagram:\n\n```\n--> o\n```", False),
 ]
