@@ -45,11 +45,12 @@ class Segments(Node):
     max_chars: int = 3_000
     navigation: str = ""  # more phrases that make a header navigation, comma-separated; corpus/wordlists.py has those of seven languages
     max_link_share: float = 0.4  # of the characters
-    max_list_share: float = 0.8  # of the characters: table rows, and list items of at most …
+    max_list_share: float = 0.7  # of the characters: table rows, and list items of at most …
     short_item: int = 80  # … so many characters
     max_fragment_share: float = 0.2  # of the characters: lines of no list that end in no punctuation, sub-headers too
     max_symbol_share: float = 0.22  # of the characters outside of code
     max_digit_share: float = 0.12  # of the characters outside of code
+    max_code_share: float = 0.7  # of the characters: code blocks
     min_words: int = 40  # outside of code
     min_stop_word_share: float = 0.2  # of them; English prose has 0.3 to 0.5, a list of names 0 to 0.15
     marks: int = 3  # of a forum, a shop (twice as many), a legal notice in a thousand characters

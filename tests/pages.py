@@ -11,7 +11,7 @@ from humpback.stages.segment import segment_into
 # Rules that texts made up by a test ("w1 w2 w3") would not pass.
 UNJUDGED = {
     "min_language_share": 0.0, "min_stop_word_share": 0.0, "min_words": 0, "max_digit_share": 1.0, "max_symbol_share": 1.0,
-    "max_list_share": 1.0, "max_fragment_share": 1.0,
+    "max_list_share": 1.0, "max_fragment_share": 1.0, "max_code_share": 1.0,
 }  # fmt: skip
 
 

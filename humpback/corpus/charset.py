@@ -29,7 +29,8 @@ _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf
 _ISO_2022_JP = re.compile(rb"\x1b[$(][@BJ]")
 _HIGH = re.compile(rb"[\x80-\xff]")
 _BROKEN_BYTES = bytes([*range(9), 11, *range(14, 32), 127])
-_BROKEN = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffd]")
+_REPLACEMENT = "\ufffd".encode()
+_C1_CONTROL = re.compile(rb"\xc2[\x80-\x9f]")  # in UTF-8
 
 # How files begin that a crawl has under an address of a page: documents, images, archives, fonts, media, programs.
 _MAGIC = (
@@ -107,9 +108,8 @@ def _detect(html: bytes) -> str:
 
 
 def _unless_broken(text: str) -> str | None:
-    if text.isascii():  # a tenth of the time
-        data = text.encode("ascii")
-        broken = len(data) - len(data.translate(None, _BROKEN_BYTES))
-    else:
-        broken = len(text) - len(_BROKEN.sub("", text))
+    data = text.encode("utf-8", "surrogatepass")  # bytes are searched in a tenth of the time
+    broken = len(data) - len(data.translate(None, _BROKEN_BYTES)) + data.count(_REPLACEMENT)
+    if b"\xc2" in data:
+        broken += len(_C1_CONTROL.findall(data))
     return None if "\0" in text or broken > MAX_BROKEN_SHARE * len(text) else text

@@ -8,6 +8,7 @@ import itertools
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from humpback.config import Segments
 from humpback.corpus import wordlists
@@ -23,9 +24,26 @@ _MARKS = [
         ("forum", 1, wordlists.FORUM_MARKS), ("legal", 1, wordlists.LEGAL_MARKS), ("points elsewhere", 1.5, wordlists.POINTERS)
     )
 ]
+_LOOKS_BACK = re.compile(wordlists.LOOKS_BACK, re.IGNORECASE)
+_CONTINUES = re.compile(wordlists.CONTINUES, re.IGNORECASE)
+_SHOWS_PICTURE = re.compile(wordlists.SHOWS_PICTURE, re.IGNORECASE)
+_NO_WORD = re.compile(r"[\W_]*")
+_BACK_WORDS = frozenset(wordlists.BACK_WORDS)
+_EXAMPLE_WORDS = frozenset(wordlists.EXAMPLE_WORDS)
+_PICTURE_WORDS = frozenset(wordlists.PICTURE_WORDS)
+_FIGURE = re.compile(r"(?:^|\n)[ >:]*(?:```|\|)")  # code or a table, of which a text may speak
 _FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
 _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
-_LIST_LINE = re.compile(r"^[ >]*(?:- |\d+\. |: |\|).*", re.MULTILINE)
+# An item, a row, or a term and what is said of it in a line.
+_LIST_LINE = re.compile(r"^[ >]*(?:- |\d+\. |: |\|).*|^[^\n]{1,80}(?=\n: [^\n]{0,78}$)", re.MULTILINE)
+_SEE_ALSO = re.compile(wordlists.SEE_ALSO, re.IGNORECASE)
+_MAX_SEE_ALSO = 200  # characters
+_MAX_REPEATED = 2  # lines
+_LABEL = re.compile(r"(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)]")
+_MAX_ALONE = 3  # labels with nothing below them
+# A form: so many labels, such a share of the blocks, with no more characters than that between them, on average.
+_MIN_LABELS, _LABEL_SHARE, _SHORT_BLOCK = 4, 0.35, 110
+_PROMISE = re.compile(r"^(?:: |  )[^\n]{40,}:(?=\n\n[^\n]+\n: )", re.MULTILINE)  # "It looks like this:", and then the next term
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
 # A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
 _LINE_IN_THE_AIR = re.compile(
@@ -54,6 +72,13 @@ def header_reason(header: str, navigation: str = "") -> str:
     if len(letters) >= 2 and all(map(str.isupper, letters)):  # "URL の形" has letters without case
         return "all upper case header"
     return "navigation header" if is_navigation(header, navigation) else ""
+
+
+def is_see_also(text: str, linked: int) -> bool:
+    """Whether a line says where to read on, and nothing else: "See also", "See also the lists of functions and constants"."""
+    if not linked:
+        return is_navigation(text.rstrip(":"))
+    return len(text) <= _MAX_SEE_ALSO and bool(_SEE_ALSO.match(text))
 
 
 def is_remark(header: str) -> bool:
@@ -92,7 +117,11 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
         return "broken characters"
     if linked > cfg.max_link_share * len(text):
         return "links"
+    if text.endswith(":"):  # of what is not there
+        return "fragments"
     prose = without_code(text)
+    if len(text) - len(prose) > cfg.max_code_share * len(text):
+        return "code"
     words = _WORD.findall(prose.casefold())
     reason = (
         words_reason(words, cfg)
@@ -100,6 +129,7 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
         or structure_reason(text, cfg)
         or fragments_reason(prose, cfg)
         or marks_reason(prose, words, cfg)
+        or pointing_reason(text, words)
     )
     if reason or not may_repeat(words, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words):
         return reason
@@ -121,9 +151,29 @@ def structure_reason(text: str, cfg: Segments) -> str:
 
 
 def fragments_reason(text: str, cfg: Segments) -> str:
-    """Drops a text of which a large part is lines that end in the air: labels, captions, headers with nothing below."""
+    """Drops a text of which a large part is lines that end in the air: labels, captions, headers with nothing below; in
+    which such lines are there twice, as a header and below its icon; that is a form; or that promises what is not there.
+    """
     lines = [line for line in _LINE_IN_THE_AIR.findall(text) if len(line) <= cfg.short_item]
-    return "fragments" if sum(map(len, lines)) > cfg.max_fragment_share * len(text) else ""
+    if sum(map(len, lines)) > cfg.max_fragment_share * len(text):
+        return "fragments"
+    repeated = sum(count > 1 and not is_remark(line) for line, count in Counter(lines).items())
+    unfilled = sum(line.endswith(":") for line in lines)
+    if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or _PROMISE.search(text) or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
+        return "fragments"
+    return ""
+
+
+def _is_form(text: str, cfg: Segments) -> bool:
+    """Whether a text is the labels of a form or a menu, with a line each, or has labels with nothing below them."""
+    blocks = [block for block in text.split("\n\n") if block]
+    labels = [bool(_LABEL.fullmatch(block)) and len(block) <= cfg.short_item and not is_remark(block) for block in blocks]
+    alone = sum(a and b and not block.isupper() for a, b, block in zip(labels, [*labels[1:], True], blocks, strict=True))
+    if alone >= _MAX_ALONE:
+        return True
+    rest = [len(block) for block, label in zip(blocks, labels, strict=True) if not label]
+    count = len(blocks) - len(rest)
+    return count >= _MIN_LABELS and count >= _LABEL_SHARE * len(blocks) and sum(rest) < _SHORT_BLOCK * len(rest)
 
 
 def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
@@ -141,6 +191,23 @@ def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
     if any(map(lowered.__contains__, wordlists.CURRENCIES)):
         prices += len(_PRICE.findall(lowered))
     return "prices" if prices >= 2 * enough else ""
+
+
+def pointing_reason(text: str, words: Iterable[str]) -> str:
+    """Drops a text that leans on what stands before it on its page, or speaks of pictures: it cannot be read alone."""
+    figure = _FIGURE.search(text)
+    before = text[: figure.start()] if figure else text
+    opening = before.split("\n\n", 1)[0]
+    if _CONTINUES.match(opening, _NO_WORD.match(opening).end()):
+        return "points elsewhere"
+    if not _BACK_WORDS.isdisjoint(words):
+        if _LOOKS_BACK.search(opening):
+            return "points elsewhere"
+        if not _EXAMPLE_WORDS.isdisjoint(words) and any("example" in found[0].lower() for found in _LOOKS_BACK.finditer(before)):
+            return "points elsewhere"
+    if figure is None and not _PICTURE_WORDS.isdisjoint(words) and _SHOWS_PICTURE.search(text):
+        return "points elsewhere"
+    return ""
 
 
 def words_reason(words: list[str], cfg: Segments) -> str:

@@ -1,6 +1,15 @@
 """The language of a text, by CLD2, whose tables are in the package."""
 
+import re
+
 import pycld2
+
+from humpback.corpus import wordlists
+
+_NONE: frozenset[str] = frozenset()
+_LATIN = frozenset(("en", "de", "fr", "es", "it", "pt", "nl", "pl"))
+# Two letters in a row of Greek, Cyrillic, Hebrew, Arabic, an Indian or East Asian script; one is a symbol.
+_OTHER_SCRIPT = re.compile("[\u0370-\u03ff\u0400-\u052f\u0590-\u06ff\u0900-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2}")
 
 
 def detect(text: str) -> tuple[str, float]:
@@ -16,10 +25,21 @@ def detect(text: str) -> tuple[str, float]:
     return ("", 0.0) if code == "un" else (code, percent / 100)
 
 
-def is_other(header: str, language: str) -> bool:
-    """Whether a header, short as it is, is surely in another language."""
+def is_other(header: str, language: str, path: tuple[str, ...] = ()) -> bool:
+    """Whether a header, short as it is, is surely in another language, or, in part, in another script. `path`: the headers above it, and
+    it, which are longer.
+    """
+    if language in _LATIN and _OTHER_SCRIPT.search(header):
+        return True
     try:
         reliable, _, found = pycld2.detect(header)
+        if not reliable:  # it may say so still with one of the words that hold a text of the other language together
+            _, _, found = pycld2.detect(header, bestEffort=True)
+            telling = wordlists.STOP_WORDS.get(found[0][1], _NONE) - wordlists.STOP_WORDS.get(language, _NONE)
+            reliable = not telling.isdisjoint(header.lower().split())
+            if not reliable and path and found[0][1] != language:
+                reliable, _, around = pycld2.detect(" ".join(path))
+                found = around if reliable else found
     except pycld2.error:
         return False
     return reliable and found[0][1] not in ("un", language)

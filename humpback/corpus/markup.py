@@ -48,7 +48,7 @@ _OPENING = {
     **dict.fromkeys(_BLOCKS, FLUSH), **dict.fromkeys(HEADINGS, "open_heading"), **dict.fromkeys(VERBATIM, "verbatim"),
     **dict.fromkeys(FRAMES, "open_frame"), **dict.fromkeys(ARTICLES, "open_article"),
     "a": "open_mark", "sup": "open_mark", "sub": "open_mark", "q": "open_quotation", "br": "line_break", "header": "open_header",
-    "table": "open_table", "form": "open_form",
+    "table": "open_table", "form": "open_form", "img": "picture",
 }  # fmt: skip
 
 
@@ -65,6 +65,7 @@ class Tag:
 _ROLE_END = Tag("close_heading", "", {})
 _LINK = Tag("open_mark", "a", {})
 _remembered: dict[str, Tag] = {}  # tags by their text: a site writes the same ones on all its pages
+_remarks: set[str] = set()  # those that open a box of a remark, longer ones, too
 
 
 class Markup:
@@ -86,13 +87,18 @@ class Markup:
         if b"&#" in raw or len(raw.translate(None, _CONTROL_BYTES)) < len(raw):
             html = _CONTROLS.sub("", html)
         self.may_have_notices = may_have_notices(raw)
+        self.has_captions = "<caption" in html
         pieces = html.replace(">", "<").split("<")
         self.heads, self.texts = pieces[1::2], pieces[2::2]
-        known = _remembered.get
-        self.tags: list[Tag] = [known(head) or _tag(head) for head in self.heads]
+        if max(len(_remembered), len(_remarks)) >= _MAX_REMEMBERED_TAGS:
+            _remembered.clear()
+            _remarks.clear()
+        known = list(map(_remembered.get, self.heads))
+        self.tags: list[Tag] = [tag or _tag(head) for tag, head in zip(known, self.heads, strict=True)]
         if "heading" in html:
             self._close_roles()
-        self._demote_remarks()
+        if not _remarks.isdisjoint(self.heads):
+            self._demote_remarks()
         self.telling = [position for position, tag in enumerate(self.tags) if tag.kind]
 
     def end_of(self, position: int) -> int:
@@ -150,8 +156,6 @@ def _tag(head: str) -> Tag:
     if (tag := _remembered.get(head)) is None:
         tag = _read_tag(head)
         if len(head) <= _MAX_REMEMBERED:
-            if len(_remembered) >= _MAX_REMEMBERED_TAGS:
-                _remembered.clear()
             _remembered[head] = tag
     return tag
 
@@ -169,6 +173,8 @@ def _read_tag(head: str) -> Tag:
     if name not in HEADINGS and attributes.get("role", "").lower() == "heading":
         return Tag("open_role", name, attributes)
     remark = name == "div" and not REMARK_WORDS.isdisjoint(attributes.get("class", "").split())
+    if remark:
+        _remarks.add(head)
     return Tag(_OPENING.get(name, ""), name, attributes, remark)
 
 

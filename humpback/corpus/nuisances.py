@@ -18,7 +18,7 @@ def words(text: str) -> frozenset[str]:
 SKIPPED_TAGS = words(
     "script style template noscript noframes head title svg canvas iframe frame frameset object embed applet audio video map "
     "button input select option optgroup datalist textarea label output progress meter "
-    "nav aside footer dialog menu del rp rt annotation annotation-xml"
+    "nav aside footer dialog menu del rp rt annotation annotation-xml figcaption"
 )
 SKIPPED_ROLES = words(
     "navigation banner contentinfo complementary search menu menubar toolbar dialog alertdialog tablist tooltip"
@@ -28,7 +28,8 @@ SKIPPED_WORDS = words(
     "nav navbar navigation navheader navfooter navlinks subnav topnav breadcrumb breadcrumbs pagination pager paginator sidebar masthead "
     "toc skiplink addtoany addthis sharethis sharedaddy social disqus newsletter adsbygoogle adsense advert adverts advertisement "
     "advertisements advertising sponsored promo outbrain taboola headerlink headeranchor permalink editsection noprint screenreader "
-    "linenos lineno linenumbers gdpr copybtn toolbar docnav relatedtopics"
+    "linenos lineno linenumbers gdpr copybtn toolbar docnav relatedtopics "
+    "seealso figure mediaobject inlinemediaobject screenshot thumbcaption"
 )
 # Both words must be there, next to each other: "cookie-bar" but not "cookie-recipe".
 _PAIRS = {
@@ -40,6 +41,8 @@ _PAIRS = {
     "main top site primary secondary footer mobile": "menu",
     "related": "articles links posts stories content topics pages",
     "may": "like",
+    "see": "also",
+    "wp image photo picture figure media": "caption",
     "sign": "up",
     "subscribe subscription": "box form widget banner",
     "skip": "link links to nav content",
@@ -65,13 +68,14 @@ _GENERATED_ID = re.compile(r"\b(section|sect\d|chapter|appendix|refsect\d)\b")
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 # Who owns the page, when it was changed, what else there is of it, in a line of its own.
 _NOTICE = re.compile(
-    r"©|\(c\) (19|20)\d\d|\ball rights reserved\b|^powered by\b|^(this page was )?last (modified|updated|changed|edited)\b"
+    r"©|\(c\) (19|20)\d\d|\ball rights reserved\b|^powered by\b"
+    r"|^((this|the) (page|document|article) (was )?)?last (modified|updated|changed|edited)\b"
     r"|^available languages:|^(figure|fig\.) \d+([.-]\d+)*[.:]",
     re.IGNORECASE,
 )
 _NOTICE_SIGNS = (
     "©".encode(), b"&copy;", b"&#169;", b"(c) ", b"(C) ", b"eserved", b"ESERVED", b"owered", b"OWERED", b"ast modif", b"ast updat",
-    b"ast chang", b"ble Languages", b"igure ", b"ig. ",
+    b"ast chang", b"ble Languages", b"igure ", b"Figure", b"ig. ",
 )  # fmt: skip
 _MAX_NOTICE = 200  # characters; a longer paragraph is text that mentions it
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")

@@ -1,8 +1,8 @@
 """A page to segments: the tree below each header, and of nested trees the largest that fits (paper, appendix E).
 
 A tree is the text after a header up to the next header of the same or a higher level, lower-level headers included as lines of their own.
-It also ends where the `article` that holds its header, or the page's `main`, ends; and what stands below a navigation header ("Comments")
-is no part of the trees around it. All of it is a pure function of the page, in time linear in its size.
+It also ends where the `article`, the list item or the quote that holds its header, or the page's `main`, ends; and what stands below a
+navigation header ("Comments") is no part of the trees around it. All of it is a pure function of the page, in time linear in its size.
 """
 
 import functools
@@ -27,7 +27,8 @@ _BLANK_LINE = "\n\n"
 _MAX_DEPTH_WORK = 100_000_000  # tags × open elements
 _MAX_FORMAT_WORK = 3_000_000  # tags × unclosed formatting elements
 _MOSTLY_LINKS = 0.5
-_LINKS_ONLY = 0.9  # of a block's characters
+_LINKS_ONLY = 0.9  # of a sentence's characters
+_MAX_LABEL = 30  # characters of a label ("See also")
 _MARKER = re.compile(r"^[ >:]*(?:- |\d+\. )?")
 _HEAD = 10_000  # characters in which a page says what it is
 _CONTENT_LANGUAGE = re.compile("content-language", re.IGNORECASE)
@@ -106,12 +107,14 @@ def cut(page: Page, cfg: Segments) -> tuple[Callable[[], str], list[Tree]]:
 
 
 def _without_trailing_links(items: list[Item]) -> list[Item]:
-    """A page's items without the links that stand alone at the end of a section, which lead on to other pages."""
+    """A page's items without what leads on to other pages at the end of a section: links that stand alone, or behind "See also"."""
     kept: list[Item] = []
     at_end = True
     for item in reversed(items):
         if isinstance(item, Block):
-            if at_end and item.linked and item.linked >= _LINKS_ONLY * len(_MARKER.sub("", item.text)):
+            text = _MARKER.sub("", item.text) if at_end and (item.linked or len(item.text) <= _MAX_LABEL) else ""
+            share = _LINKS_ONLY if text.endswith((".", "!", "?", ":")) else _MOSTLY_LINKS
+            if text and (item.linked >= share * len(text) or filters.is_see_also(item.text, item.linked)):
                 continue
             at_end = False
         else:
@@ -224,7 +227,9 @@ def choose(
             text = filters.unquoted(tree.text)
             code, share = language.detect(filters.without_code(text))
             if cfg.min_language_share and (
-                code.split("-")[0] != cfg.language or share < cfg.min_language_share or language.is_other(tree.header, cfg.language)
+                code.split("-")[0] != cfg.language
+                or share < cfg.min_language_share
+                or language.is_other(tree.header, cfg.language, tree.header_path)
             ):
                 reason = "language"
         reason = reason or filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")

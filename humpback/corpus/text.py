@@ -35,7 +35,9 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Where an `article` or `main` element opens or closes: the trees whose headers it holds end with it."""
+    """Where an `article`, a `main`, or a list item, definition or quote with a header in it opens or closes: the trees whose headers it
+    holds end with it.
+    """
 
     tag: str
     opens: bool
@@ -55,6 +57,7 @@ _PLAIN_RAISED = words("st nd rd th er re e o a me ème tm sm r c ® © ™")
 _ANCHOR_SIGNS = frozenset(["", "¶", "#", "§", "🔗", "⚓", "link", "[link]", "permalink", "[edit]"])
 _FOOTNOTE = re.compile(r"\d{1,3}|[a-z*†‡]")
 _NOTE_MARK = re.compile(r"\[\s*(\d{1,3}|[a-z*†‡])\s*\]")
+_BEFORE_LAST = re.compile(r"""(.*[.!?…][)”"']*)\s[^.!?…]*:\Z""", re.DOTALL)  # the sentences before the last one
 _HREF = 'href="'
 _MAX_SIGN = 12  # characters of a link that is only a sign, at most
 
@@ -68,6 +71,7 @@ class _Frame:
     rest: str = ""
     count: int = 0  # items of an ordered list so far
     emitted: bool = False
+    edge: bool = False  # whether it is an Edge of the items, as it holds a header
 
 
 class _Walker:
@@ -112,7 +116,27 @@ class _Walker:
         self.flush()
 
     def skip(self, _tag: Tag, position: int) -> int:
-        return self.page.end_of(position)
+        end = self.page.end_of(position)
+        if self._promises() and any(tag.name == "img" for tag in self.page.tags[position:end]):
+            self._cut_promise()
+        return end
+
+    def picture(self, _tag: Tag, position: int) -> int:
+        if self._promises():
+            self._cut_promise()
+        return position
+
+    def _promises(self) -> bool:
+        """Whether a picture here is what the text before it says will follow ("It looks like this:")."""
+        return not self.line and bool(self.items) and isinstance(self.items[-1], Block) and self.items[-1].text.endswith(":")
+
+    def _cut_promise(self) -> None:
+        """Takes out the sentence that announces a picture."""
+        last = self.items[-1]
+        if kept := _BEFORE_LAST.match(last.text):
+            self.items[-1] = Block(kept[1], last.tight, min(last.linked, len(kept[1])))
+        elif not self.frames:
+            self.items.pop()
 
     def skip_table(self, tag: Tag, position: int) -> int:
         """A table that is called a nuisance is one, unless it lays out a page with headers."""
@@ -158,8 +182,8 @@ class _Walker:
         self.flush()
         if self.deeper:
             self.deeper -= 1
-        else:
-            self.frames.pop()
+        elif self.frames.pop().edge:
+            self.items.append(Edge("frame", False))
         return position
 
     def _frame(self, name: str, attributes: dict[str, str]) -> _Frame:
@@ -269,11 +293,14 @@ class _Walker:
         if is_remark(text):
             self._add_block(text)
             return
-        self.items.append(Header(text, level))
         for frame in self.frames:  # what follows a header in a list item begins anew
+            if not frame.edge:
+                frame.edge = True
+                self.items.append(Edge("frame", True))
             frame.emitted = False
             if frame.tag in ("li", "dd"):
                 frame.first = frame.rest = ""
+        self.items.append(Header(text, level))
 
     def _add_block(self, text: str, linked: int = 0) -> None:
         if not self.frames:
@@ -376,7 +403,8 @@ class _Walker:
         return found or None
 
     def _table(self, rows: list[tuple[bool, list[str]]], begin: int, end: int) -> None:
-        caption = next((i for i in range(begin, end) if self.page.tags[i].name == "caption"), None)
+        tags = self.page.tags
+        caption = next((i for i in range(begin, end) if tags[i].name == "caption"), None) if self.page.has_captions else None
         if caption is not None and (text := self._inline_text(caption, self.page.end_of(caption))):
             self._add_block(text)
         if max(sum(map(bool, cells)) for _, cells in rows) < 2:  # a single column

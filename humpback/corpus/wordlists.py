@@ -56,8 +56,9 @@ NAVIGATION_PHRASES: dict[str, tuple[str, ...]] = {
 NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
     "en": (
         "about us", "account", "archive", "archives", "ask a question", "back to top", "bookmarks", "categories", "category", "comment",
-        "comments", "contact", "contact us", "contents", "external links", "footer", "further reading", "home", "index", "links", "login",
-        "menu", "meta", "my account", "navigation", "next", "next topic", "notes and references", "pages", "page", "partners", "previous",
+        "comments", "contact", "contact us", "contents", "copyright", "external links", "footer", "footnotes", "further reading",
+        "home", "index", "legal notice", "legal notices", "license", "links", "login", "menu",
+        "meta", "my account", "navigation", "next", "next topic", "notes and references", "pages", "page", "partners", "previous",
         "previous topic", "quick search", "references", "register", "related", "replies", "reviews", "search", "see also", "share",
         "sidebar", "skip to content", "social", "source code", "sources", "sponsors", "tags", "this page", "tools", "topics", "trending",
         "views", "write to us", "your cart",
@@ -88,6 +89,11 @@ NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
         "referenties", "zie ook", "zoeken", "bronnen",
     ),
 }  # fmt: skip
+# A line at the end of a section that begins with one of these and has links leads on to other pages.
+SEE_ALSO = (
+    r"(?:see also|also see|for (?:more|further) (?:information|details)|further (?:information|reading)|siehe auch|voir aussi|véase también"
+    r"|ver también|vedi anche|ver também|veja também|zie ook)\b"
+)
 # A header that is nothing but one of these is the first word of a remark within the text around it, and no header.
 REMARKS = frozenset((
     "note", "tip", "caution", "warning", "important", "attention", "danger", "hint", "hinweis", "achtung", "warnung", "tipp", "wichtig",
@@ -96,13 +102,13 @@ REMARKS = frozenset((
 ))  # fmt: skip
 # Headers that say nothing without another above them. Where all are of this kind, the page's title is put before them.
 GENERIC = frozenset((
-    "about", "arguments", "background", "basics", "changes", "configuration", "conclusion", "definition", "description", "details",
-    "discussion", "example", "examples", "features", "further information", "general", "general information", "how it works",
-    "information", "installation", "instructions", "introduction", "limitations", "more information", "notes", "options", "other",
-    "overview", "parameters",
-    "preface", "prerequisites", "properties", "purpose", "remarks", "requirements", "return value", "return values", "results", "security",
-    "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips", "usage",
-    "use", "what is it", "what it does", "why",
+    "about", "arguments", "background", "basics", "bugs", "caveats", "changes", "compatibility", "conclusion", "configuration",
+    "definition", "description", "details", "diagnostics", "discussion", "environment", "example", "examples", "exit status", "features",
+    "files", "further information", "general", "general information", "how it works", "information", "installation", "instructions",
+    "introduction", "limitations", "more information", "notes", "options", "other", "output", "outputs", "overview", "parameters",
+    "preface", "prerequisites", "properties", "purpose", "remarks", "requirements", "results", "return value", "return values",
+    "security", "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips",
+    "usage", "use", "what is it", "what it does", "why",
 ))  # fmt: skip
 # The words that hold a text together; text of a language that is not here is not judged by them.
 STOP_WORDS: dict[str, frozenset[str]] = {
@@ -146,6 +152,40 @@ POINTERS = (
     "mentioned above", "described below", "listed below", "shown below", "is described in", "are described in", "see section",
     "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
 )  # fmt: skip
+# What a text says that leans on another before it. LOOKS_BACK (which has one of BACK_WORDS) is looked for in its first paragraph and, when
+# it is of an example, up to its first code; CONTINUES at its beginning; SHOWS_PICTURE everywhere, if there is no code or table. English,
+# like the marks.
+_PARTS = (
+    "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|tree|query|program|script|code"
+    "|discussion|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?"
+    "|lists?|fields?"
+)
+LOOKS_BACK = (
+    rf"\b(?:above|previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b"
+    r"|\b(?:described|shown|mentioned|discussed|explained|listed|given|seen|noted|outlined|introduced|stated|illustrated|presented|said) "
+    r"(?:above|earlier|before|previously|in the (?:previous|last|preceding) (?:section|chapter|example|step|paragraph|page)s?)\b"
+    r"|\b(?:previously|already|above)[ -](?:mentioned|described|discussed|shown|seen|explained|stated)\b"
+    r"|\bcontinuing (?:from|with|on|the)\b|\bas before\b|\bso far,? we\b"
+)
+BACK_WORDS = ("above", "previous", "previously", "preceding", "earlier", "foregoing", "before", "already", "last", "continuing", "far")
+EXAMPLE_WORDS = ("example", "examples")
+CONTINUES = (
+    r"(?:now|next(?=,)|the next|finally|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
+    r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’| u)?s (?:now|continue|go on)|that concludes|the above"
+    r"|up (?:un)?till? now|until now|at this point,? you|by now,? you"
+    r"|the (?:second|third|fourth) (?:part|step|stage|example|argument|advantage|transformation|way|method|option|reason|parameter)"
+    r"|so(?! as | long | called )|however|therefore|thus|hence|moreover|furthermore|similarly|likewise|conversely|again|consequently"
+    r"|nevertheless|afterwards|then|and|but)\b"
+)
+SHOWS_PICTURE = (
+    r"\b(?:shown|seen|illustrated|depicted|pictured|figure|diagram|picture|image|screenshot|illustration|drawing|photo|chart|graph)s? "
+    r"(?:above |below )?(?:to|on|at) the (?:right|left)\b(?! (?:side )?(?:of|panel))"
+    r"|\b(?:figure|picture|screenshot|screen shot|illustration|photo|diagram) (?:above|below)\b"
+    r"|\b(?:figure|screenshot|screen shot|illustration) (?:shows|illustrates)\b"
+    r"|\b(?:above|following|below) (?:figure|picture|screenshot|illustration|diagram)s?\b"
+)
+PICTURE_WORDS = ("right", "left", "figure", "figures", "picture", "pictures", "screenshot", "screenshots", "shot", "illustration", "photo",
+                 "diagram", "diagrams", "illustrations", "photos")  # fmt: skip
 SHOP_MARKS = ("add to cart", "add to basket", "in stock", "out of stock", "free shipping", "price:")
 PRICE = r"[$€£¥₹] ?\d[\d.,]*\d|\b\d[\d.,]* ?[€£]|\b(?:usd|eur|gbp|chf) ?\d[\d.,]*\d|\b\d[\d.,]* ?(?:usd|eur|gbp|chf|euros|dollars)\b"
 CURRENCIES = ("$", "€", "£", "¥", "₹", "usd", "eur", "gbp", "chf", "dollars")

@@ -8,6 +8,7 @@ so nothing is done twice, and publishes the part when the input is at its end: N
 import base64
 import contextlib
 import functools
+import gc
 import io
 import json
 import math
@@ -44,6 +45,7 @@ _STATE = struct.Struct("<qqqq")  # pages begun, bytes of them, bytes of the inpu
 _READING, _AT_PAGE, _PUBLISHING = range(3)
 _GRACE = 2.0  # a page that the child's own alarm does not end, since it is in C code, is ended from outside after so many times its limit
 _SILENT = 300.0  # seconds in which a child may read on without a page
+GARBAGE_THRESHOLD = 100_000  # objects between two searches for cycles: a page makes ten thousand objects, and hardly any cycle
 _TRIES = 2  # at one place; a third is not made, and what is behind it stays unread
 
 
@@ -176,6 +178,7 @@ class Worker:
 
 def main() -> None:
     """The child: an order a line on stdin, an answer a line on stdout, until stdin ends."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     signal.signal(signal.SIGALRM, _out_of_time)

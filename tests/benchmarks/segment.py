@@ -8,6 +8,7 @@ Last line: a JSON object with `segment_vs_trafilatura_fast`, `pages_per_second`,
 `memory_growth` (the most memory a worker had over all pages, over what it had after the first thousand).
 """
 
+import gc
 import json
 import os
 import pathlib
@@ -24,7 +25,7 @@ from selectolax.lexbor import LexborHTMLParser
 from humpback.config import Segments
 from humpback.corpus import local_engine, readers
 from humpback.corpus.segments import extract
-from humpback.corpus.worker import Job, Worker
+from humpback.corpus.worker import GARBAGE_THRESHOLD, Job, Worker
 from humpback.records import Page
 
 # Pages a second on 400 of these pages, measured before on 2 cores of an AMD EPYC.
@@ -113,6 +114,7 @@ def main() -> int:
     pages = [Page(path.name, path.name, 0, path.stat().st_size, path.read_bytes()) for path in paths]
     common.say(f"{len(pages)} pages of {sum(len(page.html) for page in pages) / len(pages) / 1000:.1f} kB")
     core = max(os.sched_getaffinity(0))
+    gc.set_threshold(GARBAGE_THRESHOLD)  # as a worker does
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", "parser", *FIGURES)}
     found = 0
     with common.Peer("trafilatura_peer.py") as peer:

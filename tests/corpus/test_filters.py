@@ -114,7 +114,8 @@ TEXTS = {
     + "\n\nList box\n\nReset to parent\n\nUpper margin of the page\n\nShrink or expand\n\nNumber of columns between the two margins",
     "points elsewhere": PROSE * 3
     + "See section 4 and the table above. It is described in section 3. The next section has more, see chapter 2.",
-    "few words": PROSE + "\n```\n" + PROSE * 6 + "\n```",
+    "code": PROSE * 3 + "\n```\n" + PROSE * 9 + "\n```",
+    "few words": PROSE + "\n```\n" + PROSE * 2 + "\n```",
     "digits": PROSE * 2 + "The table of heights: 1204 1388 2100 3402 1887 and 2288 1190, 1204 1388 2100 3402 1887 and 2288 1190.",
     "list": "Parts of the machine:\n\n" + "\n".join(f"- the {word} wheel of brass" for word in COLOURS * 3),
     "forum": PROSE * 3 + "\nPosted by Ann on Monday\nBob wrote: yes\n3 days ago\nReport abuse\n12 replies",
@@ -133,6 +134,8 @@ def test_a_table_is_a_list_and_long_items_are_none() -> None:
     cfg = Segments()
     assert filters.structure_reason("| a | b |\n" * 20, cfg) == "list"
     assert filters.structure_reason("\n".join(f"{n}. {PROSE}" for n in range(1, 9)), cfg) == ""
+    assert filters.structure_reason("\n\n".join(f"oven({n})\n: Bakes bread." for n in range(9)), cfg) == "list"
+    assert filters.structure_reason("\n\n".join(f"oven({n})\n: {PROSE}" for n in range(9)), cfg) == ""
     assert filters.structure_reason(PROSE * 3 + "\n" + "- short item\n" * 5, cfg) == ""
 
 
@@ -140,6 +143,77 @@ def test_a_table_is_a_list_and_long_items_are_none() -> None:
 def test_share_of_links(linked: int, reason: str) -> None:
     text = (PROSE * 6)[:600]
     assert filters.text_reason(text, linked, Segments(repeat_jaccard=1.0, repeat_ngram=99)) == reason
+
+
+POINTING = [
+    ("The table above lists the ovens. Take one.", True),
+    ("Take an oven.\n\nThe table above lists others.", False),  # may be said of what is not the table
+    ("As mentioned before, the oven is hot.", True),
+    ("An oven that was bought before is hot.", False),
+    ("The dough of the previous section is baked.", True),
+    ("The previous owner baked it.", False),
+    ("| oven | 220 |\n\nThe table above lists the ovens.", False),
+    ("```\nbake\n```\n\nThe code above bakes.", False),
+    ("Bake it.\n\nContinuing the previous example, it rises.\n\n```\nbake\n```", True),
+    ("Bake it.\n\n```\nbake\n```\n\nThe above example bakes.", False),
+    ("Now that it is baked, eat it.", True),
+    ("> - However, it is baked.", True),
+    ("Next, it is baked.", True),
+    ("At this point you should have a dough.", True),
+    ("At this point the dough is ready.", False),
+    ("So as not to burn it, watch it.", False),
+    ("Nowhere is it baked better.", False),
+    ("The second step is to bake it.", True),
+    ("The second son bakes it.", False),
+    ("Bake it.\n\nThe oven is shown to the right.", True),
+    ("Bake it as in the picture above.", True),
+    ("The figures below are for a cup.", False),  # numbers
+    ("If the picture shows only its half, it is damaged.", False),
+    ("Or: how it is baked.", False),
+    ("Bake it. The knob is shown to the left of the door.", False),
+    ("Bake it as in the following diagram:\n\n```\n--> o\n```", False),
+]
+
+
+@pytest.mark.parametrize("text, points", POINTING)
+def test_a_text_that_leans_on_another_points_elsewhere(text: str, points: bool) -> None:
+    assert filters.pointing_reason(text, re.findall(r"\w+", text.casefold())) == ("points elsewhere" if points else "")
+
+
+def test_a_label_below_its_icon_is_a_fragment() -> None:
+    cfg = Segments()
+    labels = "\n\n".join(f"{word}\n\n{PROSE}\n\n{word}" for word in ("Bake", "Rest"))
+    assert filters.fragments_reason(labels, cfg) == "fragments"
+    assert filters.fragments_reason(labels.replace("Rest", "Note"), cfg) == ""  # a remark
+
+
+def test_a_form_is_fragments() -> None:
+    cfg = Segments()
+    form = "\n\n".join(f"{word} oven\n\nChoose it for the bread that you bake, then press the button." for word in COLOURS)
+    assert filters.fragments_reason(form, cfg) == "fragments"
+    assert filters.fragments_reason(form.replace("it for", PROSE), cfg) == ""  # sub-headers of a text
+    alone = "\n\n".join(f"{PROSE}\n\n{word} oven\n\nAnother oven {word}" for word in COLOURS[:3])
+    assert filters.fragments_reason(alone, cfg) == "fragments"
+    assert filters.fragments_reason(f"{PROSE}\n\nflour:\n\nwater:\n\nsalt:\n\nyeast:\n\n{PROSE}", cfg) == "fragments"
+    assert filters.fragments_reason("\n\n".join(f"{PROSE}\n\n{word.upper()}\n\nAnother oven." for word in COLOURS[:3]), cfg) == ""
+
+
+def test_a_promise_that_is_not_kept() -> None:
+    cfg = Segments(repeat_jaccard=1.0, repeat_ngram=99)
+    assert filters.text_reason(PROSE * 6 + "It looks like this:", 0, cfg) == "fragments"
+    assert filters.text_reason(PROSE * 6 + "It looks like this:\n\n```\no\n```", 0, cfg) == ""
+    terms = f"Bread\n: {PROSE} It looks like this:\n\nCake\n: {PROSE}"
+    assert filters.fragments_reason(terms, cfg) == "fragments"
+    assert filters.fragments_reason(terms.replace("\n\nCake", "\n\n\n\nCake"), cfg) == ""  # code, which was taken out
+
+
+@pytest.mark.parametrize("line, linked, leads_on", [
+    ("See also", 0, True), ("Footnotes", 0, True), ("See also the lists of ovens.", 13, True), ("For more details see the book.", 8, True),
+    ("See also the lists of ovens.", 0, False),
+    ("See the list of ovens.", 13, False), ("Ovens", 0, False), ("See also: " + "x" * 200, 90, False),
+])  # fmt: skip
+def test_see_also(line: str, linked: int, leads_on: bool) -> None:
+    assert filters.is_see_also(line, linked) is leads_on
 
 
 def marks(text: str, **fields) -> str:

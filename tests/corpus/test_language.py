@@ -38,3 +38,9 @@ def test_the_segments_of_one_language_are_kept(language: str, header: str) -> No
 def test_a_header_in_another_language_is_seen() -> None:
     assert [is_other(header, "en") for header in ("Debian ile çalışmak", "Using sftp", "tsvector", "")] == [True, False, False, False]
     assert is_other("Backporting strategy", "de")
+    assert [is_other(header, "en") for header in ("5.12. 禁用 NIS", "Depends: поле", "The number π")] == [True, True, False]
+    assert [is_other(header, "en") for header in ("Transferencia segura de archivos", "filerename")] == [True, False]
+    swedish = ("14.6. Andra säkerhetsrelaterade överväganden", "14.6.4. Hantera en maskin som en helhet")
+    assert [is_other(swedish[1], "en", path) for path in ((), swedish)] == [False, True]
+    assert not is_other("14.6.4. Managing a machine", "en", (swedish[0], "14.6.4. Managing a machine"))
+    assert not is_other("5.12. 禁用 NIS", "zh")

@@ -60,7 +60,7 @@ TREES = [
      [("A", "a\n\nB\n\nb\n\nc\n\nD\n\nd", "A"), ("B", "b", "A > B"), ("D", "d", "A > D")]),
     ("main ends", "<h1>A</h1><main>a<h2>B</h2>b</main>c", [("A", "a\n\nB\n\nb", "A"), ("B", "b", "A > B")]),
     ("lists and headers", "<h1>A</h1><ol><li><h2>B</h2>b<li>c<li>d</ol>",
-     [("A", "B\n\nb\n2. c\n3. d", "A"), ("B", "b\n2. c\n3. d", "A > B")]),
+     [("A", "B\n\nb\n2. c\n3. d", "A"), ("B", "b", "A > B")]),
 ]  # fmt: skip
 
 

@@ -47,7 +47,15 @@ TABLE = [
     ("table of one column", "<table><tr><td>a<tr><td>b</table>", "a\n\nb"),
     ("layout table", "<table><tr><td><ul><li>a</ul><td><p>b</p><tr><td>c<td>d</table>", "- a\n\nb\n\nc\n\nd"),
     ("table of one row", "<table><tr><td>left<td>right</table>", "left\n\nright"),
-    ("figure", '<figure><img src="x" alt="no"><figcaption>A boat.</figcaption></figure>', "A boat."),
+    ("figure", '<figure><img src="x" alt="no"><figcaption>A boat.</figcaption>On the lake.</figure>', "On the lake."),
+    ("pictures and what is below them",
+     "<p>a</p><div class='figure-contents'><img src=x><p>A boat.</p></div>"
+     "<div class='wp-caption'>x</div><span class=mediaobject>y</span><p class=captions>b</p>", "a\n\nb"),
+    ("a sentence about a picture goes with it",
+     "<p>Open it. It looks like this:</p><p><img src=x></p><p>So:</p><div class=figure><img></div>"
+     "<p>a<p>b:</p><ul><li>c</li></ul><p>d: <img>e", "Open it.\n\na\n\nb:\n\n- c\n\nd: e"),
+    ("boxes of links",
+     "<p>a</p><div class='admonition seealso'><p>See also</p><p>The <a href=x>lake</a>.</p></div><p class=see-also>b</p>", "a"),
     ("nothing unread",
      "<p>a</p><script>x</script><style>y</style><template><p>t</p></template><noscript><p>n</p></noscript><!-- c --><p>b</p>",
      "a\n\nb"),
@@ -60,7 +68,8 @@ TABLE = [
     ("no share or comment widgets", "<div class='share-buttons'>Tweet</div><div id='comments'>First!</div><p class='postComments area'>"
      "stays out</p><p>a</p>", "stays out\n\na"),
     ("no advertisement", "<div class='ad-banner'>Buy</div><ins class='adsbygoogle'>Buy</ins><p class='admonition'>Mind.</p>", "Mind."),
-    ("no copyright line", "<p>a</p><p>Copyright © 2019 A. B. All rights reserved.</p><div>Powered by Boardly</div>", "a"),
+    ("no copyright line", "<p>a</p><p>Copyright © 2019 A. B. All rights reserved.</p><div>Powered by Boardly</div>"
+     "<p>This page last modified on 2020-01-02</p><p>Figure&nbsp;3. A boat</p>", "a"),
     ("a wrapper's class is about the page", "<div class='with-sidebar no-comments'><p>a</p></div><div class='sidebar'>b</div>", "a"),
     ("an id that a tool made of a title",
      "<div class='section' id='comments'><p>a</p></div><section id='menu'><p>b</p></section>", "a\n\nb"),

@@ -6,11 +6,11 @@ import os
 import pathlib
 import time
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as some
 
 from humpback.corpus import charset, readers
 from tests.corpus import warcs
+from tests.soak import fuzz
 
 FILES = 4_000  # a schedule
 SECONDS = 2
@@ -69,15 +69,10 @@ def read(kind: str, path: pathlib.Path) -> tuple[list, list[str], list[str]]:
 
 
 def test_mutated_files(tmp_path: pathlib.Path) -> None:
-    """HUMPBACK_SOAK_SCHEDULES times FILES (once), seed HUMPBACK_SOAK_SEED."""
-    files = FILES * int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "1"))
+    """HUMPBACK_SOAK_SCHEDULES times FILES (forty), seed HUMPBACK_SOAK_SEED."""
+    schedules = int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "40"))
     path, slowest, counts = tmp_path / "x", 0.0, {"files": 0, "pages": 0, "drops": 0}
 
-    @seed(int(os.environ.get("HUMPBACK_SOAK_SEED", "0")))
-    @settings(
-        max_examples=files, deadline=None, database=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck)
-    )
-    @given(some.sampled_from(SEEDS), CHANGES)
     def one_file(begin: tuple[str, bytes], changes: list[Change]) -> None:
         nonlocal slowest
         kind, data = begin
@@ -94,6 +89,7 @@ def test_mutated_files(tmp_path: pathlib.Path) -> None:
         assert (pages, drops, warnings) == read(kind, path)
         counts.update(files=counts["files"] + 1, pages=counts["pages"] + len(pages), drops=counts["drops"] + len(drops))
 
-    one_file()
+    fuzz.run(one_file, FILES, schedules, some.sampled_from(SEEDS), CHANGES)
     print(f"{counts}, the slowest {slowest:.2f} s")
+    files = FILES * schedules
     assert counts["files"] >= files * 0.9 and min(counts["pages"], counts["drops"]) > files / 2

@@ -8,7 +8,6 @@ import re
 import time
 import unicodedata
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as some
 from selectolax.lexbor import LexborHTMLParser
 
@@ -21,6 +20,7 @@ from tests import kills
 from tests.corpus.test_segments import HOSTILE
 from tests.corpus.test_text import TABLE
 from tests.pages import UNJUDGED
+from tests.soak import fuzz
 
 PAGES = 2_500  # a schedule
 SECONDS = 2
@@ -73,16 +73,11 @@ def check_words(html: bytes, text: str) -> None:
 
 
 def test_mutated_pages() -> None:
-    """HUMPBACK_SOAK_SCHEDULES times PAGES (once), seed HUMPBACK_SOAK_SEED."""
-    pages = PAGES * int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "1"))
+    """HUMPBACK_SOAK_SCHEDULES times PAGES (sixteen), seed HUMPBACK_SOAK_SEED."""
+    schedules = int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "16"))
     cfg, slowest = Segments(min_chars=40, **UNJUDGED), 0.0
     counts = {"pages": 0, "segments": 0, "drops": 0}
 
-    @seed(int(os.environ.get("HUMPBACK_SOAK_SEED", "0")))
-    @settings(
-        max_examples=pages, deadline=None, database=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck)
-    )
-    @given(some.sampled_from(SEEDS), CHANGES)
     def one_page(html: str, changes: list) -> None:
         nonlocal slowest
         data = changed(html, changes)
@@ -97,8 +92,9 @@ def test_mutated_pages() -> None:
             assert segment.text == segment.text.strip("\n") and 40 <= len(segment.text) <= 3_000
         counts.update(pages=counts["pages"] + 1, segments=counts["segments"] + len(found), drops=counts["drops"] + len(drops))
 
-    one_page()
+    fuzz.run(one_page, PAGES, schedules, some.sampled_from(SEEDS), CHANGES)
     print(f"{counts}, the slowest {slowest:.2f} s")
+    pages = PAGES * schedules
     assert counts["pages"] >= pages * 0.9 and min(counts["segments"], counts["drops"]) > pages / 4
 
 
