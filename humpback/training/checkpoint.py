@@ -67,7 +67,7 @@ def save_model(path: storage.PathLike, info: ModelInfo, params: Mapping[str, Any
     Every process calls it. Raises ValueError for weights that do not fit the architecture.
     """
     model_weights.check_params(info.config, params)
-    with _model_folder(path, info, tokenizer) as folder, stored.told_when_full(folder):
+    with _model_folder(path, info, tokenizer) as (folder, _), stored.told_when_full(folder):
         _start_saving(folder / "weights", params).result()
 
 
@@ -84,13 +84,16 @@ def save_streamed(
 
     dtype: a weight's type, before it is read. Every process calls it; the first one reads and writes, the others `attend`.
     """
-    with _model_folder(path, info, tokenizer) as folder:
-        stored.write(folder / "weights", info.config, read, dtype, attend, look)
+    with _model_folder(path, info, tokenizer) as (folder, measured):
+        measured |= stored.write(folder / "weights", info.config, read, dtype, attend, look)
 
 
 @contextlib.contextmanager
-def _model_folder(path: storage.PathLike, info: ModelInfo, tokenizer: Tokenizer) -> Iterator[epath.Path]:
-    """A folder without a model; when the weights have been written there, adds what else it takes to be one."""
+def _model_folder(path: storage.PathLike, info: ModelInfo, tokenizer: Tokenizer) -> Iterator[tuple[epath.Path, dict[str, Any]]]:
+    """A folder without a model; when the weights have been written there, adds what else it takes to be one.
+
+    And a dict for what `stored.write` returns, so that these files need not be read.
+    """
     if info.direction not in DIRECTIONS:
         raise ValueError(f"direction {info.direction!r} is not one of {', '.join(DIRECTIONS)}")
     folder = epath.Path(path)
@@ -104,13 +107,15 @@ def _model_folder(path: storage.PathLike, info: ModelInfo, tokenizer: Tokenizer)
             stored.remove(folder / name)
         storage.clean(folder)
     distributed.barrier(f"save_model clear {folder}")
-    yield folder
+    measured: dict[str, dict[str, Any]] = {}
+    yield folder, measured
     if jax.process_index() == 0:
         for name, data in tokenizer_files.items():
             storage.publish(folder / name, data)
         storage.publish_json(folder / "model.json", info.to_dict())
-        files = [*(f"weights/{name}" for name in checksums.walk(folder / "weights")), *tokenizer_files, "model.json"]
-        checksums.publish(folder, files)
+        weights = {f"weights/{name}": measured.get(os.path.basename(name)) for name in checksums.walk(folder / "weights")}
+        known = {name: entry for name, entry in weights.items() if entry}
+        checksums.publish(folder, [*(weights.keys() - known.keys()), *tokenizer_files, "model.json"], known)
     distributed.barrier(f"save_model done {folder}")
 
 

@@ -16,14 +16,15 @@ CHECKSUMS = "checksums.json"
 Files = Mapping[str, Mapping[str, Any]]  # {path inside the folder: {"size": bytes, "crc32c": eight hex digits}}
 
 
+def measure(file: epath.Path) -> dict[str, Any]:
+    """What checksums.json says of a file."""
+    return {"size": file.stat().length, "crc32c": storage.crc32c_file(file)}
+
+
 def publish(folder: epath.Path, names: Collection[str], known: Files | None = None) -> None:
     """Writes checksums.json, or replaces it, for the files `names` (paths inside the folder) and `known`, which are not read."""
-
-    def measure(name: str) -> dict[str, Any]:
-        return {"size": (folder / name).stat().length, "crc32c": storage.crc32c_file(folder / name)}
-
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        files = {**(known or {}), **dict(zip(names, pool.map(measure, names), strict=True))}
+        files = {**(known or {}), **dict(zip(names, pool.map(lambda name: measure(folder / name), names), strict=True))}
     storage.publish_json(folder / CHECKSUMS, {"files": files, "sha256": _digest(files)}, replace=True)
 
 

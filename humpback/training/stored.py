@@ -29,6 +29,7 @@ TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder that it ha
 _CHUNK_BYTES = 1 << 21
 _UPLOADS_AT_ONCE = 4
 _COMMITTED = "commit_success.txt"
+_PARTIAL = ".partial_save"  # what Orbax appends to a folder that it saves in parts
 
 
 def context() -> ocp.Context:
@@ -47,24 +48,25 @@ def write(
     dtype: Callable[[Leaf], Any],
     attend: Callable[[Leaf], None],
     look: Callable[[Leaf, np.ndarray], None],
-) -> None:
+) -> dict[str, dict[str, Any]]:
     """Writes the weights that `read` gives, each asked for once and in the order of `leaves`. `path` appears when all are there.
 
     Every process calls it, because Orbax meets, but only the first one writes and reads. In its memory are what is being written
     and what is being read meanwhile, each of about the size of the largest weight. On gs://, where Orbax does not save in parts, a
     single process writes to a local folder first (TMPDIR says where; it takes the model's size), and of several the first holds the
     whole model. dtype: a weight's type. attend: called where the others do not read. look: is shown each weight.
+    Returns what checksums.json says of files that arrays are in, by their names without folders, measured while they were in memory.
     """
     if not storage.is_local(path) and jax.process_count() == 1:
         with _beside(path) as folder:
-            write(folder / path.name, cfg, read, dtype, attend, look)
+            measured = write(folder / path.name, cfg, read, dtype, attend, look)
             _upload(folder / path.name, path)
-        return
+        return measured
     made = context()
     made.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     in_parts = storage.is_local(path)
-    writing, tree = None, {}
-    with made, told_when_full(path):
+    writing, tree, measured = None, {}, {}
+    with made, told_when_full(path), concurrent.futures.ThreadPoolExecutor(1) as thread:
         for group in _groups(cfg):
             for leaf in group:
                 if jax.process_index() == 0:
@@ -78,12 +80,22 @@ def write(
             if in_parts:
                 if writing is not None:
                     writing.result()
+                    thread.submit(_measure, path, measured)
                 writing, tree = ocp.partial.save_async(absolute(path), tree), {}
         if in_parts:
             writing.result()
+            thread.submit(_measure, path, measured).result()
             ocp.partial.finalize(absolute(path))
         else:
             ocp.save(absolute(path), tree)
+    return measured
+
+
+def _measure(path: epath.Path, measured: dict[str, dict[str, Any]]) -> None:
+    """Adds the new files of arrays in what Orbax has of `path` so far. They keep their names, which are random; their folders do not."""
+    for file in (path.parent / f"{path.name}{_PARTIAL}").glob("*/*/*/d/*") if jax.process_index() == 0 else ():
+        if file.name not in measured:
+            measured[file.name] = checksums.measure(file)
 
 
 @contextlib.contextmanager
