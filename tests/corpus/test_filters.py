@@ -180,6 +180,12 @@ def test_a_text_that_leans_on_another_points_elsewhere(text: str, points: bool) 
     assert filters.pointing_reason(text, re.findall(r"\w+", text.casefold())) == ("points elsewhere" if points else "")
 
 
+def test_a_text_that_leans_on_another_is_dropped() -> None:
+    cfg = Segments(repeat_jaccard=1.0, repeat_ngram=99)
+    assert filters.text_reason("Now that it rests, wait. " + PROSE * 6, 0, cfg) == "points elsewhere"
+    assert filters.text_reason("Let it rest. " + PROSE * 6, 0, cfg) == ""
+
+
 def test_a_label_below_its_icon_is_a_fragment() -> None:
     cfg = Segments()
     labels = "\n\n".join(f"{word}\n\n{PROSE}\n\n{word}" for word in ("Bake", "Rest"))

@@ -35,6 +35,15 @@ def test_the_segments_of_one_language_are_kept(language: str, header: str) -> No
     assert drops == ["language"]
 
 
+def test_english_below_headers_of_another_language_is_dropped() -> None:
+    headers = "<h1>14.6. Andra säkerhetsrelaterade överväganden</h1><h2>14.6.4. Hantera en maskin som en helhet</h2>"
+    page = f"{headers}<p>{ENGLISH * 3}</p>".encode()
+    drops: list[str] = []
+    cfg = Segments(min_chars=100, repeat_jaccard=1.0, repeat_ngram=99)
+    assert extract(Page("p", "p", 0, len(page), page), cfg, lambda reason, _: drops.append(reason)) == []
+    assert drops == ["language", "language"]
+
+
 def test_a_header_in_another_language_is_seen() -> None:
     assert [is_other(header, "en") for header in ("Debian ile çalışmak", "Using sftp", "tsvector", "")] == [True, False, False, False]
     assert is_other("Backporting strategy", "de")
