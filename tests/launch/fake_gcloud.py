@@ -156,7 +156,7 @@ class Cloud:
             if state["nodes"][node]["state"] != "READY":
                 raise Error(f"ERROR: node {node} is {state['nodes'][node]['state']}", 255)
             if not state["settings"]["key"]:
-                raise Error("user@10.0.0.2: Permission denied (publickey).\nERROR: [/usr/bin/ssh] exited with return code [255]", 255)
+                raise Error("user@worker: Permission denied (publickey).\nERROR: [/usr/bin/ssh] exited with return code [255]", 255)
             settings, number = state["settings"], state["nodes"][node]["number"]
         breaks = chance.random() < settings["breaks"]
         workers = range(settings["workers"]) if flags.get("worker") == "all" else [int(flags.get("worker", 0))]
