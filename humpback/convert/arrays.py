@@ -14,8 +14,8 @@ import numpy as np
 from humpback.errors import UserError
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
-# All bits of the exponent set: infinite or not a number.
-_EXPONENT = {"float32": 0x7F800000, "bfloat16": 0x7F80, "float16": 0x7C00}
+# The bits of infinity; with more it is not a number.
+_INFINITE = {"float32": 0x7F800000, "bfloat16": 0x7F80, "float16": 0x7C00}
 _STRIP = 1 << 18  # numbers, so that a strip stays in the cache
 
 
@@ -44,12 +44,13 @@ def same_numbers(one: np.ndarray, other: np.ndarray) -> bool:
 
 def check_finite(array: np.ndarray, name: str, where: str) -> None:
     """Raises UserError naming the tensor when a number of it is infinite or none. array: of one of DTYPES, contiguous."""
-    mask = _EXPONENT[str(array.dtype)]
-    flat = array.reshape(-1).view(f"u{array.itemsize}")
+    infinite, bits = _INFINITE[str(array.dtype)], 8 * array.itemsize
+    flat = array.reshape(-1)
     for start in range(0, flat.size, _STRIP):
-        bits = flat[start : start + _STRIP] & flat.dtype.type(mask)
-        if bits.max() == mask:
-            at = start + int(bits.argmax())
+        strip = flat[start : start + _STRIP]
+        # As integers, numbers from infinity on are the largest: those without a sign read as signed ones, those with one as unsigned.
+        if strip.view(f"i{array.itemsize}").max() >= infinite or strip.view(f"u{array.itemsize}").max() >= infinite + (1 << (bits - 1)):
+            at = start + int((~np.isfinite(strip)).argmax())
             place = tuple(int(i) for i in np.unravel_index(at, array.shape))
             raise UserError(
                 f"{where}: tensor {name} holds {float(array[place])} at {place}; a model with such a number computes nothing but "

@@ -19,8 +19,11 @@ import sys
 import tempfile
 import time
 
-import common
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # tests, which is not installed
+
+import common
 
 from humpback.convert import export, names, tensorfiles
 from humpback.convert.arrays import DTYPES
