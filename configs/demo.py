@@ -1,7 +1,7 @@
 """The quickstart: the whole loop on a laptop's CPU with real weights, embedded pages and pairs, in a quarter of an hour.
 
 These are not the paper's values: the base is SmolLM2-135M-Instruct, which has been instruction-tuned before, the sets are tiny and
-the learning rate is five times the paper's, so that a few steps show an effect. `:ci` cuts the segments and the steps of M_1 and M_2.
+the learning rate is five times the paper's, so that a few steps show an effect. `:ci` cuts segments, steps and held-out pairs.
 """
 
 from humpback import config
@@ -22,6 +22,7 @@ def get_config(variant: str = "") -> config.Config:
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.batch, task.steps, task.checkpoint_every = 8, 5, 3
         task.lr = task.end_lr = 5e-5
+        task.compute_dtype = config.cpu_dtype()
         task.remat = "dots"  # half the memory, and no slower on a CPU
         task.dropout = 0.0  # at 0.1 this base, pretrained without, starts at 7.7 nats instead of 3.7 and has no time to recover
     cfg.backward.length = 336  # one example a row with little padding
@@ -30,9 +31,12 @@ def get_config(variant: str = "") -> config.Config:
     cfg.curate.mode = "expected"  # a model this small does not keep to a format, and is not calibrated
     cfg.curate.select = "top_fraction"
     cfg.curate.fraction = 0.25
+    cfg.decoding.compute_dtype = config.cpu_dtype()
     cfg.decoding.length = 640
     if variant == "ci":
         cfg.segments.limit = 12
+        cfg.seed_pairs.held_out = 12  # of 34
+        cfg.backward.steps = cfg.forward_seed.steps = 3
         cfg.forward.steps = 1
     elif variant:
         raise ValueError(f"configs/demo.py has no variant {variant!r}; it has :ci")

@@ -20,6 +20,7 @@ def get_config() -> config.Config:
     cfg.seed_pairs.limit = 64
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.length, task.batch, task.steps, task.checkpoint_every = 512, 8, 6, 3
+        task.compute_dtype = config.cpu_dtype()
         task.remat = "dots"
         task.lr = task.end_lr = 5e-5
         task.dropout = 0.0  # see configs/demo.py
@@ -27,5 +28,6 @@ def get_config() -> config.Config:
     cfg.curate.mode = "expected"
     cfg.curate.select = "top_fraction"
     cfg.curate.fraction = 0.25
+    cfg.decoding.compute_dtype = config.cpu_dtype()
     cfg.decoding.length = 1_024
     return cfg
