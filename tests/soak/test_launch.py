@@ -75,8 +75,9 @@ def watch(cloud: Cloud, command: list[str]) -> float:
 
 
 def wait_for_start(cloud: Cloud, supervisor: subprocess.Popen) -> None:
-    """Returns when the command has been started on the second worker, or there is nobody to start it."""
-    while not (cloud.worker("pod", 1) / "humpback-job").exists() and supervisor.poll() is None:
+    """Returns when the command has been started on both workers, or there is nobody to start it."""
+    jobs = [cloud.worker("pod", number) / "humpback-job" for number in range(2)]
+    while not all(job.exists() for job in jobs) and supervisor.poll() is None:
         time.sleep(0.05)
 
 
