@@ -81,7 +81,7 @@ def test_one_replica_of_two_processes_writes_what_one_process_writes(tmp_path):
     assert generated(tmp_path / "two") == generated(tmp_path / "one") and len(generated(tmp_path / "one")) > 6
 
 
-@pytest.mark.parametrize("count", [0, 3])
+@pytest.mark.parametrize("count", [0, 1, 3])
 def test_fewer_records_than_slots(tmp_path, count):
     """Two replicas of one device: at least one of them has nothing to do, or both."""
     job = make_job(tmp_path, [f"{2 * number:016x}" for number in range(count)], "--length=112")

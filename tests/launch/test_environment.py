@@ -219,7 +219,7 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
         "humpback summary --config=configs/demo.py:ci --workdir=runs/demo-ci --check",
         "reproduce --rehearse",
         "pytest -q tests/parity",
-        "pytest -q tests/planning/test_compile.py tests/planning/test_cache.py",
+        "pytest -q tests/planning",
         "pytest -q -s tests/soak/test_kill.py",
     ]
     result, calls = launch(repository, "../.ci/run")

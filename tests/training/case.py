@@ -20,7 +20,7 @@ from humpback.training.checkpoint import Model, ModelInfo
 
 # Every dimension differs, so that none can stand for another; all that a mesh of 8 may split is divisible.
 CONFIG = LlamaConfig(vocab_size=96, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=24)
-# Large enough that 40 steps take longer than to start and to compile.
+# Large enough that 60 steps take longer than to start and to compile.
 LARGER = LlamaConfig(vocab_size=2048, d_model=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, d_ff=384)
 
 

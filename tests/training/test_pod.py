@@ -56,6 +56,7 @@ def train_here(steps: int, checkpoints: TrainingCheckpoints | None = None, stop_
 def test_one_device_is_eight_and_two_processes_and_each_continues_the_others_checkpoint(tmp_path):
     """From the beginning and from a checkpoint of fsdp 4 × tensor 2: on 2 × 4 … as two heads allow, on one device, in two processes."""
     alone = train_here(8)
+    assert train_here(8, stop_at=5, data=2, fsdp=2, tensor=2) == pytest.approx(alone[:5], abs=1e-5)
     saved = TrainingCheckpoints(tmp_path / "saved" / "steps")
     assert train_here(8, saved, stop_at=4, fsdp=4, tensor=2) == pytest.approx(alone[:4], abs=1e-5)
     saved.wait()
@@ -85,7 +86,7 @@ def was_hit(folder: pathlib.Path) -> str:
 def test_killed_and_terminated_trainings_end_with_the_same_bits(tmp_path, monkeypatch):
     """A SIGTERM and a kill at random moments, one after the other in one training."""
     monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")  # here most of the time goes into steps
-    flags = long(40)
+    flags = long(60)
     duration, _ = kills.finish(command(tmp_path / "whole", *flags))
     folder, hits = tmp_path / "ended", []
     for number, moment in enumerate(kills.moments(seed=11, count=2, duration=duration)):
