@@ -148,7 +148,8 @@ def call(words: Sequence[str], seconds: float | None, shown: bool = False) -> su
         said, told = process.communicate(timeout=seconds)
         return subprocess.CompletedProcess(line, process.returncode, said, told)
     except BaseException as error:
-        os.killpg(process.pid, signal.SIGKILL)  # gcloud is a script that starts Python, which starts ssh
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.killpg(process.pid, signal.SIGKILL)  # gcloud is a script that starts Python, which starts ssh
         process.wait()
         if not isinstance(error, subprocess.TimeoutExpired):
             raise

@@ -195,6 +195,20 @@ def test_two_supervisors_and_two_commands_are_kept_apart(cloud, tmp_path):
     assert "for another command" in tpu(cloud, "supervise", TYPE, *job(tmp_path, "--steps=1"), code=2)
 
 
+def test_ctrl_c_while_gcloud_ends_is_no_error(tmp_path):
+    """Otherwise a supervisor would take it for a fault of its own and delete the slices."""
+    script, begun = tmp_path / "gcloud", tmp_path / "begun"
+    script.write_text(f"#!/bin/sh\ntouch {begun}\nexec sleep 0.15\n")  # an interrupted Popen.communicate waits 0.25 s for the end
+    script.chmod(0o755)
+    words = [sys.executable, str(ROOT / "launch" / "tpu.py"), "status", *WHERE]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(begun.exists)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+
+
 def test_a_folder_that_git_does_not_know_costs_nothing(cloud, tmp_path):
     """A downloaded archive, say: it cannot be set up, which is told before anything is made."""
     script = tmp_path / "launch" / "tpu.py"
