@@ -141,32 +141,20 @@ def test_mistakes_are_named(store):
 
 
 def test_a_checkpoint_survives_trouble_and_damage_is_found(store):
-    """Orbax's own writer, TensorStore, goes to the same place.
-
-    Of a write whose answer is lost it may think that somebody else made it, and fail. The process ends then, and the next one continues.
-    """
+    """Orbax's own writer, TensorStore, goes to the same place."""
     state = {"params": {"embedding": jax.numpy.arange(40_000.0).reshape(200, 200)}, "step": jax.numpy.int32(3)}
     store.trouble(3, refused=0.05, cut=0.02)
-    done, starts = 0, 0
-    while done < 3:
-        starts += 1
-        assert starts < 4
-        steps = checkpoint.TrainingCheckpoints("gs://bucket/steps")
-        done = (steps.latest() or (0, {}))[0]
-        try:
-            for step in range(done + 1, 4):
-                steps.save(step, state, {"seed": 1})
-            steps.wait()
-            done = 3
-        except ValueError as error:
-            assert "ALREADY_EXISTS" in str(error)
+    steps = checkpoint.TrainingCheckpoints("gs://bucket/steps")
+    for step in (1, 2, 3):
+        steps.save(step, state, {"seed": 1})
+    steps.wait()
     store.trouble()
     assert sorted({name.split("/")[1] for name in store.names("steps/")}) == ["00000002", "00000003"]
     again = checkpoint.TrainingCheckpoints("gs://bucket/steps")
     assert again.latest() == (3, {"seed": 1})
     read = again.restore(3, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), read, state))
-    part = next(name for name in checksums.walk(again.path / "00000003") if "/d/" in name)
+    part = next(name for name in checksums.walk(again.path / "00000003") if "embedding/c/" in name)
     epath.Path(again.path / "00000003" / part).write_bytes(b"other")
     assert checkpoint.TrainingCheckpoints("gs://bucket/steps").latest() == (2, {"seed": 1})
 

@@ -376,7 +376,7 @@ def _word_of_the_first(value: int) -> int:
 
 def _start_saving(path: epath.Path, tree: Any) -> Any:
     """Begins to write a tree; the `.result()` of what it returns waits for the end and raises what went wrong."""
-    with stored.context():
+    with stored.context(path):
         return ocp.save_async(stored.absolute(path), tree)
 
 

@@ -32,9 +32,12 @@ _COMMITTED = "commit_success.txt"
 _PARTIAL = ".partial_save"  # what Orbax appends to a folder that it saves in parts
 
 
-def context() -> ocp.Context:
-    """For saving."""
+def context(path: epath.Path) -> ocp.Context:
+    """For saving at a path."""
     made = ocp.Context()
+    # On gs:// each array has files of its own. In one database for all, OCDBT, TensorStore takes a write of its own whose answer was
+    # lost for somebody else's, and the save fails (ALREADY_EXISTS; github.com/google/tensorstore/issues/290).
+    made.array_options.saving.use_ocdbt = storage.is_local(path)
     made.array_options.saving.use_compression = False  # float weights hardly shrink: 4.1 s against 0.6 s for 400 MB
     # In the background, a folder that cannot be made would leave threads behind that let no process end for five minutes.
     made.async_options.create_directories_asynchronously = False
@@ -62,7 +65,7 @@ def write(
             measured = write(folder / path.name, cfg, read, dtype, attend, look)
             _upload(folder / path.name, path)
         return measured
-    made = context()
+    made = context(path)
     made.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     in_parts = storage.is_local(path)
     writing, tree, measured = None, {}, {}
