@@ -17,7 +17,16 @@ from humpback.decoding.sampling import Sampler
 from humpback.model import llama, quantization, sharding
 
 _BATCH = ("data", "fsdp")
+_TILE = 8
 _BUCKETS = (64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1_024, 1_280, 1_536, 1_792)
+
+
+def shareable(count: int, length: int) -> int:
+    """How many of `count` tokens that all prompts begin with are shared, so that a row of `length` has whole tiles of its own.
+
+    Otherwise a TPU's compiler may want a cache of few key heads in another order than the one it lies in, and hold a second one.
+    """
+    return max(0, count - (count - length) % _TILE)
 
 
 @dataclass(frozen=True)

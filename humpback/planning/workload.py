@@ -13,6 +13,7 @@ import numpy as np
 
 from humpback import prompts
 from humpback.config import Config
+from humpback.decoding.programs import shareable
 from humpback.errors import UserError
 from humpback.tokens.examples import TokenExample
 
@@ -127,9 +128,10 @@ def rate_requests(cfg: Config, work: Workload, rubric: str = prompts.RUBRIC) -> 
 
 
 def _requests(cfg: Config, work: Workload, head: int, own: np.ndarray, answers: list[int], most_new: int) -> Requests:
-    prefix = work.tokens(head)
+    same = work.tokens(head)
+    prefix = shareable(same, cfg.decoding.length)
     room = cfg.decoding.length - prefix - most_new
     if room < 1:
         raise UserError(f"config field decoding.length: {cfg.decoding.length} leaves no room for a prompt beside {most_new} new tokens and "
                         f"a shared beginning of about {prefix}")  # fmt: skip
-    return Requests(work.segments, prefix, tuple(min(room, work.tokens(each)) for each in own), tuple(answers))
+    return Requests(work.segments, prefix, tuple(min(room, same - prefix + work.tokens(each)) for each in own), tuple(answers))

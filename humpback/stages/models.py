@@ -14,6 +14,7 @@ from humpback import config as configs
 from humpback import distributed, prompts, storage
 from humpback.decoding import offline
 from humpback.decoding.engine import Engine
+from humpback.decoding.programs import shareable
 from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.records import from_json, shard_paths
@@ -105,11 +106,12 @@ def stage_inputs(run: Run, name: str, kind: type) -> offline.Inputs:
 
 
 def shared_prefix(model: checkpoint.Model, template: Callable[[str], prompts.Prompt], length: int) -> list[int]:
-    """The ids that the prompts of a template begin with, whatever is filled in; none when they leave no room in `length`."""
+    """The ids that the prompts of a template begin with, whatever is filled in, as far as `length` allows them to be shared."""
     encoded = [encode_prompt(model, template(filling), length) for filling in _FILLINGS]
     if any(ids is None for ids in encoded):
         return []
-    return [int(same[0]) for same in itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*encoded, strict=False))]
+    same = [int(ids[0]) for ids in itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*encoded, strict=False))]
+    return same[: shareable(len(same), length)]
 
 
 def check_length(field: str, length: int, info: checkpoint.ModelInfo) -> None:

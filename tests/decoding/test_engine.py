@@ -7,6 +7,7 @@ import pytest
 
 from humpback import keys
 from humpback.decoding.engine import Engine, Request
+from humpback.decoding.programs import shareable
 from humpback.decoding.sampling import Sampler
 from humpback.model import attention, llama, sharding
 
@@ -172,6 +173,11 @@ def test_a_request_that_cannot_fit_is_named(params):
 def with_prefix(requests: list[Request], prefix: np.ndarray, shared) -> list[Request]:
     """Puts the first shared(i) tokens of the prefix before each prompt."""
     return [dataclasses.replace(r, ids=np.concatenate([prefix[: shared(i)], r.ids])) for i, r in enumerate(requests)]
+
+
+@pytest.mark.parametrize(("count", "length", "shared"), [(44, 2048, 40), (40, 2048, 40), (7, 2048, 0), (0, 2048, 0), (45, 2043, 43), (2, 2043, 0)])
+def test_what_is_shared_leaves_rows_of_whole_tiles(count, length, shared):
+    assert shareable(count, length) == shared
 
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 1, 4)])

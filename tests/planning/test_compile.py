@@ -148,6 +148,16 @@ def test_decoding_on_four_chips(mesh):
 
 
 @needs_libtpu
+def test_a_cache_of_two_key_heads_a_chip_is_not_copied(mesh):
+    """Behind a prefix as it is cut; behind all of the 44 tokens the compiler turns every layer's cache, and holds both."""
+    model = dataclasses.replace(SIZES["llama3_8b"], num_layers=4, vocab_size=512)
+    prefix, slots, length = programs.shareable(44, 2048), 80, 2048
+    memory = planning.compile_for(*program("generate", programs.Layout(model, mesh, slots, length, prefix, "bfloat16", 8, 512))).memory
+    cache = 2 * model.num_layers * slots * model.num_kv_heads // 4 * (length - prefix) * model.head_dim * 2
+    assert 30 < prefix <= 44 and memory.temporaries < cache / 2 < memory.aliased / 2
+
+
+@needs_libtpu
 @pytest.mark.parametrize(("config", "kernels"), [(WIDE, WIDE.num_layers - 1), (CONFIG, 0)])
 def test_prefill_after_a_prefix_with_the_attention_kernel(mesh, config, kernels):
     """One Pallas kernel a layer but the last where the head size allows it, and no more collectives than without."""
