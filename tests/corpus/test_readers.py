@@ -123,7 +123,8 @@ def test_file_lists(tmp_path: Path, pack: type, name: str) -> None:
 
 @pytest.mark.parametrize("text, part", [
     (b"x.warc\nnowhere.warc.gz\n", "warc.paths:2: .*nowhere.warc.gz: no such file"),
-    (b"s3://b/1.warc", "warc.paths:1: s3://b/1.warc: only local"), (b"\n", "no path in it"), (gzip.compress(b"x.warc\n", mtime=0)[:-4], "truncated"),
+    (b"s3://b/1.warc", "warc.paths:1: s3://b/1.warc: only local"), (b"\n", "no path in it"),
+    (gzip.compress(b"x.warc\n", mtime=0)[:-4], "truncated"),
 ])  # fmt: skip
 def test_file_lists_that_are_none(tmp_path: Path, text: bytes, part: str) -> None:
     put(tmp_path / "x.warc")

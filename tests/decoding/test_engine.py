@@ -175,7 +175,9 @@ def with_prefix(requests: list[Request], prefix: np.ndarray, shared) -> list[Req
     return [dataclasses.replace(r, ids=np.concatenate([prefix[: shared(i)], r.ids])) for i, r in enumerate(requests)]
 
 
-@pytest.mark.parametrize(("count", "length", "shared"), [(44, 2048, 40), (40, 2048, 40), (7, 2048, 0), (0, 2048, 0), (45, 2043, 43), (2, 2043, 0)])
+@pytest.mark.parametrize(
+    ("count", "length", "shared"), [(44, 2048, 40), (40, 2048, 40), (7, 2048, 0), (0, 2048, 0), (45, 2043, 43), (2, 2043, 0)]
+)
 def test_what_is_shared_leaves_rows_of_whole_tiles(count, length, shared):
     assert shareable(count, length) == shared
 
