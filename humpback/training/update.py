@@ -44,7 +44,8 @@ def loss_and_grads(
         return share(params, programs.part_of(rows, 0), weights_AGM[0])
 
     def add(sums: tuple[jax.Array, llama.Params], part: tuple[programs.Rows, jax.Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, share(params, *part)), None
+        # Without the barrier a TPU's compiler tries to reduce the gradients over the chips after the last part only, and fails over it.
+        return jax.tree.map(jnp.add, sums, jax.lax.optimization_barrier(share(params, *part))), None
 
     zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, params)
     return jax.lax.scan(add, zeros, (rows, weights_AGM))[0]

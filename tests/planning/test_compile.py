@@ -187,6 +187,19 @@ def test_a_training_step_on_four_chips():
 
 
 @needs_libtpu
+def test_a_training_step_in_two_parts_on_four_chips():
+    """The gradients are reduced over the chips part by part, which the compiler may not be led to put off: it fails over that."""
+    mesh, rows, T = sharding.make_mesh(fsdp=4, devices=planning.topology("v5e:2x2")), 8, 512
+    ft, model = config.paper("").forward, dataclasses.replace(CONFIG, vocab_size=512)
+    shapes = update.state_shapes(model, optimizer.make_optimizer(ft), mesh)
+    step = update.jit_step(model, ft, optimizer.make_optimizer(ft), 10, shapes)
+    asked = training_programs.abstract_rows(mesh, T, rows, rows // 2 * T, parts=2)
+    compiled = planning.compile_for(step, (shapes, asked, update.abstract_words(mesh)))
+    weights = 2 * llama.parameter_count(model)  # in bfloat16; each part gathers them forwards, and those of the layers backwards
+    assert 2 * weights < compiled.traffic()["all-gather"].payload < 5 * weights
+
+
+@needs_libtpu
 def test_data_goes_across_slices():
     """Two slices of four chips: the mesh' first axis tells them apart."""
     arguments = {**planning.topology_arguments("v5e:2x2"), "num_slices": 2}
