@@ -230,15 +230,15 @@ worker.main()
 
 
 def test_a_part_that_cannot_be_written_is_an_error_and_a_long_one_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_SILENT", 0.3)
-    job = one_job(tmp_path, page_seconds=0.3)
+    monkeypatch.setattr(worker, "_SILENT", 1)
+    job = one_job(tmp_path, page_seconds=1)
     publish = "import os, signal, time\nfrom humpback.corpus import worker\npublish = worker.storage.publish\n"
     killed = publish + "worker.storage.publish = lambda *a, **kw: os.kill(os.getpid(), signal.SIGKILL)\nworker.main()\n"
     with pytest.raises(RuntimeError, match="died 2 times while it wrote part 000000"):
         outcome_of_hurt(job, killed, monkeypatch)
     monkeypatch.undo()
-    monkeypatch.setattr(worker, "_SILENT", 0.3)
-    slow = publish + "worker.storage.publish = lambda *a, **kw: (time.sleep(1), publish(*a, **kw))[1]\nworker.main()\n"
+    monkeypatch.setattr(worker, "_SILENT", 1)
+    slow = publish + "worker.storage.publish = lambda *a, **kw: (time.sleep(3), publish(*a, **kw))[1]\nworker.main()\n"
     size = sum(path.stat().st_size for path in (tmp_path / "pages").iterdir())
     assert outcome_of_hurt(job, slow, monkeypatch) == ({"bytes": size, "headers": 9, "pages": 3}, {"navigation header": 3})
 
