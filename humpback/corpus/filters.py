@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from humpback.config import Segments
 from humpback.corpus import wordlists
@@ -25,13 +25,21 @@ _MARKS = [
     )
 ]
 _LOOKS_BACK = re.compile(wordlists.LOOKS_BACK, re.IGNORECASE)
+_REFERS_BACK = re.compile(wordlists.REFERS_BACK, re.IGNORECASE)
 _CONTINUES = re.compile(wordlists.CONTINUES, re.IGNORECASE)
+_LOOKS_AHEAD = re.compile(wordlists.LOOKS_AHEAD, re.IGNORECASE)
+_SHOWS_BELOW = re.compile(wordlists.SHOWS_BELOW, re.IGNORECASE)
+_THE_EXAMPLE = re.compile(wordlists.THE_EXAMPLE, re.IGNORECASE)
 _SHOWS_PICTURE = re.compile(wordlists.SHOWS_PICTURE, re.IGNORECASE)
+_NUMBERED_FIGURE = re.compile(wordlists.NUMBERED_FIGURE, re.IGNORECASE)
 _NO_WORD = re.compile(r"[\W_]*")
 _BACK_WORDS = frozenset(wordlists.BACK_WORDS)
+_REFERRING_WORDS = frozenset(wordlists.REFERRING_WORDS)
+_AHEAD_WORDS = frozenset(wordlists.AHEAD_WORDS)
 _EXAMPLE_WORDS = frozenset(wordlists.EXAMPLE_WORDS)
 _PICTURE_WORDS = frozenset(wordlists.PICTURE_WORDS)
 _FIGURE = re.compile(r"(?:^|\n)[ >:]*(?:```|\|)")  # code or a table, of which a text may speak
+_SHOWN = re.compile(r"^(?:[ >:]*(?:```|\||- |\d+\. |: )|>)", re.MULTILINE)  # what can be shown below: that, a list, a term, a quotation
 _FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
 _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
 # An item, a row, or a term and what is said of it in a line.
@@ -40,10 +48,13 @@ _SEE_ALSO = re.compile(wordlists.SEE_ALSO, re.IGNORECASE)
 _MAX_SEE_ALSO = 200  # characters
 _MAX_REPEATED = 2  # lines
 _LABEL = re.compile(r"(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)]")
+_LAST_LABEL = re.compile(r"\n\n[A-Z][^\W\d]*(?: [^\W\d]+){0,3}\Z")
 _MAX_ALONE = 3  # labels with nothing below them
 # A form: so many labels, such a share of the blocks, with no more characters than that between them, on average.
 _MIN_LABELS, _LABEL_SHARE, _SHORT_BLOCK = 4, 0.35, 110
 _PROMISE = re.compile(r"^(?:: |  )[^\n]{40,}:(?=\n\n[^\n]+\n: )", re.MULTILINE)  # "It looks like this:", and then the next term
+# A line by itself that breaks off: what it opens, or goes on to, is not there ("Read more …").
+_BREAKS_OFF = re.compile(r"(?:\A|\n\n)(?!- |\d+\. |: |\||>| )[^\n]{1,60}(?:\.\.\.|…)(?=\n\n|\Z)")
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
 # A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
 _LINE_IN_THE_AIR = re.compile(
@@ -100,6 +111,15 @@ def is_navigation(header: str, navigation: str = "") -> bool:
     return any(f" {' '.join(_WORD.findall(phrase.casefold()))} " in f" {words} " for phrase in navigation.split(",") if phrase.strip())
 
 
+def place_reason(header_path: Sequence[str], text: str) -> str:
+    """Drops what leans on its place in a page: a part of a tutorial, which builds on those before it; and a text under "Example"
+    that opens with the example itself, so that it does not say of what it is one, and goes on with something else.
+    """
+    if any(not wordlists.LESSONS.isdisjoint(_WORD.findall(header.casefold())) for header in header_path[:-1]):
+        return "points elsewhere"
+    return "points elsewhere" if _only_words(header_path[-1]) in wordlists.EXAMPLES and _FIGURE.match(text) else ""
+
+
 def _only_words(header: str) -> str:
     return " ".join(word for word in _WORD.findall(header.casefold()) if not word.isdigit())
 
@@ -117,7 +137,7 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
         return "broken characters"
     if linked > cfg.max_link_share * len(text):
         return "links"
-    if text.endswith(":"):  # of what is not there
+    if text.endswith(":") or _LAST_LABEL.search(text):  # of what is not there
         return "fragments"
     prose = without_code(text)
     if len(text) - len(prose) > cfg.max_code_share * len(text):
@@ -152,14 +172,16 @@ def structure_reason(text: str, cfg: Segments) -> str:
 
 def fragments_reason(text: str, cfg: Segments) -> str:
     """Drops a text of which a large part is lines that end in the air: labels, captions, headers with nothing below; in
-    which such lines are there twice, as a header and below its icon; that is a form; or that promises what is not there.
+    which such lines are there twice, as a header and below its icon; that is a form; or that promises or opens what is not there.
     """
     lines = [line for line in _LINE_IN_THE_AIR.findall(text) if len(line) <= cfg.short_item]
     if sum(map(len, lines)) > cfg.max_fragment_share * len(text):
         return "fragments"
     repeated = sum(count > 1 and not is_remark(line) for line, count in Counter(lines).items())
     unfilled = sum(line.endswith(":") for line in lines)
-    if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or _PROMISE.search(text) or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
+    if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
+        return "fragments"
+    if _PROMISE.search(text) or _BREAKS_OFF.search(text):
         return "fragments"
     return ""
 
@@ -194,18 +216,23 @@ def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
 
 
 def pointing_reason(text: str, words: Iterable[str]) -> str:
-    """Drops a text that leans on what stands before it on its page, or speaks of pictures: it cannot be read alone."""
+    """Drops a text that leans on what is not in it, before or behind it on its page, or speaks of pictures: it cannot be read alone."""
     figure = _FIGURE.search(text)
     before = text[: figure.start()] if figure else text
-    opening = before.split("\n\n", 1)[0]
-    if _CONTINUES.match(opening, _NO_WORD.match(opening).end()):
+    if _CONTINUES.match(before, _NO_WORD.match(before).end()):
         return "points elsewhere"
-    if not _BACK_WORDS.isdisjoint(words):
-        if _LOOKS_BACK.search(opening):
+    if not _BACK_WORDS.isdisjoint(words) and _LOOKS_BACK.search(before):
+        return "points elsewhere"
+    if not _REFERRING_WORDS.isdisjoint(words) and _REFERS_BACK.search(text):
+        return "points elsewhere"
+    if not _AHEAD_WORDS.isdisjoint(words):
+        if any(not _SHOWN.search(text, found.end()) for found in _SHOWS_BELOW.finditer(text)):
             return "points elsewhere"
-        if not _EXAMPLE_WORDS.isdisjoint(words) and any("example" in found[0].lower() for found in _LOOKS_BACK.finditer(before)):
+        if _LOOKS_AHEAD.search(text, text.rstrip().rfind("\n") + 1):
             return "points elsewhere"
-    if figure is None and not _PICTURE_WORDS.isdisjoint(words) and _SHOWS_PICTURE.search(text):
+    if figure is None and not _EXAMPLE_WORDS.isdisjoint(words) and (found := _THE_EXAMPLE.search(text)) and found[1]:
+        return "points elsewhere"
+    if not _PICTURE_WORDS.isdisjoint(words) and (_NUMBERED_FIGURE.search(text) or (figure is None and _SHOWS_PICTURE.search(text))):
         return "points elsewhere"
     return ""
 

@@ -110,6 +110,10 @@ GENERIC = frozenset((
     "security", "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips",
     "usage", "use", "what is it", "what it does", "why",
 ))  # fmt: skip
+# Headers that announce an example, and do not say of what.
+EXAMPLES = frozenset(("example", "examples", "sample", "samples", "a simple example", "simple example", "example usage", "usage example"))
+# A header with one of these words: each section below it builds on those before it.
+LESSONS = frozenset(("tutorial", "tutorials", "walkthrough", "walkthroughs"))
 # The words that hold a text together; text of a language that is not here is not judged by them.
 STOP_WORDS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
@@ -152,25 +156,52 @@ POINTERS = (
     "mentioned above", "described below", "listed below", "shown below", "is described in", "are described in", "see section",
     "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
 )  # fmt: skip
-# What a text says that leans on another before it. LOOKS_BACK (which has one of BACK_WORDS) is looked for in its first paragraph and, when
-# it is of an example, up to its first code; CONTINUES at its beginning; SHOWS_PICTURE everywhere, if there is no code or table. English,
+# What a text says that leans on what is not in it: LOOKS_BACK (which has one of BACK_WORDS) and THE_EXAMPLE before its first code or
+# table, REFERS_BACK (one of REFERRING_WORDS) everywhere, CONTINUES at its beginning, LOOKS_AHEAD (one of AHEAD_WORDS) in its last line,
+# SHOWS_BELOW with nothing shown behind it, NUMBERED_FIGURE everywhere, SHOWS_PICTURE everywhere if there is no code or table. English,
 # like the marks.
 _PARTS = (
-    "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|tree|query|program|script|code"
+    "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|parts?|tree|query|program|script|code"
     "|discussion|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?"
     "|lists?|fields?"
 )
+_SAID = (
+    "described|shown|mentioned|discussed|explained|listed|given|seen|noted|outlined|introduced|stated|illustrated|presented|said|detailed"
+)
+_NOT_IN_PLACE = r"(?! (?:the|a|an|it|this|that|each|\d+)\b)"  # "printed above the line"
 LOOKS_BACK = (
     rf"\b(?:above|previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b"
-    r"|\b(?:described|shown|mentioned|discussed|explained|listed|given|seen|noted|outlined|introduced|stated|illustrated|presented|said) "
-    r"(?:above|earlier|before|previously|in the (?:previous|last|preceding) (?:section|chapter|example|step|paragraph|page)s?)\b"
+    rf"|\b(?:{_SAID}) (?:earlier|before|previously|in the (?:previous|last|preceding) (?:section|chapter|example|step|paragraph|page)s?)\b"
+    rf"|(?:\b(?:the|of|in|as|see|to|from|with|than|\w+ed|{_SAID})|[”\"]) above\b{_NOT_IN_PLACE}"
     r"|\b(?:previously|already|above)[ -](?:mentioned|described|discussed|shown|seen|explained|stated)\b"
+    r"|\b(?:in|as|of|from|with|like) the (?:first|second|third|last|other|original|running) example\b"
+    r"|\b(?:in|of|from) (?:the|our) example[,.;)](?!\w)"
+    r"|\bour (?:own )?(?:examples?|samples?|script|module|program|function|class|code|table)\b"
     r"|\bcontinuing (?:from|with|on|the)\b|\bas before\b|\bso far,? we\b"
 )
-BACK_WORDS = ("above", "previous", "previously", "preceding", "earlier", "foregoing", "before", "already", "last", "continuing", "far")
+BACK_WORDS = ("above", "previous", "previously", "preceding", "earlier", "foregoing", "before", "already", "last", "continuing", "far",
+              "example", "examples", "our")  # fmt: skip
+REFERS_BACK = (
+    r"\b(?:in|from|of|followed) the (?:previous|preceding|last|earlier) (?:section|chapter|lesson)s?\b"
+    r"|\bthe last paragraph\b|\b(?:as )?(?:we|you)(?: have|[’']ve)? (?:saw|seen)\b|\bearlier in this\b"
+)
+REFERRING_WORDS = ("previous", "preceding", "last", "earlier", "saw", "seen")
+THE_EXAMPLE = r"(\b(?:this|that|these|our|the)(?: (?:first|second|third|last|same|other|simple|original|running))? )?\bexamples?\b"
 EXAMPLE_WORDS = ("example", "examples")
+_FIGURES = "examples?|code|snippets?|listings?|tables?|figures?|graphs?|charts?|images?|pictures?|diagrams?|script|program"
+SHOWS_BELOW = (
+    rf"\b(?:{_FIGURES}) (?:\w+ )?below\b{_NOT_IN_PLACE}|\bbelow (?:{_FIGURES})\b"
+    r"|\bfollowing (?:examples?|code|snippets?|listings?|tables?|figures?|images?|pictures?|diagrams?)\b"
+)
+LOOKS_AHEAD = (
+    rf"\b(?:see|covered|defined|documented|{_SAID}) (?:later|below)\b|[”\"] below\b{_NOT_IN_PLACE}"
+    rf"|\b(?:{_PARTS}|documentation|details?|tests?|notes?) below\b{_NOT_IN_PLACE}"
+    r"|\b(?:next|following) (?:sections?|chapters?|examples?)\b|\blater in (?:this|the) (?:section|chapter|document|tutorial|manual|book)\b"
+)
+AHEAD_WORDS = ("below", "later", "next", "following")
 CONTINUES = (
-    r"(?:now|next(?=,)|the next|finally|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
+    r"(?:now|go ahead|going back|another|additionally|alternatively|also|in addition(?=,)|if you followed|next(?=,)|the next|finally"
+    r"|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
     r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’| u)?s (?:now|continue|go on)|that concludes|the above"
     r"|up (?:un)?till? now|until now|at this point,? you|by now,? you"
     r"|the (?:second|third|fourth) (?:part|step|stage|example|argument|advantage|transformation|way|method|option|reason|parameter)"
@@ -184,6 +215,7 @@ SHOWS_PICTURE = (
     r"|\b(?:figure|screenshot|screen shot|illustration) (?:shows|illustrates)\b"
     r"|\b(?:above|following|below) (?:figure|picture|screenshot|illustration|diagram)s?\b"
 )
+NUMBERED_FIGURE = r"\b(?:figures?|fig\.) \d"
 PICTURE_WORDS = ("right", "left", "figure", "figures", "picture", "pictures", "screenshot", "screenshots", "shot", "illustration", "photo",
                  "diagram", "diagrams", "illustrations", "photos")  # fmt: skip
 SHOP_MARKS = ("add to cart", "add to basket", "in stock", "out of stock", "free shipping", "price:")
