@@ -150,6 +150,7 @@ LEGAL_MARKS = (
     "copyright holder", "copyright holders", "copyright notice", "copyright owner", "fitness for a particular purpose", "merchantability",
     "permission is granted", "pursuant to", "shall be deemed", "derivative work", "derivative works", "redistributions",
 )  # fmt: skip
+WALKED_TOGETHER = (" we ", "\nwe ", " we'", " we’", " our ", "\nour ", " us ", "let's ", "let’s ")
 POINTERS = (
     "previous section", "preceding section", "next section", "following section", "this chapter", "previous chapter", "next chapter",
     "the table above", "table above", "example above", "above example", "figure above", "shown above", "described above", "listed above",
@@ -183,9 +184,12 @@ BACK_WORDS = ("above", "previous", "previously", "preceding", "earlier", "forego
               "example", "examples", "our")  # fmt: skip
 REFERS_BACK = (
     r"\b(?:in|from|of|followed) the (?:previous|preceding|last|earlier) (?:section|chapter|lesson)s?\b"
-    r"|\bthe last paragraph\b|\b(?:as )?(?:we|you)(?: have|[’']ve)? (?:saw|seen)\b|\bearlier in this\b"
+    r"|\bthe last paragraph\b|\b(?:we|you)(?: have|[’']ve)? (?:saw|seen)\b|\bearlier in this\b"
+    r"|\b(?:we(?: have|[’']ve)|this (?:article|chapter|document|page|section|tutorial) has)"
+    r" (?:shown|described|discussed|covered|reviewed|summarized)\b"
 )
-REFERRING_WORDS = ("previous", "preceding", "last", "earlier", "saw", "seen")
+REFERRING_WORDS = ("previous", "preceding", "last", "earlier", "saw", "seen", "shown", "described", "discussed", "covered", "reviewed",
+                   "summarized")  # fmt: skip
 THE_EXAMPLE = r"(\b(?:this|that|these|our|the)(?: (?:first|second|third|last|same|other|simple|original|running))? )?\bexamples?\b"
 EXAMPLE_WORDS = ("example", "examples")
 _FIGURES = "examples?|code|snippets?|listings?|tables?|figures?|graphs?|charts?|images?|pictures?|diagrams?|script|program"
