@@ -210,7 +210,9 @@ CONTINUES = (
     r"|up (?:un)?till? now|until now|at this point,? you|by now,? you"
     r"|the (?:second|third|fourth) (?:part|step|stage|example|argument|advantage|transformation|way|method|option|reason|parameter)"
     r"|so(?! as | long | called )|however|therefore|thus|hence|moreover|furthermore|similarly|likewise|conversely|again|consequently"
-    r"|nevertheless|afterwards|then|and|but)\b"
+    r"|nevertheless|afterwards|then|and|but|an? (?:similar|alternative|second|third|(?:more|slightly|somewhat) \w+)|even th(?:is|ese)"
+    r"|consider (?:now )?a (?:more|slightly|somewhat) \w+|here(?:'|’| i)s the same"
+    r"|(?:in |for |with )?this (?:example|setup|scenario|case|step|approach|problem|query|code|change|output|list))\b"
 )
 SHOWS_PICTURE = (
     r"\b(?:shown|seen|illustrated|depicted|pictured|figure|diagram|picture|image|screenshot|illustration|drawing|photo|chart|graph)s? "
