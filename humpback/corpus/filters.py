@@ -56,6 +56,7 @@ _MIN_LABELS, _LABEL_SHARE, _SHORT_BLOCK = 4, 0.35, 110
 _PROMISE = re.compile(r"^(?:: |  )[^\n]{40,}:(?=\n\n[^\n]+\n: )", re.MULTILINE)  # "It looks like this:", and then the next term
 # A line by itself that breaks off: what it opens, or goes on to, is not there ("Read more …").
 _BREAKS_OFF = re.compile(r"(?:\A|\n\n)(?!- |\d+\. |: |\||>| )[^\n]{1,60}(?:\.\.\.|…)(?=\n\n|\Z)")
+_UNFINISHED = re.compile(rf"\b(?:{'|'.join(wordlists.UNFINISHED)})\b")
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
 # A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
 _LINE_IN_THE_AIR = re.compile(
@@ -112,11 +113,12 @@ def is_navigation(header: str, navigation: str = "") -> bool:
     return any(f" {' '.join(_WORD.findall(phrase.casefold()))} " in f" {words} " for phrase in navigation.split(",") if phrase.strip())
 
 
-def place_reason(header_path: Sequence[str], text: str) -> str:
+def place_reason(header_path: Sequence[str], url: str, text: str) -> str:
     """Drops what leans on its place in a page: a part of a tutorial, which builds on those before it; and a text under "Example"
     that opens with the example itself, so that it does not say of what it is one, and goes on with something else.
     """
-    if any(not wordlists.LESSONS.isdisjoint(_WORD.findall(header.casefold())) for header in header_path[:-1]):
+    around = " ".join((url, *header_path[:-1])).casefold()
+    if len(header_path) > 1 and not wordlists.LESSONS.isdisjoint(_WORD.findall(around)):
         return "points elsewhere"
     return "points elsewhere" if _only_words(header_path[-1]) in wordlists.EXAMPLES and _FIGURE.match(text) else ""
 
@@ -173,7 +175,8 @@ def structure_reason(text: str, cfg: Segments) -> str:
 
 def fragments_reason(text: str, cfg: Segments) -> str:
     """Drops a text of which a large part is lines that end in the air: labels, captions, headers with nothing below; in
-    which such lines are there twice, as a header and below its icon; that is a form; or that promises or opens what is not there.
+    which such lines are there twice, as a header and below its icon; that is a form; that promises or opens what is not
+    there; or that its author has marked as unfinished.
     """
     lines = [line for line in _LINE_IN_THE_AIR.findall(text) if len(line) <= cfg.short_item]
     if sum(map(len, lines)) > cfg.max_fragment_share * len(text):
@@ -182,7 +185,7 @@ def fragments_reason(text: str, cfg: Segments) -> str:
     unfilled = sum(line.endswith(":") for line in lines)
     if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
         return "fragments"
-    if _PROMISE.search(text) or _BREAKS_OFF.search(text):
+    if _PROMISE.search(text) or _BREAKS_OFF.search(text) or _UNFINISHED.search(text):
         return "fragments"
     return ""
 

@@ -234,7 +234,7 @@ def choose(
                 or language.is_other(tree.header, cfg.language, tree.header_path)
             ):
                 reason = "language"
-        reason = reason or filters.place_reason(tree.header_path, text) or filters.text_reason(text, tree.linked, cfg)
+        reason = reason or filters.place_reason(tree.header_path, page.url, text) or filters.text_reason(text, tree.linked, cfg)
         reason = reason or (contaminated(text) if contaminated else "")
         if reason:
             on_drop(reason, tree)

@@ -112,8 +112,10 @@ GENERIC = frozenset((
 ))  # fmt: skip
 # Headers that announce an example, and do not say of what.
 EXAMPLES = frozenset(("example", "examples", "sample", "samples", "a simple example", "simple example", "example usage", "usage example"))
-# A header with one of these words: each section below it builds on those before it.
-LESSONS = frozenset(("tutorial", "tutorials", "walkthrough", "walkthroughs"))
+# One of these words in a header or in the page's address: each section below builds on those before it.
+LESSONS = frozenset(("tutorial", "tutorials", "walkthrough", "walkthroughs", "howto", "howtos"))
+# What authors write where their text is not finished.
+UNFINISHED = ("FIXME", "TODO", "TBD")
 # The words that hold a text together; text of a language that is not here is not judged by them.
 STOP_WORDS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
@@ -177,7 +179,7 @@ LOOKS_BACK = (
     r"|\b(?:previously|already|above)[ -](?:mentioned|described|discussed|shown|seen|explained|stated)\b"
     r"|\b(?:in|as|of|from|with|like) the (?:first|second|third|last|other|original|running) example\b"
     r"|\b(?:in|of|from) (?:the|our) example[,.;)](?!\w)"
-    r"|\bour (?:own )?(?:examples?|samples?|script|module|program|function|class|code|table)\b"
+    r"|\bour (?:\w+ )?(?:examples?|samples?|script|module|program|function|class|code|table)\b"
     r"|\bcontinuing (?:from|with|on|the)\b|\bas before\b|\bso far,? we\b"
 )
 BACK_WORDS = ("above", "previous", "previously", "preceding", "earlier", "foregoing", "before", "already", "last", "continuing", "far",
@@ -195,14 +197,16 @@ EXAMPLE_WORDS = ("example", "examples")
 _FIGURES = "examples?|code|snippets?|listings?|tables?|figures?|graphs?|charts?|images?|pictures?|diagrams?|script|program"
 SHOWS_BELOW = (
     rf"\b(?:{_FIGURES}) (?:\w+ )?below\b{_NOT_IN_PLACE}|\bbelow (?:{_FIGURES})\b"
+    r"|\bhere (?:is|are) (?:\w+ ){0,3}(?:examples?|images?|pictures?|screenshots?|diagrams?)\b"
     r"|\bfollowing (?:examples?|code|snippets?|listings?|tables?|figures?|images?|pictures?|diagrams?)\b"
 )
 LOOKS_AHEAD = (
-    rf"\b(?:see|covered|defined|documented|{_SAID}) (?:later|below)\b|[”\"] below\b{_NOT_IN_PLACE}"
+    rf"\b(?:see|covered|defined|documented|{_SAID}) (?:later\b|below\b|here\W*\Z)|[”\"] below\b{_NOT_IN_PLACE}"
     rf"|\b(?:{_PARTS}|documentation|details?|tests?|notes?) below\b{_NOT_IN_PLACE}"
     r"|\b(?:next|following) (?:sections?|chapters?|examples?)\b|\blater in (?:this|the) (?:section|chapter|document|tutorial|manual|book)\b"
+    r"|\bwe(?:'|’| wi)ll (?:return|come back|get back) to\b|\b(?:see|refer to) [^.\n]{1,60} (?:above|below)\b"
 )
-AHEAD_WORDS = ("below", "later", "next", "following")
+AHEAD_WORDS = ("above", "below", "later", "next", "following", "return", "back", "here")
 CONTINUES = (
     r"(?:now|go ahead|going back|another|additionally|alternatively|also|in addition(?=,)|if you followed|next(?=,)|the next|finally"
     r"|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
