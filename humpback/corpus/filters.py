@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from humpback.config import Segments
 from humpback.corpus import wordlists
@@ -25,18 +25,19 @@ _MARKS = [
         ("points elsewhere", 1, wordlists.WALKED_TOGETHER)
     )
 ]
-_LOOKS_BACK = re.compile(wordlists.LOOKS_BACK, re.IGNORECASE)
-_REFERS_BACK = re.compile(wordlists.REFERS_BACK, re.IGNORECASE)
-_CONTINUES = re.compile(wordlists.CONTINUES, re.IGNORECASE)
-_LOOKS_AHEAD = re.compile(wordlists.LOOKS_AHEAD, re.IGNORECASE)
-_SHOWS_BELOW = re.compile(wordlists.SHOWS_BELOW, re.IGNORECASE)
-_THE_EXAMPLE = re.compile(wordlists.THE_EXAMPLE, re.IGNORECASE)
-_SHOWS_PICTURE = re.compile(wordlists.SHOWS_PICTURE, re.IGNORECASE)
-_NUMBERED_FIGURE = re.compile(wordlists.NUMBERED_FIGURE, re.IGNORECASE)
+_LOOKS_BACK, _REFERS_BACK, _SHOWS_BELOW = (
+    [(frozenset(words), re.compile(pattern)) for words, pattern in said.items()]
+    for said in (wordlists.LOOKS_BACK, wordlists.REFERS_BACK, wordlists.SHOWS_BELOW)
+)
+_CONTINUES = re.compile(wordlists.CONTINUES)
+_LOOKS_AHEAD = re.compile(wordlists.LOOKS_AHEAD)
+_THE_EXAMPLE = re.compile(wordlists.THE_EXAMPLE)
+_SHOWS_PICTURE = re.compile(wordlists.SHOWS_PICTURE)
+_NUMBERED_FIGURE = re.compile(wordlists.NUMBERED_FIGURE)
 _NO_WORD = re.compile(r"[\W_]*")
-_BACK_WORDS = frozenset(wordlists.BACK_WORDS)
-_REFERRING_WORDS = frozenset(wordlists.REFERRING_WORDS)
 _AHEAD_WORDS = frozenset(wordlists.AHEAD_WORDS)
+_POINTING_WORDS = _AHEAD_WORDS.union(*(words for said in (_LOOKS_BACK, _REFERS_BACK, _SHOWS_BELOW) for words, _ in said))
+_NEAR = 80  # characters to either side of such a word in which what is said with it is looked for
 _EXAMPLE_WORDS = frozenset(wordlists.EXAMPLE_WORDS)
 _PICTURE_WORDS = frozenset(wordlists.PICTURE_WORDS)
 _FIGURE = re.compile(r"(?:^|\n)[ >:]*(?:```|\|)")  # code or a table, of which a text may speak
@@ -185,7 +186,9 @@ def fragments_reason(text: str, cfg: Segments) -> str:
     unfilled = sum(line.endswith(":") for line in lines)
     if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
         return "fragments"
-    if _PROMISE.search(text) or _BREAKS_OFF.search(text) or _UNFINISHED.search(text):
+    if _PROMISE.search(text) or (("..." in text or "…" in text) and _BREAKS_OFF.search(text)):
+        return "fragments"
+    if any(map(text.__contains__, wordlists.UNFINISHED)) and _UNFINISHED.search(text):
         return "fragments"
     return ""
 
@@ -219,26 +222,38 @@ def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
     return "prices" if prices >= 2 * enough else ""
 
 
-def pointing_reason(text: str, words: Iterable[str]) -> str:
+def pointing_reason(text: str, words: list[str]) -> str:
     """Drops a text that leans on what is not in it, before or behind it on its page, or speaks of pictures: it cannot be read alone."""
+    text = text.lower()
+    present = _POINTING_WORDS.intersection(words)
     figure = _FIGURE.search(text)
     before = text[: figure.start()] if figure else text
-    if _CONTINUES.match(before, _NO_WORD.match(before).end()):
+    if (
+        _CONTINUES.match(before, _NO_WORD.match(before).end())
+        or any(_said(_LOOKS_BACK, before, present))
+        or any(_said(_REFERS_BACK, text, present))
+        or any(not _SHOWN.search(text, found.end()) for found in _said(_SHOWS_BELOW, text, present))
+        or (not _AHEAD_WORDS.isdisjoint(present) and _LOOKS_AHEAD.search(text, text.rstrip().rfind("\n") + 1))
+    ):
         return "points elsewhere"
-    if not _BACK_WORDS.isdisjoint(words) and _LOOKS_BACK.search(before):
-        return "points elsewhere"
-    if not _REFERRING_WORDS.isdisjoint(words) and _REFERS_BACK.search(text):
-        return "points elsewhere"
-    if not _AHEAD_WORDS.isdisjoint(words):
-        if any(not _SHOWN.search(text, found.end()) for found in _SHOWS_BELOW.finditer(text)):
-            return "points elsewhere"
-        if _LOOKS_AHEAD.search(text, text.rstrip().rfind("\n") + 1):
-            return "points elsewhere"
     if figure is None and not _EXAMPLE_WORDS.isdisjoint(words) and (found := _THE_EXAMPLE.search(text)) and found[1]:
         return "points elsewhere"
     if not _PICTURE_WORDS.isdisjoint(words) and (_NUMBERED_FIGURE.search(text) or (figure is None and _SHOWS_PICTURE.search(text))):
         return "points elsewhere"
     return ""
+
+
+def _said(patterns: list[tuple[frozenset[str], re.Pattern]], text: str, present: frozenset[str]) -> Iterator[re.Match]:
+    """What patterns find in a text, looked for only around the words of which each of their matches has one, and which are `present`."""
+    for words, pattern in patterns:
+        for word in words & present:
+            at = text.find(word)
+            while at >= 0:
+                if not text[at - 1 : at].isalnum():
+                    end = text.find(" ", at + _NEAR)
+                    if found := pattern.search(text, max(at - _NEAR, 0), end if end >= 0 else len(text)):
+                        yield found
+                at = text.find(word, at + len(word))
 
 
 def words_reason(words: list[str], cfg: Segments) -> str:

@@ -159,10 +159,10 @@ POINTERS = (
     "mentioned above", "described below", "listed below", "shown below", "is described in", "are described in", "see section",
     "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
 )  # fmt: skip
-# What a text says that leans on what is not in it: LOOKS_BACK (which has one of BACK_WORDS) and THE_EXAMPLE before its first code or
-# table, REFERS_BACK (one of REFERRING_WORDS) everywhere, CONTINUES at its beginning, LOOKS_AHEAD (one of AHEAD_WORDS) in its last line,
-# SHOWS_BELOW with nothing shown behind it, NUMBERED_FIGURE everywhere, SHOWS_PICTURE everywhere if there is no code or table. English,
-# like the marks.
+# What a text, in lower case, says that leans on what is not in it: LOOKS_BACK and THE_EXAMPLE before its first code or table, REFERS_BACK
+# everywhere, CONTINUES at its beginning, LOOKS_AHEAD in its last line, SHOWS_BELOW with nothing shown behind it, NUMBERED_FIGURE
+# everywhere, SHOWS_PICTURE everywhere if there is no code or table. Each match has one of the words before its pattern, or of AHEAD_WORDS,
+# EXAMPLE_WORDS, PICTURE_WORDS. English, like the marks.
 _PARTS = (
     "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|parts?|tree|query|program|script|code"
     "|discussion|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?"
@@ -172,34 +172,33 @@ _SAID = (
     "described|shown|mentioned|discussed|explained|listed|given|seen|noted|outlined|introduced|stated|illustrated|presented|said|detailed"
 )
 _NOT_IN_PLACE = r"(?! (?:the|a|an|it|this|that|each|\d+)\b)"  # "printed above the line"
-LOOKS_BACK = (
-    rf"\b(?:above|previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b"
-    rf"|\b(?:{_SAID}) (?:earlier|before|previously|in the (?:previous|last|preceding) (?:section|chapter|example|step|paragraph|page)s?)\b"
-    rf"|(?:\b(?:the|of|in|as|see|to|from|with|than|\w+ed|{_SAID})|[”\"]) above\b{_NOT_IN_PLACE}"
-    r"|\b(?:previously|already|above)[ -](?:mentioned|described|discussed|shown|seen|explained|stated)\b"
-    r"|\b(?:in|as|of|from|with|like) the (?:first|second|third|last|other|original|running) example\b"
-    r"|\b(?:in|of|from) (?:the|our) example[,.;)](?!\w)"
-    r"|\bour (?:\w+ )?(?:examples?|samples?|script|module|program|function|class|code|table)\b"
-    r"|\bcontinuing (?:from|with|on|the)\b|\bas before\b|\bso far,? we\b"
-)
-BACK_WORDS = ("above", "previous", "previously", "preceding", "earlier", "foregoing", "before", "already", "last", "continuing", "far",
-              "example", "examples", "our")  # fmt: skip
-REFERS_BACK = (
-    r"\b(?:in|from|of|followed) the (?:previous|preceding|last|earlier) (?:section|chapter|lesson)s?\b"
-    r"|\bthe last paragraph\b|\b(?:we|you)(?: have|[’']ve)? (?:saw|seen)\b|\bearlier in this\b"
+LOOKS_BACK = {
+    ("above",): rf"\babove (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b|\babove-(?:{_SAID})\b"
+    rf"|(?:\b(?:the|of|in|as|see|to|from|with|than|\w+ed|{_SAID})|[”\"]) above\b{_NOT_IN_PLACE}",
+    ("previous", "preceding", "earlier", "foregoing"): rf"\b(?:previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b",
+    ("earlier", "before", "previously", "previous", "last", "preceding"): rf"\b(?:{_SAID}) (?:earlier|before|previously"
+    r"|in the (?:previous|last|preceding) (?:section|chapter|example|step|paragraph|page)s?)\b",
+    ("previously", "already"): rf"\b(?:previously|already)[ -](?:{_SAID})\b",
+    ("example",): r"\b(?:in|as|of|from|with|like) the (?:first|second|third|last|other|original|running) example\b"
+    r"|\b(?:in|of|from) (?:the|our) example[,.;)](?!\w)",
+    ("our",): r"\bour (?:\w+ )?(?:examples?|samples?|script|module|program|function|class|code|table)\b",
+    ("continuing", "before", "far"): r"\bcontinuing (?:from|with|on|the)\b|\bas before\b|\bso far,? we\b",
+}
+REFERS_BACK = {
+    ("previous", "preceding", "last", "earlier"): r"\b(?:in|from|of|followed) the (?:previous|preceding|last|earlier)"
+    r" (?:section|chapter|lesson)s?\b|\bthe last paragraph\b|\bearlier in this\b",
+    ("saw", "seen", "shown", "described", "discussed", "covered", "reviewed", "summarized"): r"\b(?:we|you)(?: have|[’']ve)? (?:saw|seen)\b"
     r"|\b(?:we(?: have|[’']ve)|this (?:article|chapter|document|page|section|tutorial) has)"
-    r" (?:shown|described|discussed|covered|reviewed|summarized)\b"
-)
-REFERRING_WORDS = ("previous", "preceding", "last", "earlier", "saw", "seen", "shown", "described", "discussed", "covered", "reviewed",
-                   "summarized")  # fmt: skip
+    r" (?:shown|described|discussed|covered|reviewed|summarized)\b",
+}
 THE_EXAMPLE = r"(\b(?:this|that|these|our|the)(?: (?:first|second|third|last|same|other|simple|original|running))? )?\bexamples?\b"
 EXAMPLE_WORDS = ("example", "examples")
 _FIGURES = "examples?|code|snippets?|listings?|tables?|figures?|graphs?|charts?|images?|pictures?|diagrams?|script|program"
-SHOWS_BELOW = (
-    rf"\b(?:{_FIGURES}) (?:\w+ )?below\b{_NOT_IN_PLACE}|\bbelow (?:{_FIGURES})\b"
-    r"|\bhere (?:is|are) (?:\w+ ){0,3}(?:examples?|images?|pictures?|screenshots?|diagrams?)\b"
-    r"|\bfollowing (?:examples?|code|snippets?|listings?|tables?|figures?|images?|pictures?|diagrams?)\b"
-)
+SHOWS_BELOW = {
+    ("below",): rf"\b(?:{_FIGURES}) (?:\w+ )?below\b{_NOT_IN_PLACE}|\bbelow (?:{_FIGURES})\b",
+    ("here",): r"\bhere (?:is|are) (?:\w+ ){0,3}(?:examples?|images?|pictures?|screenshots?|diagrams?)\b",
+    ("following",): r"\bfollowing (?:examples?|code|snippets?|listings?|tables?|figures?|images?|pictures?|diagrams?)\b",
+}
 LOOKS_AHEAD = (
     rf"\b(?:see|covered|defined|documented|{_SAID}) (?:later\b|below\b|here\W*\Z)|[”\"] below\b{_NOT_IN_PLACE}"
     rf"|\b(?:{_PARTS}|documentation|details?|tests?|notes?) below\b{_NOT_IN_PLACE}"
