@@ -21,8 +21,7 @@ _WORD = re.compile(r"\w+")
 _MARKS = [
     (reason, many, frozenset(max(_WORD.findall(mark), key=len) for mark in marks), marks)
     for reason, many, marks in (
-        ("forum", 1, wordlists.FORUM_MARKS), ("legal", 1, wordlists.LEGAL_MARKS), ("points elsewhere", 1.5, wordlists.POINTERS),
-        ("points elsewhere", 1, wordlists.WALKED_TOGETHER)
+        ("forum", 1, wordlists.FORUM_MARKS), ("legal", 1, wordlists.LEGAL_MARKS), ("points elsewhere", 1.5, wordlists.POINTERS)
     )
 ]
 _LOOKS_BACK, _REFERS_BACK, _SHOWS_BELOW = (
@@ -207,7 +206,7 @@ def _is_form(text: str, cfg: Segments) -> bool:
 
 def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
     """Drops what bears the marks of a forum or comments, of a price list, of a cookie, licence or legal notice, and what speaks of other
-    parts of its page all the time, or of what "we" do in a longer walk.
+    parts of its page all the time.
 
     So many marks make one, in a text of a thousand characters or less; in a longer one, in proportion more.
     """

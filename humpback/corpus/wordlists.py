@@ -152,7 +152,6 @@ LEGAL_MARKS = (
     "copyright holder", "copyright holders", "copyright notice", "copyright owner", "fitness for a particular purpose", "merchantability",
     "permission is granted", "pursuant to", "shall be deemed", "derivative work", "derivative works", "redistributions",
 )  # fmt: skip
-WALKED_TOGETHER = (" we ", "\nwe ", " we'", " we’", " our ", "\nour ", " us ", "let's ", "let’s ")
 POINTERS = (
     "previous section", "preceding section", "next section", "following section", "this chapter", "previous chapter", "next chapter",
     "the table above", "table above", "example above", "above example", "figure above", "shown above", "described above", "listed above",
@@ -168,28 +167,26 @@ _PARTS = (
     "|discussion|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?"
     "|lists?|fields?"
 )
-_SAID = (
-    "described|shown|mentioned|discussed|explained|listed|given|seen|noted|outlined|introduced|stated|illustrated|presented|said|detailed"
-)
+_TOLD = "described|shown|mentioned|discussed|explained|listed|noted|outlined|introduced|stated|illustrated|presented|detailed"
 _NOT_IN_PLACE = r"(?! (?:the|a|an|it|this|that|each|\d+)\b)"  # "printed above the line"
 LOOKS_BACK = {
-    ("above",): rf"\babove (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b|\babove-(?:{_SAID})\b"
-    rf"|(?:\b(?:the|of|in|as|see|to|from|with|than|\w+ed|{_SAID})|[”\"]) above\b{_NOT_IN_PLACE}",
+    ("above",): rf"\babove (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b{_NOT_IN_PLACE}|\babove-(?:{_TOLD})\b"
+    rf"|(?:\b(?:the|as|see|used|given|seen|said|defined|created|entered|specified|{_TOLD})|[”\"]) above\b{_NOT_IN_PLACE}",
     ("previous", "preceding", "earlier", "foregoing"): rf"\b(?:previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b",
-    ("earlier", "before", "previously", "previous", "last", "preceding"): rf"\b(?:{_SAID}) (?:earlier|before|previously"
+    ("earlier", "before", "previously", "previous", "last", "preceding"): rf"\b(?:{_TOLD}) (?:earlier|before|previously"
     r"|in the (?:previous|last|preceding) (?:section|chapter|example|step|paragraph|page)s?)\b",
-    ("previously", "already"): rf"\b(?:previously|already)[ -](?:{_SAID})\b",
+    ("previously", "already"): rf"\b(?:previously|already)[ -](?:{_TOLD})\b",
     ("example",): r"\b(?:in|as|of|from|with|like) the (?:first|second|third|last|other|original|running) example\b"
     r"|\b(?:in|of|from) (?:the|our) example[,.;)](?!\w)",
-    ("our",): r"\bour (?:\w+ )?(?:examples?|samples?|script|module|program|function|class|code|table)\b",
-    ("continuing", "before", "far"): r"\bcontinuing (?:from|with|on|the)\b|\bas before\b|\bso far,? we\b",
+    ("our",): r"\bour (?:\w+ )?(?:examples?|samples?|script|module|function|code)\b",
+    ("continuing", "far"): r"\bcontinuing (?:from|with|on|the)\b|\bso far,? we\b",
 }
 REFERS_BACK = {
-    ("previous", "preceding", "last", "earlier"): r"\b(?:in|from|of|followed) the (?:previous|preceding|last|earlier)"
-    r" (?:section|chapter|lesson)s?\b|\bthe last paragraph\b|\bearlier in this\b",
-    ("saw", "seen", "shown", "described", "discussed", "covered", "reviewed", "summarized"): r"\b(?:we|you)(?: have|[’']ve)? (?:saw|seen)\b"
-    r"|\b(?:we(?: have|[’']ve)|this (?:article|chapter|document|page|section|tutorial) has)"
-    r" (?:shown|described|discussed|covered|reviewed|summarized)\b",
+    ("previous", "preceding", "last", "earlier"): r"\b(?:in|from|of|followed) the"
+    r" (?:(?:previous|preceding|earlier) (?:section|chapter|lesson)s?|last (?:section|lesson))\b|\bthe last paragraph\b|\bearlier in this\b",
+    ("saw", "seen"): r"\bas (?:we|you)(?: have|[’']ve)? (?:saw|seen)\b",
+    ("shown", "described", "discussed", "covered", "reviewed", "summarized"): r"\b(?:we(?: have|[’']ve)"
+    r"|this (?:article|chapter|document|page|section|tutorial) has) (?:shown|described|discussed|covered|reviewed|summarized)\b",
 }
 THE_EXAMPLE = r"(\b(?:this|that|these|our|the)(?: (?:first|second|third|last|same|other|simple|original|running))? )?\bexamples?\b"
 EXAMPLE_WORDS = ("example", "examples")
@@ -200,7 +197,7 @@ SHOWS_BELOW = {
     ("following",): r"\bfollowing (?:examples?|code|snippets?|listings?|tables?|figures?|images?|pictures?|diagrams?)\b",
 }
 LOOKS_AHEAD = (
-    rf"\b(?:see|covered|defined|documented|{_SAID}) (?:later\b|below\b|here\W*\Z)|[”\"] below\b{_NOT_IN_PLACE}"
+    rf"\b(?:see|covered|defined|documented|{_TOLD}) (?:later\b|below\b|here\W*\Z)|[”\"] below\b{_NOT_IN_PLACE}"
     rf"|\b(?:{_PARTS}|documentation|details?|tests?|notes?) below\b{_NOT_IN_PLACE}"
     r"|\b(?:next|following) (?:sections?|chapters?|examples?)\b|\blater in (?:this|the) (?:section|chapter|document|tutorial|manual|book)\b"
     r"|\bwe(?:'|’| wi)ll (?:return|come back|get back) to\b|\b(?:see|refer to) [^.\n]{1,60} (?:above|below)\b"
