@@ -183,7 +183,8 @@ LOOKS_BACK = {
 }
 REFERS_BACK = {
     ("previous", "preceding", "last", "earlier"): r"\b(?:in|from|of|followed) the"
-    r" (?:(?:previous|preceding|earlier) (?:section|chapter|lesson)s?|last (?:section|lesson))\b|\bthe last paragraph\b|\bearlier in this\b",
+    r" (?:(?:previous|preceding|earlier) (?:section|chapter|lesson)s?|last (?:section|lesson))\b|\bthe last paragraph\b"
+    r"|\bearlier in this\b",
     ("saw", "seen"): r"\bas (?:we|you)(?: have|[’']ve)? (?:saw|seen)\b",
     ("shown", "described", "discussed", "covered", "reviewed", "summarized"): r"\b(?:we(?: have|[’']ve)"
     r"|this (?:article|chapter|document|page|section|tutorial) has) (?:shown|described|discussed|covered|reviewed|summarized)\b",
