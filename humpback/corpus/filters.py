@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 from humpback.config import Segments
 from humpback.corpus import wordlists
@@ -24,14 +24,23 @@ _MARKS = [
         ("forum", 1, wordlists.FORUM_MARKS), ("legal", 1, wordlists.LEGAL_MARKS), ("points elsewhere", 1.5, wordlists.POINTERS)
     )
 ]
-_LOOKS_BACK = re.compile(wordlists.LOOKS_BACK, re.IGNORECASE)
-_CONTINUES = re.compile(wordlists.CONTINUES, re.IGNORECASE)
-_SHOWS_PICTURE = re.compile(wordlists.SHOWS_PICTURE, re.IGNORECASE)
+_LOOKS_BACK, _REFERS_BACK, _SHOWS_BELOW = (
+    [(frozenset(words), re.compile(pattern)) for words, pattern in said.items()]
+    for said in (wordlists.LOOKS_BACK, wordlists.REFERS_BACK, wordlists.SHOWS_BELOW)
+)
+_CONTINUES = re.compile(wordlists.CONTINUES)
+_LOOKS_AHEAD = re.compile(wordlists.LOOKS_AHEAD)
+_THE_EXAMPLE = re.compile(wordlists.THE_EXAMPLE)
+_SHOWS_PICTURE = re.compile(wordlists.SHOWS_PICTURE)
+_NUMBERED_FIGURE = re.compile(wordlists.NUMBERED_FIGURE)
 _NO_WORD = re.compile(r"[\W_]*")
-_BACK_WORDS = frozenset(wordlists.BACK_WORDS)
+_AHEAD_WORDS = frozenset(wordlists.AHEAD_WORDS)
+_POINTING_WORDS = _AHEAD_WORDS.union(*(words for said in (_LOOKS_BACK, _REFERS_BACK, _SHOWS_BELOW) for words, _ in said))
+_NEAR = 80  # characters to either side of such a word in which what is said with it is looked for
 _EXAMPLE_WORDS = frozenset(wordlists.EXAMPLE_WORDS)
 _PICTURE_WORDS = frozenset(wordlists.PICTURE_WORDS)
 _FIGURE = re.compile(r"(?:^|\n)[ >:]*(?:```|\|)")  # code or a table, of which a text may speak
+_SHOWN = re.compile(r"^(?:[ >:]*(?:```|\||- |\d+\. |: )|>)", re.MULTILINE)  # what can be shown below: that, a list, a term, a quotation
 _FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
 _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
 # An item, a row, or a term and what is said of it in a line.
@@ -40,10 +49,14 @@ _SEE_ALSO = re.compile(wordlists.SEE_ALSO, re.IGNORECASE)
 _MAX_SEE_ALSO = 200  # characters
 _MAX_REPEATED = 2  # lines
 _LABEL = re.compile(r"(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)]")
+_LAST_LABEL = re.compile(r"\n\n[A-Z][^\W\d]*(?: [^\W\d]+){0,3}\Z")
 _MAX_ALONE = 3  # labels with nothing below them
 # A form: so many labels, such a share of the blocks, with no more characters than that between them, on average.
 _MIN_LABELS, _LABEL_SHARE, _SHORT_BLOCK = 4, 0.35, 110
 _PROMISE = re.compile(r"^(?:: |  )[^\n]{40,}:(?=\n\n[^\n]+\n: )", re.MULTILINE)  # "It looks like this:", and then the next term
+# A line by itself that breaks off: what it opens, or goes on to, is not there ("Read more …").
+_BREAKS_OFF = re.compile(r"(?:\A|\n\n)(?!- |\d+\. |: |\||>| )[^\n]{1,60}(?:\.\.\.|…)(?=\n\n|\Z)")
+_UNFINISHED = re.compile(rf"\b(?:{'|'.join(wordlists.UNFINISHED)})\b")
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
 # A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
 _LINE_IN_THE_AIR = re.compile(
@@ -100,6 +113,16 @@ def is_navigation(header: str, navigation: str = "") -> bool:
     return any(f" {' '.join(_WORD.findall(phrase.casefold()))} " in f" {words} " for phrase in navigation.split(",") if phrase.strip())
 
 
+def place_reason(header_path: Sequence[str], url: str, text: str) -> str:
+    """Drops what leans on its place in a page: a part of a tutorial, which builds on those before it; and a text under "Example"
+    that opens with the example itself, so that it does not say of what it is one, and goes on with something else.
+    """
+    around = " ".join((url, *header_path[:-1])).casefold()
+    if len(header_path) > 1 and not wordlists.LESSONS.isdisjoint(_WORD.findall(around)):
+        return "points elsewhere"
+    return "points elsewhere" if _only_words(header_path[-1]) in wordlists.EXAMPLES and _FIGURE.match(text) else ""
+
+
 def _only_words(header: str) -> str:
     return " ".join(word for word in _WORD.findall(header.casefold()) if not word.isdigit())
 
@@ -117,7 +140,7 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
         return "broken characters"
     if linked > cfg.max_link_share * len(text):
         return "links"
-    if text.endswith(":"):  # of what is not there
+    if text.endswith(":") or _LAST_LABEL.search(text):  # of what is not there
         return "fragments"
     prose = without_code(text)
     if len(text) - len(prose) > cfg.max_code_share * len(text):
@@ -152,14 +175,19 @@ def structure_reason(text: str, cfg: Segments) -> str:
 
 def fragments_reason(text: str, cfg: Segments) -> str:
     """Drops a text of which a large part is lines that end in the air: labels, captions, headers with nothing below; in
-    which such lines are there twice, as a header and below its icon; that is a form; or that promises what is not there.
+    which such lines are there twice, as a header and below its icon; that is a form; that promises or opens what is not
+    there; or that its author has marked as unfinished.
     """
     lines = [line for line in _LINE_IN_THE_AIR.findall(text) if len(line) <= cfg.short_item]
     if sum(map(len, lines)) > cfg.max_fragment_share * len(text):
         return "fragments"
     repeated = sum(count > 1 and not is_remark(line) for line, count in Counter(lines).items())
     unfilled = sum(line.endswith(":") for line in lines)
-    if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or _PROMISE.search(text) or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
+    if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
+        return "fragments"
+    if _PROMISE.search(text) or (("..." in text or "…" in text) and _BREAKS_OFF.search(text)):
+        return "fragments"
+    if any(map(text.__contains__, wordlists.UNFINISHED)) and _UNFINISHED.search(text):
         return "fragments"
     return ""
 
@@ -193,21 +221,38 @@ def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
     return "prices" if prices >= 2 * enough else ""
 
 
-def pointing_reason(text: str, words: Iterable[str]) -> str:
-    """Drops a text that leans on what stands before it on its page, or speaks of pictures: it cannot be read alone."""
+def pointing_reason(text: str, words: list[str]) -> str:
+    """Drops a text that leans on what is not in it, before or behind it on its page, or speaks of pictures: it cannot be read alone."""
+    text = text.lower()
+    present = _POINTING_WORDS.intersection(words)
     figure = _FIGURE.search(text)
     before = text[: figure.start()] if figure else text
-    opening = before.split("\n\n", 1)[0]
-    if _CONTINUES.match(opening, _NO_WORD.match(opening).end()):
+    if (
+        _CONTINUES.match(before, _NO_WORD.match(before).end())
+        or any(_said(_LOOKS_BACK, before, present))
+        or any(_said(_REFERS_BACK, text, present))
+        or any(not _SHOWN.search(text, found.end()) for found in _said(_SHOWS_BELOW, text, present))
+        or (not _AHEAD_WORDS.isdisjoint(present) and _LOOKS_AHEAD.search(text, text.rstrip().rfind("\n") + 1))
+    ):
         return "points elsewhere"
-    if not _BACK_WORDS.isdisjoint(words):
-        if _LOOKS_BACK.search(opening):
-            return "points elsewhere"
-        if not _EXAMPLE_WORDS.isdisjoint(words) and any("example" in found[0].lower() for found in _LOOKS_BACK.finditer(before)):
-            return "points elsewhere"
-    if figure is None and not _PICTURE_WORDS.isdisjoint(words) and _SHOWS_PICTURE.search(text):
+    if figure is None and not _EXAMPLE_WORDS.isdisjoint(words) and (found := _THE_EXAMPLE.search(text)) and found[1]:
+        return "points elsewhere"
+    if not _PICTURE_WORDS.isdisjoint(words) and (_NUMBERED_FIGURE.search(text) or (figure is None and _SHOWS_PICTURE.search(text))):
         return "points elsewhere"
     return ""
+
+
+def _said(patterns: list[tuple[frozenset[str], re.Pattern]], text: str, present: frozenset[str]) -> Iterator[re.Match]:
+    """What patterns find in a text, looked for only around the words of which each of their matches has one, and which are `present`."""
+    for words, pattern in patterns:
+        for word in words & present:
+            at = text.find(word)
+            while at >= 0:
+                if not text[at - 1 : at].isalnum():
+                    end = text.find(" ", at + _NEAR)
+                    if found := pattern.search(text, max(at - _NEAR, 0), end if end >= 0 else len(text)):
+                        yield found
+                at = text.find(word, at + len(word))
 
 
 def words_reason(words: list[str], cfg: Segments) -> str:

@@ -30,6 +30,7 @@ _MOSTLY_LINKS = 0.5
 _LINKS_ONLY = 0.9  # of a sentence's characters
 _MAX_LABEL = 30  # characters of a label ("See also")
 _MARKER = re.compile(r"^[ >:]*(?:- |\d+\. )?")
+_NUMBERED = re.compile(r"\d+(?:\.\d+)*\.?\s+(.*)")
 _HEAD = 10_000  # characters in which a page says what it is
 _CONTENT_LANGUAGE = re.compile("content-language", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
@@ -101,7 +102,7 @@ def cut(page: Page, cfg: Segments) -> tuple[Callable[[], str], list[Tree]]:
     trees = build_trees(_without_trailing_links(to_items(parser)), cfg.navigation)
     if not trees:
         raise PageDropped("no header")
-    if any(map(filters.is_generic, {tree.header for tree in trees})):
+    if any(_NUMBERED.match(tree.header_path[0]) or filters.is_generic(tree.header) for tree in trees if tree.header_path):
         _name(trees, parser)
     return functools.partial(_address, parser, page), trees
 
@@ -124,11 +125,12 @@ def _without_trailing_links(items: list[Item]) -> list[Item]:
 
 
 def _name(trees: list[Tree], parser: LexborHTMLParser) -> None:
-    """Puts the page's title before the path of headers that say nothing by themselves."""
+    """Puts the page's title before the path of headers that say nothing by themselves, or are numbered parts of what the title names."""
     node = parser.css_first("head > title")
     title = " ".join(node.text().split()) if node is not None else ""
     for tree in trees:
-        if title and all(map(filters.is_generic, tree.header_path)):
+        top = _NUMBERED.match(tree.header_path[0]) if tree.header_path else None
+        if title and ((top and top[1] not in title) or all(map(filters.is_generic, tree.header_path))):
             tree.header_path = (title, *tree.header_path)
 
 
@@ -232,7 +234,8 @@ def choose(
                 or language.is_other(tree.header, cfg.language, tree.header_path)
             ):
                 reason = "language"
-        reason = reason or filters.text_reason(text, tree.linked, cfg) or (contaminated(text) if contaminated else "")
+        reason = reason or filters.place_reason(tree.header_path, page.url, text) or filters.text_reason(text, tree.linked, cfg)
+        reason = reason or (contaminated(text) if contaminated else "")
         if reason:
             on_drop(reason, tree)
             continue

@@ -110,6 +110,12 @@ GENERIC = frozenset((
     "security", "settings", "setup", "specification", "steps", "style", "styles", "summary", "synopsis", "syntax", "terminology", "tips",
     "usage", "use", "what is it", "what it does", "why",
 ))  # fmt: skip
+# Headers that announce an example, and do not say of what.
+EXAMPLES = frozenset(("example", "examples", "sample", "samples", "a simple example", "simple example", "example usage", "usage example"))
+# One of these words in a header or in the page's address: each section below builds on those before it.
+LESSONS = frozenset(("tutorial", "tutorials", "walkthrough", "walkthroughs", "howto", "howtos"))
+# What authors write where their text is not finished.
+UNFINISHED = ("FIXME", "TODO", "TBD")
 # The words that hold a text together; text of a language that is not here is not judged by them.
 STOP_WORDS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
@@ -152,30 +158,62 @@ POINTERS = (
     "mentioned above", "described below", "listed below", "shown below", "is described in", "are described in", "see section",
     "see chapter", "see figure", "as shown in figure", "refer to section", "to access this ",
 )  # fmt: skip
-# What a text says that leans on another before it. LOOKS_BACK (which has one of BACK_WORDS) is looked for in its first paragraph and, when
-# it is of an example, up to its first code; CONTINUES at its beginning; SHOWS_PICTURE everywhere, if there is no code or table. English,
-# like the marks.
+# What a text, in lower case, says that leans on what is not in it: LOOKS_BACK and THE_EXAMPLE before its first code or table, REFERS_BACK
+# everywhere, CONTINUES at its beginning, LOOKS_AHEAD in its last line, SHOWS_BELOW with nothing shown behind it, NUMBERED_FIGURE
+# everywhere, SHOWS_PICTURE everywhere if there is no code or table. Each match has one of the words before its pattern, or of AHEAD_WORDS,
+# EXAMPLE_WORDS, PICTURE_WORDS. English, like the marks.
 _PARTS = (
-    "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|tree|query|program|script|code"
+    "examples?|sections?|chapters?|figures?|tables?|diagrams?|listings?|steps?|paragraphs?|pages?|parts?|tree|query|program|script|code"
     "|discussion|formats?|schemes?|commands?|options?|rules?|methods?|procedures?|instructions?|definitions?|descriptions?|functions?"
     "|lists?|fields?"
 )
-LOOKS_BACK = (
-    rf"\b(?:above|previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b"
-    r"|\b(?:described|shown|mentioned|discussed|explained|listed|given|seen|noted|outlined|introduced|stated|illustrated|presented|said) "
-    r"(?:above|earlier|before|previously|in the (?:previous|last|preceding) (?:section|chapter|example|step|paragraph|page)s?)\b"
-    r"|\b(?:previously|already|above)[ -](?:mentioned|described|discussed|shown|seen|explained|stated)\b"
-    r"|\bcontinuing (?:from|with|on|the)\b|\bas before\b|\bso far,? we\b"
-)
-BACK_WORDS = ("above", "previous", "previously", "preceding", "earlier", "foregoing", "before", "already", "last", "continuing", "far")
+_TOLD = "described|shown|mentioned|discussed|explained|listed|noted|outlined|introduced|stated|illustrated|presented|detailed"
+_NOT_IN_PLACE = r"(?! (?:the|a|an|it|this|that|each|\d+)\b)"  # "printed above the line"
+LOOKS_BACK = {
+    ("above",): rf"\babove (?:\w+ )?(?:{_PARTS})\b|\b(?:{_PARTS})(?: \d[\d.]*)? above\b{_NOT_IN_PLACE}|\babove-(?:{_TOLD})\b"
+    rf"|(?:\b(?:the|as|see|used|given|seen|said|defined|created|entered|specified|{_TOLD})|[”\"]) above\b{_NOT_IN_PLACE}",
+    ("previous", "preceding", "earlier", "foregoing"): rf"\b(?:previous|preceding|earlier|foregoing) (?:\w+ )?(?:{_PARTS})\b",
+    ("earlier", "before", "previously", "previous", "last", "preceding"): rf"\b(?:{_TOLD}) (?:earlier|before|previously"
+    r"|in the (?:previous|last|preceding) (?:section|chapter|example|step|paragraph|page)s?)\b",
+    ("previously", "already"): rf"\b(?:previously|already)[ -](?:{_TOLD})\b",
+    ("example",): r"\b(?:in|as|of|from|with|like) the (?:first|second|third|last|other|original|running) example\b"
+    r"|\b(?:in|of|from) (?:the|our) example[,.;)](?!\w)",
+    ("our",): r"\bour (?:\w+ )?(?:examples?|samples?|script|module|function|code)\b",
+    ("continuing", "far"): r"\bcontinuing (?:from|with|on|the)\b|\bso far,? we\b",
+}
+REFERS_BACK = {
+    ("previous", "preceding", "last", "earlier"): r"\b(?:in|from|of|followed) the"
+    r" (?:(?:previous|preceding|earlier) (?:section|chapter|lesson)s?|last (?:section|lesson))\b|\bthe last paragraph\b"
+    r"|\bearlier in this\b",
+    ("saw", "seen"): r"\bas (?:we|you)(?: have|[’']ve)? (?:saw|seen)\b",
+    ("shown", "described", "discussed", "covered", "reviewed", "summarized"): r"\b(?:we(?: have|[’']ve)"
+    r"|this (?:article|chapter|document|page|section|tutorial) has) (?:shown|described|discussed|covered|reviewed|summarized)\b",
+}
+THE_EXAMPLE = r"(\b(?:this|that|these|our|the)(?: (?:first|second|third|last|same|other|simple|original|running))? )?\bexamples?\b"
 EXAMPLE_WORDS = ("example", "examples")
+_FIGURES = "examples?|code|snippets?|listings?|tables?|figures?|graphs?|charts?|images?|pictures?|diagrams?|script|program"
+SHOWS_BELOW = {
+    ("below",): rf"\b(?:{_FIGURES}) (?:\w+ )?below\b{_NOT_IN_PLACE}|\bbelow (?:{_FIGURES})\b",
+    ("here",): r"\bhere (?:is|are) (?:\w+ ){0,3}(?:examples?|images?|pictures?|screenshots?|diagrams?)\b",
+    ("following",): r"\bfollowing (?:examples?|code|snippets?|listings?|tables?|figures?|images?|pictures?|diagrams?)\b",
+}
+LOOKS_AHEAD = (
+    rf"\b(?:see|covered|defined|documented|{_TOLD}) (?:later\b|below\b|here\W*\Z)|[”\"] below\b{_NOT_IN_PLACE}"
+    rf"|\b(?:{_PARTS}|documentation|details?|tests?|notes?) below\b{_NOT_IN_PLACE}"
+    r"|\b(?:next|following) (?:sections?|chapters?|examples?)\b|\blater in (?:this|the) (?:section|chapter|document|tutorial|manual|book)\b"
+    r"|\bwe(?:'|’| wi)ll (?:return|come back|get back) to\b|\b(?:see|refer to) [^.\n]{1,60} (?:above|below)\b"
+)
+AHEAD_WORDS = ("above", "below", "later", "next", "following", "return", "back", "here")
 CONTINUES = (
-    r"(?:now|next(?=,)|the next|finally|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
+    r"(?:now|go ahead|going back|another|additionally|alternatively|also|in addition(?=,)|if you followed|next(?=,)|the next|finally"
+    r"|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
     r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’| u)?s (?:now|continue|go on)|that concludes|the above"
     r"|up (?:un)?till? now|until now|at this point,? you|by now,? you"
     r"|the (?:second|third|fourth) (?:part|step|stage|example|argument|advantage|transformation|way|method|option|reason|parameter)"
     r"|so(?! as | long | called )|however|therefore|thus|hence|moreover|furthermore|similarly|likewise|conversely|again|consequently"
-    r"|nevertheless|afterwards|then|and|but)\b"
+    r"|nevertheless|afterwards|then|and|but|an? (?:similar|alternative|second|third|(?:more|slightly|somewhat) \w+)|even th(?:is|ese)"
+    r"|consider (?:now )?a (?:more|slightly|somewhat) \w+|here(?:'|’| i)s the same"
+    r"|(?:in |for |with )?this (?:example|setup|scenario|case|step|approach|problem|query|code|change|output|list))\b"
 )
 SHOWS_PICTURE = (
     r"\b(?:shown|seen|illustrated|depicted|pictured|figure|diagram|picture|image|screenshot|illustration|drawing|photo|chart|graph)s? "
@@ -184,6 +222,7 @@ SHOWS_PICTURE = (
     r"|\b(?:figure|screenshot|screen shot|illustration) (?:shows|illustrates)\b"
     r"|\b(?:above|following|below) (?:figure|picture|screenshot|illustration|diagram)s?\b"
 )
+NUMBERED_FIGURE = r"\b(?:figures?|fig\.) \d"
 PICTURE_WORDS = ("right", "left", "figure", "figures", "picture", "pictures", "screenshot", "screenshots", "shot", "illustration", "photo",
                  "diagram", "diagrams", "illustrations", "photos")  # fmt: skip
 SHOP_MARKS = ("add to cart", "add to basket", "in stock", "out of stock", "free shipping", "price:")

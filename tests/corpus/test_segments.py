@@ -220,6 +220,9 @@ def test_a_header_that_says_nothing_gets_the_title_of_its_page() -> None:
     html = f"<title>The mill</title><h1>Description</h1><p>{words(30)}</p><h1>Stones</h1><p>{words(40, 90)}</p>"
     found = extract(page(html), Segments(min_chars=20, max_chars=100, **UNJUDGED), lambda *_: None)
     assert [segment.header_path for segment in found] == [("The mill", "Description"), ("Stones",)]
+    html = f"<title>The mill</title><h1>2. Stones</h1><p>{words(30)}</p><h2>2.1. Wheels</h2><h1>3. The mill</h1><p>{words(40, 90)}</p>"
+    found = extract(page(html), Segments(min_chars=20, max_chars=100, **UNJUDGED), lambda reason, _: None)
+    assert [segment.header_path for segment in found] == [("The mill", "2. Stones"), ("3. The mill",)]
     assert run(f"<title>1. Overview</title><h1>Description</h1><p>{words(30)}</p>") == ([], {"generic header": 1})
 
 
