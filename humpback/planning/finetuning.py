@@ -109,12 +109,11 @@ class Finetuning:
         """The fastest choice on this mesh that is estimated to fit; else the one that takes least."""
         own = getattr(self._cfg, training.parts[0][0])
         remats = (own.remat,) if self._quick else _REMATS
-        for at_once in [own.tokens_at_once, *self._fewer(training, place, own.tokens_at_once)]:
-            for remat in remats:
-                choice = Choice(place, remat, at_once)
-                if _estimate(self._job(training, choice)) <= SURE * limit_of(slice_):
-                    return choice
-        return choice
+        at_once = [own.tokens_at_once, *self._fewer(training, place, own.tokens_at_once)]
+        choices = [Choice(place, remat, tokens) for tokens in at_once for remat in remats]
+        needed = [_estimate(self._job(training, choice)) for choice in choices]
+        least = min(needed)  # not of the fewest rows at once: their gradients are added up in memory of their own
+        return next(choice for choice, each in zip(choices, needed, strict=True) if each <= max(least, SURE * limit_of(slice_)))
 
     def _fewer(self, training: Training, place: Place, at_once: int) -> list[int]:
         """Tokens at once in a group, halved from those of the largest shape until its rows are the shortest there are."""
@@ -209,13 +208,14 @@ class Finetuning:
         """Other choices, in this order, until one fits: more rematerialisation, fewer rows at once, another mesh, larger slices."""
         missing = -answer.headroom / 2**30
         notes = [f"{self._text(training, choice)} needs {missing:.2f} GiB a chip more than there is"]
-        tried = 0
+        tried = [self._job(training, choice)]
         for what, other in self._others(slice_, training, choice):
-            if tried == _TRIES:
+            if len(tried) > _TRIES:
                 break
-            if tried and _estimate(self._job(training, other)) > 1.5 * limit_of(slice_):
+            job = self._job(training, other)
+            if job in tried or (len(tried) > 1 and _estimate(job) > 1.5 * limit_of(slice_)):
                 continue
-            tried += 1
+            tried.append(job)
             found = self._ask(slice_, training, other)
             if found.fits:
                 return other, found, [*notes, f"fits first with {what}: {self._text(training, other)}"]

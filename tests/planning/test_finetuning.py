@@ -147,6 +147,19 @@ def test_rows_one_after_the_other():
     assert "accumulation" in backward.notes[-1] and any(job.parts > 1 for job in compiler.asked)
 
 
+def test_where_nothing_is_sure_to_fit_what_takes_least_is_tried_first_and_nothing_twice():
+    """13B on eight chips of v4: 27 GiB with all rows at once, 34 with their gradients added up (compiled, libtpu 0.0.52)."""
+    compiler, cfg = Line(limit=1e3), config.paper("llama_13b")
+    for task in (cfg.backward, cfg.forward_seed, cfg.forward):
+        task.steps, task.batch = STEPS, 32
+    planner = finetuning.Finetuning(config.finish(cfg), SIZES["llama_13b"], WORK, compiler, True)
+    assert all(each.fits and each.settings[f"{each.stage}.tokens_at_once"] == 0 for each in planner.plan(chips.parse("v4-16")))
+    assert {job.parts for job in compiler.asked} == {1}
+    compiler = Line(limit=1.0)
+    finetuning.Finetuning(config.finish(cfg), SIZES["llama_13b"], WORK, compiler, True).plan(chips.parse("v4-16"))
+    assert all(job not in compiler.asked[:number] for number, job in enumerate(compiler.asked))
+
+
 def test_the_batch_is_never_touched():
     for quick in (True, False):
         for each in plan(Line(), quick=quick):
