@@ -51,16 +51,17 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise ValueError(f"mesh {shown} takes {math.prod(sizes)} devices, there are {len(devices)}")
-    # Auto on purpose: the compiler places the collectives; make_mesh's own default is Explicit.
-    auto = (AxisType.Auto,) * 3
     slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # Of a slice of 4 × 4 × 4, an axis of 8 takes one side and a half of another; without leave it would be refused.
+    split = {"allow_split_physical_axes": True}
     if slices == 1:
-        return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)
+        placed = mesh_utils.create_device_mesh(sizes, devices, **split)
     # Between slices there is only the data centre's network: over it go copies' gradients, once a step, and nothing else.
-    if sizes[0] % slices:
+    elif sizes[0] % slices:
         raise ValueError(f"mesh data={sizes[0]} is not a multiple of the {slices} slices: only copies of the model lie in several")
-    inside = (sizes[0] // slices, *sizes[1:])
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices), MESH_AXES, axis_types=auto)
+    else:
+        placed = mesh_utils.create_hybrid_device_mesh((sizes[0] // slices, *sizes[1:]), (slices, 1, 1), devices, **split)
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * 3)  # the compiler places the collectives
 
 
 def padded(cfg: LlamaConfig, mesh: Mesh) -> LlamaConfig:

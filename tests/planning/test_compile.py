@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
@@ -208,6 +209,16 @@ def test_data_goes_across_slices():
     assert [{device.slice_index for device in part.flat} for part in mesh.devices] == [{0}, {1}]
     with pytest.raises(ValueError, match="data=1 is not a multiple of the 2 slices"):
         sharding.make_mesh(data=1, fsdp=8, devices=devices)
+
+
+@needs_libtpu
+def test_an_axis_of_eight_on_a_slice_of_four_by_four_by_four():
+    """It takes one side and a half of another: neighbours in it are neighbours of the torus."""
+    mesh = sharding.make_mesh(fsdp=8, tensor=8, devices=planning.topology("v4:4x4x4"))
+    for axis in (1, 2):
+        for group in np.moveaxis(mesh.devices[0], axis - 1, 0).T:
+            sides = [len({device.coords[side] for device in group}) for side in range(3)]
+            assert sorted(sides) == [1, 2, 4]
 
 
 @needs_libtpu
