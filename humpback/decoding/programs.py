@@ -17,7 +17,7 @@ from humpback.decoding.sampling import Sampler
 from humpback.model import llama, quantization, sharding
 
 _BATCH = ("data", "fsdp")
-_TILE = 8
+_TILE = 8  # entries of a cache
 _BUCKETS = (64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1_024, 1_280, 1_536, 1_792)
 
 

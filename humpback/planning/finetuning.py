@@ -111,9 +111,13 @@ class Finetuning:
         remats = (own.remat,) if self._quick else _REMATS
         at_once = [own.tokens_at_once, *self._fewer(training, place, own.tokens_at_once)]
         choices = [Choice(place, remat, tokens) for tokens in at_once for remat in remats]
-        needed = [_estimate(self._job(training, choice)) for choice in choices]
-        least = min(needed)  # not of the fewest rows at once: their gradients are added up in memory of their own
-        return next(choice for choice, each in zip(choices, needed, strict=True) if each <= max(least, SURE * limit_of(slice_)))
+
+        def needed(choice: Choice) -> float:
+            return _estimate(self._job(training, choice))
+
+        sure = (choice for choice in choices if needed(choice) <= SURE * limit_of(slice_))
+        # Not the fewest rows at once: their gradients are added up in memory of their own.
+        return next(sure, None) or min(choices, key=needed)
 
     def _fewer(self, training: Training, place: Place, at_once: int) -> list[int]:
         """Tokens at once in a group, halved from those of the largest shape until its rows are the shortest there are."""
