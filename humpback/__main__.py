@@ -55,7 +55,7 @@ def main() -> None:
     if command not in COMMANDS:
         print(f"humpback: no command {command!r}\n\n{_usage()}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    _keep_freed_memory()
+    keep_freed_memory()
     module = _import(COMMANDS[command][0])
     _define_flags(module)
     try:
@@ -71,7 +71,7 @@ def main() -> None:
         raise
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Of glibc's malloc; others have no mallopt. Arrays as large as weights come and go all the time, and each would be new memory, which
     the system fills with zeros page by page at its first touch: a third of the processor time of a conversion to safetensors. The numbers
     are those of malloc.h, described in mallopt(3)."""

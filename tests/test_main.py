@@ -98,7 +98,7 @@ import resource, sys
 import numpy as np
 from humpback import __main__ as humpback
 if sys.argv[1] == "keep":
-    humpback._keep_freed_memory()
+    humpback.keep_freed_memory()
 np.ones(8_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
