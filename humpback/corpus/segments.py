@@ -227,6 +227,8 @@ def choose(
             reason = "generic header"
         if not reason:
             text = filters.unquoted(tree.text)
+            reason = filters.length_reason(len(text), cfg)  # it may have become too short
+        if not reason:
             code, share = language.detect(filters.without_code(text))
             if cfg.min_language_share and (
                 code.split("-")[0] != cfg.language

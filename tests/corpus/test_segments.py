@@ -92,6 +92,12 @@ def test_lengths_are_inclusive(length: int, kept: list[tuple[str, int]]) -> None
     assert run(f"<h1>A</h1><p>{words(length)}</p>") == (kept, reason)
 
 
+def test_the_length_of_a_quotation_is_that_without_its_marks():
+    quotation = lambda count: f"<h1>A</h1><blockquote>{words(count)}</blockquote>"  # noqa: E731
+    assert run(quotation(20)) == ([("A", 20)], {})
+    assert run(quotation(19)) == ([], {"too short": 1})
+
+
 def test_a_segment_leads_back_to_its_page() -> None:
     html = f"<html><head><link rel='canonical' href='https://x.org/y'></head><h1>A</h1><h2>B</h2><p>{words(30)}</p></html>"
     (segment,) = extract(page(html), Segments(min_chars=20, max_chars=31, **UNJUDGED), lambda *_: None)
