@@ -277,7 +277,7 @@ def unquoted(text: str) -> str:
     """A text that is one quotation, without the signs before its lines; any other text as it is."""
     lines = text.split("\n")
     quoted = text and all(line.startswith(">") or not line for line in lines)
-    return "\n".join(line[2:] for line in lines) if quoted else text
+    return "\n".join(line[2:] for line in lines).strip("\n") if quoted else text
 
 
 def without_code(text: str) -> str:

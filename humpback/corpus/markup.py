@@ -23,7 +23,8 @@ _BLOCKS = words(
 )
 # Their contents are written out as they are, not escaped, so they go before anything is cut; "template" holds what is not shown.
 _RAW = ["script", "style", "iframe", "noembed", "noframes", "noscript", "template"]
-_UNESCAPED = re.compile("(<(xmp|plaintext)(?: [^>]*)?>)(.*?)(</\\2>|$)", re.DOTALL)
+# Other tags are gone through whole: one of the name "p<plaintext" is none of these.
+_UNESCAPED = re.compile("(<(xmp|plaintext)(?: [^>]*)?>)(.*?)(</\\2>|$)|<[^>]*>", re.DOTALL)
 _COMMENT = re.compile("<!--.*?-->", re.DOTALL)
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
 _CONTROL_BYTES = bytes([*range(9), 11, *range(14, 32), 127])
@@ -191,6 +192,8 @@ def _without_stray_signs(html: str) -> str:
 
 
 def _escape(match: re.Match) -> str:
+    if not match[1]:
+        return match[0]
     return match[1] + match[3].replace("<", "&lt;").replace(">", "&gt;") + (match[4] or f"</{match[2]}>")
 
 

@@ -308,9 +308,10 @@ def _dropout(key: jax.Array, rate: float, tokens_BT: jax.Array, x_BTD: jax.Array
     # 16 random bits an element: a word drawn serves two, because drawing them is what costs.
     keys_R = jax.vmap(fold, (None, 0))(fold(key, branch), tokens_BT.reshape(-1))
     words_RW = jax.vmap(lambda key: jax.random.bits(key, (-(-D // 2),), jnp.uint32))(keys_R)
-    halves_BTD = jax.lax.bitcast_convert_type(words_RW, jnp.uint16).reshape(*tokens_BT.shape, -1)[..., :D]
     dropped = min(round(rate * 65536), 65535)  # of the 65536 values
-    return jnp.where(halves_BTD >= dropped, x_BTD * (65536 / (65536 - dropped)), 0).astype(x_BTD.dtype)
+    # Lower halves, then upper ones: in the order in which they lie a TPU's compiler writes out a word for each.
+    kept_RD = jnp.concatenate([(words_RW & 65535) >= dropped, (words_RW >> 16) >= dropped], axis=1)[:, :D]
+    return jnp.where(kept_RD.reshape(x_BTD.shape), x_BTD * (65536 / (65536 - dropped)), 0).astype(x_BTD.dtype)
 
 
 def _is_split() -> bool:

@@ -96,6 +96,7 @@ def test_the_length_of_a_quotation_is_that_without_its_marks():
     quotation = lambda count: f"<h1>A</h1><blockquote>{words(count)}</blockquote>"  # noqa: E731
     assert run(quotation(20)) == ([("A", 20)], {})
     assert run(quotation(19)) == ([], {"too short": 1})
+    assert run(f"<h1>A</h1>{'<p>></p>' * 30}") == ([], {"too short": 1})
 
 
 def test_a_segment_leads_back_to_its_page() -> None:
