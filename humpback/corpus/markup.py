@@ -25,7 +25,8 @@ _BLOCKS = words(
 _RAW = ["script", "style", "iframe", "noembed", "noframes", "noscript", "template"]
 # Other tags are gone through whole: one of the name "p<plaintext" is none of these.
 _UNESCAPED = re.compile("(<(xmp|plaintext)(?: [^>]*)?>)(.*?)(</\\2>|$)|<[^>]*>", re.DOTALL)
-_COMMENT = re.compile("<!--.*?-->", re.DOTALL)
+_COMMENT = re.compile("<!--.*?-->()", re.DOTALL)
+_COMMENT_OR_TAG = re.compile("<!--.*?-->|(<[^>]*>)", re.DOTALL)  # for where a name has a "<" in it, slower
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
 _CONTROL_BYTES = bytes([*range(9), 11, *range(14, 32), 127])
 _INVISIBLE = re.compile("[\x80-\x9f\u00ad\u200b\u200c\u200e\u200f\u2060\ufeff]")
@@ -77,13 +78,10 @@ class Markup:
 
     def __init__(self, parser: LexborHTMLParser) -> None:
         parser.strip_tags(_RAW)
-        html = (parser.body.html if parser.body is not None else "") or ""
-        if "<!--" in html:
-            html = _COMMENT.sub("", html)
-        if "<xmp" in html or "<plaintext" in html:
-            html = _UNESCAPED.sub(_escape, html)
+        written = (parser.body.html if parser.body is not None else "") or ""
+        html = _without_comments(written, _COMMENT)
         if html.count("<") != html.count(">"):
-            html = _without_stray_signs(html)
+            html = _without_stray_signs(_without_comments(written, _COMMENT_OR_TAG))
         raw = parser.raw_html or b""
         if b"&#" in raw or len(raw.translate(None, _CONTROL_BYTES)) < len(raw):
             html = _CONTROLS.sub("", html)
@@ -177,6 +175,15 @@ def _read_tag(head: str) -> Tag:
     if remark:
         _remarks.add(head)
     return Tag(_OPENING.get(name, ""), name, attributes, remark)
+
+
+def _without_comments(html: str, comment: re.Pattern) -> str:
+    """Without comments, and with escapes in what is written out without. Of what `comment` finds its group stays."""
+    if "<!--" in html:
+        html = comment.sub(r"\1", html)
+    if "<xmp" in html or "<plaintext" in html:
+        html = _UNESCAPED.sub(_escape, html)
+    return html
 
 
 def _without_stray_signs(html: str) -> str:

@@ -282,6 +282,9 @@ class _Child:
                 reason = "took too long"
             except MemoryError:
                 reason = "too much memory"
+            except Exception as error:  # a page that shows a fault in these rules costs itself, too
+                reason, place = "program fault", traceback.extract_tb(error.__traceback__)[-1]
+                self._warn(f"program fault: {error!r}, {os.path.basename(place.filename)}:{place.lineno}; please report it with the page")
         if reason:
             del self.page["drops"][before:]
             found = []

@@ -60,6 +60,7 @@ TABLE = [
      "<p>a</p><script>x</script><style>y</style><template><p>t</p></template><noscript><p>n</p></noscript><!-- c --><p>b</p>",
      "a\n\nb"),
     ("signs in names", "<p>a</p><p>b <restored from</p><p <x<y=1 z>c</p>", "a\n\nb\n\nc"),
+    ("what looks like a comment in a name", "<p>a</p><p<!-- c>b<p<!-->c</p<!--></p<!--><!-- x --><p>d</p>", "a\n\nbc\n\nd"),
     ("a sign and a raw element's name in a name", "<p>a</p><p<plaintext>b</p><p>c</p>", "a\n\nb\n\nc"),
     ("no navigation", "<nav>x</nav><aside>y</aside><footer>z</footer><div role='navigation'>r</div><p>b</p>", "b"),
     ("no site header", "<header><p>Site</p></header><article><header><p>By A.</p></header><p>b</p></article>", "By A.\n\nb"),

@@ -211,6 +211,21 @@ worker.main()
     assert len((Path(job.out) / f"{job.name}.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_fault_of_the_program_costs_the_page_that_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = one_job(tmp_path)
+    hurt = """
+from humpback.corpus import worker
+choose = worker.choose
+def faulty(page, *rest):
+    return [].pop() if page.source.endswith("2.html") else choose(page, *rest)
+worker.choose = faulty
+worker.main()
+"""
+    counts, dropped = outcome_of_hurt(job, hurt, monkeypatch)
+    assert counts["pages"] == 3 and dropped == {"navigation header": 2, "program fault": 1}
+    assert "pop from empty list" in (Path(job.out) / f"{job.name}.json").read_text()
+
+
 def test_an_input_that_kills_whoever_reads_it_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = one_job(tmp_path)
     hurt = """
