@@ -86,7 +86,6 @@ class Markup:
         if b"&#" in raw or len(raw.translate(None, _CONTROL_BYTES)) < len(raw):
             html = _CONTROLS.sub("", html)
         self.may_have_notices = may_have_notices(raw)
-        self.has_captions = "<caption" in html
         pieces = html.replace(">", "<").split("<")
         self.heads, self.texts = pieces[1::2], pieces[2::2]
         if max(len(_remembered), len(_remarks)) >= _MAX_REMEMBERED_TAGS:

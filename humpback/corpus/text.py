@@ -403,9 +403,8 @@ class _Walker:
         return found or None
 
     def _table(self, rows: list[tuple[bool, list[str]]], begin: int, end: int) -> None:
-        tags = self.page.tags
-        caption = next((i for i in range(begin, end) if tags[i].name == "caption"), None) if self.page.has_captions else None
-        if caption is not None and (text := self._inline_text(caption, self.page.end_of(caption))):
+        caption = begin + 1  # anywhere else it is none
+        if self.page.tags[caption].name == "caption" and (text := self._inline_text(caption, self.page.end_of(caption))):
             self._add_block(text)
         if max(sum(map(bool, cells)) for _, cells in rows) < 2:  # a single column
             for is_header, cells in rows:

@@ -38,6 +38,8 @@ TABLE = [
     ("fences in code", "<pre>```\nx\n```</pre>", "````\n```\nx\n```\n````"),
     ("table", "<table><caption>Sizes</caption><tr><th>Name<th>cm<tr><td>A | B<td>1<br>2<tr><td>C</table>",
      "Sizes\n\n| Name | cm |\n| --- | --- |\n| A \\| B | 1 2 |\n| C |  |"),
+    ("a caption in the middle", "<table><tr><th>x<th>y<caption>late</caption><tr><td>1<td>2<tr><td>3<td>4</table>",
+     "| x | y |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |"),
     ("table without a header row", "<table><tr><td>a</td><td>b</td></tr><tr><td>c</td><td>d</td></tr></table>", "| a | b |\n| c | d |"),
     ("colspan", '<table><tr><th colspan="2">x<th>y<tr><td>1<td>2<td>3</table>', "| x |  | y |\n| --- | --- | --- |\n| 1 | 2 | 3 |"),
     ("table with a nuisance's name", "<table class='related'><tr><th>See</th></tr><tr><td>x</td></tr></table><p>a</p>", "a"),
