@@ -79,7 +79,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-8, 1)  # M_ARENA_MAX: the others' heaps end at 64 MB
         mallopt(-4, 0)  # M_MMAP_MAX: no block is a mapping of its own
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
 
 
 def _import(name: str):

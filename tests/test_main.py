@@ -91,18 +91,22 @@ def test_help_lists_the_flags_of_the_command_and_those_of_all():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is of glibc's malloc")
-def test_freed_memory_is_used_again():
-    """Pages touched for the first time, while an array of 64 MB comes and goes ten times."""
-    program = """
+@pytest.mark.parametrize("size", [64_000_000, 2_600_000_000])
+def test_freed_memory_is_used_again(size: int):
+    """Pages touched for the first time, while an array, of which 64 MB are used, comes and goes ten times: also one of more bytes than
+    an int of C can say."""
+    program = f"""
 import resource, sys
 import numpy as np
 from humpback import __main__ as humpback
 if sys.argv[1] == "keep":
     humpback.keep_freed_memory()
-np.ones(8_000_000)
+def come_and_go():
+    np.empty({size}, np.uint8)[:64_000_000] = 1
+come_and_go()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    np.ones(8_000_000)
+    come_and_go()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     given, kept = (int(run(sys.executable, "-c", program, how).stdout) for how in ("give", "keep"))
