@@ -1,4 +1,4 @@
-"""`humpback`: the flags that every command has, how it ends when it is stopped, and what becomes of freed memory."""
+"""`humpback`: the flags that every command has, how it ends when it is stopped, and huge pages."""
 
 import os
 import pathlib
@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from humpback.__main__ import place_variables
+from humpback import __main__ as start
 from humpback.errors import UserError
+from humpback.program import place_variables
 from launch import local_pod
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -90,24 +91,44 @@ def test_help_lists_the_flags_of_the_command_and_those_of_all():
     assert "logtostderr" not in shown and "orbax" not in shown
 
 
+THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is of glibc's malloc")
-@pytest.mark.parametrize("size", [64_000_000, 2_600_000_000])
-def test_freed_memory_is_used_again(size: int):
-    """Pages touched for the first time, while an array, of which 64 MB are used, comes and goes ten times: also one of more bytes than
-    an int of C can say."""
-    program = f"""
-import resource, sys
-import numpy as np
-from humpback import __main__ as humpback
-if sys.argv[1] == "keep":
-    humpback.keep_freed_memory()
-def come_and_go():
-    np.empty({size}, np.uint8)[:64_000_000] = 1
-come_and_go()
+@pytest.mark.skipif(not THP.exists() or "[madvise]" not in THP.read_text(), reason="this system gives huge pages to all or to none")
+def test_memory_is_in_huge_pages(tmp_path):
+    """Pages touched for the first time, while a block of 64 MB comes and goes ten times; the program is told what it was told before."""
+    program = tmp_path / "program.py"
+    program.write_text("""
+import ctypes, resource, sys
+from humpback.__main__ import use_huge_pages
+if sys.argv[1] == "huge":
+    use_huge_pages()
+libc, size = ctypes.CDLL(None), ctypes.c_size_t(64_000_000)
+libc.malloc.restype = ctypes.c_void_p
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    come_and_go()
+    block = ctypes.c_void_p(libc.malloc(size))
+    libc.memset(block, 1, size)
+    libc.free(block)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    given, kept = (int(run(sys.executable, "-c", program, how).stdout) for how in ("give", "keep"))
-    assert kept < given / 10
+""")
+    given, huge = (int(run(sys.executable, str(program), how).stdout) for how in ("small", "huge"))
+    assert huge < given / 10
+
+
+def test_what_is_set_for_malloc_stays_set(monkeypatch):
+    started = []
+    monkeypatch.setattr(start, "_libc", lambda: (2, 36))
+    monkeypatch.setattr(os, "execv", lambda *command: started.append(command))
+    for before, after in [("", "glibc.malloc.hugetlb=1"), ("glibc.cpu.x=1", "glibc.cpu.x=1:glibc.malloc.hugetlb=1")]:
+        monkeypatch.setenv("GLIBC_TUNABLES", before)
+        start.use_huge_pages()
+        assert os.environ["GLIBC_TUNABLES"] == after
+    start.use_huge_pages()  # as the program does after its new start
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    start.use_huge_pages()
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.setattr(start, "_libc", lambda: ())
+    start.use_huge_pages()
+    assert len(started) == 2 and started[0] == (sys.executable, [sys.executable, *sys.orig_argv[1:]])

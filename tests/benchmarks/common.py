@@ -84,8 +84,9 @@ def python_of(name: str, base: Callable[[], str] = lambda: sys.executable) -> pa
 
 
 def clean_environment() -> dict[str, str]:
-    """Without what would show another Python other packages, or bring it to ask the network for a model."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    """Without what would show another Python other packages, or bring it to ask the network for a model; huge pages are ours alone."""
+    ours = ("PYTHONPATH", "PYTHONHOME", "GLIBC_TUNABLES")
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     return {**kept, "HF_HUB_OFFLINE": "1"}
 
 

@@ -39,6 +39,7 @@ from decode_inputs import WORKLOADS, Inputs
 from decode_ours import Ours, Turn
 from decode_peers import BF16, F32, TRANSFORMERS, TUNIX, Asked, Form, Peers, Work
 
+from humpback.__main__ import use_huge_pages
 from humpback.errors import UserError
 
 TEMPERATURE, TOP_P = 0.7, 0.9
@@ -254,4 +255,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # as every command does
     sys.exit(main())

@@ -11,7 +11,6 @@ import numpy as np
 from decode_inputs import WORKLOADS, Inputs
 
 from humpback import config, keys
-from humpback.__main__ import keep_freed_memory
 from humpback.decoding.engine import Engine, Request, Stats
 from humpback.decoding.sampling import Sampler
 from humpback.model import sharding
@@ -36,7 +35,6 @@ class Ours:
     """Humpback with the settings of config.py; one engine a workload, compiled before anything is measured."""
 
     def __init__(self, inputs: Inputs, temperature: float, top_p: float):
-        keep_freed_memory()  # as every command does
         self.inputs, self.sampler = inputs, Sampler(temperature, top_p)
         self.settings = config.Decoding()
         self.mesh = sharding.make_mesh(**dataclasses.asdict(config.Mesh()))

@@ -36,6 +36,7 @@ from decode_peers import TRANSFORMERS, TUNIX, Peers
 from train_inputs import OPTIMIZER, Work
 from train_ours import Ours, Step
 
+from humpback.__main__ import use_huge_pages
 from humpback.errors import UserError
 from humpback.tokens.examples import TokenExample
 from humpback.training import flops
@@ -299,4 +300,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # as every command does
     sys.exit(main())

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from humpback import config
+from humpback.__main__ import use_huge_pages
 from humpback.model import llama, sharding
 from humpback.model.sizes import SIZES
 from humpback.tokens.examples import TokenExample
@@ -60,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # as every command does
     main()

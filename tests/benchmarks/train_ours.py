@@ -14,7 +14,6 @@ from typing import Any
 from train_inputs import PURPOSE, SEED, Work
 
 from humpback import config
-from humpback.__main__ import keep_freed_memory
 from humpback.model import sharding
 from humpback.training import loop
 
@@ -69,7 +68,6 @@ class Ours:
 
 def _train(connection: multiprocessing.connection.Connection, work: Work, dtype: str, steps: int) -> None:
     """The process: its clock runs from the moment when a step is asked for until the loop reports it, whatever is done between."""
-    keep_freed_memory()  # as every command does
     started = 0.0
 
     def wait() -> None:
