@@ -26,10 +26,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENVIRONMENTS = {
     ".venv-peers": (("torch", "transformers"), "constraints.txt"),
     ".venv-tunix": (("google-tunix",), "constraints-bench.txt"),
+    ".venv-llama": (("llama-cpp-python",), "constraints-bench.txt"),
     ".venv-trafilatura": (("trafilatura", "lxml_html_clean", "resiliparse"), "constraints-bench.txt"),
     ".venv-tpu": (("jax", "flax", "libtpu", "qwix", "google-crc32c", "pytest"), "constraints-bench.txt"),
 }
-PEERS = {"transformers_peer.py": ".venv-peers", "tunix_peer.py": ".venv-tunix", "trafilatura_peer.py": ".venv-trafilatura"}
+PEERS = {
+    "transformers_peer.py": ".venv-peers",
+    "tunix_peer.py": ".venv-tunix",
+    "llama_cpp_peer.py": ".venv-llama",
+    "trafilatura_peer.py": ".venv-trafilatura",
+}
 TOLERATED = 0.8  # of its figure; below that the peer, or the machine, is not at its best
 PAUSE_SECONDS = 0.5  # between two turns, so that the side before has gone to sleep
 STARTED = time.monotonic()

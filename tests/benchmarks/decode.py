@@ -14,6 +14,8 @@ The rate of pure decoding leaves out the reading of the prompts: a peer's is tim
 several steps at once, over the last 32 of the 64 tokens: the time of the job with 64 less that of the job with 32. The rate of the
 whole job is shown beside it.
 
+llama.cpp, where it can be built, takes part in `decode` with the quickstart's 4-bit file as it is; it is shown, and no ratio is to it.
+
 Run it on a quiet machine: .venv/bin/python tests/benchmarks/decode.py. The last line is a JSON object; exit code 1 when a peer is
 much slower than it is known to be, or reads other logits than ours.
 """
@@ -146,10 +148,14 @@ def measure_decode(rounds: int, inputs: Inputs, ours: Ours, peers: Peers) -> Res
     peers.stop(TUNIX)  # its memory is wanted, and it comes back if it is needed
     forms = decode_peers.choose(trials)
     job = ours.decode_job(new)
-    names = ["humpback", *(form.name for form in forms)]
+    sides = list(forms)
+    if (inputs.folder / decode_inputs.GGUF).exists() and decode_peers.is_there(peers, decode_peers.REPORTED.script):
+        sides.append(decode_peers.REPORTED)
+        decode_peers.try_all(peers, sides[-1:], asked)
+    names = ["humpback", *(side.name for side in sides)]
     whole, later = ({name: [] for name in names} for _ in range(2))
     for number in range(max(rounds, DECODE_ROUNDS)):
-        for side in common.turns([None, *forms], number):
+        for side in common.turns([None, *sides], number):
             time.sleep(common.PAUSE_SECONDS)
             if side is None:
                 seconds, half = job(new).seconds, job(new // 2).seconds
@@ -168,7 +174,7 @@ def measure_decode(rounds: int, inputs: Inputs, ours: Ours, peers: Peers) -> Res
     return {
         "tokens_per_second": rates["humpback"],
         "whole_job": {name: statistics.median(values) for name, values in whole.items()},
-        "peers": {form.name: rates[form.name] for form in forms},
+        "peers": {side.name: rates[side.name] for side in sides},
         "trials": {form.name: rate for form, rate in tried.items()},
         "best": max(rates[form.name] for form in forms),
         "measured": measured,

@@ -18,6 +18,7 @@ from tests import tiny
 from tests.pages import segment_pages
 
 NEW_TOKENS = 64
+GGUF = "model.gguf"  # the weights as they came, for llama.cpp
 DECODE_PROMPTS, DECODE_PROMPT_TOKENS = 16, 128
 
 
@@ -88,6 +89,8 @@ def prepare(folder: pathlib.Path, count: int, smoke: bool) -> Inputs:
     opened = sources.open_source(source, sha256)
     target = folder / "huggingface"
     export.write_folder(str(target), opened, wrapper="chatml", direction="base")
+    if not smoke:
+        (target / GGUF).symlink_to(sources.resolve(source))
     model = checkpoint.Model(checkpoint.ModelInfo(opened.config, "base", "chatml"), opened.params(), opened.tokenizer)
     shape = (DECODE_PROMPTS, 16 if smoke else DECODE_PROMPT_TOKENS)
     ids_BT = np.random.default_rng(0).integers(3, opened.config.vocab_size, shape, np.int32)

@@ -7,9 +7,10 @@ from typing import Any
 
 import common
 
-TRANSFORMERS, TUNIX = "transformers_peer.py", "tunix_peer.py"
+TRANSFORMERS, TUNIX, LLAMA_CPP = "transformers_peer.py", "tunix_peer.py", "llama_cpp_peer.py"
 TRIAL = 16  # prompts of a trial: those in the middle of the lengths
 F32, BF16 = "float32", "bfloat16"
+_SHORT = {F32: "f32", BF16: "bf16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Form:
         """As it is shown."""
         peer = self.script.removesuffix("_peer.py")
         how = f"continuous batching, {self.batch} slots" if self.continuous else f"batches of {self.batch}"
-        return f"{peer} {'f32' if self.dtype == F32 else 'bf16'}, {how}{', common head read once' if self.head else ''}"
+        return f"{peer} {_SHORT.get(self.dtype, self.dtype)}, {how}{', common head read once' if self.head else ''}"
 
 
 def _both(*forms: Form) -> list[Form]:
@@ -55,6 +56,9 @@ FORMS = {
     ],
     "decode": _both(Form(TRANSFORMERS, F32, 16), Form(TUNIX, F32, 16), Form(TRANSFORMERS, F32, 16, continuous=True)),
 }
+
+# Of pure decoding, reported beside the others and no measure of ours: its weights have 4 bits.
+REPORTED = Form(LLAMA_CPP, "q4_1", 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +168,16 @@ def try_all(peers: Peers, forms: Sequence[Form], asked: Asked) -> dict[Form, Wor
         done[form] = peers.run(form, few, batches(form, few))
         common.say(f"trial: {form.name}: {done[form].rate:.2f} records/s")
     return done
+
+
+def is_there(peers: Peers, script: str) -> bool:
+    """Whether a peer that has to be built runs on this machine."""
+    try:
+        peers.ask(script, "versions")
+    except SystemExit as error:
+        common.say(f"{script} is left out: {error}")
+        return False
+    return True
 
 
 def choose(trials: dict[Form, Work]) -> list[Form]:
