@@ -6,7 +6,8 @@
           is transformers as a good user of it trains: the step's examples sorted by length, split into batches of so many tokens,
           each padded on the right to its longest, gradients added up; no loss on prompt and padding.
 
-Ours is humpback.training.loop.train with the quickstart's settings, in float32 and in bfloat16; OURS is the one that counts.
+Ours is humpback.training.loop.train with the quickstart's settings, in bfloat16 and in float32 (`packed`: its first loss alone); OURS is
+the one that counts.
 transformers trains in float32, in bfloat16, and with float32 weights under bfloat16 autocast, with several numbers of tokens at
 once; Tunix in float32 and bfloat16. What there are several forms of is tried first, and the fastest takes part. Each peer in turns
 with ours, on the same examples in the same step.

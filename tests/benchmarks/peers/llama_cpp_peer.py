@@ -10,6 +10,7 @@ from typing import Any
 import llama_cpp
 from answering import answer
 
+BATCH = 512  # tokens of one call
 MODELS: dict[str, Any] = {}
 SILENT = llama_cpp.llama_log_callback(lambda *_: None)
 
@@ -41,7 +42,7 @@ def generate(
         longest = max(map(len, rows)) + new_tokens
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max = -(-longest // 256) * 256 * len(rows), len(rows)
-        params.n_batch = params.n_ubatch = 512
+        params.n_batch = params.n_ubatch = BATCH
         params.n_threads = params.n_threads_batch = os.cpu_count()
         context = llama_cpp.llama_init_from_model(MODELS[name], params)
         samplers = [_sampler(temperature, top_p, seed) for seed in range(len(rows))]
@@ -76,8 +77,8 @@ def _sampler(temperature: float, top_p: float, seed: int) -> Any:
 
 def _read(context: Any, batch: Any, number: int, ids: list[int], sampler: Any) -> int:
     """Reads a prompt as sequence `number`; the first token that is drawn after it."""
-    for start in range(0, len(ids), 512):
-        part = ids[start : start + 512]
+    for start in range(0, len(ids), BATCH):
+        part = ids[start : start + BATCH]
         _decode(context, batch, [(token, start + i, number, start + i == len(ids) - 1) for i, token in enumerate(part)])
     return llama_cpp.llama_sampler_sample(sampler, context, -1)
 
