@@ -133,7 +133,7 @@ def hidden(
         weights, key = scanned
         weights = _gather_layer(cfg, weights)
         drop = None if key is None else functools.partial(_dropout, key, dropout_rate, tokens_BT)
-        return _constrain_batch(merge_layer(cfg, weights)(x_BTD, tables, attend, drop, product)), None
+        return _constrain_batch(merge_layer(cfg, weights)(x_BTD, tables, attend, drop, product, frugal=remat == "full")), None
 
     if remat != "none":
         # Inside a scan nothing can be merged across iterations, so the barrier against it is not needed.

@@ -16,6 +16,9 @@ from flax import nnx
 from humpback.model import attention, products, quantization
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, outer_names
 
+PARTS, LANES = 4, 128  # of the width in `frugal_swiglu`; a part is a multiple of what a vector of a TPU holds
+WIDTH_AXES = (1, 1, 0)  # where F stands in gate, up and down
+
 Tables = tuple[jax.Array, jax.Array]  # of attention.rope_tables
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Drop = Callable[[jax.Array, int], jax.Array]
@@ -40,6 +43,49 @@ def turned_product(dtype: Any, x: jax.Array, *weights: jax.Array) -> tuple[jax.A
     return tuple(quantization.scaled(products.turned_matmul(x, matrix_OI), scale_O) for matrix_OI, scale_O in parts)
 
 
+def swiglu(product: Product, h_RD: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
+    """The feed-forward branch of normed rows, (R, D)."""
+    gate_RF, up_RF = product(h_RD, gate, up)
+    return product(jax.nn.silu(gate_RF) * up_RF, down)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def frugal_swiglu(product: Product, h_RD: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
+    """`swiglu`, of which the backward pass keeps nothing and computes everything again, one of PARTS of the width after the other.
+
+    Three arrays (R, F) would otherwise be most of what a layer's backward pass holds.
+    """
+    return swiglu(product, h_RD, gate, up, down)
+
+
+def _frugal_backward(product: Product, saved: tuple[jax.Array, ...], grad_RD: jax.Array) -> tuple[jax.Array, ...]:
+    h_RD, *matrices = saved
+    # Cut inside of what each device has of the width, or the matrices would have to be sent.
+    shards = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+    views = [x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :]) for x, axis in zip(matrices, WIDTH_AXES, strict=True)]
+    width = views[0].shape[-1]
+    size = -(-width // PARTS // LANES) * LANES
+
+    def again(h_RD: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # Rows that come out as they went in take the gradient so far, to which each product then adds its own: no other array is held.
+        (gate_RF,), (up_RF,) = product(h_RD, gate), product(h_RD, up)
+        return h_RD, product(jax.nn.silu(gate_RF) * up_RF, down)[0]
+
+    grad_h_RD, by_part = jnp.zeros_like(h_RD), []
+    for start in range(0, width, size):
+        stop = min(start + size, width)
+        part = (jax.lax.slice_in_dim(view, start, stop, axis=axis + 1) for view, axis in zip(views, WIDTH_AXES, strict=True))
+        grad_h_RD, *grads = jax.vjp(again, h_RD, *part)[1]((grad_h_RD, grad_RD))
+        by_part.append(grads)
+        # Else the next part is begun before this one is done.
+        h_RD, grad_RD, grad_h_RD, by_part = jax.lax.optimization_barrier((h_RD, grad_RD, grad_h_RD, by_part))
+    joined = (jnp.concatenate(grads, axis=axis + 1) for grads, axis in zip(zip(*by_part, strict=True), WIDTH_AXES, strict=True))
+    return grad_h_RD, *(grad.reshape(x.shape) for grad, x in zip(joined, matrices, strict=True))
+
+
+frugal_swiglu.defvjp(lambda product, *given: (swiglu(product, *given), given), _frugal_backward)
+
+
 class Layer(nnx.Module):
     """One transformer layer; its weights are the table's `per_layer` rows."""
 
@@ -56,10 +102,11 @@ class Layer(nnx.Module):
         drop: Drop | None,
         product: Product,
         last_B: jax.Array | None = None,
+        frugal: bool = False,
     ) -> jax.Array:
         """`attend(q, k, v)` is given rotated queries and keys; `drop(branch, number)` is dropout on a branch.
 
-        last_B: only this token of each row goes on, (B, 1, D); the others serve as keys and values.
+        last_B: only this token of each row goes on, (B, 1, D); the others serve as keys and values. frugal: with `frugal_swiglu`.
         """
         h_BTD, (T, H) = rms_norm(x_BTD, self.attention_norm[...], self.cfg.rms_eps), (x_BTD.shape[1], self.cfg.head_dim)
         # Every product is a plain matrix product over B·T rows, the form all backends do fastest, those of the same rows in one go.
@@ -78,8 +125,8 @@ class Layer(nnx.Module):
         (branch,) = product(out_BTNH.reshape(-1, self.cfg.num_heads * H), self.o[...])
         branch_BTD = branch.reshape(-1, T, self.cfg.d_model)
         x_BTD = x_BTD + (drop(branch_BTD, 0) if drop else branch_BTD)
-        gate, up = product(rows(rms_norm(x_BTD, self.ffn_norm[...], self.cfg.rms_eps)), self.gate[...], self.up[...])
-        (branch,) = product(jax.nn.silu(gate) * up, self.down[...])
+        h_RD = rows(rms_norm(x_BTD, self.ffn_norm[...], self.cfg.rms_eps))
+        branch = (frugal_swiglu if frugal else swiglu)(product, h_RD, self.gate[...], self.up[...], self.down[...])
         branch_BTD = branch.reshape(-1, T, self.cfg.d_model)
         return x_BTD + (drop(branch_BTD, 1) if drop else branch_BTD)
 
