@@ -1,11 +1,11 @@
-"""The attention mathematics: rotary positions, causal attention inside segments, attention to a cache.
+"""The attention mathematics: rotary positions, causal attention inside segments, of prompts, and to a cache.
 
 Grouped queries share their keys: the G query heads of one key head become G·T rows of one matrix, so K and V are
 never repeated in memory. Softmax is in float32. Dimension letters: see weights.py.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,15 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 
 from humpback.model import kernels, products
 from humpback.model.kernels import Prefix
 from humpback.model.weights import LlamaConfig
 
-# Queries are taken in blocks that see only the keys up to their own end: the upper triangle of the score matrix is
-# not computed at all. At most MAX_BLOCKS, because each is compiled.
-MIN_BLOCK = 256
-MAX_BLOCKS = 8
+BLOCK = 256  # queries, and in training keys, whose scores exist at a time
+MAX_BLOCKS = 8  # of a prompt's queries, because each is compiled
 MASKED = -1e30  # finite: a row that is masked everywhere gives a mean, not NaN
 # A CPU looks at a long cache in pieces, as far as the longest row fills it. To cut a piece out takes longer than to look at it, so
 # that a shorter cache is looked at whole.
@@ -63,141 +62,211 @@ def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def causal_attention(
-    q_BTNH: jax.Array,
-    k_BTKH: jax.Array,
-    v_BTKH: jax.Array,
-    segments_BT: jax.Array | None,
-    prefix: Prefix | None = None,
-    dtype: Any = None,
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array, dtype: Any = None
 ) -> jax.Array:
     """Each token attends to itself and to the earlier tokens of its row that have its segment number -> (B, T, N, H).
 
-    Earlier means earlier in the row, whatever the positions say. Every token sees at least itself; with a prefix, also
-    the part of it that the row uses. Products are in `dtype` (None: the queries', as the
+    Earlier means earlier in the row, whatever the positions say. For training: it never holds the scores of more than a block of
+    queries with a block of keys, and passes over blocks that no segment joins. Products are in `dtype` (None: the queries', as the
     kernel's always are).
     """
-    if kernels.takes_splash(q_BTNH, k_BTKH, segments_BT, prefix):
-        return kernels.splash_attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix)
+    if kernels.takes_splash(q_BTNH, k_BTKH, segments_BT, None):
+        return kernels.splash_attention(q_BTNH, k_BTKH, v_BTKH, segments_BT)
     B, T, N, H = q_BTNH.shape
     K = k_BTKH.shape[2]
-    G = N // K
+    blocks = -(-T // BLOCK)
+    size = T if blocks == 1 else -(-T // blocks // 16) * 16
+    fill = lambda x, axis: jnp.pad(x, [(0, blocks * size - T if i == axis else 0) for i in range(x.ndim)])  # noqa: E731
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
+    k_BKTH, v_BKTH = (fill(x.transpose(0, 2, 1, 3), 2) for x in (k_BTKH, v_BTKH))
+    out_BKGTH = _packed(dtype or q_BTNH.dtype, size, fill(q_BKGTH, 3), k_BKTH, v_BKTH, fill(segments_BT, 1))
+    return out_BKGTH[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _packed(
+    dtype: Any, size: int, q_BKGTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segments_BT: jax.Array
+) -> jax.Array:
+    """(B, K, G, T, H) float32 for scaled queries; `size` divides T.
+
+    The backward pass keeps the sums of the exponentials and computes the scores again.
+    """
+    return _packed_forward(dtype, size, q_BKGTH, k_BKTH, v_BKTH, segments_BT)[0]
+
+
+def _packed_forward(dtype, size, q_BKGTH, k_BKTH, v_BKTH, segments_BT):
+    given = q_BKGTH, k_BKTH, v_BKTH
+    found = _by_row(functools.partial(_row, size), *(x.astype(dtype) for x in given), segments_BT)
+    out_BKGTH, log_sums_BKGT = (checkpoint_name(x, products.SAVED) for x in found)
+    return out_BKGTH, (given, segments_BT, out_BKGTH, log_sums_BKGT)
+
+
+def _packed_backward(dtype, size, saved, grad_BKGTH):
+    given, segments_BT, out_BKGTH, log_sums_BKGT = saved
+    # How far the whole row's weights pull: what the softmax takes from each weight's gradient.
+    pulls_BKGT = jnp.sum(grad_BKGTH * out_BKGTH, axis=-1)
+    narrow = (x.astype(dtype) for x in (*given, grad_BKGTH))
+    grads = _by_row(functools.partial(_row_backward, size), *narrow, log_sums_BKGT, pulls_BKGT, segments_BT)
+    return *(grad.astype(x.dtype) for grad, x in zip(grads, given, strict=True)), None
+
+
+_packed.defvjp(_packed_forward, _packed_backward)
+
+
+def _by_row(one: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """`one` of each row in turn; every device of the mesh that is set has its rows and key heads, the first two axes. Last: segments."""
+    rows, heads = kernels.row_and_head_axes(*arrays[0].shape[:2])
+    by_head, by_row = PartitionSpec(rows, heads), PartitionSpec(rows)
+
+    def all_rows(*arrays: jax.Array) -> Any:
+        return lax.map(lambda row: one(*row), arrays)
+
+    if rows is None and heads is None:
+        return all_rows(*arrays)
+    # What comes out varies over the axes that share nothing, too, as far as can be inferred, so that they are not checked.
+    specs = (*(by_head for _ in arrays[1:]), by_row)
+    return jax.shard_map(all_rows, in_specs=specs, out_specs=by_head, check_vma=False)(*arrays)
+
+
+def _row(size: int, q_KGTH: jax.Array, k_KTH: jax.Array, v_KTH: jax.Array, segments_T: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One row's (K, G, T, H) and the logarithms of the sums of its exponentials (K, G, T), both float32."""
+    K, G, T, H = q_KGTH.shape
+    # A column of ones beside the values adds up the weights in the same product.
+    v_KTI = jnp.concatenate([v_KTH, jnp.ones((K, T, 1), v_KTH.dtype)], axis=2)
+    first_X = _first_seen(segments_T, size)
+
+    def block(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        q_KMH = _cut(q_KGTH, i, size, 2).reshape(K, G * size, H)
+
+        def more(j: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            largest, out = state
+            scores = _scores(q_KMH, _cut(k_KTH, j, size, 1), segments_T, i, j)
+            now = lax.optimization_barrier(jnp.maximum(largest, scores.max(axis=-1, keepdims=True)))
+            weights = jnp.exp(scores - now).astype(v_KTI.dtype)
+            return now, out * jnp.exp(largest - now) + products.einsum("kms,ksi->kmi", weights, _cut(v_KTI, j, size, 1))
+
+        start = jnp.full((K, G * size, 1), MASKED), jnp.zeros((K, G * size, H + 1))
+        largest, out = lax.fori_loop(first_X[i], i + 1, more, start)
+        return (out[..., :H] / out[..., H:]).reshape(K, G, size, H), (jnp.log(out[..., H:]) + largest).reshape(K, G, size)
+
+    out_XKGSH, log_sums_XKGS = lax.map(block, jnp.arange(T // size))
+    return _joined(out_XKGSH), _joined(log_sums_XKGS)
+
+
+def _row_backward(size, q_KGTH, k_KTH, v_KTH, grad_KGTH, log_sums_KGT, pulls_KGT, segments_T):
+    """The gradients of one row's scaled queries (K, G, T, H), keys and values (K, T, H), float32."""
+    K, G, T, H = q_KGTH.shape
+    first_X = _first_seen(segments_T, size)
+
+    def block(by_keys: tuple[jax.Array, jax.Array], i: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        q_KMH, grad_KMH = (_cut(x, i, size, 2).reshape(K, G * size, H) for x in (q_KGTH, grad_KGTH))
+        log_sums_KM1, pulls_KM1 = (_cut(x, i, size, 2).reshape(K, G * size, 1) for x in (log_sums_KGT, pulls_KGT))
+
+        def more(j: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            grad_q, grad_k, grad_v = state
+            k_KSH, v_KSH = (_cut(x, j, size, 1) for x in (k_KTH, v_KTH))
+            weights = jnp.exp(_scores(q_KMH, k_KSH, segments_T, i, j) - log_sums_KM1)
+            grad_weights = products.einsum("kmh,ksh->kms", grad_KMH, v_KSH)
+            grad_scores = (weights * (grad_weights - pulls_KM1)).astype(q_KMH.dtype)
+            grad_q += products.einsum("kms,ksh->kmh", grad_scores, k_KSH)
+            grad_k = _add(grad_k, products.crossed(grad_scores, q_KMH), j)
+            return grad_q, grad_k, _add(grad_v, products.crossed(weights.astype(grad_KMH.dtype), grad_KMH), j)
+
+        grad_q, *by_keys = lax.fori_loop(first_X[i], i + 1, more, (jnp.zeros(q_KMH.shape), *by_keys))
+        return tuple(by_keys), grad_q.reshape(K, G, size, H)
+
+    (grad_k, grad_v), grad_q_XKGSH = lax.scan(block, (jnp.zeros(k_KTH.shape), jnp.zeros(v_KTH.shape)), jnp.arange(T // size))
+    return _joined(grad_q_XKGSH), grad_k, grad_v
+
+
+def _first_seen(segments_T: jax.Array, size: int) -> jax.Array:
+    """The first block of keys with a segment that may be one of a block's queries, for each of the X blocks."""
+    # Padding, 0, stands behind all segments: as the largest number it leaves the ranges of a packed row's blocks apart.
+    numbers_XS = jnp.where(segments_T == 0, jnp.iinfo(segments_T.dtype).max, segments_T).reshape(-1, size)
+    least_X, most_X = numbers_XS.min(axis=1), numbers_XS.max(axis=1)
+    return jnp.argmax((least_X[:, None] <= most_X) & (least_X <= most_X[:, None]), axis=1)
+
+
+def _scores(q_KMH: jax.Array, k_KSH: jax.Array, segments_T: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+    """Of block i of the queries, G·S rows of each key head, with block j of the keys, (K, M, S)."""
+    size, at_S = k_KSH.shape[1], jnp.arange(k_KSH.shape[1])
+    seen_SS = (i * size + at_S)[:, None] >= j * size + at_S
+    seen_SS &= _cut(segments_T, i, size, 0)[:, None] == _cut(segments_T, j, size, 0)
+    # Adding the mask touches the scores less often than a jnp.where does.
+    return products.einsum("kmh,ksh->kms", q_KMH, k_KSH) + jnp.tile(jnp.where(seen_SS, 0.0, MASKED), (q_KMH.shape[1] // size, 1))
+
+
+def _cut(x: jax.Array, block: jax.Array, size: int, axis: int) -> jax.Array:
+    return lax.dynamic_slice_in_dim(x, block * size, size, axis)
+
+
+def _add(sum_KTH: jax.Array, x_KSH: jax.Array, block: jax.Array) -> jax.Array:
+    size = x_KSH.shape[1]
+    return lax.dynamic_update_slice_in_dim(sum_KTH, _cut(sum_KTH, block, size, 1) + x_KSH, block * size, 1)
+
+
+def _joined(blocks: jax.Array) -> jax.Array:
+    """(X, K, G, S, …) -> (K, G, T, …)"""
+    return jnp.moveaxis(blocks, 0, 2).reshape(*blocks.shape[1:3], -1, *blocks.shape[4:])
+
+
+def prompt_attention(
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, prefix: Prefix | None = None, dtype: Any = None
+) -> jax.Array:
+    """Each token attends to itself, to all earlier ones of its row and, with a prefix, to the part of it that the row uses.
+
+    (B, T, N, H); products as in `causal_attention`. For prompts, which are short and many: queries are taken in blocks of all rows,
+    which see only the keys up to their own end.
+    """
+    if kernels.takes_splash(q_BTNH, k_BTKH, None, prefix):
+        return kernels.splash_attention(q_BTNH, k_BTKH, v_BTKH, None, prefix)
+    B, T, N, H = q_BTNH.shape
+    K = k_BTKH.shape[2]
     dtype = dtype or q_BTNH.dtype
-    q_BKGTH = q_BTNH.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4) * H**-0.5
-    k_BKSH, v_BKSH = (x.transpose(0, 2, 1, 3) for x in (k_BTKH, v_BTKH))
+    q_BKGTH = (q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5).astype(dtype)
+    k_BKSH, v_BKSH = (x.transpose(0, 2, 1, 3).astype(dtype) for x in (k_BTKH, v_BTKH))
     used_BP = None
     if prefix is not None:
         k_KHP, v_KPH, shared_B = prefix
         P = k_KHP.shape[2]
         used_BP = jnp.arange(P) < shared_B[:, None]
-        k_BKSH = jnp.concatenate([jnp.broadcast_to(k_KHP.transpose(0, 2, 1), (B, K, P, H)).astype(k_BKSH.dtype), k_BKSH], axis=2)
-        v_BKSH = jnp.concatenate([jnp.broadcast_to(v_KPH, (B, K, P, H)).astype(v_BKSH.dtype), v_BKSH], axis=2)
-    out_BKGTH = _blocked(dtype, q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP)
+        k_BKSH = jnp.concatenate([jnp.broadcast_to(k_KHP.transpose(0, 2, 1), (B, K, P, H)).astype(dtype), k_BKSH], axis=2)
+        v_BKSH = jnp.concatenate([jnp.broadcast_to(v_KPH, (B, K, P, H)).astype(dtype), v_BKSH], axis=2)
+    v_BKSI = jnp.concatenate([v_BKSH, jnp.ones((*v_BKSH.shape[:3], 1), dtype)], axis=3)
+    size = max(BLOCK, -(-T // MAX_BLOCKS))
+    outputs = []
+    for start in range(0, T, size):
+        stop = min(start + size, T)
+        seen = k_BKSH.shape[2] - T + stop
+        mask_BTS = _prompt_mask(used_BP, start, stop)
+        outputs.append(_prompt_block(q_BKGTH[:, :, :, start:stop], k_BKSH[:, :, :seen], v_BKSI[:, :, :seen], mask_BTS))
+    out_BKGTH = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blocked(
-    dtype: Any, q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array | None, used_BP: jax.Array | None
-) -> jax.Array:
-    """(B, K, G, T, H) float32 for scaled queries: the first S - T keys are a prefix, of which used_BP says who uses what.
-
-    Only a block's scores exist at a time; the backward pass keeps the sums of the exponentials and computes the scores again.
-    """
-    return _blocked_forward(dtype, q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP)[0]
-
-
-def _blocked_forward(dtype, q_BKGTH, k_BKSH, v_BKSH, segments_BT, used_BP):
-    given = q_BKGTH, k_BKSH, v_BKSH
-    q_BKGTH, k_BKSH, v_BKSH = (x.astype(dtype) for x in given)
-    # A column of ones beside the values adds up the weights in the same product.
-    v_BKSI = jnp.concatenate([v_BKSH, jnp.ones((*v_BKSH.shape[:3], 1), dtype)], axis=3)
-    outputs = []
-    for start, stop, seen in _blocks(q_BKGTH, k_BKSH):
-        mask_BTS = _mask(segments_BT, used_BP, start, stop)
-        outputs.append(_block(q_BKGTH[:, :, :, start:stop], k_BKSH[:, :, :seen], v_BKSI[:, :, :seen], mask_BTS))
-    out_BKGTH, log_sums_BKGT = (checkpoint_name(_join([block[i] for block in outputs]), products.SAVED) for i in (0, 1))
-    return out_BKGTH, (given, segments_BT, used_BP, out_BKGTH, log_sums_BKGT)
-
-
-def _blocked_backward(dtype, saved, grad_BKGTH):
-    given, segments_BT, used_BP, out_BKGTH, log_sums_BKGT = saved
-    q_BKGTH, k_BKSH, v_BKSH = (x.astype(dtype) for x in given)
-    # How far the whole row's weights pull: what the softmax takes from each weight's gradient.
-    pulls_BKGT = jnp.sum(grad_BKGTH * out_BKGTH, axis=-1)
-    grads_q, grad_k, grad_v = [], jnp.zeros(k_BKSH.shape), jnp.zeros(v_BKSH.shape)
-    for start, stop, seen in _blocks(q_BKGTH, k_BKSH):
-        part = (x[:, :, :, start:stop] for x in (q_BKGTH, grad_BKGTH, log_sums_BKGT, pulls_BKGT))
-        mask_BTS = _mask(segments_BT, used_BP, start, stop)
-        dq, dk, dv = _block_backward(*part, k_BKSH[:, :, :seen], v_BKSH[:, :, :seen], mask_BTS)
-        grads_q.append(dq)
-        grad_k, grad_v = grad_k.at[:, :, :seen].add(dk), grad_v.at[:, :, :seen].add(dv)
-    grads = (grad.astype(x.dtype) for grad, x in zip((_join(grads_q), grad_k, grad_v), given, strict=True))
-    return *grads, None, None
-
-
-_blocked.defvjp(_blocked_forward, _blocked_backward)
-
-
-def _blocks(q_BKGTH: jax.Array, k_BKSH: jax.Array) -> Iterator[tuple[int, int, int]]:
-    """(first query, first of the next block, how many keys these can see)."""
-    T, S = q_BKGTH.shape[3], k_BKSH.shape[2]
-    size = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
-    for start in range(0, T, size):
-        stop = min(start + size, T)
-        yield start, stop, S - T + stop
-
-
-def _join(blocks: list[jax.Array]) -> jax.Array:
-    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=3)
-
-
-def _mask(segments_BT: jax.Array | None, used_BP: jax.Array | None, start: int, stop: int) -> jax.Array:
+def _prompt_mask(used_BP: jax.Array | None, start: int, stop: int) -> jax.Array:
     """Which keys the queries of a block see, (B or 1, stop - start, P + stop) bool."""
     mask_BTS = jnp.asarray(np.arange(stop)[None, :] <= np.arange(start, stop)[:, None])[None]
-    if segments_BT is not None:
-        mask_BTS &= segments_BT[:, start:stop, None] == segments_BT[:, None, :stop]
-    if used_BP is not None:
-        B, P = used_BP.shape
-        before_BTP = jnp.broadcast_to(used_BP[:, None], (B, stop - start, P))
-        mask_BTS = jnp.concatenate([before_BTP, jnp.broadcast_to(mask_BTS, (B, *mask_BTS.shape[1:]))], axis=2)
-    return mask_BTS
+    if used_BP is None:
+        return mask_BTS
+    B, P = used_BP.shape
+    before_BTP = jnp.broadcast_to(used_BP[:, None], (B, stop - start, P))
+    return jnp.concatenate([before_BTP, jnp.broadcast_to(mask_BTS, (B, *mask_BTS.shape[1:]))], axis=2)
 
 
-def _scores(q_BKMH: jax.Array, k_BKSH: jax.Array, mask_BMS: jax.Array) -> jax.Array:
-    return products.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH) + mask_BMS[:, None]
-
-
-def _rows(q_BKGTH: jax.Array, mask_BTS: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The queries of a key head as rows (B, K, G·T, H), and what is added to their scores, (B, G·T, S)."""
-    B, K, G, T, H = q_BKGTH.shape
-    return q_BKGTH.reshape(B, K, G * T, H), jnp.tile(jnp.where(mask_BTS, 0.0, MASKED), (1, G, 1))
-
-
-def _block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSI: jax.Array, mask_BTS: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(B, K, G, T, H) and the logarithm of the sum of the exponentials (B, K, G, T), both float32. The values' last column is ones."""
+def _prompt_block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSI: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """(B, K, G, T, H) float32. The values' last column is ones, which adds up the weights in the same product."""
     # The softmax is written out: adding the mask and dividing after the product with V touches the (T, S) matrices
     # less often than jax.nn.softmax of a jnp.where does.
     B, K, G, T, H = q_BKGTH.shape
+    q_BKMH, mask_BMS = q_BKGTH.reshape(B, K, G * T, H), jnp.tile(jnp.where(mask_BTS, 0.0, MASKED), (1, G, 1))
     # The barrier, different in each layer, keeps XLA's CPU backend from writing out the mask of all layers for every head beforehand.
-    q_BKMH, mask_BMS, k_BKSH, v_BKSI = lax.optimization_barrier((*_rows(q_BKGTH, mask_BTS), k_BKSH, v_BKSI))
-    scores = _scores(q_BKMH, k_BKSH, mask_BMS)
+    q_BKMH, mask_BMS, k_BKSH, v_BKSI = lax.optimization_barrier((q_BKMH, mask_BMS, k_BKSH, v_BKSI))
+    scores = products.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH) + mask_BMS[:, None]
     largest = lax.optimization_barrier(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest).astype(v_BKSI.dtype)
-    out = products.einsum("bkms,bksh->bkmh", weights, v_BKSI).reshape(B, K, G, T, H + 1)
-    return out[..., :H] / out[..., H:], jnp.log(out[..., H]) + largest.reshape(B, K, G, T)
-
-
-def _block_backward(q_BKGTH, grad_BKGTH, log_sums_BKGT, pulls_BKGT, k_BKSH, v_BKSH, mask_BTS):
-    """The gradients of a block's scaled queries (B, K, G, T, H) and of the keys and values (B, K, S, H) that it sees, float32."""
-    B, K, G, T, H = q_BKGTH.shape
-    grad_BKMH = grad_BKGTH.reshape(B, K, G * T, H).astype(v_BKSH.dtype)
-    q_BKMH, mask_BMS, k_BKSH, v_BKSH, grad_BKMH = lax.optimization_barrier((*_rows(q_BKGTH, mask_BTS), k_BKSH, v_BKSH, grad_BKMH))
-    weights = jnp.exp(_scores(q_BKMH, k_BKSH, mask_BMS) - log_sums_BKGT.reshape(B, K, G * T, 1))
-    grad_weights = products.einsum("bkmh,bksh->bkms", grad_BKMH, v_BKSH)
-    grad_scores = (weights * (grad_weights - pulls_BKGT.reshape(B, K, G * T, 1))).astype(q_BKMH.dtype)
-    grad_q = products.einsum("bkms,bksh->bkmh", grad_scores, k_BKSH)
-    grad_k, grad_v = products.crossed(grad_scores, q_BKMH), products.crossed(weights.astype(grad_BKMH.dtype), grad_BKMH)
-    return grad_q.reshape(B, K, G, T, H), grad_k, grad_v
+    out = products.einsum("bkms,bksi->bkmi", weights, v_BKSI).reshape(B, K, G, T, H + 1)
+    return out[..., :H] / out[..., H:]
 
 
 def cache_attention(

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 Prefix = tuple[jax.Array, jax.Array, jax.Array]
 
 _ROWS = ("data", "fsdp")  # the mesh axes that share rows
-_LANES = 128  # a vector of a TPU: head sizes and blocks are multiples of it
+_LANES = 128  # a vector of a TPU: blocks are multiples of it, and so are heads, filled up
 _BLOCKS = (512, 256, 128)  # queries and keys of one step of the kernel, the first that divides the queries
 
 
@@ -35,11 +35,19 @@ def takes_splash(q_BTNH: jax.Array, k_BTKH: jax.Array, segments_BT: jax.Array | 
 def _possible(
     mesh: jax.sharding.AbstractMesh, q_BTNH: jax.Array, k_BTKH: jax.Array, segments_BT: jax.Array | None, prefix: Prefix | None
 ) -> bool:
-    (_, T, N, H), K, tensor = q_BTNH.shape, k_BTKH.shape[2], mesh.shape.get("tensor", 1)
+    (_, T, N, _), K, tensor = q_BTNH.shape, k_BTKH.shape[2], mesh.shape.get("tensor", 1)
     if segments_BT is not None and prefix is not None:
         return False  # the kernel compares segment numbers, and the prefix belongs to all of them
     shared = N % tensor == 0 and (K % tensor == 0 or tensor % K == 0)
-    return H % _LANES == 0 and T >= _LANES and shared and set(mesh.axis_names) >= {*_ROWS, "tensor"}
+    return T >= _LANES and shared and set(mesh.axis_names) >= {*_ROWS, "tensor"}
+
+
+def row_and_head_axes(B: int, K: int) -> tuple[Any, Any]:
+    """The axes of the mesh that is set which share B rows, and K key heads; None for what they do not divide, or without them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(mesh.axis_names) >= {*_ROWS, "tensor"}:
+        return None, None
+    return _ROWS if B % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None, "tensor" if K % mesh.shape["tensor"] == 0 else None
 
 
 def splash_attention(
@@ -53,11 +61,10 @@ def splash_attention(
 ) -> jax.Array:
     """attention.causal_attention on the mesh that is set: every chip has its rows and its query heads, and the keys of these.
 
-    Forwards and backwards. Lengths are padded to what the kernel takes. interpret: on any device, slowly, for tests.
+    Forwards and backwards. Lengths and heads are padded to what the kernel takes. interpret: on any device, slowly, for tests.
     """
-    mesh, (B, _, N, _), K = jax.sharding.get_abstract_mesh(), q_BTNH.shape, k_BTKH.shape[2]
-    rows = _ROWS if B % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None
-    heads = "tensor" if K % mesh.shape["tensor"] == 0 else None  # None: fewer key heads than chips, every chip has all of them
+    (B, _, N, _), K = q_BTNH.shape, k_BTKH.shape[2]
+    rows, heads = row_and_head_axes(B, K)  # without heads: fewer key heads than chips, every chip has all of them
     queries, keys, by_row, before = (PartitionSpec(*axes) for axes in ((rows, None, "tensor"), (rows, None, heads), (rows,), (heads,)))
     # What the kernel returns says nothing of the axes that it varies over, so that they cannot be checked.
     attend = jax.shard_map(
@@ -77,14 +84,16 @@ def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
     k_KHP, v_KPH, shared_B = prefix
     block = next(size for size in _BLOCKS if _round_up(T, _LANES) % size == 0)
     room_T, room_P = _round_up(T, block), 0 if k_KHP is None else _round_up(k_KHP.shape[2], block)
+    # Zeros behind a head add nothing to a score, and of what comes out they are cut off again.
+    q_BTNH, k_BTKH, v_BTKH = (_pad(x, 3, _round_up(H, _LANES) - H) for x in (q_BTNH * H**-0.5, k_BTKH, v_BTKH))
     # Padding stands between the prefix and the row, where it has a number of its own, and behind the row, where nothing looks.
-    q_BNTH, k_BKSH, v_BKSH = (_pad(x.transpose(0, 2, 1, 3), 2, room_T - T) for x in (q_BTNH * H**-0.5, k_BTKH, v_BTKH))
+    q_BNTH, k_BKSH, v_BKSH = (_pad(x.transpose(0, 2, 1, 3), 2, room_T - T) for x in (q_BTNH, k_BTKH, v_BTKH))
     ids = None
     if segments_BT is not None:
         ids_BT = _pad(segments_BT, 1, room_T - T)
         ids = _splash().SegmentIds(ids_BT, ids_BT)
     if k_KHP is not None:
-        before = (_pad(x, 1, room_P - x.shape[1]) for x in (k_KHP.transpose(0, 2, 1), v_KPH))
+        before = (_pad(_pad(x, 1, room_P - x.shape[1]), 2, k_BKSH.shape[3] - H) for x in (k_KHP.transpose(0, 2, 1), v_KPH))
         k_BKSH, v_BKSH = (
             jnp.concatenate([jnp.broadcast_to(x.astype(own.dtype), (B, *x.shape)), own], axis=2)
             for x, own in zip(before, (k_BKSH, v_BKSH), strict=True)
@@ -93,7 +102,7 @@ def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
         own_BT = jnp.ones((B, room_T), jnp.int32)
         ids = _splash().SegmentIds(own_BT, jnp.concatenate([used_BP, own_BT], axis=1))
     out_BNTH = jax.vmap(_kernel(N, room_T, room_P, block, interpret))(q_BNTH, k_BKSH, v_BKSH, ids)
-    return out_BNTH[:, :, :T].transpose(0, 2, 1, 3)
+    return out_BNTH[:, :, :T, :H].transpose(0, 2, 1, 3)
 
 
 def _own_keys(G, N, k_BTKH, v_BTKH, prefix):

@@ -115,6 +115,7 @@ def hidden(
     """
     if segments_BT is None:
         _check_length(cfg, ids_BT.shape[1])
+        segments_BT = jnp.ones_like(ids_BT)
     if remat not in REMAT_POLICIES:
         raise ValueError(f"remat must be one of {sorted(REMAT_POLICIES)}, not {remat!r}")
     if not 0.0 <= dropout_rate < 1.0:
@@ -200,7 +201,7 @@ def prefill(
         cache.append((k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)))
         if len(cache) == cfg.num_layers:
             return attention.cache_attention(q_BTNH[:, 0], *cache[-1], last_B, before)[:, None]
-        return attention.causal_attention(q_BTNH, k_BTKH, v_BTKH, None, before, dtype=compute_dtype)
+        return attention.prompt_attention(q_BTNH, k_BTKH, v_BTKH, before, dtype=compute_dtype)
 
     x_BTD, last_B = outer.embed(ids_BT, activation_dtype or compute_dtype), jnp.maximum(lengths_B - 1, 0)
     product = functools.partial(turned_product, compute_dtype)

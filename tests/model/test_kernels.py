@@ -10,17 +10,17 @@ import pytest
 from humpback.model import attention, kernels, llama, sharding
 
 H = 128
-# T, P (0: no prefix), N, K, mesh (data, fsdp, tensor): multi-head, grouped, and with fewer key heads than chips.
+# T, P (0: no prefix), N, K, H, mesh (data, fsdp, tensor): multi-head, grouped, with fewer key heads than chips, and small heads.
 CASES = [
-    (256, 0, 4, 4, (1, 1, 1)),
-    (300, 0, 4, 2, (1, 2, 2)),
-    (200, 77, 8, 4, (2, 1, 4)),
-    (130, 300, 4, 1, (1, 1, 4)),
-    (128, 40, 8, 2, (2, 1, 4)),
+    (256, 0, 4, 4, H, (1, 1, 1)),
+    (300, 0, 4, 2, H, (1, 2, 2)),
+    (200, 77, 8, 4, H, (2, 1, 4)),
+    (130, 300, 4, 1, H, (1, 1, 4)),
+    (128, 40, 8, 2, 64, (2, 1, 4)),
 ]
 
 
-def arrays(T, P, N, K, B=2):
+def arrays(T, P, N, K, H=H, B=2):
     """q, k, v, and a prefix of which the rows use all but one and none."""
     keys = iter(jax.random.split(jax.random.key(T + P), 5))
     q, k, v = (jax.random.normal(next(keys), (B, T, heads, H)) for heads in (N, K, K))
@@ -39,18 +39,18 @@ def on(shape):
     return jax.set_mesh(sharding.make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))]))
 
 
-@pytest.mark.parametrize(("T", "P", "N", "K", "mesh"), CASES)
-def test_the_kernel_equals_plain_xla(T, P, N, K, mesh):
-    q, k, v, prefix = arrays(T, P, N, K)
+@pytest.mark.parametrize(("T", "P", "N", "K", "H", "mesh"), CASES)
+def test_the_kernel_equals_plain_xla(T, P, N, K, H, mesh):
+    q, k, v, prefix = arrays(T, P, N, K, H)
     with on(mesh):
         found = jax.jit(functools.partial(kernels.splash_attention, interpret=True))(q, k, v, None, prefix)
-    np.testing.assert_allclose(found, attention.causal_attention(q, k, v, None, prefix), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(found, attention.prompt_attention(q, k, v, prefix), atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("N", "K", "mesh"), [(4, 2, (1, 2, 2)), (4, 1, (1, 1, 4))])
-def test_segments_and_gradients(N, K, mesh):
+@pytest.mark.parametrize(("N", "K", "H", "mesh"), [(4, 2, H, (1, 2, 2)), (4, 1, H, (1, 1, 4)), (2, 2, 64, (1, 2, 1))])
+def test_segments_and_gradients(N, K, H, mesh):
     T = 256
-    q, k, v, _ = arrays(T, 0, N, K)
+    q, k, v, _ = arrays(T, 0, N, K, H)
     segments_BT, target = ragged(T), jax.random.normal(jax.random.key(9), q.shape)
 
     def loss(attend, q, k, v):
@@ -82,7 +82,7 @@ def test_where_the_kernel_runs():
     with tpu():
         assert kernels.takes_splash(q, k, None, prefix) and kernels.takes_splash(q, k, segments_BT, None)
         assert not kernels.takes_splash(q, k, segments_BT, prefix)
-        assert not kernels.takes_splash(q[..., :64], k[..., :64], None, None)  # SmolLM2's head size
+        assert kernels.takes_splash(q[..., :64], k[..., :64], None, None)  # SmolLM2's head size, filled up
         assert not kernels.takes_splash(q[:, :100], k[:, :100], None, None)
         assert not kernels.takes_splash(q, k[:, :, :3], None, None)  # neither divides the other
     with tpu(tensor=3):
