@@ -76,7 +76,7 @@ def causal_attention(
     K = k_BTKH.shape[2]
     blocks = -(-T // BLOCK)
     size = T if blocks == 1 else -(-T // blocks // 16) * 16
-    fill = lambda x, axis: jnp.pad(x, [(0, blocks * size - T if i == axis else 0) for i in range(x.ndim)])  # noqa: E731
+    fill = functools.partial(kernels.pad, count=blocks * size - T)
     q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
     k_BKTH, v_BKTH = (fill(x.transpose(0, 2, 1, 3), 2) for x in (k_BTKH, v_BTKH))
     out_BKGTH = _packed(dtype or q_BTNH.dtype, size, fill(q_BKGTH, 3), k_BKTH, v_BKTH, fill(segments_BT, 1))

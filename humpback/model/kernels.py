@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 Prefix = tuple[jax.Array, jax.Array, jax.Array]
 
 _ROWS = ("data", "fsdp")  # the mesh axes that share rows
-_LANES = 128  # a vector of a TPU: blocks are multiples of it, and so are heads, filled up
+LANES = 128  # a vector of a TPU: blocks and parts are multiples of it, and so are heads, filled up
 _BLOCKS = (512, 256, 128)  # queries and keys of one step of the kernel, the first that divides the queries
 
 
@@ -39,7 +39,7 @@ def _possible(
     if segments_BT is not None and prefix is not None:
         return False  # the kernel compares segment numbers, and the prefix belongs to all of them
     shared = N % tensor == 0 and (K % tensor == 0 or tensor % K == 0)
-    return T >= _LANES and shared and set(mesh.axis_names) >= {*_ROWS, "tensor"}
+    return T >= LANES and shared and set(mesh.axis_names) >= {*_ROWS, "tensor"}
 
 
 def row_and_head_axes(B: int, K: int) -> tuple[Any, Any]:
@@ -82,18 +82,18 @@ def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
     if G:
         k_BTKH, v_BTKH, prefix = _own_keys(G, N, k_BTKH, v_BTKH, prefix)
     k_KHP, v_KPH, shared_B = prefix
-    block = next(size for size in _BLOCKS if _round_up(T, _LANES) % size == 0)
+    block = next(size for size in _BLOCKS if _round_up(T, LANES) % size == 0)
     room_T, room_P = _round_up(T, block), 0 if k_KHP is None else _round_up(k_KHP.shape[2], block)
     # Zeros behind a head add nothing to a score, and of what comes out they are cut off again.
-    q_BTNH, k_BTKH, v_BTKH = (_pad(x, 3, _round_up(H, _LANES) - H) for x in (q_BTNH * H**-0.5, k_BTKH, v_BTKH))
+    q_BTNH, k_BTKH, v_BTKH = (pad(x, 3, _round_up(H, LANES) - H) for x in (q_BTNH * H**-0.5, k_BTKH, v_BTKH))
     # Padding stands between the prefix and the row, where it has a number of its own, and behind the row, where nothing looks.
-    q_BNTH, k_BKSH, v_BKSH = (_pad(x.transpose(0, 2, 1, 3), 2, room_T - T) for x in (q_BTNH, k_BTKH, v_BTKH))
+    q_BNTH, k_BKSH, v_BKSH = (pad(x.transpose(0, 2, 1, 3), 2, room_T - T) for x in (q_BTNH, k_BTKH, v_BTKH))
     ids = None
     if segments_BT is not None:
-        ids_BT = _pad(segments_BT, 1, room_T - T)
+        ids_BT = pad(segments_BT, 1, room_T - T)
         ids = _splash().SegmentIds(ids_BT, ids_BT)
     if k_KHP is not None:
-        before = (_pad(_pad(x, 1, room_P - x.shape[1]), 2, k_BKSH.shape[3] - H) for x in (k_KHP.transpose(0, 2, 1), v_KPH))
+        before = (pad(pad(x, 1, room_P - x.shape[1]), 2, k_BKSH.shape[3] - H) for x in (k_KHP.transpose(0, 2, 1), v_KPH))
         k_BKSH, v_BKSH = (
             jnp.concatenate([jnp.broadcast_to(x.astype(own.dtype), (B, *x.shape)), own], axis=2)
             for x, own in zip(before, (k_BKSH, v_BKSH), strict=True)
@@ -131,7 +131,8 @@ def _kernel(N: int, T: int, P: int, block: int, interpret: bool) -> Any:
     return splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
 
 
-def _pad(x: jax.Array, axis: int, count: int) -> jax.Array:
+def pad(x: jax.Array, axis: int, count: int) -> jax.Array:
+    """`count` zeros more behind one axis."""
     return jnp.pad(x, [(0, count if i == axis else 0) for i in range(x.ndim)])
 
 
