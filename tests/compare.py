@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
-from humpback.training import checkpoint
+from humpback.models import folders
 
 # Times, rates and hosts; what is compiled and what ran; Orbax's own files, whose names are random, are compared as tensors.
 _IGNORED_NAMES = ("timing.json", "checksums.json", "report.md")
@@ -20,7 +20,7 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
     if _report(a) != _report(b):
         found.append("report.md")
     for folder in sorted({path.parent.name for path in a.glob("*/weights")} & {path.parent.name for path in b.glob("*/weights")}):
-        x, y = (checkpoint.load_model(run / folder).params for run in (a, b))
+        x, y = (folders.load_model(run / folder).params for run in (a, b))
         same = jax.tree.map(lambda p, q: p.dtype == q.dtype and np.array_equal(p, q), x, y)
         found += [f"{folder}/{jax.tree_util.keystr(path)}" for path, equal in jax.tree.leaves_with_path(same) if not equal]
     return found

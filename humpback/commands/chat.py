@@ -9,8 +9,8 @@ from humpback.decoding.engine import Engine, Request
 from humpback.decoding.sampling import Sampler
 from humpback.errors import UserError
 from humpback.model import sharding
+from humpback.models import folders
 from humpback.stages.models import encode_prompt
-from humpback.training import checkpoint
 
 
 def define_flags() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     """Loads the model and answers."""
     values = flags.FLAGS
     mesh = sharding.make_mesh()
-    model = checkpoint.load_model(values.model, directions={"forward", "base"})
+    model = folders.load_model(values.model, directions={"forward", "base"})
     length = min(model.info.config.max_positions, 1_024 + values.max_new_tokens)
     engine = Engine(model.info.config, model.params, mesh, slots=4, length=length, steps_per_visit=1)
     interactive = sys.stdin.isatty() and not values.prompt
@@ -36,7 +36,7 @@ def main() -> None:
             answer(model, engine, line, number)
 
 
-def answer(model: checkpoint.Model, engine: Engine, instruction: str, number: int) -> None:
+def answer(model: folders.Model, engine: Engine, instruction: str, number: int) -> None:
     """Streams one answer to the standard output."""
     values = flags.FLAGS
     ids = encode_prompt(model, prompts.forward_prompt(instruction), engine.length - values.max_new_tokens)

@@ -14,8 +14,8 @@ from humpback.convert import card, export, huggingface, sources
 from humpback.convert.arrays import DTYPES
 from humpback.errors import UserError
 from humpback.model.weights import leaves
+from humpback.models import folders
 from humpback.stages.directory import check_shared
-from humpback.training import checkpoint
 
 # How the names begin of what a conversion that was cut off may have left; anything else in a target folder is somebody's.
 _OURS = {
@@ -24,7 +24,7 @@ _OURS = {
         "model.safetensors", "model-", "tokenizer", "special_tokens_map.json", "generation_config.json", export.CARD, ".humpback-tmp-",
     ),
 }  # fmt: skip
-_FINISHED = (huggingface.CONFIG, checkpoint.CHECKSUMS)
+_FINISHED = (huggingface.CONFIG, folders.CHECKSUMS)
 
 
 def define_flags() -> None:
@@ -79,8 +79,8 @@ def convert(
         say(f"{opened.path}: {note}")
     with _bar(opened, progress and jax.process_index() == 0) as bar:
         if to_format == "checkpoint":
-            info = checkpoint.ModelInfo(opened.config, opened.direction, wrapper)
-            checkpoint.save_streamed(
+            info = folders.ModelInfo(opened.config, opened.direction, wrapper)
+            folders.save_streamed(
                 target, info, opened.read, lambda leaf: DTYPES[opened.dtype(leaf)], opened.tokenizer, opened.attend,
                 lambda _, array: bar.update(array.nbytes),
             )  # fmt: skip

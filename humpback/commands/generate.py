@@ -20,10 +20,10 @@ from humpback.decoding import offline
 from humpback.decoding.engine import Result
 from humpback.decoding.sampling import Sampler
 from humpback.errors import UserError
+from humpback.models import folders
 from humpback.stages.directory import Stage, check_shared
 from humpback.stages.models import engine_at, serve
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checkpoint
 
 _WRAPPED = {"forward": prompts.forward_prompt, "base": prompts.forward_prompt, "backward": prompts.backward_prompt}
 
@@ -81,7 +81,7 @@ def main() -> None:
     """Makes the folder, or completes it."""
     values = flags.FLAGS
     check_shared("out", values.out)
-    info = checkpoint.read_info(values.model)
+    info = folders.read_info(values.model)
     length = values.length or min(info.config.max_positions, configs.Decoding().length)
     for wrong, text in (
         (length > info.config.max_positions, f"--length={length} is more than the model's {info.config.max_positions} positions"),
@@ -96,7 +96,7 @@ def main() -> None:
     decided |= {"--length": length, "--dtype": values.dtype, "--wrap": wrap}
     decided |= {
         "--input": f"sha256 {storage.sha256_file(values.input)}",
-        "--model": f"sha256 {storage.read_json(epath.Path(values.model) / checkpoint.CHECKSUMS).get('sha256')}",
+        "--model": f"sha256 {storage.read_json(epath.Path(values.model) / folders.CHECKSUMS).get('sha256')}",
     }
     recorded = {f"--{name}": values[name].value for name in ("slots", "tensor", "processes_per_replica")}
     stage = Stage(epath.Path(values.out), decided, recorded, {})
@@ -104,7 +104,7 @@ def main() -> None:
         generate(stage, info, length, wrap)
 
 
-def generate(stage: Stage, info: checkpoint.ModelInfo, length: int, wrap: bool) -> None:
+def generate(stage: Stage, info: folders.ModelInfo, length: int, wrap: bool) -> None:
     """Serves the prompts that the flags name."""
     values = flags.FLAGS
     inputs = offline.Inputs([values.input], parse, any_id=True)  # before the model is loaded, as a line may be wrong
@@ -116,7 +116,7 @@ def generate(stage: Stage, info: checkpoint.ModelInfo, length: int, wrap: bool) 
         slots=values.slots,
         publish_seconds=values.publish_seconds,
     )
-    model, engine = engine_at(values.model, decoding, values.tensor, checkpoint.DIRECTIONS, template)
+    model, engine = engine_at(values.model, decoding, values.tensor, folders.DIRECTIONS, template)
     writer = Writer(model, template, tuple(values.stop))
     task = offline.Task(
         writer.encode,
@@ -132,7 +132,7 @@ def generate(stage: Stage, info: checkpoint.ModelInfo, length: int, wrap: bool) 
     stage.finish(counts=done.counts, files=done.files, tokens=done.tokens)
 
 
-def room_for(inputs: offline.Inputs, info: checkpoint.ModelInfo, template: Any, max_new: int) -> int:
+def room_for(inputs: offline.Inputs, info: folders.ModelInfo, template: Any, max_new: int) -> int:
     """A length in which every prompt and its answer fit, counted in bytes, of which a token has at least one: for short prompts there
     are fewer programs to compile than for 2,048 tokens."""
     around = "".join([*prompts.WRAPPERS[info.wrapper], template("").content]) if template else ""
@@ -169,7 +169,7 @@ def parse(line: str, where: str) -> Asked:
 class Writer:
     """Prompts to ids, and answers to lines of the output."""
 
-    def __init__(self, model: checkpoint.Model, template: Any, stops: tuple[str, ...]):
+    def __init__(self, model: folders.Model, template: Any, stops: tuple[str, ...]):
         self._model, self._template, self._stops = model, template, stops
 
     def encode(self, asked: Asked) -> np.ndarray:

@@ -13,8 +13,8 @@ from humpback import prompts, storage
 from humpback.convert import huggingface, meta
 from humpback.convert.opened import Opened, checked
 from humpback.errors import UserError
+from humpback.models import folders, weight_files
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checkpoint, stored
 
 _PACKAGE = "package:"
 _GGUF_MAGIC = b"GGUF"
@@ -118,8 +118,8 @@ def guess_wrapper(tokenizer: Tokenizer, chat_template: str = "") -> str:
 
 
 def _open_checkpoint(path: str, dtype: str | None) -> Source:
-    model = checkpoint.load_model(path, whole=False)
-    reader = stored.Reader(model.params, model.info.config)
+    model = folders.load_model(path, whole=False)
+    reader = weight_files.Reader(model.params, model.info.config)
     opened = Opened(
         config=model.info.config,
         tokenizer=model.tokenizer,

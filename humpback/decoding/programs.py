@@ -139,7 +139,7 @@ def compiled(layout: Layout, sampler: Sampler, stops: int, read: int, name: str)
 def decoding_params(layout: Layout, params: Mapping[str, Any]) -> dict:
     """llama.decoding_params in the compute type, or in int8, on the mesh.
 
-    A layer is asked for when its turn has come and not kept: with a tree that reads them from disk (checkpoint.load_model) no more
+    A layer is asked for when its turn has come and not kept: with a tree that reads them from disk (folders.load_model) no more
     than one layer is in memory beside the result.
     """
     placed = _params_shardings(layout)

@@ -6,9 +6,9 @@ from humpback.convert import sources
 from humpback.convert.arrays import DTYPES
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
+from humpback.models import folders
+from humpback.models.folders import digest_of
 from humpback.stages.directory import Run
-from humpback.stages.models import digest_of
-from humpback.training import checkpoint
 
 
 def convert_base(run: Run) -> None:
@@ -27,12 +27,12 @@ def convert_base(run: Run) -> None:
         )
     if source.direction != "base":
         raise UserError(f"config field base.source: {cfg.source} is a {source.direction} model; every training starts from a base")
-    info = checkpoint.ModelInfo(source.config, "base", run.cfg.wrapper)
+    info = folders.ModelInfo(source.config, "base", run.cfg.wrapper)
     digests: dict[str, str] = {}
 
     def look(path: tuple[str, ...], array: np.ndarray) -> None:
-        digests["/".join(path)] = checkpoint.digest(array)
+        digests["/".join(path)] = folders.digest(array)
 
-    checkpoint.save_streamed(stage.path, info, source.read, lambda leaf: DTYPES[source.dtype(leaf)], source.tokenizer, source.attend, look)
-    digests = dict(sorted(digests.items()))  # as checkpoint.weights_digest gives them
+    folders.save_streamed(stage.path, info, source.read, lambda leaf: DTYPES[source.dtype(leaf)], source.tokenizer, source.attend, look)
+    digests = dict(sorted(digests.items()))  # as folders.weights_digest gives them
     stage.finish(counts={"weights": len(digests)}, weights=digests, weights_sha256=digest_of(digests))

@@ -12,10 +12,12 @@ from absl import flags
 from humpback import config as configs
 from humpback import distributed, prompts, storage
 from humpback.errors import UserError
+from humpback.models import folders
+from humpback.models.folders import digest_of
 from humpback.records import Example, read_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run
-from humpback.stages.models import check_length, digest_of
+from humpback.stages.models import check_length
 from humpback.tokens.examples import Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
 from humpback.training import checkpoint, evaluate, events, loop, programs
@@ -43,11 +45,11 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
         return
     ft: configs.Finetune = getattr(run.cfg, field)
     # Left on disk: each process reads its part of each weight when that is placed, and what is trained is not kept twice.
-    placed = programs.unstacked_shardings(checkpoint.read_info(run.workdir / "base").config, run.mesh())
-    base = checkpoint.load_model(run.workdir / "base", shardings=placed, directions={"base"}, whole=False)
+    placed = programs.unstacked_shardings(folders.read_info(run.workdir / "base").config, run.mesh())
+    base = folders.load_model(run.workdir / "base", shardings=placed, directions={"base"}, whole=False)
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
         check_length(label, length, base.info)
-    info = checkpoint.ModelInfo(base.info.config, task, run.cfg.wrapper)
+    info = folders.ModelInfo(base.info.config, task, run.cfg.wrapper)
     pairs = list(read_shards(run.workdir / "seed", "seed", Example))
     if iteration:
         pairs += read_shards(run.workdir / f"curated-{iteration}", "curated", Example)
@@ -75,13 +77,13 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
             )  # fmt: skip
         finally:
             stage.publish_metrics()
-    checkpoint.save_model(stage.path, info, trained, base.tokenizer)
+    folders.save_model(stage.path, info, trained, base.tokenizer)
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}
     measured = measure_held_out(run, task, base, models, ft.compute_dtype)
     if distributed.is_first():
         storage.publish(stage.path / HELD_OUT_FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
-    digests = checkpoint.weights_digest(trained)
+    digests = folders.weights_digest(trained)
     stage.finish(
         counts={"examples": len(tokens), **Counter(f"{pair.kind} pairs" for pair in pairs)},
         dropped=dropped,
@@ -94,7 +96,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
 
 
 def measure_held_out(
-    run: Run, task: str, base: checkpoint.Model, models: dict[str, Any], compute_dtype: str
+    run: Run, task: str, base: folders.Model, models: dict[str, Any], compute_dtype: str
 ) -> list[dict[str, Any]]:
     """{model, task, id, nats, tokens} of every held-out pair under each model: nats of the target and its end, prompts as at
     inference. The same pairs and ids for every model; pairs that do not fit are left out for all."""

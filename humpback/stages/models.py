@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import numpy as np
@@ -17,10 +15,10 @@ from humpback.decoding.engine import Engine
 from humpback.decoding.programs import shareable
 from humpback.errors import UserError
 from humpback.model import sharding
+from humpback.models import folders
 from humpback.records import from_json, shard_paths
 from humpback.stages.directory import Run, Stage, say
 from humpback.tokens import examples
-from humpback.training import checkpoint
 
 # Texts that begin so differently that what the ids of a template agree on with all of them belongs to the template.
 _FILLINGS = ("a", "The", "1", '"', "- x", "é", "漢")
@@ -28,10 +26,10 @@ _FILLINGS = ("a", "The", "1", '"', "- x", "é", "漢")
 
 def open_engine(
     run: Run, name: str, directions: Collection[str], template: Callable[[str], prompts.Prompt]
-) -> tuple[checkpoint.Model, Engine]:
+) -> tuple[folders.Model, Engine]:
     """`engine_at` for the model of a stage."""
     path = run.workdir / name
-    info = checkpoint.read_info(path)
+    info = folders.read_info(path)
     if info.wrapper != run.cfg.wrapper:
         raise UserError(f"{path}: was trained with the wrapper {info.wrapper!r}; the config field wrapper is {run.cfg.wrapper!r}")
     return engine_at(path, run.cfg.decoding, run.cfg.decoding.tensor or run.cfg.mesh.tensor, directions, template)
@@ -43,21 +41,21 @@ def engine_at(
     tensor: int,
     directions: Collection[str],
     template: Callable[[str], prompts.Prompt] | None,
-) -> tuple[checkpoint.Model, Engine]:
+) -> tuple[folders.Model, Engine]:
     """A model folder, whose direction must be one of `directions`, and this process' replica's engine that decodes with it.
 
     `template` makes the prompts; what they all begin with is read once. The model comes without its weights: the engine has
     them, in a form of its own.
     """
-    info, mesh = checkpoint.read_info(path), replica_mesh(decoding.processes_per_replica, tensor)
+    info, mesh = folders.read_info(path), replica_mesh(decoding.processes_per_replica, tensor)
     check_length("decoding.length", decoding.length, info)
     placed = sharding.param_shardings(info.config, mesh, sharding.DECODING_RULES)
-    model = checkpoint.load_model(path, shardings=placed, directions=directions, whole=False)  # the engine takes layer by layer
+    model = folders.load_model(path, shardings=placed, directions=directions, whole=False)  # the engine takes layer by layer
     engine = new_engine(model, mesh, decoding, shared_prefix(model, template, decoding.length) if template else ())
     return dataclasses.replace(model, params={}), engine
 
 
-def new_engine(model: checkpoint.Model, mesh: jax.sharding.Mesh, decoding: configs.Decoding, prefix: Sequence[int]) -> Engine:
+def new_engine(model: folders.Model, mesh: jax.sharding.Mesh, decoding: configs.Decoding, prefix: Sequence[int]) -> Engine:
     """The engine of a config."""
     return Engine(
         model.info.config,
@@ -105,7 +103,7 @@ def stage_inputs(run: Run, name: str, kind: type) -> offline.Inputs:
     return offline.Inputs(shard_paths(run.workdir / name, name), functools.partial(from_json, kind))
 
 
-def shared_prefix(model: checkpoint.Model, template: Callable[[str], prompts.Prompt], length: int) -> list[int]:
+def shared_prefix(model: folders.Model, template: Callable[[str], prompts.Prompt], length: int) -> list[int]:
     """The ids that the prompts of a template begin with, whatever is filled in, as far as `length` allows them to be shared."""
     encoded = [encode_prompt(model, template(filling), length) for filling in _FILLINGS]
     if any(ids is None for ids in encoded):
@@ -114,20 +112,15 @@ def shared_prefix(model: checkpoint.Model, template: Callable[[str], prompts.Pro
     return same[: shareable(len(same), length)]
 
 
-def check_length(field: str, length: int, info: checkpoint.ModelInfo) -> None:
+def check_length(field: str, length: int, info: folders.ModelInfo) -> None:
     """UserError when a config field asks for more positions than the model was made for."""
     if length > info.config.max_positions:
         raise UserError(f"config field {field}: {length} tokens are more than the model's {info.config.max_positions}")
 
 
-def encode_prompt(model: checkpoint.Model, prompt: prompts.Prompt, room: int, lead: str = "") -> np.ndarray | None:
+def encode_prompt(model: folders.Model, prompt: prompts.Prompt, room: int, lead: str = "") -> np.ndarray | None:
     """Ids int32 of a wrapped prompt in at most `room`, its body cut where needed, then of `lead`; None when it cannot fit."""
     lead_ids = model.tokenizer.encode(lead) if lead else []
     wrapper = prompts.WRAPPERS[model.info.wrapper]
     ids = examples.fit_condition(model.tokenizer, prompt, wrapper, room - len(lead_ids))
     return np.array(ids + lead_ids, np.int32) if ids else None
-
-
-def digest_of(digests: Mapping[str, str]) -> str:
-    """One digest of all weights, from `checkpoint.weights_digest`: the name of a model in records and manifests."""
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

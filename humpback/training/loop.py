@@ -22,10 +22,11 @@ from humpback import distributed
 from humpback.config import Finetune
 from humpback.errors import UserError
 from humpback.model import llama
+from humpback.models.folders import Model, ModelInfo
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches, evaluate, flops, programs, update
 from humpback.training import optimizer as optimizers
-from humpback.training.checkpoint import Model, ModelInfo, TrainingCheckpoints
+from humpback.training.checkpoint import TrainingCheckpoints
 from humpback.training.stopping import Sigterm, Stopped, Watchdog
 
 Metrics = Callable[[dict[str, Any]], None]

@@ -10,8 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback.model import llama, sharding
+from humpback.models import weight_files
 from humpback.tokens import packing
-from humpback.training import loss, stored
+from humpback.training import loss
 
 Rows = dict[str, Any]
 
@@ -29,7 +30,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh) -> llama.Params:
-    """Unstacked weights, of numpy or jax arrays or left on disk (checkpoint.load_model), as stacked float32 ones on the mesh, one name
+    """Unstacked weights, of numpy or jax arrays or left on disk (folders.load_model), as stacked float32 ones on the mesh, one name
     after the other. Always a copy: they may be donated. The vocabulary is filled up with zeros to what the mesh can split,
     sharding.padded."""
     padded, before = sharding.padded(cfg, mesh), unstacked_shardings(cfg, mesh)
@@ -40,7 +41,7 @@ def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh) 
         return _jit_whole(tuple(room), after[name])(jax.device_put(params[name], before[name]))
 
     def stack(name: str) -> jax.Array:
-        arrays = stored.take(params, [("layers", str(i), name) for i in range(cfg.num_layers)])
+        arrays = weight_files.take(params, [("layers", str(i), name) for i in range(cfg.num_layers)])
         layers = [jax.device_put(array, before["layers"][str(i)][name]) for i, array in enumerate(arrays)]
         return _jit_stack(after["layers"][name])(layers)
 

@@ -10,10 +10,10 @@ import numpy as np
 from humpback import config, prompts
 from humpback.convert import export, sources
 from humpback.errors import UserError
+from humpback.models import folders
 from humpback.records import Segment
 from humpback.stages.curate import score_token_ids
 from humpback.stages.models import encode_prompt, shared_prefix
-from humpback.training import checkpoint
 from tests import tiny
 from tests.pages import segment_pages
 
@@ -52,7 +52,7 @@ WORKLOADS = {
 class Inputs:
     """The model (weights on the host), the Hugging Face folder that the peers read it from, the segments, the decode prompts."""
 
-    model: checkpoint.Model
+    model: folders.Model
     folder: pathlib.Path
     segments: list[Segment]
     decode_ids_BT: np.ndarray
@@ -91,7 +91,7 @@ def prepare(folder: pathlib.Path, count: int, smoke: bool) -> Inputs:
     export.write_folder(str(target), opened, wrapper="chatml", direction="base")
     if not smoke:
         (target / GGUF).symlink_to(sources.resolve(source))
-    model = checkpoint.Model(checkpoint.ModelInfo(opened.config, "base", "chatml"), opened.params(), opened.tokenizer)
+    model = folders.Model(folders.ModelInfo(opened.config, "base", "chatml"), opened.params(), opened.tokenizer)
     shape = (DECODE_PROMPTS, 16 if smoke else DECODE_PROMPT_TOKENS)
     ids_BT = np.random.default_rng(0).integers(3, opened.config.vocab_size, shape, np.int32)
     return Inputs(model, target, segments, ids_BT)

@@ -18,9 +18,9 @@ from humpback import config
 from humpback.__main__ import use_huge_pages
 from humpback.model import llama, sharding
 from humpback.model.sizes import SIZES
+from humpback.models.folders import Model, ModelInfo
 from humpback.tokens.examples import TokenExample
 from humpback.training import loop
-from humpback.training.checkpoint import Model, ModelInfo
 
 TOKENS, LENGTHS = 8_192, (256, 512, 1_024, 2_048, 4_096, 8_192)
 ROWS, LENGTH, DEVICES = 8, 512, (1, 2, 4, 8)

@@ -15,11 +15,11 @@ from humpback.convert import export, sources
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.model import llama
 from humpback.model.sizes import SIZES
+from humpback.models.folders import Model, ModelInfo
 from humpback.stages.finetune import tokenize
 from humpback.stages.seed import split_seed
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches
-from humpback.training.checkpoint import Model, ModelInfo
 from tests import tiny
 
 ROWS, LENGTH = 4, 512

@@ -12,7 +12,7 @@ from humpback.commands import generate
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import Inputs, Unservable
 from humpback.errors import UserError
-from humpback.training import checkpoint
+from humpback.models import folders
 from tests import tiny
 
 TOKENIZER = tiny.make_tokenizer()
@@ -50,7 +50,7 @@ def test_ids_that_are_missing_come_from_line_and_content():
 
 
 def writer(direction="forward", template=prompts.forward_prompt, stops=()):
-    return generate.Writer(checkpoint.Model(checkpoint.ModelInfo(tiny.CONFIG, direction, "chatml"), {}, TOKENIZER), template, stops)
+    return generate.Writer(folders.Model(folders.ModelInfo(tiny.CONFIG, direction, "chatml"), {}, TOKENIZER), template, stops)
 
 
 def test_a_wrapped_prompt_is_that_of_inference_and_a_bare_one_is_itself():
@@ -78,8 +78,8 @@ def test_what_cannot_be_served(asked, reason):
 @pytest.mark.parametrize("template", [None, prompts.forward_prompt, prompts.backward_prompt])
 def test_every_prompt_fits_into_the_room_that_is_made(tmp_path, template):
     """Texts of which every byte is a token, and ids."""
-    info = checkpoint.ModelInfo(tiny.CONFIG, "forward", "chatml")
-    encode = generate.Writer(checkpoint.Model(info, {}, TOKENIZER), template, ()).encode
+    info = folders.ModelInfo(tiny.CONFIG, "forward", "chatml")
+    encode = generate.Writer(folders.Model(info, {}, TOKENIZER), template, ()).encode
     for row in ({"prompt": "漢字" * 40}, {"prompt": "\x07\x08" * 90}, {"prompt": "x"}, {"ids": [3] * 300}):
         (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
         inputs = Inputs([tmp_path / "in.jsonl"], generate.parse, any_id=True)

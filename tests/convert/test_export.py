@@ -9,15 +9,15 @@ from humpback.commands import convert as command
 from humpback.convert import sources, tensorfiles
 from humpback.errors import UserError
 from humpback.model.weights import RopeScaling
+from humpback.models import folders
 from humpback.tokens.tokenizer import MODEL_FILE, Tokenizer
-from humpback.training import checkpoint
 
 
 @pytest.fixture
 def run(tiny, tmp_path):
     """forward-1 of a run, its manifests written as the stages write them."""
     cfg = tiny.config(rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64))
-    checkpoint.save_model(tmp_path / "forward-1", checkpoint.ModelInfo(cfg, "forward", "chatml"), tiny.params(cfg), tiny.tokenizer())
+    folders.save_model(tmp_path / "forward-1", folders.ModelInfo(cfg, "forward", "chatml"), tiny.params(cfg), tiny.tokenizer())
     made = {
         "base": ([], {"weights": 21}, {}),
         "seed": ([], {"train": 70, "held out": 34}, {"too long": 2, "empty": 0}),
@@ -74,8 +74,8 @@ def test_fields_that_others_read(run):
 
 def test_a_tokenizer_model_beside_a_tokenizer_json_travels_along(tiny, run):
     files = tiny.tokenizer().files() | {MODEL_FILE: b"only others read it"}
-    info = checkpoint.read_info(run / "forward-1")
-    checkpoint.save_model(run / "two", info, tiny.params(info.config), Tokenizer(files))
+    info = folders.read_info(run / "forward-1")
+    folders.save_model(run / "two", info, tiny.params(info.config), Tokenizer(files))
     command.convert(str(run / "two"), str(run / "hf"), "huggingface")
     assert (run / "hf" / MODEL_FILE).read_bytes() == b"only others read it"
     command.convert(str(run / "hf"), str(run / "again"))

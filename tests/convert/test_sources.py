@@ -9,7 +9,7 @@ import pytest
 from humpback.commands import convert as command
 from humpback.convert import huggingface, sources
 from humpback.errors import UserError
-from humpback.training import checkpoint
+from humpback.models import folders
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def test_through_all_formats_bit_exact(tiny, model, tmp_path, capsys):
 
 def test_direction_and_wrapper_travel(tiny, tmp_path):
     cfg = tiny.config()
-    info = checkpoint.ModelInfo(cfg, "backward", "plain")
-    checkpoint.save_model(tmp_path / "a", info, tiny.params(cfg), tiny.tokenizer())
+    info = folders.ModelInfo(cfg, "backward", "plain")
+    folders.save_model(tmp_path / "a", info, tiny.params(cfg), tiny.tokenizer())
     command.convert(str(tmp_path / "a"), str(tmp_path / "b"), "huggingface")
     template = json.loads((tmp_path / "b/tokenizer_config.json").read_text())["chat_template"]
     assert "The text below may be" in template and "web search" not in template
     command.convert(str(tmp_path / "b"), str(tmp_path / "c"))
-    assert checkpoint.read_info(tmp_path / "c") == info
+    assert folders.read_info(tmp_path / "c") == info
     command.convert(str(tmp_path / "b"), str(tmp_path / "d"), wrapper="inst")
-    assert checkpoint.read_info(tmp_path / "d").wrapper == "inst"
+    assert folders.read_info(tmp_path / "d").wrapper == "inst"
 
 
 def test_sha256(model):
@@ -119,17 +119,17 @@ def test_targets_that_are_not_free(model, tmp_path):
 
 def test_an_interrupted_conversion_is_not_a_model_and_can_be_completed(tiny, model, tmp_path, monkeypatch):
     _, params, path = model
-    publish = checkpoint.storage.publish
+    publish = folders.storage.publish
 
     def fail(name, data, **more):
-        if str(name).endswith(checkpoint.CHECKSUMS) or str(name).endswith(huggingface.CONFIG):
+        if str(name).endswith(folders.CHECKSUMS) or str(name).endswith(huggingface.CONFIG):
             raise KeyboardInterrupt
         return publish(name, data, **more)
 
     for to_format in ("checkpoint", "huggingface"):
         target = str(tmp_path / to_format)
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint.storage, "publish", fail)
+            patch.setattr(folders.storage, "publish", fail)
             with pytest.raises(KeyboardInterrupt):
                 command.convert(path, target, to_format)
         with pytest.raises(UserError):

@@ -16,7 +16,8 @@ from humpback.convert.opened import Opened, from_params
 from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.model.weights import leaves, make_tree
-from humpback.training import checkpoint, programs
+from humpback.models import folders
+from humpback.training import programs
 from tests import kills, tiny
 
 
@@ -34,16 +35,16 @@ def test_only_a_few_tensors_are_held_at_once(tmp_path):
         return owner
 
     model = Opened(config=cfg, tokenizer=tiny.make_tokenizer(), read=made, dtype=lambda path: "float32")
-    info = checkpoint.ModelInfo(cfg, "base", "chatml")
+    info = folders.ModelInfo(cfg, "base", "chatml")
     largest = 4 * max(int(np.prod(weight.sizes(cfg))) for _, weight in leaves(cfg))
     whole = 4 * sum(int(np.prod(weight.sizes(cfg))) for _, weight in leaves(cfg))
     assert whole > 12 * largest
-    checkpoint.save_streamed(tmp_path / "ours", info, made, lambda path: np.float32, model.tokenizer)
+    folders.save_streamed(tmp_path / "ours", info, made, lambda path: np.float32, model.tokenizer)
     assert 0 < most[0] <= 3 * largest
     most[0] = 0
     export.write_folder(str(tmp_path / "hf"), model, wrapper="chatml", direction="base")
     assert 0 < most[0] <= 3 * largest
-    found = checkpoint.load_model(tmp_path / "ours").params
+    found = folders.load_model(tmp_path / "ours").params
     assert found["layers"]["11"]["down"].shape == (512, 256) and np.all(found["layers"]["11"]["down"] == len("layers/11/down"))
 
 
@@ -52,10 +53,10 @@ def test_weights_left_on_disk_are_those_in_memory(tmp_path):
     cfg = dataclasses.replace(tiny.CONFIG, vocab_size=513)
     rng = np.random.default_rng(0)
     params = make_tree(cfg, lambda path, weight: rng.normal(size=weight.sizes(cfg)).astype(np.float32))
-    checkpoint.save_model(tmp_path, checkpoint.ModelInfo(cfg, "base", "chatml"), params, tiny.make_tokenizer())
+    folders.save_model(tmp_path, folders.ModelInfo(cfg, "base", "chatml"), params, tiny.make_tokenizer())
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     placed = programs.unstacked_shardings(cfg, mesh)
-    lazy = checkpoint.load_model(tmp_path, shardings=placed, whole=False).params
+    lazy = folders.load_model(tmp_path, shardings=placed, whole=False).params
     with jax.set_mesh(mesh):
         one, other = (programs.place_params(cfg, tree, mesh) for tree in (lazy, params))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
@@ -74,19 +75,20 @@ import jax
 from humpback import distributed
 from humpback.errors import UserError
 distributed.start()
-from humpback.training import stored
-stored._CHUNK_BYTES = 1 << 17  # as many in these matrices of 1 to 4 MB as there are in real ones
+from humpback.models import weight_files
+weight_files._CHUNK_BYTES = 1 << 17  # as many in these matrices of 1 to 4 MB as there are in real ones
 from humpback.commands.convert import convert
 from humpback.model import sharding
-from humpback.training import checkpoint, programs
+from humpback.models import folders
+from humpback.training import programs
 def read():
     return int(pathlib.Path("/proc/self/io").read_text().split()[1])
 folder = pathlib.Path(sys.argv[1])
 convert(str(folder / "hf"), str(folder / "ours"))
 convert(str(folder / "ours"), str(folder / "again"))
-cfg, mesh = checkpoint.read_info(folder / "ours").config, sharding.make_mesh(fsdp=2)
+cfg, mesh = folders.read_info(folder / "ours").config, sharding.make_mesh(fsdp=2)
 before = read()
-model = checkpoint.load_model(folder / "ours", shardings=programs.unstacked_shardings(cfg, mesh), whole=False)
+model = folders.load_model(folder / "ours", shardings=programs.unstacked_shardings(cfg, mesh), whole=False)
 verified = read() - before
 params = programs.place_params(cfg, model.params, mesh)
 first = [float(x.addressable_shards[0].data.reshape(-1)[0]) for x in jax.tree.leaves(params)]
@@ -99,7 +101,7 @@ if jax.process_index() == 0:
         file.write_bytes(data)
 distributed.barrier("damaged")
 try:
-    checkpoint.load_model(folder / "ours")
+    folders.load_model(folder / "ours")
 except UserError as error:
     result["error"] = str(error)
 (folder / f"result-{jax.process_index()}.json").write_text(json.dumps(result))
@@ -123,8 +125,8 @@ def test_each_process_of_a_pod_reads_its_own_part(tmp_path):
         assert 0.45 * size < result["read"] < 0.65 * size
         assert "damaged" in result["error"]
     assert results[0]["error"] == results[1]["error"] and results[0]["first"] != results[1]["first"]
-    again = checkpoint.load_model(tmp_path / "again").params
-    assert checkpoint.weights_digest(again) == checkpoint.weights_digest(params)
+    again = folders.load_model(tmp_path / "again").params
+    assert folders.weights_digest(again) == folders.weights_digest(params)
 
 
 def test_a_conversion_to_a_full_disk_says_so(tmp_path, monkeypatch):
@@ -134,7 +136,7 @@ def test_a_conversion_to_a_full_disk_says_so(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for module, name in ((command.checkpoint.stored.ocp.partial, "save_async"), (command.checkpoint.checksums, "publish")):
+    for module, name in ((command.folders.weight_files.ocp.partial, "save_async"), (command.folders.checksums, "publish")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises((UserError, OSError), match=r"No space left|no room left"):

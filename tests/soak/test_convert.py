@@ -20,7 +20,7 @@ from humpback.convert import sources
 from humpback.convert.arrays import DTYPES
 from humpback.errors import UserError
 from humpback.model.weights import RopeScaling, make_tree
-from humpback.training.checkpoint import weights_digest
+from humpback.models.folders import weights_digest
 from tests import hf_layout, kills, tiny
 
 SEED, COUNT = int(os.environ.get("HUMPBACK_SOAK_SEED", "0")), int(os.environ.get("HUMPBACK_SOAK_SCHEDULES", "10"))

@@ -5,10 +5,10 @@ from humpback import config, prompts
 from humpback.decoding.engine import Request, Result
 from humpback.errors import UserError
 from humpback.model import llama
+from humpback.models import folders
 from humpback.records import Candidate, Rated, Segment
 from humpback.stages import curate
 from humpback.stages.augment import judge
-from humpback.training import checkpoint
 from tests import tiny
 
 
@@ -70,7 +70,7 @@ def test_expected_rating_equals_a_hand_computation(make_run, monkeypatch):
     ids += [*tokenizer.encode("\n"), tokenizer.specials["<|im_start|>"], *tokenizer.encode("assistant\n"), *tokenizer.encode("Score: ")]
     assert asked.tolist() == ids
     array = np.array(ids)[None]
-    params = checkpoint.load_model(run.workdir / "base").params
+    params = folders.load_model(run.workdir / "base").params
     logits = np.asarray(llama.forward(model.info.config, llama.stack_layers(params), array, np.arange(len(ids))[None]))[0, -1]
     digits = np.array([logits[tokenizer.encode(f"Score: {d}")[-1]] for d in range(1, 6)], np.float64)
     p = np.exp(digits) / np.exp(digits).sum()

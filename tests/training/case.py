@@ -14,9 +14,9 @@ import numpy as np
 
 from humpback.config import Finetune
 from humpback.model.llama import LlamaConfig, init_params
+from humpback.models.folders import Model, ModelInfo
 from humpback.tokens.examples import TokenExample
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training.checkpoint import Model, ModelInfo
 
 # Every dimension differs, so that none can stand for another; all that a mesh of 8 may split is divisible.
 CONFIG = LlamaConfig(vocab_size=96, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=24)
@@ -83,8 +83,9 @@ def main() -> None:
 
 def _train(folder: pathlib.Path, base: Model, examples: list[TokenExample], ft: Finetune, mesh: jax.sharding.Mesh) -> None:
     from humpback import distributed, storage
+    from humpback.models.folders import weights_digest
     from humpback.training import loop
-    from humpback.training.checkpoint import TrainingCheckpoints, weights_digest
+    from humpback.training.checkpoint import TrainingCheckpoints
     from humpback.training.stopping import PREEMPTED, Stopped
 
     rows: list[dict] = []

@@ -11,9 +11,9 @@ import pytest
 
 from humpback.config import Finetune
 from humpback.model.llama import forward
+from humpback.models.folders import Model
 from humpback.tokens.examples import TokenExample
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training.checkpoint import Model
 from tests.training import case
 from tests.training.case import CONFIG
 

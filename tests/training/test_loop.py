@@ -12,10 +12,11 @@ import pytest
 from humpback.errors import UserError
 from humpback.model import llama
 from humpback.model.sharding import TRAINING_RULES, make_mesh, param_shardings
+from humpback.models.folders import weights_digest
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches, evaluate, loop, optimizer, programs, update
-from humpback.training.checkpoint import TrainingCheckpoints, weights_digest
+from humpback.training.checkpoint import TrainingCheckpoints
 from humpback.training.loop import TrainingError, train
 from humpback.training.stopping import Stopped
 

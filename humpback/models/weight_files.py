@@ -1,6 +1,6 @@
 """A model's weights on disk, one array per layer and name, written and read a few at a time: memory does not grow with the model.
 
-With checkpoint.py the only user of Orbax.
+With folders.py and training/checkpoint.py the only user of Orbax.
 """
 
 import concurrent.futures
@@ -21,7 +21,7 @@ from humpback import storage
 from humpback.errors import UserError
 from humpback.model import weights as model_weights
 from humpback.model.weights import LlamaConfig
-from humpback.training import checksums
+from humpback.models import checksums
 
 Leaf = tuple[str, ...]  # a weight's path: ("embedding",) or ("layers", "0", "q")
 TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder that it has not finished
@@ -42,6 +42,12 @@ def context(path: epath.Path) -> ocp.Context:
     # In the background, a folder that cannot be made would leave threads behind that let no process end for five minutes.
     made.async_options.create_directories_asynchronously = False
     return made
+
+
+def start_saving(path: epath.Path, tree: Any) -> Any:
+    """Begins to write a tree; the `.result()` of what it returns waits for the end and raises what went wrong."""
+    with context(path):
+        return ocp.save_async(absolute(path), tree)
 
 
 def write(

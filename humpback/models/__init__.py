@@ -1,0 +1,1 @@
+"""Model folders: the weights and what travels with them, written, read, verified."""
