@@ -20,11 +20,12 @@ from ml_collections import config_flags
 
 from humpback import config as configs
 from humpback import storage
+from humpback.chips import CHIPS
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
-from humpback.planning import cache, chips, finetuning, serving, workload
-from humpback.planning.chips import Slice
+from humpback.planning import cache, finetuning, serving, tpu_slices, workload
 from humpback.planning.stage import StagePlan
+from humpback.planning.tpu_slices import Slice
 from humpback.stages.curate import read_rubric
 
 _GIB = 2**30
@@ -57,7 +58,7 @@ def main() -> None:
     if values.config is None:
         raise UserError("--config is missing; for example --config=configs/llama_7b.py")
     cfg = configs.finish(values.config)
-    slices = [chips.parse(name.strip()) for name in values.tpu.split(",") if name.strip()]
+    slices = [tpu_slices.parse(name.strip()) for name in values.tpu.split(",") if name.strip()]
     if not slices:
         raise UserError("--tpu= names no slice; for example --tpu=v5e-32,v4-32")
     if values.apply and len(slices) > 1:
@@ -102,8 +103,8 @@ def read_prices(asked: str | None, slices: list[Slice]) -> dict[str, float]:
         prices = {name.strip(): float(price) for name, price in (part.split(":") for part in asked.split(","))}
     except ValueError as error:
         raise UserError(f"--price={asked}: must be a number, or GENERATION:NUMBER,… as in v5e:1.2,v4:3.2") from error
-    if unknown := prices.keys() - chips.CHIPS.keys():
-        raise UserError(f"--price={asked}: {', '.join(sorted(unknown))} is none of the generations {', '.join(chips.CHIPS)}")
+    if unknown := prices.keys() - CHIPS.keys():
+        raise UserError(f"--price={asked}: {', '.join(sorted(unknown))} is none of the generations {', '.join(CHIPS)}")
     return prices
 
 
@@ -128,8 +129,8 @@ class Planner:
     def not_wasted(self, generation: str) -> dict[str, int]:
         """Training stage -> chips of the largest slice of this generation that it keeps busy for more than half; nothing is compiled."""
         found: dict[str, int] = {}
-        for size in chips.sizes(generation):
-            busy = {stage: size for stage, idle in self.finetuning.idle(chips.named(generation, size)).items() if idle <= _IDLE}
+        for size in tpu_slices.sizes(generation):
+            busy = {stage: size for stage, idle in self.finetuning.idle(tpu_slices.named(generation, size)).items() if idle <= _IDLE}
             if not busy:
                 break
             found |= busy

@@ -19,30 +19,12 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
+from humpback import chips
+from humpback.chips import CHIPS
 from humpback.errors import UserError
 from humpback.planning.collectives import Collective, read_collectives
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A TPU generation. libtpu, kind: its names in libtpu and in JAX; dimensions: of its slices; megacore: the two cores of a chip
-    are one device; limit: GiB of a chip's memory that the compiler gives a program."""
-
-    libtpu: str
-    kind: str
-    dimensions: int
-    megacore: bool
-    limit: float
-
-
-GENERATIONS = {
-    "v4": Generation("v4", "TPU v4", dimensions=3, megacore=True, limit=30.75),
-    "v5e": Generation("v5e", "TPU v5 lite", dimensions=2, megacore=False, limit=15.75),
-    "v5p": Generation("v5", "TPU v5", dimensions=3, megacore=True, limit=95.73),
-    "v6e": Generation("v6e", "TPU v6 lite", dimensions=2, megacore=False, limit=31.24),
-}
 _TORUS = 4  # slices of whole 4x4x4 cubes are wired as a torus
 
 # libtpu looks for a TPU virtual machine around it. With these it asks no server, complains of none missing, writes no log files,
@@ -140,14 +122,14 @@ def topology_arguments(name: str) -> dict[str, Any]:
     """What to ask libtpu for. With other arguments another program comes out: without megacore a chip is two devices of half the
     memory, and without the torus every gather of a large slice becomes an all-reduce. Raises UserError as `topology` does."""
     label, _, sizes = name.partition(":")
-    generation = GENERATIONS.get(label)
-    if generation is None:
-        raise UserError(f"TPU slice {name!r}: the generation must be one of {', '.join(GENERATIONS)}, as in v5e:2x4")
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes) or sizes.count("x") != generation.dimensions - 1:
-        example = "x".join(["4"] * generation.dimensions)
-        raise UserError(f"TPU slice {name!r}: {label} has {generation.dimensions} sizes, as in {label}:{example}")
-    arguments: dict[str, Any] = {"topology_name": f"{generation.libtpu}:{sizes}"}
-    if generation.megacore:
+    chip = CHIPS.get(label)
+    if chip is None:
+        raise UserError(f"TPU slice {name!r}: the generation must be one of {', '.join(CHIPS)}, as in v5e:2x4")
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes) or sizes.count("x") != chip.axes - 1:
+        example = "x".join(["4"] * chip.axes)
+        raise UserError(f"TPU slice {name!r}: {label} has {chip.axes} sizes, as in {label}:{example}")
+    arguments: dict[str, Any] = {"topology_name": f"{chip.libtpu}:{sizes}"}
+    if chip.megacore:
         torus = all(int(size) % _TORUS == 0 for size in sizes.split("x"))
         arguments |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1), "wrap": (torus,) * 3}
     return arguments
@@ -197,10 +179,9 @@ def compile_lowered(lowered: jax.stages.Lowered, mesh: Mesh, started: float) -> 
 def memory_limit(mesh: Mesh) -> int:
     """Bytes a chip that the compiler gives a program on the mesh's devices. Raises ValueError when they are not `topology`'s."""
     kind = mesh.devices.flat[0].device_kind
-    for generation in GENERATIONS.values():
-        if generation.kind == kind:
-            return int(generation.limit * GIB)
-    raise ValueError(f"the arguments are on {kind} devices; known are {[each.kind for each in GENERATIONS.values()]}")
+    if chip := chips.of_device(kind):
+        return chip.limit
+    raise ValueError(f"the arguments are on {kind} devices; known are {[chip.kind for chip in CHIPS.values()]}")
 
 
 def _mesh(arguments: Sequence[Any]) -> Mesh:

@@ -13,10 +13,9 @@ from humpback.config import Config, Finetune
 from humpback.model.weights import LlamaConfig, parameter_count
 from humpback.planning import roofline, workload
 from humpback.planning.cache import Compiler
-from humpback.planning.chips import Slice
-from humpback.planning.compile import GENERATIONS
 from humpback.planning.jobs import Answer, Place, Step
 from humpback.planning.stage import StagePlan
+from humpback.planning.tpu_slices import Slice
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches, flops
@@ -300,9 +299,9 @@ def _place(slice_: Slice, tensor: int) -> Place:
     return Place(slice_.topology, slice_.count, slice_.chips_in_one // tensor, tensor, slice_.count)
 
 
-def limit_of(slice_: Slice) -> float:
+def limit_of(slice_: Slice) -> int:
     """Bytes of a chip that the compiler gives a program."""
-    return GENERATIONS[slice_.generation].limit * 2**30
+    return slice_.chip.limit
 
 
 def _estimate(job: Step) -> float:

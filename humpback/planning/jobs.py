@@ -196,6 +196,7 @@ def source_digest(folder: pathlib.Path | None = None) -> str:
         *(f"training/{name}.py" for name in ("loss", "optimizer", "programs", "update")),
         *(f"planning/{name}.py" for name in ("collectives", "compile", "jobs")),
         *sorted(f"model/{path.name}" for path in (package / "model").glob("*.py")),
+        "chips.py",
         "keys.py",
     ]
     return _digest(*(f"{name}\0{hashlib.sha256((package / name).read_bytes()).hexdigest()}" for name in names))
@@ -203,8 +204,9 @@ def source_digest(folder: pathlib.Path | None = None) -> str:
 
 def reader_digest() -> str:
     """Of the files that turn a compiled program into an answer."""
-    here = pathlib.Path(__file__).resolve().parent
-    return _digest(*((here / name).read_text(encoding="utf-8") for name in ("collectives.py", "compile.py")))
+    package = pathlib.Path(__file__).resolve().parents[1]
+    names = ("planning/collectives.py", "planning/compile.py", "chips.py")
+    return _digest(*((package / name).read_text(encoding="utf-8") for name in names))
 
 
 def _digest(*texts: str) -> str:

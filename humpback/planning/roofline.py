@@ -25,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, parameter_count
-from humpback.planning.chips import Slice
 from humpback.planning.jobs import Decode, Place, Step
+from humpback.planning.tpu_slices import Slice
 from humpback.training.flops import layer_weights
 
 # C by generation. v4, v5e, v5p: MaxText's published runs of its own sizes (v4 56.7 and 56.0, v5e 59.9 to 66.9, v5p 70.3 and 71.5 % MFU),

@@ -12,9 +12,9 @@ from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig
 from humpback.planning import finetuning, roofline
 from humpback.planning.cache import Compiler
-from humpback.planning.chips import Slice
 from humpback.planning.jobs import Answer, Decode, Place
 from humpback.planning.stage import StagePlan
+from humpback.planning.tpu_slices import Slice
 from humpback.planning.workload import Requests
 from humpback.training.flops import layer_weights
 

@@ -4,9 +4,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from humpback.planning.chips import Slice
 from humpback.planning.jobs import Answer
 from humpback.planning.roofline import Times
+from humpback.planning.tpu_slices import Slice
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import jax
 
+from humpback import chips
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names
-from humpback.planning.chips import CHIPS
-from humpback.planning.compile import GENERATIONS
 
 
 def layer_weights(cfg: LlamaConfig) -> int:
@@ -41,7 +40,5 @@ def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int) -> 
 
 def peak_flops(device: jax.Device) -> float | None:
     """The device's peak in bfloat16, FLOP/s, by its kind; None where it is not known, as for a CPU."""
-    for name, generation in GENERATIONS.items():
-        if generation.kind == device.device_kind:
-            return CHIPS[name].flops
-    return None
+    chip = chips.of_device(device.device_kind)
+    return chip.flops if chip else None

@@ -7,10 +7,10 @@ import pytest
 from humpback import config
 from humpback.commands import plan
 from humpback.errors import UserError
-from humpback.planning import chips
+from humpback.planning import tpu_slices
 from tests.planning.compilers import Line
 
-SLICES = [chips.parse(name) for name in ("v5e-16", "v4-8")]
+SLICES = [tpu_slices.parse(name) for name in ("v5e-16", "v4-8")]
 
 
 def paper(architecture="llama_7b"):

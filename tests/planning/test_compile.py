@@ -13,12 +13,13 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from humpback import config
+from humpback.chips import CHIPS
 from humpback.decoding import programs
 from humpback.decoding.sampling import Sampler
 from humpback.errors import UserError
 from humpback.model import llama, sharding
 from humpback.model.sizes import SIZES
-from humpback.planning import cache, chips, finetuning, jobs, roofline, workload
+from humpback.planning import cache, finetuning, jobs, roofline, tpu_slices, workload
 from humpback.planning import compile as planning
 from humpback.training import optimizer, update
 from humpback.training import programs as training_programs
@@ -248,12 +249,12 @@ def test_the_compilers_limits():
     """Those of the table are what the compiler says; a whole slice is one device a chip."""
     for name, slice_, count in (("v4", "v4:2x2x1", 4), ("v5e", "v5e:2x4", 8), ("v5p", "v5p:2x2x1", 4), ("v6e", "v6e:2x2", 4)):
         devices = planning.topology(slice_)
-        assert len(devices) == count and {device.device_kind for device in devices} == {planning.GENERATIONS[name].kind}
+        assert len(devices) == count and {device.device_kind for device in devices} == {CHIPS[name].kind}
         mesh = sharding.make_mesh(tensor=count, devices=devices)
         x = jax.ShapeDtypeStruct((count, 2**36), jnp.int8, sharding=NamedSharding(mesh, PartitionSpec("tensor")))
         with pytest.raises(planning.DoesNotFit) as refused:
             planning.compile_for(jax.jit(lambda x: x + 1), (x,))
-        assert refused.value.limit == planning.memory_limit(mesh) == int(planning.GENERATIONS[name].limit * 2**30)
+        assert refused.value.limit == planning.memory_limit(mesh) == CHIPS[name].limit
 
 
 @needs_libtpu
@@ -311,7 +312,7 @@ def test_a_plan_that_cannot_fit_says_so_with_the_compilers_number(tmp_path):
         task.steps, task.batch, task.remat = 4, 32, "none"
     model, work = SIZES["tinyllama_1b"], workload.Workload(100, 64, 32)
     planner = finetuning.Finetuning(config.finish(cfg), model, work, cache.Compiler(tmp_path), quick=True)
-    backward, _ = planner.plan(chips.parse("v5e-1"), rescue=False)
+    backward, _ = planner.plan(tpu_slices.parse("v5e-1"), rescue=False)
     choice = finetuning.Choice(jobs.Place("v5e:1x1", 1, 1, 1), "none", backward.settings["backward.tokens_at_once"])
     job = planner._job(planner._trainings[0], choice)
     with pytest.raises(planning.DoesNotFit) as refused:
@@ -329,7 +330,7 @@ def test_the_most_rows_are_found_and_confirmed_by_the_compiler(tmp_path, monkeyp
     compiler = cache.Compiler(tmp_path)
     work = workload.Workload(100, 64, 32)
     planner = finetuning.Finetuning(config.finish(cfg), WIDE, work, compiler, quick=False)
-    (backward,) = planner.plan(chips.parse("v5e-1"))
+    (backward,) = planner.plan(tpu_slices.parse("v5e-1"))
     compiled = [json.loads(path.read_text()) for path in tmp_path.glob("compiled-*")]
     (most,) = (jobs.answer_of(each) for each in compiled if each["job"]["rows"] == backward.most)
     assert backward.fits and backward.most > 20 and 3 <= len(compiled) <= 5

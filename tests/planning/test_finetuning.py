@@ -6,7 +6,7 @@ import pytest
 
 from humpback import config
 from humpback.model.sizes import SIZES
-from humpback.planning import chips, finetuning, workload
+from humpback.planning import finetuning, tpu_slices, workload
 from humpback.planning.finetuning import line_to
 from humpback.planning.jobs import Step
 from humpback.training import batches
@@ -27,7 +27,7 @@ CFG = config.finish(paper())
 
 
 def plan(compiler, name="v5e-16", quick=True, cfg=CFG, **how):
-    return finetuning.Finetuning(cfg, SIZES["llama_7b"], WORK, compiler, quick).plan(chips.parse(name), **how)
+    return finetuning.Finetuning(cfg, SIZES["llama_7b"], WORK, compiler, quick).plan(tpu_slices.parse(name), **how)
 
 
 def test_one_compilation_a_stage():
@@ -54,7 +54,7 @@ def test_what_is_compiled_is_a_shape_of_the_loop():
 
 def test_idle_rows_grow_with_the_slice_and_what_is_seen_does_not():
     planner = finetuning.Finetuning(CFG, SIZES["llama_7b"], WORK, Line(), True)
-    idle = [planner.idle(chips.named("v5e", size))["forward"] for size in (1, 4, 16, 64, 256)]
+    idle = [planner.idle(tpu_slices.named("v5e", size))["forward"] for size in (1, 4, 16, 64, 256)]
     assert idle == sorted(idle) and idle[0] < 0.6 and idle[-1] > 0.9
     found = [plan(Line(limit=1e3), name)[1] for name in ("v5e-4", "v5e-16", "v5e-64")]
     assert len({each.records for each in found}) == len({each.tokens for each in found}) == 1
@@ -153,10 +153,10 @@ def test_where_nothing_is_sure_to_fit_what_takes_least_is_tried_first_and_nothin
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.steps, task.batch = STEPS, 32
     planner = finetuning.Finetuning(config.finish(cfg), SIZES["llama_13b"], WORK, compiler, True)
-    assert all(each.fits and each.settings[f"{each.stage}.tokens_at_once"] == 0 for each in planner.plan(chips.parse("v4-16")))
+    assert all(each.fits and each.settings[f"{each.stage}.tokens_at_once"] == 0 for each in planner.plan(tpu_slices.parse("v4-16")))
     assert {job.parts for job in compiler.asked} == {1}
     compiler = Line(limit=1.0)
-    finetuning.Finetuning(config.finish(cfg), SIZES["llama_13b"], WORK, compiler, True).plan(chips.parse("v4-16"))
+    finetuning.Finetuning(config.finish(cfg), SIZES["llama_13b"], WORK, compiler, True).plan(tpu_slices.parse("v4-16"))
     assert all(job not in compiler.asked[:number] for number, job in enumerate(compiler.asked))
 
 

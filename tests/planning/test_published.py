@@ -6,7 +6,7 @@ import pytest
 
 from humpback import config
 from humpback.model.sizes import SIZES
-from humpback.planning import chips, roofline, serving
+from humpback.planning import roofline, serving, tpu_slices
 from humpback.planning.jobs import Place, Step
 from humpback.planning.workload import Requests
 from tests.planning.compilers import Line
@@ -16,7 +16,7 @@ TOKENS = 16_384  # a chip and step: enough that computing is what bounds a step,
 
 def predicted(model: str, name: str, length: int) -> float:
     """Tokens a second and chip, full rematerialisation, weights split over all chips, nothing compiled."""
-    slice_, rows = chips.parse(name), TOKENS // length
+    slice_, rows = tpu_slices.parse(name), TOKENS // length
     ft = dataclasses.replace(config.paper("").forward, remat="full")
     place = Place(slice_.topology, 1, slice_.chips, 1)
     step = Step.of(place, SIZES[model], ft, length=length, rows=rows * slice_.chips, parts=1, targets=TOKENS)
@@ -50,5 +50,5 @@ def test_training(model, name, length, published, error):
 def test_decoding(model, name, prompt, answer, published, error):
     """Our engine's programs, whose caches have room for 2,048 tokens a slot, on those prompts and answers."""
     cfg, requests = config.finish(config.paper(model)), {"augment": Requests(1_000, 0, (prompt,), (answer,))}
-    found = serving.Serving(cfg, SIZES[model], requests, Line(), quick=True).modelled(chips.parse(name), "augment")
+    found = serving.Serving(cfg, SIZES[model], requests, Line(), quick=True).modelled(tpu_slices.parse(name), "augment")
     assert found / published - 1 == pytest.approx(error, abs=0.01)

@@ -11,7 +11,7 @@ import pytest
 from humpback import config
 from humpback.model import llama
 from humpback.model.sizes import SIZES
-from humpback.planning import chips, roofline
+from humpback.planning import roofline, tpu_slices
 from humpback.planning.jobs import Decode, Place, Step
 from humpback.training import flops
 
@@ -62,7 +62,7 @@ def test_what_a_step_should_send():
 
 def test_a_step_by_hand():
     """One chip of v5e: nothing is sent, and with so many tokens computing takes longest."""
-    model, slice_ = SIZES["tinyllama_1b"], chips.parse("v5e-1")
+    model, slice_ = SIZES["tinyllama_1b"], tpu_slices.parse("v5e-1")
     job = step(model, Place("v5e:1x1", 1, 1, 1), rows=8, targets=8 * 2048)
     times = roofline.step_times(job, slice_, {"all-reduce": (100, 10**9)})
     assert (times.gathered, times.waited, times.network, times.bound) == (0, 0, 0, "compute")
@@ -71,7 +71,7 @@ def test_a_step_by_hand():
 
 
 def test_reductions_among_tensor_chips_are_waited_for():
-    model, slice_ = SIZES["llama_7b"], chips.parse("v5e-16")
+    model, slice_ = SIZES["llama_7b"], tpu_slices.parse("v5e-16")
     split, shared = (step(model, Place("v5e:4x4", 1, 16 // tensor, tensor), rows=16) for tensor in (1, 4))
     alone, waiting = (roofline.step_times(job, slice_, roofline.step_traffic(job)) for job in (split, shared))
     assert alone.waited == 0 < waiting.waited and waiting.gathered < alone.gathered
@@ -85,14 +85,14 @@ def test_reductions_among_tensor_chips_are_waited_for():
 def test_between_slices_only_gradients_go():
     model = SIZES["llama_7b"]
     one, two = (step(model, Place("v5e:4x4", count, 16, 1, count), rows=16 * count) for count in (1, 2))
-    first = roofline.step_times(one, chips.parse("v5e-16"), roofline.step_traffic(one))
-    second = roofline.step_times(two, chips.parse("2xv5e-16"), roofline.step_traffic(two))
+    first = roofline.step_times(one, tpu_slices.parse("v5e-16"), roofline.step_traffic(one))
+    second = roofline.step_times(two, tpu_slices.parse("2xv5e-16"), roofline.step_traffic(two))
     assert first.network == 0 and second.network == pytest.approx(2 * llama.parameter_count(model) / 16 / 3.125e9)
     assert second.compute == first.compute
 
 
 def test_a_step_of_decoding_reads_all_it_has():
-    model, slice_ = SIZES["llama_7b"], chips.parse("v5e-4")
+    model, slice_ = SIZES["llama_7b"], tpu_slices.parse("v5e-4")
     job = Decode(Place("v5e:2x2", 1, 1, 4), model, "generate", 40, 2048, 48, "bfloat16", 8, 4096, "compute", 0.7, 0.9)
     cache = 2 * 32 * 32 * 128 * 2000 * 2 * 40
     assert roofline.decode_arguments(job) == (2 * llama.parameter_count(model) + cache) // 4

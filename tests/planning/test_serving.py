@@ -8,7 +8,7 @@ from humpback import config
 from humpback.decoding import programs
 from humpback.model import sharding
 from humpback.model.sizes import SIZES
-from humpback.planning import chips, serving, workload
+from humpback.planning import serving, tpu_slices, workload
 from humpback.planning.jobs import Decode, Place
 from tests.planning.compilers import GIB, Line
 
@@ -16,7 +16,7 @@ WORK = workload.Workload(100_000, 400, 300)
 
 
 def plan(compiler, name="v5e-16", model="llama_7b", quick=True, cfg=None, **how):
-    return planner(compiler, model, quick, cfg).plan(chips.parse(name), **how)
+    return planner(compiler, model, quick, cfg).plan(tpu_slices.parse(name), **how)
 
 
 def planner(compiler, model="llama_7b", quick=True, cfg=None):
@@ -57,7 +57,7 @@ def test_memory_is_the_larger_of_decoding_and_of_reading_beside_the_cache():
 
 
 def job(**changes):
-    found = planner(Line())._job(chips.parse("v5e-1"), "augment", serving.Replica(1, 1, 8, "compute"))
+    found = planner(Line())._job(tpu_slices.parse("v5e-1"), "augment", serving.Replica(1, 1, 8, "compute"))
     return dataclasses.replace(found, **changes)
 
 

@@ -6,9 +6,9 @@ import types
 import jax
 import pytest
 
+from humpback.chips import CHIPS
 from humpback.model.llama import LlamaConfig
 from humpback.model.sizes import SIZES
-from humpback.planning.compile import GENERATIONS
 from humpback.training.flops import peak_flops, step_flops
 
 CONFIG = LlamaConfig(vocab_size=96, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=24)
@@ -40,5 +40,5 @@ def test_peaks():
     kinds = {"TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v6 lite": 918e12, "TPU v3": None, "cpu": None}
     assert {kind: peak_flops(types.SimpleNamespace(device_kind=kind)) for kind in kinds} == kinds
     assert peak_flops(jax.devices("cpu")[0]) is None
-    for generation in GENERATIONS.values():
-        assert peak_flops(types.SimpleNamespace(device_kind=generation.kind)) is not None
+    for chip in CHIPS.values():
+        assert peak_flops(types.SimpleNamespace(device_kind=chip.kind)) == chip.flops

@@ -1,42 +1,12 @@
-"""What is published of the TPU chips, in one table, and the slices that the cloud offers of them.
-
-Units: FLOP/s, bytes, bytes/s; G is 1e9, Gi is 2**30. Sources, read in November 2026:
-  [v4], [v5e], [v5p], [v6e]  Cloud TPU's documentation, the page of each generation: peak bf16 compute, HBM capacity and bandwidth,
-                             chips a host, slice shapes; interconnect of v5e, v5p, v6e: "bidirectional ICI bandwidth per chip", half of
-                             which goes one way over the chip's 4 or 6 links; data centre network: per chip [v5p], or per pod of 256 chips
-  [isca23]                   Jouppi et al., "TPU v4", ISCA 2023, table 4: six links of 50 GB/s each way
-  [scaling]                  "How To Scale Your Model", part 2: the data centre network of v4
-"""
+"""The slices that the cloud offers of the TPU chips, and their names."""
 
 import math
 import re
 from dataclasses import dataclass
 
+from humpback.chips import CHIPS, Chip
 from humpback.errors import UserError
 
-
-@dataclass(frozen=True)
-class Chip:
-    """A generation's figures. memory: bytes of HBM; link: bytes/s one way over one link; links: of a chip, two an axis; network: bytes/s
-    to other slices; cores: TensorCores a chip, which are what the names of v4's and v5p's slices count; ring: an axis of a slice is a
-    ring when its size is a multiple of this."""
-
-    flops: float
-    memory: int
-    bandwidth: float
-    link: float
-    links: int
-    network: float
-    cores: int
-    ring: int
-
-
-CHIPS = {
-    "v4": Chip(275e12, 32 << 30, 1200e9, 50e9, 6, 6.25e9, cores=2, ring=4),
-    "v5e": Chip(197e12, 16 << 30, 819e9, 50e9, 4, 3.125e9, cores=1, ring=16),
-    "v5p": Chip(459e12, 95 << 30, 2765e9, 100e9, 6, 6.25e9, cores=2, ring=4),
-    "v6e": Chip(918e12, 32 << 30, 1638e9, 100e9, 4, 12.5e9, cores=1, ring=16),
-}
 # Chips of a slice -> its usual shape; larger ones can be named by their shape, as in v4:8x8x12.
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _SOLID = {
@@ -79,7 +49,7 @@ class Slice:
     @property
     def chips_a_host(self) -> int:
         """Chips that one process sees."""
-        return min(self.chips_in_one, _WHOLE_HOST if self.chip.links == 4 and self.chips_in_one <= _WHOLE_HOST else _HOST)
+        return min(self.chips_in_one, _WHOLE_HOST if self.chip.axes == 2 and self.chips_in_one <= _WHOLE_HOST else _HOST)
 
     @property
     def hosts_in_one(self) -> int:
@@ -116,8 +86,8 @@ def parse(name: str) -> Slice:
     shapes, cores = _shapes(generation), CHIPS[generation].cores
     if found[4]:
         sizes = tuple(map(int, found[4].split("x")))
-        if len(sizes) != CHIPS[generation].links // 2:
-            raise UserError(f"TPU slice {name!r}: {generation} has {CHIPS[generation].links // 2} sizes, as in {generation}:{shapes[8]}")
+        if len(sizes) != CHIPS[generation].axes:
+            raise UserError(f"TPU slice {name!r}: {generation} has {CHIPS[generation].axes} sizes, as in {generation}:{shapes[8]}")
         return Slice(name, generation, sizes, count)
     chips, rest = divmod(int(found[3]), cores)
     if rest or chips not in shapes:
@@ -141,4 +111,4 @@ def sizes(generation: str) -> list[int]:
 
 
 def _shapes(generation: str) -> dict[int, str]:
-    return _FLAT if CHIPS[generation].links == 4 else _SOLID
+    return _FLAT if CHIPS[generation].axes == 2 else _SOLID
