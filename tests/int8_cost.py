@@ -14,13 +14,13 @@ from humpback import config, prompts
 from humpback.convert import sources
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.decoding.engine import Engine, Request
+from humpback.decoding.serving import encode_prompt, shared_prefix
 from humpback.model import llama, quantization
 from humpback.model.weights import WEIGHTS, LlamaConfig, Params
 from humpback.models import folders
 from humpback.records import Segment
 from humpback.stages.curate import DIGITS, score_token_ids, softmax
 from humpback.stages.finetune import inference_pair
-from humpback.stages.models import encode_prompt, shared_prefix
 from humpback.tokens.examples import TokenExample, build_example
 from humpback.training import evaluate
 from tests.pages import segment_pages

@@ -7,10 +7,10 @@ from absl import flags
 from humpback import keys, prompts
 from humpback.decoding.engine import Engine, Request
 from humpback.decoding.sampling import Sampler
+from humpback.decoding.serving import encode_prompt
 from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.models import folders
-from humpback.stages.models import encode_prompt
 
 
 def define_flags() -> None:

@@ -7,7 +7,6 @@ import time
 import jax
 from absl import flags, logging
 from etils import epath
-from tqdm import tqdm
 
 from humpback import distributed, prompts
 from humpback.convert import card, export, huggingface, sources
@@ -15,6 +14,7 @@ from humpback.convert.arrays import DTYPES
 from humpback.errors import UserError
 from humpback.model.weights import leaves
 from humpback.models import folders
+from humpback.progress import Bar
 from humpback.stages.directory import check_shared
 
 # How the names begin of what a conversion that was cut off may have left; anything else in a target folder is somebody's.
@@ -77,17 +77,17 @@ def convert(
     say(f"{opened.path}: recognised as {sources.FORMATS[opened.format]} ({about}, {_types(opened)})")
     for note in opened.notes:
         say(f"{opened.path}: {note}")
-    with _bar(opened, progress and jax.process_index() == 0) as bar:
+    with _bar(opened, progress) as bar:
         if to_format == "checkpoint":
             info = folders.ModelInfo(opened.config, opened.direction, wrapper)
             folders.save_streamed(
                 target, info, opened.read, lambda leaf: DTYPES[opened.dtype(leaf)], opened.tokenizer, opened.attend,
-                lambda _, array: bar.update(array.nbytes),
+                lambda _, array: bar.advance(array.nbytes),
             )  # fmt: skip
         elif jax.process_index() == 0:
             export.write_folder(
                 target, opened, wrapper=wrapper, direction=opened.direction, card=card.model_card(opened, wrapper),
-                file_bytes=file_bytes, progress=bar.update,
+                file_bytes=file_bytes, progress=bar.advance,
             )  # fmt: skip
     distributed.barrier(f"convert {target} is complete")  # a process that has left would not be waited for long
     logging.info("conversion took %.1f s", time.monotonic() - start)
@@ -99,10 +99,10 @@ def _types(opened: sources.Source) -> str:
     return " and ".join(sorted(found))
 
 
-def _bar(opened: sources.Source, shown: bool) -> tqdm:
+def _bar(opened: sources.Source, shown: bool) -> Bar:
     """Of the bytes that are written."""
     total = sum(math.prod(weight.sizes(opened.config)) * DTYPES[opened.dtype(leaf)].itemsize for leaf, weight in leaves(opened.config))
-    return tqdm(total=total, unit="B", unit_scale=True, desc="convert", disable=not shown)
+    return Bar("convert", "B", total, scaled=True, shown=shown)
 
 
 def _check_target(target: str, to_format: str) -> None:

@@ -19,10 +19,10 @@ from humpback import prompts, storage
 from humpback.decoding import offline
 from humpback.decoding.engine import Result
 from humpback.decoding.sampling import Sampler
+from humpback.decoding.serving import engine_at, serve
 from humpback.errors import UserError
 from humpback.models import folders
 from humpback.stages.directory import Stage, check_shared
-from humpback.stages.models import engine_at, serve
 from humpback.tokens.tokenizer import Tokenizer
 
 _WRAPPED = {"forward": prompts.forward_prompt, "base": prompts.forward_prompt, "backward": prompts.backward_prompt}
@@ -128,7 +128,7 @@ def generate(stage: Stage, info: folders.ModelInfo, length: int, wrap: bool) -> 
         sampler=Sampler(values.temperature, values.top_p, values.top_k),
         stop_ids=frozenset([model.tokenizer.eos_id]),
     )
-    done = serve(engine, task, inputs, stage, "generated", decoding)
+    done = serve(engine, task, inputs, offline.Output(stage.path, "generated", stage.name, stage.metrics), decoding)
     stage.finish(counts=done.counts, files=done.files, tokens=done.tokens)
 
 

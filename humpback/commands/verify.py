@@ -8,11 +8,11 @@ import sys
 
 from absl import flags
 from etils import epath
-from tqdm import tqdm
 
 from humpback.convert import comparison, sources
 from humpback.errors import UserError
 from humpback.model.weights import leaves
+from humpback.progress import Bar
 
 DIFFERENT = 3  # exit code
 _SHOWN = 20  # of many differences
@@ -57,8 +57,8 @@ def main() -> None:
 def tensors(source: sources.Source, target: sources.Source) -> list[str]:
     """What comparison.compare_tensors finds, with progress and a line of what was looked at."""
     count = sum(1 for _ in leaves(source.config))
-    with tqdm(total=count, unit="tensor", desc="verify", disable=None) as bar:
-        found = list(comparison.compare_tensors(source, target, lambda name: bar.update()))
+    with Bar("verify", "tensor", count, shown=None) as bar:
+        found = list(comparison.compare_tensors(source, target, lambda name: bar.advance()))
     kinds = [sorted({side.dtype(leaf) for leaf, _ in leaves(side.config)}) for side in (source, target)]
     rounded = "" if kinds[0] == kinds[1] else f" (the wider of {' and '.join(kinds[0])} and {' and '.join(kinds[1])} rounded to the other)"
     print(f"tensors: {count - len(found)} of {count} have the same bits{rounded}")

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from humpback import distributed, keys, storage
 from humpback.decoding.engine import Engine, Request, Result
 from humpback.decoding.parts import Inputs, Parts, Reject, Totals
 from humpback.decoding.sampling import Sampler
+from humpback.progress import Bar
 
 _KEYS_AT_ONCE = 512
 _SHOW_SECONDS = 1
@@ -48,6 +48,16 @@ class Task:
     read: tuple[int, ...] = ()  # logits of these after the prompt, instead of an answer
 
 
+@dataclass(frozen=True)
+class Output:
+    """Where the records go, FOLDER/NAME-….jsonl, and who hears how far it is: the terminal by `label`, `metrics` by rows."""
+
+    folder: storage.PathLike
+    name: str
+    label: str
+    metrics: Callable[[dict[str, Any]], None]
+
+
 class Done(NamedTuple):
     """What `run` has made: files, and in = out + rejects, all known to the first process only; tokens of this call."""
 
@@ -56,29 +66,18 @@ class Done(NamedTuple):
     tokens: int
 
 
-def run(
-    engine: Engine,
-    task: Task,
-    inputs: Inputs,
-    folder: storage.PathLike,
-    name: str,
-    *,
-    replica: distributed.Replica,
-    seconds: float,
-    label: str,
-    metrics: Callable[[dict], None],
-) -> Done:
+def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: distributed.Replica, seconds: float) -> Done:
     """Makes FOLDER/NAME-….jsonl, one record for each input, and FOLDER/rejects-….jsonl; goes on where an earlier call stopped.
 
     What is done is in FOLDER/parts after `seconds`. The bytes depend neither on the replicas nor on what was killed. Every process
     calls it, each with its replica's engine.
     """
-    parts = Parts(f"{folder}/parts", inputs, replica, seconds)
-    progress = _Progress(label, parts, engine, metrics, len(inputs))
+    parts = Parts(f"{output.folder}/parts", inputs, replica, seconds)
+    progress = _Progress(output, parts, engine, len(inputs))
     _Replica(engine, task, inputs, parts, replica, progress.show).serve()
     parts.publish(now=True)
     progress.wait()
-    files, made, rejected = parts.merge(folder, name)
+    files, made, rejected = parts.merge(output.folder, output.name)
     return Done(files, {"in": len(inputs), "out": made, "rejects": rejected}, progress.tokens)
 
 
@@ -185,14 +184,13 @@ class _Replica:
 class _Progress:
     """How far all replicas are, drawn and written as metrics by process 0, since this call began."""
 
-    def __init__(self, label: str, parts: Parts, engine: Engine, metrics: Callable[[dict], None], total: int):
-        self._parts, self._engine, self._metrics, self._total = parts, engine, metrics, total
+    def __init__(self, output: Output, parts: Parts, engine: Engine, total: int):
+        self._parts, self._engine, self._metrics, self._total = parts, engine, output.metrics, total
         self._before, self._started = parts.totals(), time.monotonic()
         self._steps = engine.stats.steps, engine.stats.slot_steps
         self._shown = self._measured = self._looked = self._started
         self._look_seconds = 0.0
-        hidden = not distributed.is_first()
-        self._bar = tqdm(total=total, initial=self._before.records, desc=label, unit="record", disable=hidden)
+        self._bar = Bar(output.label, "record", total, done=self._before.records)
 
     @property
     def tokens(self) -> int:
@@ -210,12 +208,11 @@ class _Progress:
             self._looked = time.monotonic()
             self._look_seconds = self._looked - time_
         row = self.row()
-        self._bar.set_postfix_str(
+        self._bar.note(
             f"prompts {row['prompt_tokens_per_second']:.0f} and output {row['output_tokens_per_second']:.0f} tokens/s, "
-            f"{row['tokens_per_second_per_device']:.0f} tokens/s a device, slots {row['slot_occupancy']:.0%} full",
-            refresh=False,
+            f"{row['tokens_per_second_per_device']:.0f} tokens/s a device, slots {row['slot_occupancy']:.0%} full"
         )
-        self._bar.update(row["records"] - self._bar.n)
+        self._bar.reach(row["records"])
         if now or time_ - self._measured > _METRICS_SECONDS:
             self._measured = time_
             self._metrics(row)

@@ -48,6 +48,11 @@ class ModelInfo:
             "format_version": FORMAT_VERSION,
         }
 
+    def check_length(self, field: str, length: int) -> None:
+        """UserError when a config field asks for more positions than the model was made for."""
+        if length > self.config.max_positions:
+            raise UserError(f"config field {field}: {length} tokens are more than the model's {self.config.max_positions}")
+
 
 @dataclass(frozen=True)
 class Model:

@@ -6,12 +6,13 @@ import numpy as np
 
 from humpback import prompts
 from humpback.decoding.engine import Result
-from humpback.decoding.offline import Task, Unservable
+from humpback.decoding.offline import Output, Task, Unservable
 from humpback.decoding.sampling import Sampler
+from humpback.decoding.serving import encode_prompt, serve
 from humpback.records import Candidate, Segment, read_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run, read_manifest
-from humpback.stages.models import encode_prompt, open_engine, serve, stage_inputs
+from humpback.stages.models import open_engine, stage_inputs
 
 define_flags = commandline.define_flags
 # Why a candidate is not usable; it stays in the file with the reason and is never rated or selected.
@@ -48,7 +49,8 @@ def augment(run: Run) -> None:
         sampler=Sampler(cfg.augment.temperature, cfg.augment.top_p),
         stop_ids=frozenset([model.tokenizer.eos_id]),
     )
-    done = serve(engine, task, stage_inputs(run, "segments", Segment), stage, "candidates", cfg.decoding)
+    output = Output(stage.path, "candidates", stage.name, stage.metrics)
+    done = serve(engine, task, stage_inputs(run, "segments", Segment), output, cfg.decoding)
     reasons = Counter(candidate.reason for candidate in read_shards(stage.path, "candidates", Candidate))
     counts = {**done.counts, "usable": reasons[""]}
     dropped = {reason: reasons[reason] for reason in REASONS}

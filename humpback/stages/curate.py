@@ -9,13 +9,14 @@ from etils import epath
 
 from humpback import prompts
 from humpback.decoding.engine import Result
-from humpback.decoding.offline import Task
+from humpback.decoding.offline import Output, Task
 from humpback.decoding.sampling import Sampler
+from humpback.decoding.serving import encode_prompt, serve
 from humpback.errors import UserError
 from humpback.records import Candidate, Example, Rated, read_shards, write_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run, read_manifest
-from humpback.stages.models import encode_prompt, open_engine, serve, stage_inputs
+from humpback.stages.models import open_engine, stage_inputs
 from humpback.tokens.tokenizer import Tokenizer
 
 _ITERATION = "iteration"
@@ -48,7 +49,8 @@ def rate(run: Run, iteration: int) -> None:
     template = lambda text: prompts.rating_prompt(text, text, cfg.curate.mode, rubric)  # noqa: E731
     model, engine = open_engine(run, judge, {"forward"}, template)
     rater = _Rater(run, iteration, rubric, read_manifest(run, judge)["weights_sha256"], model)
-    done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), stage, "ratings", cfg.decoding)
+    output = Output(stage.path, "ratings", stage.name, stage.metrics)
+    done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
     asked = valid = 0
     for rated in read_shards(stage.path, "ratings", Rated):
         asked += not rated.candidate.reason

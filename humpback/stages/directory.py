@@ -7,7 +7,6 @@ them with counts and checksums. A folder with a manifest is complete. One that w
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +18,7 @@ from humpback import config as configs
 from humpback import distributed, storage
 from humpback.errors import UserError
 from humpback.model import sharding
+from humpback.progress import say
 
 _METRICS_SECONDS = 10
 WORK_FOLDERS = ("parts", "steps")  # what a stage leaves while it works, for itself to continue from
@@ -154,12 +154,6 @@ def read_manifest(run: Run, name: str) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path.parent}: not complete; run that stage first, or `humpback run` for all of them")
     return storage.read_json(path)
-
-
-def say(text: str) -> None:
-    """A line about the state of the run, from the first process only."""
-    if distributed.is_first():
-        print(text, file=sys.stderr, flush=True)
 
 
 def _manifest_digest(stage: epath.Path) -> str:

@@ -17,7 +17,6 @@ from humpback.models.folders import digest_of
 from humpback.records import Example, read_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run
-from humpback.stages.models import check_length
 from humpback.tokens.examples import Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
 from humpback.training import checkpoint, evaluate, events, loop, programs
@@ -48,7 +47,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     placed = programs.unstacked_shardings(folders.read_info(run.workdir / "base").config, run.mesh())
     base = folders.load_model(run.workdir / "base", shardings=placed, directions={"base"}, whole=False)
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
-        check_length(label, length, base.info)
+        base.info.check_length(label, length)
     info = folders.ModelInfo(base.info.config, task, run.cfg.wrapper)
     pairs = list(read_shards(run.workdir / "seed", "seed", Example))
     if iteration:

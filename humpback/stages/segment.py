@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -24,15 +25,16 @@ from humpback.corpus import duplicates, local_engine, ray_engine, readers, yield
 from humpback.corpus.contamination import Contamination
 from humpback.corpus.worker import Job
 from humpback.errors import UserError
+from humpback.progress import Bar, say
 from humpback.stages import commandline
-from humpback.stages.directory import Run, Stage, say
-from humpback.stages.progress import KeysProgress, Progress
+from humpback.stages.directory import Run, Stage
 
 _FLAGS = flags.FLAGS
 _FATES = {duplicates.EXACT: "duplicate", duplicates.NEAR: "near-duplicate"}
 _BUCKET_BYTES = 1 << 26  # what is sorted in memory at once …
 _BUCKETS = 500  # … unless that makes more files than a process may have open
 _WEEK = 7 * 24 * 3600.0
+_METRICS_SECONDS = 5.0
 
 
 def define_flags() -> None:
@@ -86,7 +88,7 @@ def extract(jobs: list[Job], stage: Stage, engine: str, address: str, workers: i
     todo = [job for job in jobs if not job.done]
     if not todo:
         return
-    progress = Progress(stage, jobs, todo)
+    progress = _Progress(stage, jobs, todo)
     if engine == "ray":
         ray_engine.extract_all(todo, address, progress)
     else:
@@ -94,13 +96,49 @@ def extract(jobs: list[Job], stage: Stage, engine: str, address: str, workers: i
     progress.close()
 
 
+class _Progress:
+    """Counts the bytes of the inputs that are done, which the time left is taken from, and the pages that the workers have begun."""
+
+    def __init__(self, stage: Stage, jobs: list[Job], todo: list[Job]) -> None:
+        self._stage, self._started, self._said = stage, time.monotonic(), time.monotonic()
+        self._sizes = {job.number: sum(_size(path) for _, path in job.given.files) for job in jobs}
+        self._total = sum(self._sizes.values())
+        self._done = self._total - sum(self._sizes[job.number] for job in todo)
+        self._bar = Bar("segments", "B", self._total, done=self._done, scaled=True, shown=None)
+        self._inputs, self._of = len(jobs) - len(todo), len(jobs)
+
+    def __call__(self, complete: list[Job], pages: int = 0, size: int = 0, read: int = 0) -> None:
+        """Hears of jobs that are complete now, of all pages and their bytes so far, and of the bytes that jobs in progress have read."""
+        self._inputs += len(complete)
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        rates = {"pages_per_second": round(pages / seconds, 1), "megabytes_per_second": round(size / 1e6 / seconds, 2)}
+        speed = f"{rates['pages_per_second']:,} pages/s, {rates['megabytes_per_second']} MB/s of HTML"
+        self._bar.note(f"{self._inputs}/{self._of} inputs, {speed}")
+        self._done += sum(self._sizes[job.number] for job in complete)
+        self._bar.reach(min(self._done + read, self._total))  # what is read of one stream may be longer than its file
+        if time.monotonic() - self._said > _METRICS_SECONDS:
+            self._said = time.monotonic()
+            self._stage.metrics({"inputs": self._inputs, "of": self._of, "pages": pages, **rates, "seconds": round(seconds, 1)})
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+
+def _size(path: str) -> int:
+    try:
+        return epath.Path(path).stat().length
+    except OSError:  # it will be counted as unreadable
+        return 0
+
+
 def merge(jobs: list[Job], cfg: Segments, out: epath.Path, engine: str, address: str) -> dict[str, Any]:
     """Writes what the parts hold without duplicates, and the yield. Returns counts, drops and files for the manifest."""
     pairs = functools.partial(ray_engine.verified_pairs, address=address) if engine == "ray" else None
     parts = [job.part() for job in jobs]
     say("segments: looking for duplicates …")
-    with KeysProgress() as progress:
-        fates = duplicates.find(parts, jaccard=cfg.near_jaccard, pairs=pairs, progress=progress)
+    with Bar("near-duplicates", " keys", scaled=True, shown=None) as bar:
+        fates = duplicates.find(parts, jaccard=cfg.near_jaccard, pairs=pairs, progress=bar.reach)
     ids = np.concatenate([np.empty(0, np.uint64), *(duplicates.read_index(part)["id"] for part in parts)])
     kept = fates == duplicates.KEPT
     total, sources = yields.Yield(), {}

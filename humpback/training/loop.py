@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,13 +15,13 @@ import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from humpback import distributed
 from humpback.config import Finetune
 from humpback.errors import UserError
 from humpback.model import llama
 from humpback.models.folders import Model, ModelInfo
+from humpback.progress import Bar
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches, evaluate, flops, programs, update
 from humpback.training import optimizer as optimizers
@@ -112,7 +111,7 @@ def train(
         if dev and dev_loss is None and keeper.looks_after(done):  # a stop came between the step and the look
             keeper.settle(done, state)
             keeper.stop_if_asked(done)
-        watchdog, bar = Watchdog(), _bar(plan.steps, done, purpose, progress)
+        watchdog, bar = Watchdog(), Bar(purpose, "step", plan.steps, done=done, shown=progress)
         words_2 = update.dropout_words(seed, purpose, mesh)
         chosen, rows = _next(examples, plan, done, seed, purpose, mesh)
         for step in range(done, plan.steps):
@@ -339,12 +338,7 @@ def _rates(
     }
 
 
-def _bar(total: int, done: int, purpose: str, progress: bool) -> tqdm:
-    quiet = not progress or not distributed.is_first()
-    return tqdm(total=total, initial=done, desc=purpose, unit="step", file=sys.stderr, disable=quiet)
-
-
-def _show(bar: tqdm, row: dict[str, Any]) -> None:
+def _show(bar: Bar, row: dict[str, Any]) -> None:
     parts = [f"loss {row['loss']:.3f}", f"lr {row['lr']:.2e}", f"grad {row['grad_norm']:.2f}", f"{row['tokens_per_second']:.0f} tokens/s"]
     if row["tokens_per_second_per_device"] < row["tokens_per_second"]:
         parts.append(f"{row['tokens_per_second_per_device']:.0f} a device")
@@ -352,5 +346,5 @@ def _show(bar: tqdm, row: dict[str, Any]) -> None:
         parts.append(f"MFU {row['mfu']:.1%}")
     if _DEV_LOSS in row:
         parts.append(f"dev {row[_DEV_LOSS]:.3f}")
-    bar.set_postfix_str(", ".join(parts), refresh=False)
-    bar.update()
+    bar.note(", ".join(parts))
+    bar.advance()

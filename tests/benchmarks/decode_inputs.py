@@ -9,11 +9,11 @@ import numpy as np
 
 from humpback import config, prompts
 from humpback.convert import export, sources
+from humpback.decoding.serving import encode_prompt, shared_prefix
 from humpback.errors import UserError
 from humpback.models import folders
 from humpback.records import Segment
 from humpback.stages.curate import score_token_ids
-from humpback.stages.models import encode_prompt, shared_prefix
 from tests import tiny
 from tests.pages import segment_pages
 

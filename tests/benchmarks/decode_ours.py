@@ -13,9 +13,9 @@ from decode_inputs import WORKLOADS, Inputs
 from humpback import config, keys
 from humpback.decoding.engine import Engine, Request, Stats
 from humpback.decoding.sampling import Sampler
+from humpback.decoding.serving import new_engine
 from humpback.model import sharding
 from humpback.records import Segment
-from humpback.stages.models import new_engine
 
 _GRAIN = 64  # the engines' lengths are multiples of it
 

@@ -69,9 +69,7 @@ def write_inputs(folder, items) -> Inputs:
 
 def run(folder, inputs, engine, work=None, replica=(0, 1), seconds=-1.0, metrics=lambda row: None) -> offline.Done:
     layout = distributed.Replica(*replica, devices=(), is_first=True)
-    return offline.run(
-        engine, work or task(), inputs, folder, "x", replica=layout, seconds=seconds, label="x", metrics=metrics
-    )
+    return offline.run(engine, work or task(), inputs, offline.Output(folder, "x", "x", metrics), replica=layout, seconds=seconds)
 
 
 def part_names(folder) -> list[PartName]:
