@@ -29,7 +29,6 @@ from jax._src import distributed as jax_distributed  # its client is not public;
 from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, get_tpu_env_value
 from jax.experimental import multihost_utils
 
-import humpback
 from humpback.errors import Stopped, UserError
 
 PEER_LOST = 134  # what a shell shows for SIGABRT, with which JAX's coordination service ends those who are left
@@ -255,11 +254,11 @@ def _heartbeat_seconds() -> int:
 
 def describe(environment: Mapping[str, str]) -> dict[str, str]:
     """What must be the same in all processes: code, versions and the number of devices, as far as it is known beforehand."""
-    package = pathlib.Path(humpback.__file__).parent
+    package = pathlib.Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
-    found = {"python": platform.python_version(), "humpback": humpback.__version__, "humpback's code": digest.hexdigest()[:12]}
+    found = {"python": platform.python_version(), "humpback's code": digest.hexdigest()[:12]}
     found |= {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")}
     if (package.parent / ".git").exists():
         with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git here; the digest above tells codes apart, too

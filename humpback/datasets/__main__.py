@@ -33,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare_oasst_seed(source: str, data_dir: str | None, single_reply: str = "drop") -> None:
     """Writes the dataset below `data_dir`. UserError when it is already there (a prepared dataset is never rewritten)."""
-    from humpback.datasets import seed_pairs
+    from humpback.datasets import pair_files
     from humpback.datasets.oasst_seed import OasstSeed
 
-    pairs, counts = seed_pairs.read_pairs(source, single_reply)  # first, so that a mistake in it leaves no half-made folder
+    pairs, counts = pair_files.read_file(source, single_reply)  # first, so that a mistake in it leaves no half-made folder
     if not pairs:
         raise UserError(f"{source}: no seed pair in it ({counts})")
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None

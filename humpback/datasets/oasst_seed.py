@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from humpback.datasets import seed_pairs
+from humpback.datasets import pair_files
 from humpback.errors import UserError
 
 _DESCRIPTION = """\
@@ -23,7 +23,7 @@ _CITATION = """\
 
 
 class OasstSeed(tfds.core.GeneratorBasedBuilder):
-    """Prepared from `source`, a file that `seed_pairs.read_pairs` reads; a prepared one is read without it."""
+    """Prepared from `source`, a file that `pair_files.read_file` reads; a prepared one is read without it."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
@@ -50,6 +50,6 @@ class OasstSeed(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, str]]]:
-        pairs, _ = seed_pairs.read_pairs(self._source, self._single_reply)
+        pairs, _ = pair_files.read_file(self._source, self._single_reply)
         for pair in pairs:
             yield pair.id, {"id": pair.id, "instruction": pair.instruction, "response": pair.response, "source": pair.source}

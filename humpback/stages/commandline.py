@@ -11,7 +11,6 @@ from absl import flags
 from jax._src import cache_key  # what is in a program's key has no public setting
 from ml_collections import config_flags
 
-import humpback
 from humpback import config as configs
 from humpback import distributed, storage
 from humpback.errors import UserError
@@ -45,7 +44,7 @@ def open_run() -> Run:
         _share_programs()
     if distributed.is_first():
         storage.publish(run.workdir / "config.json", configs.to_json(cfg) + "\n", replace=True)
-        source = pathlib.Path(humpback.__file__).parents[1] / "source.json"  # launch/tpu.py's word of the commit and how this differs
+        source = pathlib.Path(__file__).parents[2] / "source.json"  # launch/tpu.py's word of the commit and how this differs
         if source.exists():
             digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
             storage.publish(run.workdir / "sources" / f"{digest}.json", source.read_bytes())
