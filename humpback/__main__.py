@@ -7,9 +7,9 @@ import sys
 def main() -> None:
     """The console script."""
     use_huge_pages()
-    from humpback import program
+    from humpback import cli
 
-    program.main()
+    cli.main()
 
 
 def use_huge_pages() -> None:

@@ -78,7 +78,7 @@ class Replica:
 def start(configuration: Mapping[str, str] | None = None) -> None:
     """Joins the other processes when the environment names several. Before anything else touches JAX.
 
-    Elsewhere than on Cloud TPU, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it, into which program.py puts
+    Elsewhere than on Cloud TPU, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it, into which cli.py puts
     the flags that say the same. HUMPBACK_RENDEZVOUS_PORT is the port of the rendezvous on process 0's host (default: the
     coordinator's port + 1; on Cloud TPU 8490), HUMPBACK_RENDEZVOUS_SECONDS how long the first waits for the last (default 60),
     and HUMPBACK_HEARTBEAT_SECONDS the time after which a silent process counts as lost (default 30).

@@ -96,4 +96,4 @@ TASKS = {task.__name__: task for task in (meet, wait, reduce, fail_alone, fail_t
 if __name__ == "__main__":
     humpback.program.COMMANDS["work"] = ("tests.distributed_worker", "")
     os.environ.setdefault("HUMPBACK_RENDEZVOUS_SECONDS", "30")
-    humpback.program.main()
+    humpback.cli.main()

@@ -17,7 +17,7 @@ convert decoding training
 planning
 stages
 commands
-program
+cli
 __init__ __main__
 """
 LINES = {room: number for number, line in enumerate(ORDER.split("\n")) for room in line.split()}

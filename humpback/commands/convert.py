@@ -10,7 +10,7 @@ from etils import epath
 
 from humpback import distributed, prompts
 from humpback.convert import card, export, huggingface, sources
-from humpback.convert.arrays import DTYPES
+from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
 from humpback.model.weights import leaves
 from humpback.models import folders
@@ -70,23 +70,23 @@ def convert(
     target = os.path.expanduser(target)
     _check_target(target, to_format)
     distributed.barrier(f"convert {target} is free")
-    opened = sources.open_source(source, sha256, dtype)
-    wrapper = wrapper or opened.wrapper
-    about = f"{opened.direction} model, {opened.config.num_layers} layers, wrapper {wrapper}"
+    model = sources.open_source(source, sha256, dtype)
+    wrapper = wrapper or model.wrapper
+    about = f"{model.direction} model, {model.config.num_layers} layers, wrapper {wrapper}"
     say = print if jax.process_index() == 0 else lambda text: None
-    say(f"{opened.path}: recognised as {sources.FORMATS[opened.format]} ({about}, {_types(opened)})")
-    for note in opened.notes:
-        say(f"{opened.path}: {note}")
-    with _bar(opened, progress) as bar:
+    say(f"{model.path}: recognised as {sources.FORMATS[model.format]} ({about}, {_types(model)})")
+    for note in model.notes:
+        say(f"{model.path}: {note}")
+    with _bar(model, progress) as bar:
         if to_format == "checkpoint":
-            info = folders.ModelInfo(opened.config, opened.direction, wrapper)
+            info = folders.ModelInfo(model.config, model.direction, wrapper)
             folders.save_streamed(
-                target, info, opened.read, lambda leaf: DTYPES[opened.dtype(leaf)], opened.tokenizer, opened.attend,
+                target, info, model.read, lambda leaf: DTYPES[model.dtype(leaf)], model.tokenizer, model.attend,
                 lambda _, array: bar.advance(array.nbytes),
             )  # fmt: skip
         elif jax.process_index() == 0:
             export.write_folder(
-                target, opened, wrapper=wrapper, direction=opened.direction, card=card.model_card(opened, wrapper),
+                target, model, wrapper=wrapper, direction=model.direction, card=card.model_card(model, wrapper),
                 file_bytes=file_bytes, progress=bar.advance,
             )  # fmt: skip
     distributed.barrier(f"convert {target} is complete")  # a process that has left would not be waited for long
@@ -94,14 +94,14 @@ def convert(
     say(f"{target}: {sources.FORMATS[to_format]}, complete")
 
 
-def _types(opened: sources.Source) -> str:
-    found = {opened.dtype(leaf) for leaf, _ in leaves(opened.config)}
+def _types(model: sources.Source) -> str:
+    found = {model.dtype(leaf) for leaf, _ in leaves(model.config)}
     return " and ".join(sorted(found))
 
 
-def _bar(opened: sources.Source, shown: bool) -> Bar:
+def _bar(model: sources.Source, shown: bool) -> Bar:
     """Of the bytes that are written."""
-    total = sum(math.prod(weight.sizes(opened.config)) * DTYPES[opened.dtype(leaf)].itemsize for leaf, weight in leaves(opened.config))
+    total = sum(math.prod(weight.sizes(model.config)) * DTYPES[model.dtype(leaf)].itemsize for leaf, weight in leaves(model.config))
     return Bar("convert", "B", total, scaled=True, shown=shown)
 
 

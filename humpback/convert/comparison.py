@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from humpback.convert import arrays
+from humpback.convert import tensor_ops
 from humpback.convert.chat_template import PROBES
 from humpback.convert.sources import Source
 from humpback.errors import UserError
@@ -62,11 +62,11 @@ def compare_tensors(source: Source, target: Source, look: Callable[[str], None] 
         a, b = source.read(path), target.read(path)
         narrow = min((a, b), key=lambda array: (array.itemsize, ml_dtypes.finfo(array.dtype).max)).dtype
         try:
-            a, b = (arrays.cast(array, str(narrow), name, side.path) for array, side in ((a, source), (b, target)))
+            a, b = (tensor_ops.cast(array, str(narrow), name, side.path) for array, side in ((a, source), (b, target)))
         except UserError:  # a number too large for the narrower type is none of its numbers
             yield f"tensor {name}: {a.dtype} in the source, {b.dtype} in the target; {narrow} cannot hold the other's largest numbers"
         else:
-            if not arrays.same_numbers(np.ascontiguousarray(a), np.ascontiguousarray(b)):
+            if not tensor_ops.same_numbers(np.ascontiguousarray(a), np.ascontiguousarray(b)):
                 yield _difference(name, a, b)
         look(name)
 

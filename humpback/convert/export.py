@@ -10,10 +10,10 @@ from typing import Any
 
 from humpback import prompts, storage
 from humpback.convert import names, tensorfiles
-from humpback.convert.arrays import DTYPES, ahead
 from humpback.convert.chat_template import chat_template, json_bytes, surrounding, tokenizer_files
 from humpback.convert.huggingface import CONFIG
-from humpback.convert.opened import Opened
+from humpback.convert.lazy_model import LazyModel
+from humpback.convert.tensor_ops import DTYPES, ahead
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, leaves
 from humpback.tokens.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ _INDEX = "model.safetensors.index.json"
 
 def write_folder(
     path: str,
-    model: Opened,
+    model: LazyModel,
     *,
     wrapper: str,
     direction: str,
@@ -64,7 +64,7 @@ def write_folder(
         raise UserError(f"{error}; {begun}: remove it or give another --target") from error
 
 
-def _write_weights(path: str, model: Opened, file_bytes: int, progress: Callable[[int], None]) -> None:
+def _write_weights(path: str, model: LazyModel, file_bytes: int, progress: Callable[[int], None]) -> None:
     tensors = {}
     for leaf, _ in leaves(model.config):
         tensors[names.outside_name(leaf, "huggingface")] = (leaf, names.outside_shape(leaf, model.config), model.dtype(leaf))
@@ -83,8 +83,8 @@ def _write_weights(path: str, model: Opened, file_bytes: int, progress: Callable
             progress(sizes[name])
 
     for file, part in zip(files, parts, strict=True):
-        stored = {name: tensors[name][1:] for name in part}
-        storage.publish(os.path.join(path, file), tensorfiles.safetensors_bytes(stored, ahead(arrays(part))))
+        header = {name: tensors[name][1:] for name in part}
+        storage.publish(os.path.join(path, file), tensorfiles.safetensors_bytes(header, ahead(arrays(part))))
         weight_map |= dict.fromkeys(part, file)
     if len(parts) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 
 from humpback.convert import names, vocabulary
-from humpback.convert.opened import Opened
+from humpback.convert.lazy_model import LazyModel
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, RopeScaling, leaves
 
@@ -30,7 +30,7 @@ class _Reader(gguf.GGUFReader):
         super().__setattr__(name, np.asarray(value) if name == "data" else value)
 
 
-def read_file(path: str) -> Opened:
+def read_file(path: str) -> LazyModel:
     """Opens a GGUF file, or all files of a model that is split into several, of which `path` is one.
 
     Its weights are float32, dequantised when they are asked for. UserError naming the file and the tensor or metadata field.
@@ -56,7 +56,7 @@ def read_file(path: str) -> Opened:
         return names.from_interleaved(leaf, _dequantised(tensors[names.outside_name(leaf, "gguf")]), cfg)
 
     template = field("tokenizer.chat_template", "")
-    return Opened(config=cfg, tokenizer=tokenizer, read=read, dtype=lambda _: "float32", notes=notes, chat_template=template)
+    return LazyModel(config=cfg, tokenizer=tokenizer, read=read, dtype=lambda _: "float32", notes=notes, chat_template=template)
 
 
 def _readers(path: str) -> dict[str, gguf.GGUFReader]:

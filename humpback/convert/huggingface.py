@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from humpback import storage
-from humpback.convert import names, opened, tensorfiles
-from humpback.convert.arrays import DTYPES, same_numbers
-from humpback.convert.opened import Opened
+from humpback.convert import lazy_model, names, tensorfiles
+from humpback.convert.lazy_model import LazyModel
+from humpback.convert.tensor_ops import DTYPES, same_numbers
 from humpback.convert.tensorfiles import AGAIN
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, RopeScaling, leaves
@@ -35,7 +35,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read_folder(path: str) -> Opened:
+def read_folder(path: str) -> LazyModel:
     """Opens a folder with a LlamaForCausalLM. UserError naming the file and the field or tensor."""
     where = os.path.join(path, CONFIG)
     values = storage.read_json(where)
@@ -52,11 +52,11 @@ def read_folder(path: str) -> Opened:
     names.check_names(wanted, [name for name in found if not (cfg.tied and name == _HEAD)], path, AGAIN)
     notes = []
     for name, leaf in wanted.items():
-        stored = files.tensors[name]
-        if filling := names.check_shape(name, stored.shape, leaf, cfg, stored.file):
+        entry = files.tensors[name]
+        if filling := names.check_shape(name, entry.shape, leaf, cfg, entry.file):
             notes.append(names.padding_note(name, filling, cfg))
-        if stored.dtype not in DTYPES:
-            raise UserError(f"{stored.file}: tensor {name} has type {stored.dtype}; readable are {', '.join(DTYPES)}")
+        if entry.dtype not in DTYPES:
+            raise UserError(f"{entry.file}: tensor {name} has type {entry.dtype}; readable are {', '.join(DTYPES)}")
     if cfg.tied and _HEAD in files.tensors and not _is_embedding(files, _HEAD):
         raise UserError(
             f"{where}: tie_word_embeddings is true, but {_HEAD} differs from {_EMBEDDING}; "
@@ -72,7 +72,7 @@ def read_folder(path: str) -> Opened:
         return files.tensors[names.outside_name(leaf, "huggingface")].dtype
 
     template = _read_template(path)
-    return Opened(config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes), chat_template=template)
+    return LazyModel(config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes), chat_template=template)
 
 
 def read_purpose(path: str) -> tuple[str, str | None]:
@@ -126,7 +126,7 @@ def _read_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
             raise UserError(f"{where}: {key} is {values[key]!r}; only {allowed[0]!r} is supported")
 
     def number(key: str, default: float | None = None) -> Any:
-        return opened.number(values, key, where, default)
+        return lazy_model.number(values, key, where, default)
 
     heads, width = number("num_attention_heads"), number("hidden_size")
     theta, scaling = _read_rope(values, number("rope_theta", 10000.0), where)
@@ -156,7 +156,7 @@ def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[flo
     if not isinstance(rope, Mapping):
         raise UserError(f"{where}: {key} is {rope!r}, must be an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = float(opened.number(rope, "rope_theta", f"{where}: {key}", theta))
+    theta = float(lazy_model.number(rope, "rope_theta", f"{where}: {key}", theta))
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         value = rope["partial_rotary_factor"]
         raise UserError(f"{where}: {key}.partial_rotary_factor is {value!r}; only 1.0 is supported")
@@ -165,5 +165,5 @@ def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[flo
     if kind != "llama3":
         raise UserError(f'{where}: {key} has the type {kind!r}; only "default" and "llama3" are supported')
     fields = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    factor, low, high, original = (opened.number(rope, field, f"{where}: {key}") for field in fields)
+    factor, low, high, original = (lazy_model.number(rope, field, f"{where}: {key}") for field in fields)
     return theta, RopeScaling(float(factor), float(low), float(high), int(original))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from humpback import storage
-from humpback.convert import names, opened, tensorfiles, vocabulary
-from humpback.convert.arrays import DTYPES, same_numbers
-from humpback.convert.opened import Opened
+from humpback.convert import lazy_model, names, tensorfiles, vocabulary
+from humpback.convert.lazy_model import LazyModel
+from humpback.convert.tensor_ops import DTYPES, same_numbers
 from humpback.convert.tensorfiles import AGAIN
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
@@ -32,7 +32,7 @@ def is_meta(path: str) -> bool:
     return os.path.isfile(os.path.join(path, PARAMS)) and bool(glob.glob(os.path.join(glob.escape(path), "consolidated.*.pth")))
 
 
-def read_folder(path: str) -> Opened:
+def read_folder(path: str) -> LazyModel:
     """Opens a folder. Needs PyTorch. UserError naming the file and the field or tensor."""
     where = os.path.join(path, PARAMS)
     params = storage.read_json(where)
@@ -56,7 +56,7 @@ def read_folder(path: str) -> Opened:
     def dtype(leaf: names.Path) -> str:
         return shards.dtypes[names.outside_name(leaf, "meta")]
 
-    return Opened(config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes))
+    return LazyModel(config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes))
 
 
 class _Shards:
@@ -115,7 +115,7 @@ def _config(params: Mapping[str, Any], shards: _Shards, where: str) -> LlamaConf
             raise UserError(f"{where}: {key} is {value!r}; nothing here computes with it, so this is not a plain LLaMA model")
 
     def number(key: str, default: float | None = None) -> Any:
-        return opened.number(params, key, where, default)
+        return lazy_model.number(params, key, where, default)
 
     for name in ("tok_embeddings.weight", "output.weight", "layers.0.feed_forward.w1.weight"):
         if len(shards.shapes.get(name, ())) != 2:

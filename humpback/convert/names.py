@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from humpback.convert.arrays import turn
+from humpback.convert.tensor_ops import turn
 from humpback.errors import UserError
 from humpback.model.weights import WEIGHTS, LlamaConfig, Weight
 

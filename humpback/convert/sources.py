@@ -11,7 +11,7 @@ from etils import epath
 
 from humpback import prompts, storage
 from humpback.convert import huggingface, meta
-from humpback.convert.opened import Opened, checked
+from humpback.convert.lazy_model import LazyModel, checked
 from humpback.errors import UserError
 from humpback.models import folders, weight_files
 from humpback.tokens.tokenizer import Tokenizer
@@ -27,7 +27,7 @@ FORMATS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source(Opened):
+class Source(LazyModel):
     """Opened weights. Reading one whose numbers are not finite raises.
 
     direction and wrapper: what the model was trained for where the source says, "base" and a guess by its chat template or its
@@ -75,15 +75,15 @@ def open_source(path: str, sha256: str = "", dtype: str | None = None) -> Source
 def _source(
     kind: str,
     path: str,
-    opened: Opened,
+    model: LazyModel,
     family: str | None,
     dtype: str | None,
     direction: str = "base",
     wrapper: str | None = None,
 ) -> Source:
-    opened = checked(opened, path, family, dtype)
-    fields = {field.name: getattr(opened, field.name) for field in dataclasses.fields(opened)}
-    wrapper = wrapper or guess_wrapper(opened.tokenizer, opened.chat_template)
+    model = checked(model, path, family, dtype)
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    wrapper = wrapper or guess_wrapper(model.tokenizer, model.chat_template)
     return Source(**fields, format=kind, path=path, direction=direction, wrapper=wrapper)
 
 
@@ -120,17 +120,17 @@ def guess_wrapper(tokenizer: Tokenizer, chat_template: str = "") -> str:
 def _open_checkpoint(path: str, dtype: str | None) -> Source:
     model = folders.load_model(path, whole=False)
     reader = weight_files.Reader(model.params, model.info.config)
-    opened = Opened(
+    lazy = LazyModel(
         config=model.info.config,
         tokenizer=model.tokenizer,
         read=reader,
         attend=reader.attend,
         dtype=reader.dtype,
     )
-    return _source("checkpoint", path, opened, None, dtype, model.info.direction, model.info.wrapper)
+    return _source("checkpoint", path, lazy, None, dtype, model.info.direction, model.info.wrapper)
 
 
-def _open_gguf(path: str) -> Opened:
+def _open_gguf(path: str) -> LazyModel:
     try:
         from humpback.convert import gguf  # here, because the gguf package is an extra
     except ModuleNotFoundError as error:

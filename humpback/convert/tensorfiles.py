@@ -1,6 +1,6 @@
 """Files of named tensors: safetensors, read and written by byte range, and PyTorch's, mapped into memory.
 
-Both readers give `tensors`, name → `Stored`, and `read(name)`. Nothing is held but the tensor that is asked for.
+Both readers give `tensors`, name → `TensorEntry`, and `read(name)`. Nothing is held but the tensor that is asked for.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from humpback.convert.arrays import DTYPES
+from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
 
 AGAIN = "copy or download the folder again"
@@ -22,8 +22,8 @@ INSTALL = "pip install -c launch/constraints.txt -e '.[convert]'"
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """A tensor of a file. dtype: a name of arrays.DTYPES, or what the file calls a type that no weight here has."""
+class TensorEntry:
+    """A tensor of a file. dtype: a name of tensor_ops.DTYPES, or what the file calls a type that no weight here has."""
 
     file: str
     dtype: str
@@ -34,9 +34,9 @@ class Stored:
 class Tensors(Protocol):
     """What both kinds of files give."""
 
-    tensors: dict[str, Stored]
+    tensors: dict[str, TensorEntry]
 
-    def open(self, file: str) -> dict[str, Stored]:
+    def open(self, file: str) -> dict[str, TensorEntry]:
         """Looks at one file and gives its tensors. UserError when it is missing or broken."""
 
     def read(self, name: str) -> np.ndarray:
@@ -50,10 +50,10 @@ def open_files(files: list[str], index: Mapping[str, str] | None, index_file: st
     """
     found: Tensors = Safetensors() if files[0].endswith(".safetensors") else Torch()
     for file in files:
-        for name, stored in found.open(file).items():
+        for name, entry in found.open(file).items():
             if name in found.tensors:
                 raise UserError(f"tensor {name} is in {found.tensors[name].file} and again in {file}; {AGAIN}")
-            found.tensors[name] = stored
+            found.tensors[name] = entry
     for name, file in (index or {}).items():
         if name not in found.tensors or os.path.basename(found.tensors[name].file) != file:
             raise UserError(f"{index_file}: tensor {name} is not in {file}, where the index puts it; {AGAIN}")
@@ -64,9 +64,9 @@ class Safetensors:
     """safetensors files: eight bytes that say how long the header is, the header in JSON, the tensors' bytes one after the other."""
 
     def __init__(self) -> None:
-        self.tensors: dict[str, Stored] = {}
+        self.tensors: dict[str, TensorEntry] = {}
 
-    def open(self, file: str) -> dict[str, Stored]:
+    def open(self, file: str) -> dict[str, TensorEntry]:
         """The tensors of one file. UserError when it is missing, or shorter or longer than its header says."""
         try:
             return _read_header(file)
@@ -77,25 +77,25 @@ class Safetensors:
 
     def read(self, name: str) -> np.ndarray:
         """A fresh array, read from its range of bytes alone."""
-        stored = self.tensors[name]
-        array = np.empty(stored.shape, DTYPES[stored.dtype])
-        with open(stored.file, "rb", buffering=0) as file:
-            file.seek(stored.offset)
+        entry = self.tensors[name]
+        array = np.empty(entry.shape, DTYPES[entry.dtype])
+        with open(entry.file, "rb", buffering=0) as file:
+            file.seek(entry.offset)
             rest = memoryview(array.reshape(-1).view(np.uint8))
             while rest and (count := file.readinto(rest)):
                 rest = rest[count:]
         if rest:
-            raise UserError(f"{stored.file}: was cut off while it was read; {AGAIN}")
+            raise UserError(f"{entry.file}: was cut off while it was read; {AGAIN}")
         return array
 
 
-def _read_header(file: str) -> dict[str, Stored]:
+def _read_header(file: str) -> dict[str, TensorEntry]:
     size = os.path.getsize(file)
-    with open(file, "rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
         if size < 8 or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
             raise ValueError(f"{size} bytes, of which the header would be {length}")
-        header = json.loads(opened.read(length), object_pairs_hook=_unique)
+        header = json.loads(stream.read(length), object_pairs_hook=_unique)
     start, end, found = 8 + length, 0, {}
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
@@ -103,7 +103,7 @@ def _read_header(file: str) -> dict[str, Stored]:
         dtype = _CODES.get(entry["dtype"], entry["dtype"])
         if begin != end or (dtype in DTYPES and stop - begin != math.prod(shape) * DTYPES[dtype].itemsize):
             raise ValueError(f"the header's offsets of tensor {name} do not fit")
-        found[name] = Stored(file, dtype, shape, start + begin)
+        found[name] = TensorEntry(file, dtype, shape, start + begin)
         end = stop
     if start + end != size:
         raise ValueError(f"{size} bytes, the header says {start + end}")
@@ -142,10 +142,10 @@ class Torch:
     """PyTorch's files (.bin, .pth), mapped, of which nothing but tensors is unpickled."""
 
     def __init__(self) -> None:
-        self.tensors: dict[str, Stored] = {}
+        self.tensors: dict[str, TensorEntry] = {}
         self._values: dict[str, Any] = {}
 
-    def open(self, file: str) -> dict[str, Stored]:
+    def open(self, file: str) -> dict[str, TensorEntry]:
         """The tensors of one file. UserError when PyTorch is not installed, or cannot read or map it."""
         values = load_torch(file)
         found = {}
@@ -153,7 +153,7 @@ class Torch:
             if not hasattr(value, "untyped_storage"):
                 raise UserError(f"{file}: {name} is a {type(value).__name__}, not a tensor; this is not a file of weights alone")
             self._values[name] = value
-            found[name] = Stored(file, str(value.dtype).removeprefix("torch."), tuple(value.shape))
+            found[name] = TensorEntry(file, str(value.dtype).removeprefix("torch."), tuple(value.shape))
         return found
 
     def read(self, name: str) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""From web pages to segments: readers → segments (by text, nuisances) → filters → duplicates."""
+"""From web pages to segments: readers → segments (by text, boilerplate) → filters → duplicates."""

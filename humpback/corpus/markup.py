@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser
 
-from humpback.corpus.nuisances import REMARK_WORDS, UNJUDGED_TAGS, may_have_notices, skipped, words
+from humpback.corpus.boilerplate import REMARK_WORDS, UNJUDGED_TAGS, may_have_notices, skipped, words
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 VERBATIM = words("pre listing xmp plaintext")

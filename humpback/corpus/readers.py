@@ -17,8 +17,8 @@ from etils import epath
 
 from humpback import storage
 from humpback.corpus import warc
+from humpback.corpus.boilerplate import words
 from humpback.corpus.charset import MAX_PAGE_BYTES, no_page
-from humpback.corpus.nuisances import words
 from humpback.corpus.streams import Stream
 from humpback.errors import UserError
 from humpback.records import Page

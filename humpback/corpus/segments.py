@@ -15,8 +15,8 @@ from selectolax.lexbor import LexborHTMLParser
 
 from humpback.config import Segments
 from humpback.corpus import filters, language
+from humpback.corpus.boilerplate import words
 from humpback.corpus.charset import decode
-from humpback.corpus.nuisances import words
 from humpback.corpus.text import Block, Edge, Header, Item, to_items
 from humpback.records import Page, Segment, record_id
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser
 
+from humpback.corpus.boilerplate import notice, words
 from humpback.corpus.filters import is_remark
 from humpback.corpus.markup import BREAK, FLUSH, HEADINGS, LISTS, VERBATIM, Markup, Tag, plain, tidy, visible
-from humpback.corpus.nuisances import notice, words
 
 
 @dataclass(slots=True)  # not frozen, as there are many and a frozen one takes twice as long to make

@@ -37,7 +37,7 @@ from humpback.config import Segments
 from humpback.corpus import duplicates, readers
 from humpback.corpus.contamination import Contamination
 from humpback.corpus.segments import PageDropped, Tree, choose, cut
-from humpback.corpus.yields import SAMPLE_CHARS, Yield
+from humpback.corpus.tally import SAMPLE_CHARS, Tally
 from humpback.errors import UserError
 from humpback.records import Page, Segment, from_json, to_json
 
@@ -213,7 +213,7 @@ class _Child:
         self.begun, self.size, _, _ = _STATE.unpack(self.state[:])
         self.read = 0  # bytes of the input
         self.contaminated = _contamination(job.cfg.contamination)
-        self.seen = Yield()  # only to know which drops may become samples
+        self.seen = Tally()  # only to know which drops may become samples
         self.page: dict[str, Any] = {}  # what became of what was read since the last page
         self._clear()
         _limit_memory(job.cfg.page_megabytes)
@@ -297,7 +297,7 @@ class _Child:
         return b"#" + json.dumps({"page": number, "bytes": size, **self.page}).encode() + b"\n"
 
     def _publish(self) -> None:
-        part, total, rows = self.job.part(), Yield(), []
+        part, total, rows = self.job.part(), Tally(), []
 
         def lines() -> Iterator[bytes]:
             offset = 0

@@ -1,6 +1,6 @@
 """Prompts in, tokens out: a fixed number of slots, refilled as they finish (ids only; text stays outside).
 
-Three programs run over and over, each with static shapes (programs.py): `prefill` reads a few prompts of one length bucket, `insert`
+Three programs run over and over, each with static shapes (executables.py): `prefill` reads a few prompts of one length bucket, `insert`
 puts their caches into free slots and draws each one's first token, `generate` decodes all slots a few steps. What all prompts begin
 with, the prefix, is read once. A row's numbers depend on its own prompt, key and bucket, never on its neighbours, its slot or the
 order of the work.
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from humpback.decoding import programs
+from humpback.decoding import executables
 from humpback.decoding.sampling import Sampler
 from humpback.model import llama
 
@@ -80,22 +80,22 @@ class Engine:
             raise ValueError(f"length {length} is more than this model's max_positions, {config.max_positions}")
         if len(prefix) >= length:
             raise ValueError(f"a prefix of {len(prefix)} tokens leaves no room in {length}")
-        self.layout = programs.Layout(
+        self.layout = executables.Layout(
             config, mesh, -(-slots // shards) * shards, length, len(prefix), compute_dtype, steps_per_visit, prefill_tokens, weights
         )
         self.length, self.slots, self.stats = length, self.layout.slots, Stats()
         self._prefix = np.array(prefix, np.int32)
-        self.params = programs.decoding_params(self.layout, params)
+        self.params = executables.decoding_params(self.layout, params)
         with jax.set_mesh(mesh):
             ids_1P = _put(self._prefix[None], self.layout.whole())
-            self._cache = programs.prefix_cache(self.layout, self.params, ids_1P) if len(prefix) else None
+            self._cache = executables.prefix_cache(self.layout, self.params, ids_1P) if len(prefix) else None
 
     def warm_up(self, sampler: Sampler = Sampler(), stops: int = 1, read: int = 0) -> int:  # noqa: B008
         """Compiles all that `generate` with this sampler and number of stop ids, or `read` of so many ids, can need.
 
         Returns the number of programs. After it nothing is compiled any more; without it each is when it is first needed.
         """
-        names = programs.abstract(self.layout, sampler, stops, read)
+        names = executables.abstract(self.layout, sampler, stops, read)
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_Job(self.layout, sampler, stops, read).program, names))
         return len(names)
@@ -119,7 +119,7 @@ class Engine:
         ready: deque[_Group] = deque()
         tenants: list[_Tenant | None] = [None] * self.slots
         with jax.set_mesh(self.layout.mesh):
-            state = programs.empty_state(self.layout)
+            state = executables.empty_state(self.layout)
         while True:
             free = [slot for slot, tenant in enumerate(tenants) if tenant is None]
             while free and (group := ready.popleft() if ready else next(groups, None)):
@@ -179,7 +179,7 @@ class Engine:
     def _prefill(self, job: "_Job", bucket: int, requests: list[Request], chosen: jax.Array | None) -> "_Group":
         P = self.layout.rows(bucket)
         ids_PT = np.zeros((P, bucket), np.int32)
-        rows = {name: np.zeros(x.shape, x.dtype) for name, x in programs.new_rows(P).items()}
+        rows = {name: np.zeros(x.shape, x.dtype) for name, x in executables.new_rows(P).items()}
         rows["filled"][:] = 1
         for row, request in enumerate(requests):
             shared = self._shared(request.ids)
@@ -217,13 +217,13 @@ def _longest_first(requests: Iterable[Request], window: int) -> Iterator[Request
 class _Job:
     """The compiled programs for one sampler and one number of stop ids, or of ids to read."""
 
-    layout: programs.Layout
+    layout: executables.Layout
     sampler: Sampler
     stops: int
     read: int
 
     def program(self, name: str) -> jax.stages.Compiled:
-        return programs.compiled(self.layout, self.sampler, self.stops, self.read, name)
+        return executables.compiled(self.layout, self.sampler, self.stops, self.read, name)
 
     def call(self, name: str, *arguments):
         return self.program(name)(*arguments)

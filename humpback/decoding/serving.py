@@ -11,7 +11,7 @@ from humpback import config as configs
 from humpback import distributed, progress, prompts, storage
 from humpback.decoding import offline
 from humpback.decoding.engine import Engine
-from humpback.decoding.programs import shareable
+from humpback.decoding.executables import shareable
 from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.models import folders

@@ -67,7 +67,7 @@ class Step:
 @dataclass(frozen=True)
 class Decode:
     """One of the engine's programs: `generate`, or `prefill N` and `read N` of bucket N. slots: of a replica. From slots to weights the
-    fields are those of programs.Layout, which itself holds a mesh and so cannot be written as JSON."""
+    fields are those of executables.Layout, which itself holds a mesh and so cannot be written as JSON."""
 
     place: Place
     model: LlamaConfig
@@ -83,10 +83,10 @@ class Decode:
     top_p: float
 
     def layout(self, mesh: Any = None) -> Any:
-        """The engine's programs.Layout; on a mesh without devices, when none is given, it still knows buckets and rows."""
+        """The engine's executables.Layout; on a mesh without devices, when none is given, it still knows buckets and rows."""
         from jax.sharding import AbstractMesh
 
-        from humpback.decoding.programs import Layout
+        from humpback.decoding.executables import Layout
         from humpback.model.sharding import MESH_AXES
 
         mesh = mesh or AbstractMesh((self.place.data, self.place.fsdp, self.place.tensor), MESH_AXES)
@@ -170,21 +170,21 @@ def build(job: Job) -> tuple[Any, tuple, Any]:
 
 
 def _step(job: Step, mesh: Any) -> tuple[Any, tuple]:
-    from humpback.training import optimizer, programs, update
+    from humpback.training import optimizer, placement, update
 
     ft = Finetune(**job.finetune)
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(job.model, adamw, mesh)
     step = update.jit_step(job.model, ft, adamw, _STEPS, shapes)
-    return step, (shapes, programs.abstract_rows(mesh, job.length, job.rows, job.targets, job.parts), update.abstract_words(mesh))
+    return step, (shapes, placement.abstract_rows(mesh, job.length, job.rows, job.targets, job.parts), update.abstract_words(mesh))
 
 
 def _decode(job: Decode, mesh: Any) -> tuple[Any, tuple]:
-    from humpback.decoding import programs
+    from humpback.decoding import executables
     from humpback.decoding.sampling import Sampler
 
     read = _READ if job.program.startswith("read") else 0
-    asked = programs.abstract(job.layout(mesh), Sampler(job.temperature, job.top_p), read=read)[job.program]
+    asked = executables.abstract(job.layout(mesh), Sampler(job.temperature, job.top_p), read=read)[job.program]
     return asked.function, (*asked.static, *asked.arguments)
 
 
@@ -192,8 +192,8 @@ def source_digest(folder: pathlib.Path | None = None) -> str:
     """Of every file that decides what a job's program is, or how it is read: with the same digest there is nothing to lower again."""
     package = folder or pathlib.Path(__file__).resolve().parents[1]
     names = [
-        *(f"decoding/{name}.py" for name in ("programs", "sampling")),
-        *(f"training/{name}.py" for name in ("loss", "optimizer", "programs", "update")),
+        *(f"decoding/{name}.py" for name in ("executables", "sampling")),
+        *(f"training/{name}.py" for name in ("loss", "optimizer", "placement", "update")),
         *(f"planning/{name}.py" for name in ("collectives", "compile", "jobs")),
         *sorted(f"model/{path.name}" for path in (package / "model").glob("*.py")),
         "chips.py",

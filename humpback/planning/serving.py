@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from humpback.config import Config
-from humpback.decoding.programs import Layout
+from humpback.decoding.executables import Layout
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig
 from humpback.planning import finetuning, roofline

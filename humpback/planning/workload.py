@@ -13,7 +13,7 @@ import numpy as np
 
 from humpback import prompts
 from humpback.config import Config
-from humpback.decoding.programs import shareable
+from humpback.decoding.executables import shareable
 from humpback.errors import UserError
 from humpback.tokens.examples import TokenExample
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from humpback.convert import sources
-from humpback.convert.arrays import DTYPES
+from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
 from humpback.models import folders

@@ -19,7 +19,7 @@ from humpback.stages import commandline
 from humpback.stages.directory import Run
 from humpback.tokens.examples import Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checkpoint, evaluate, events, loop, programs
+from humpback.training import checkpoint, evaluate, events, loop, placement
 
 TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
 HELD_OUT_FILE = "held_out.jsonl"
@@ -44,7 +44,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
         return
     ft: configs.Finetune = getattr(run.cfg, field)
     # Left on disk: each process reads its part of each weight when that is placed, and what is trained is not kept twice.
-    placed = programs.unstacked_shardings(folders.read_info(run.workdir / "base").config, run.mesh())
+    placed = placement.unstacked_shardings(folders.read_info(run.workdir / "base").config, run.mesh())
     base = folders.load_model(run.workdir / "base", shardings=placed, directions={"base"}, whole=False)
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
         base.info.check_length(label, length)

@@ -21,7 +21,7 @@ from humpback import config as configs
 from humpback import distributed, records, storage
 from humpback.config import Segments
 from humpback.convert.sources import resolve
-from humpback.corpus import duplicates, local_engine, ray_engine, readers, yields
+from humpback.corpus import duplicates, local_engine, ray_engine, readers, tally
 from humpback.corpus.contamination import Contamination
 from humpback.corpus.worker import Job
 from humpback.errors import UserError
@@ -141,7 +141,7 @@ def merge(jobs: list[Job], cfg: Segments, out: epath.Path, engine: str, address:
         fates = duplicates.find(parts, jaccard=cfg.near_jaccard, pairs=pairs, progress=bar.reach)
     ids = np.concatenate([np.empty(0, np.uint64), *(duplicates.read_index(part)["id"] for part in parts)])
     kept = fates == duplicates.KEPT
-    total, sources = yields.Yield(), {}
+    total, sources = tally.Tally(), {}
     position = 0
     for job in jobs:
         part = storage.read_json(epath.Path(job.out) / f"{job.name}.json")
@@ -151,7 +151,7 @@ def merge(jobs: list[Job], cfg: Segments, out: epath.Path, engine: str, address:
         position += part["segments"]
     counts = _counts(total.counts, len(fates), fates, dict(total.dropped))
     if not kept.any():
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in yields.by_count(counts["dropped"])) or "there are no pages"
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in tally.by_count(counts["dropped"])) or "there are no pages"
         raise UserError(
             f"segments.input: {cfg.input}: no segment of {cfg.min_chars} to {cfg.max_chars} characters "
             f"in {counts['pages']} pages ({reasons}); give other pages or change segments.min_chars and segments.max_chars"
@@ -162,11 +162,11 @@ def merge(jobs: list[Job], cfg: Segments, out: epath.Path, engine: str, address:
     lines = _sorted_lines(parts, kept, ids, fates, total)
     files = records.write_lines(out, "segments", lines, int(kept.sum()))
     over = counts["segments_kept"] - int(kept.sum())
-    warned = yields.warnings(dropped.items()) + sum(total.warnings.values())
+    warned = tally.warnings(dropped.items()) + sum(total.warnings.values())
     whole = {**counts, "dropped": dropped, "warnings": dict(sorted(total.warnings.items())), "sources": sources}
     storage.publish_json(out / "yield.json", whole, replace=True)
     storage.publish_json(out / "samples.json", total.samples(), replace=True)
-    say(yields.table({**counts, "over the limit": over, "warnings": warned}, dropped, len(jobs)))
+    say(tally.table({**counts, "over the limit": over, "warnings": warned}, dropped, len(jobs)))
     counts = {"pages": counts["pages"], "cut": counts["segments"], "segments": int(kept.sum()), "over_limit": over, "warnings": warned}
     return {"counts": counts, "dropped": dropped, "files": [*files, "yield.json", "samples.json"]}
 
@@ -179,7 +179,7 @@ def _counts(counts: dict[str, int], segments: int, fates: np.ndarray, dropped: d
 
 
 def _sorted_lines(
-    parts: list[duplicates.Part], kept: np.ndarray, ids: np.ndarray, fates: np.ndarray, total: yields.Yield
+    parts: list[duplicates.Part], kept: np.ndarray, ids: np.ndarray, fates: np.ndarray, total: tally.Tally
 ) -> Iterator[bytes]:
     """The lines of the kept rows in the order of their ids, in memory that does not grow with them: by way of files of a range of ids.
 

@@ -14,7 +14,7 @@ from humpback.keys import key_for
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
 from humpback.training import optimizer as optimizers
-from humpback.training import programs
+from humpback.training import placement
 
 _TARGETS_MULTIPLE = 64
 
@@ -84,7 +84,7 @@ def _epoch_order(num_examples: int, seed: int, purpose: str, epoch: int) -> np.n
     return np.argsort(np.asarray(words), kind="stable")
 
 
-def step_rows(chosen: Sequence[TokenExample], shape: Shape, mesh: Mesh) -> programs.Rows:
+def step_rows(chosen: Sequence[TokenExample], shape: Shape, mesh: Mesh) -> placement.Rows:
     """One step's arrays on the mesh."""
     rows = packing.pack([len(example.ids) for example in chosen], shape.length)
-    return programs.make_rows(packing.to_rows(chosen, rows, shape.rows, shape.length), mesh, shape.targets, shape.parts)
+    return placement.make_rows(packing.to_rows(chosen, rows, shape.rows, shape.length), mesh, shape.targets, shape.parts)

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from humpback.model import llama
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
-from humpback.training import programs
+from humpback.training import placement
+from humpback.training.loss import target_nats
 
 
 class Scores(NamedTuple):
@@ -37,7 +38,7 @@ def nll(
     params: the unstacked tree, of numpy or jax arrays. The same inputs on the same mesh give the same bits.
     """
     with jax.set_mesh(mesh):
-        stacked = programs.place_params(cfg, params, mesh)
+        stacked = placement.place_params(cfg, params, mesh)
     return nll_of_stacked(cfg, stacked, examples, length=length, mesh=mesh, rows=rows, compute_dtype=compute_dtype)
 
 
@@ -52,12 +53,12 @@ def nll_of_stacked(
     compute_dtype: str = "float32",
     between: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """`nll` of weights that are on the mesh, as programs.place_params puts them there. between: called before each batch."""
+    """`nll` of weights that are on the mesh, as placement.place_params puts them there. between: called before each batch."""
     tokens = np.array([example.target_tokens for example in examples], np.int64)
     nats = np.zeros(len(examples), np.float64)
     if not examples:
         return Scores(nats, tokens)
-    groups = programs.row_groups(mesh)
+    groups = placement.row_groups(mesh)
     packed = packing.pack([len(example.ids) for example in examples], length)
     rows = packing.round_up(min(rows, len(packed)), groups)
     batches = [
@@ -69,7 +70,7 @@ def nll_of_stacked(
     for batch in batches:
         between()
         with jax.set_mesh(mesh):
-            nats_GM = np.asarray(program(stacked, programs.make_rows(batch, mesh, targets)), np.float64)
+            nats_GM = np.asarray(program(stacked, placement.make_rows(batch, mesh, targets)), np.float64)
         picked = packing.gather_targets(batch, groups, targets)
         owners = np.take_along_axis(batch.examples_BT.reshape(groups, -1), picked.places_GM, axis=1)
         real = picked.weights_GM > 0
@@ -81,7 +82,7 @@ def nll_of_stacked(
 def _program(cfg: llama.LlamaConfig, dtype: Any, mesh: Mesh) -> Any:
     """One jitted function per model and mesh, so that the second model of a stage does not compile it again."""
 
-    def nats(stacked: llama.Params, rows: programs.Rows) -> jax.Array:
-        return programs.target_nats(cfg, stacked, programs.part_of(rows, 0), compute_dtype=dtype)
+    def nats(stacked: llama.Params, rows: placement.Rows) -> jax.Array:
+        return target_nats(cfg, stacked, placement.part_of(rows, 0), compute_dtype=dtype)
 
-    return jax.jit(nats, out_shardings=programs.replicated(mesh))
+    return jax.jit(nats, out_shardings=placement.replicated(mesh))

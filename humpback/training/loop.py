@@ -23,7 +23,7 @@ from humpback.model import llama
 from humpback.models.folders import Model, ModelInfo
 from humpback.progress import Bar
 from humpback.tokens.examples import TokenExample
-from humpback.training import batches, evaluate, flops, programs, update
+from humpback.training import batches, evaluate, flops, placement, update
 from humpback.training import optimizer as optimizers
 from humpback.training.checkpoint import TrainingCheckpoints
 from humpback.training.stopping import Sigterm, Stopped, Watchdog
@@ -100,7 +100,7 @@ def train(
     if dev and checkpoints is None:
         raise ValueError("the dev set chooses among checkpoints, and there are none")
     cfg = model.info.config
-    plan = batches.make_plan(examples, ft, seed, purpose, programs.row_groups(mesh))
+    plan = batches.make_plan(examples, ft, seed, purpose, placement.row_groups(mesh))
     meta = _describe(info or model.info, examples, dev, ft, seed, purpose, plan)
     with jax.set_mesh(mesh), Sigterm() as sigterm, _saved_first(checkpoints):
         optimizer = optimizers.make_optimizer(ft)
@@ -135,7 +135,7 @@ def train(
         state, step = keeper.choose(state, shapes)
         params = state["params"]
         del state  # the moments are twice the weights
-        return Trained(programs.unstack_params(cfg, params, mesh), step)
+        return Trained(placement.unstack_params(cfg, params, mesh), step)
 
 
 @contextlib.contextmanager
@@ -229,7 +229,7 @@ def _is_due(done: int, every: int) -> bool:
 
 def _next(
     examples: Sequence[TokenExample], plan: batches.Plan, step: int, seed: int, purpose: str, mesh: Mesh
-) -> tuple[list[TokenExample], programs.Rows]:
+) -> tuple[list[TokenExample], placement.Rows]:
     """The examples of a step (from 0) and their rows on the mesh; none after the last."""
     if step >= plan.steps:
         return [], {}
@@ -249,7 +249,7 @@ def _compile(
     """The programs of all steps that are left, so that no step's time holds a compilation."""
     step = update.jit_step(cfg, ft, optimizer, plan.steps, shapes)
     needed = sorted(set(plan.shapes[done:]))
-    rows = [programs.abstract_rows(mesh, shape.length, shape.rows, shape.targets, shape.parts) for shape in needed]
+    rows = [placement.abstract_rows(mesh, shape.length, shape.rows, shape.targets, shape.parts) for shape in needed]
     words_2 = update.abstract_words(mesh)
     return {shape: step.lower(shapes, abstract, words_2).compile() for shape, abstract in zip(needed, rows, strict=True)}
 
@@ -272,7 +272,7 @@ def _start(
                     "put the old value back to continue it, or delete the folder to begin anew"
                 )
         return checkpoints.restore(step, shapes), step, saved.get(_DEV_LOSS)
-    params = programs.place_params(model.info.config, model.params, mesh)
+    params = placement.place_params(model.info.config, model.params, mesh)
     return update.first_state(params, optimizer, shapes), 0, None
 
 

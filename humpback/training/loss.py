@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from humpback.model import products
+from humpback.model import llama, products
 from humpback.model.llama import BATCH_AXES
 
 CHUNK = 2_048  # tokens: with 32,000 words a chunk's logits take 260 MB
@@ -26,6 +26,36 @@ class Head(NamedTuple):
     matrix: jax.Array
     tied: bool
     words: int
+
+
+def target_nats(
+    cfg: llama.LlamaConfig,
+    params: llama.Params,
+    part: dict[str, Any],
+    *,
+    compute_dtype: Any,
+    weights_GM: jax.Array | None = None,
+    **options: Any,
+) -> jax.Array:
+    """-log p of each target token of a part, (G, M) float32, or the sum of these times weights_GM, to be differentiated.
+
+    Places that only fill up hold a number without meaning. The head is applied only where there is a loss: with a long condition
+    and a short target, as in the backward direction, it would otherwise be a fifth of a small model's work. options: `llama.hidden`'s.
+    """
+    dtypes = {"compute_dtype": compute_dtype, "activation_dtype": activation_dtype(compute_dtype)}
+    ids, positions, segments, tokens = (part[f"{name}_ABT"] for name in ("ids", "positions", "segments", "tokens"))
+    x_BTD = llama.hidden(cfg, params, ids, positions, segments, tokens_BT=tokens, **dtypes, **options)
+    head = Head(params["embedding" if cfg.tied else "head"], cfg.tied, cfg.vocab_size)
+    if weights_GM is None:
+        return token_nats(compute_dtype, x_BTD, head, part["places_AGM"], part["targets_AGM"])
+    return nats_sum(compute_dtype, x_BTD, head, part["places_AGM"], part["targets_AGM"], weights_GM)
+
+
+def activation_dtype(compute_dtype: Any) -> Any:
+    """The type of what lies between the products: on a CPU float32, because it does nothing but products in bfloat16 fast."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = device.platform if device is not None else jax.default_backend()
+    return jnp.float32 if platform == "cpu" else compute_dtype
 
 
 def token_nats(dtype: Any, x_BTD: jax.Array, head: Head, places_GM: jax.Array, targets_GM: jax.Array) -> jax.Array:

@@ -14,18 +14,19 @@ from humpback.config import Finetune
 from humpback.keys import key_for
 from humpback.model import llama, sharding
 from humpback.training import optimizer as optimizers
-from humpback.training import programs
+from humpback.training import placement
+from humpback.training.loss import target_nats
 
 # {"params": stacked f32 weights, "opt": optax state, "step": int32, steps done, "norms": f32 [_NORMS], gradient norms of the last steps}
 State = dict[str, Any]
-Step = Callable[[State, programs.Rows, jax.Array], tuple[State, dict[str, jax.Array]]]
+Step = Callable[[State, placement.Rows, jax.Array], tuple[State, dict[str, jax.Array]]]
 
 _NORMS = 64  # steps whose gradient norms say what is usual
 _FEW = 8  # before so many steps nothing is
 
 
 def loss_and_grads(
-    cfg: llama.LlamaConfig, ft: Finetune, params: llama.Params, rows: programs.Rows, key: jax.Array | None
+    cfg: llama.LlamaConfig, ft: Finetune, params: llama.Params, rows: placement.Rows, key: jax.Array | None
 ) -> tuple[jax.Array, llama.Params]:
     """(mean nats per target token over the whole step, its gradient), float32. Without a key there is no dropout.
 
@@ -34,16 +35,16 @@ def loss_and_grads(
     weights_AGM = rows["weights_AGM"] / jnp.sum(rows["weights_AGM"])
 
     @jax.value_and_grad
-    def share(params: llama.Params, part: programs.Rows, weights_GM: jax.Array) -> jax.Array:
-        return programs.target_nats(
+    def share(params: llama.Params, part: placement.Rows, weights_GM: jax.Array) -> jax.Array:
+        return target_nats(
             cfg, params, part, weights_GM=weights_GM,
             compute_dtype=jnp.dtype(ft.compute_dtype), dropout_rate=ft.dropout, dropout_key=key, remat=ft.remat,
         )  # fmt: skip
 
     if len(weights_AGM) == 1:
-        return share(params, programs.part_of(rows, 0), weights_AGM[0])
+        return share(params, placement.part_of(rows, 0), weights_AGM[0])
 
-    def add(sums: tuple[jax.Array, llama.Params], part: tuple[programs.Rows, jax.Array]) -> tuple[Any, None]:
+    def add(sums: tuple[jax.Array, llama.Params], part: tuple[placement.Rows, jax.Array]) -> tuple[Any, None]:
         # Without the barrier a TPU's compiler tries to reduce the gradients over the chips after the last part only, and fails over it.
         return jax.tree.map(jnp.add, sums, jax.lax.optimization_barrier(share(params, *part))), None
 
@@ -57,7 +58,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     steps: int,
     state: State,
-    rows: programs.Rows,
+    rows: placement.Rows,
     words_2: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One update. Pure; words_2: `dropout_words`. Returns the next state and {loss, grad_norm, lr, spike}."""
@@ -77,7 +78,7 @@ def train_step(
 
 def state_shapes(cfg: llama.LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
     """The training state as ShapeDtypeStructs with their shardings; allocates nothing."""
-    cfg, whole = sharding.padded(cfg, mesh), programs.replicated(mesh)
+    cfg, whole = sharding.padded(cfg, mesh), placement.replicated(mesh)
     where = sharding.param_shardings(cfg, mesh, sharding.TRAINING_RULES, stacked=True)
     params = jax.eval_shape(llama.stack_layers, llama.abstract_params(cfg))
     state = {
@@ -108,12 +109,12 @@ def first_state(params: llama.Params, optimizer: optax.GradientTransformation, s
 
 def dropout_words(seed: int, purpose: str, mesh: Mesh) -> jax.Array:
     """The data of a training's key for dropout, on the mesh. An argument of the step, so that trainings of one shape share a program."""
-    return programs.place_array(np.asarray(jax.random.key_data(key_for(seed, f"dropout {purpose}"))), programs.replicated(mesh))
+    return placement.place_array(np.asarray(jax.random.key_data(key_for(seed, f"dropout {purpose}"))), placement.replicated(mesh))
 
 
 def abstract_words(mesh: Mesh) -> jax.ShapeDtypeStruct:
     """The array of `dropout_words`; allocates nothing."""
-    return jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=programs.replicated(mesh))
+    return jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=placement.replicated(mesh))
 
 
 def jit_step(cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTransformation, steps: int, shapes: State) -> Any:
@@ -122,7 +123,7 @@ def jit_step(cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTran
     mesh = state_shardings["step"].mesh
     return jax.jit(
         functools.partial(train_step, cfg, ft, optimizer, steps),
-        in_shardings=(state_shardings, programs.rows_shardings(mesh), programs.replicated(mesh)),
-        out_shardings=(state_shardings, programs.replicated(mesh)),
+        in_shardings=(state_shardings, placement.rows_shardings(mesh), placement.replicated(mesh)),
+        out_shardings=(state_shardings, placement.replicated(mesh)),
         donate_argnums=0,
     )

@@ -26,9 +26,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # tests, w
 import common
 
 from humpback.convert import export, names, tensorfiles
-from humpback.convert.arrays import DTYPES
 from humpback.convert.huggingface import CONFIG
-from humpback.convert.opened import Opened
+from humpback.convert.lazy_model import LazyModel
+from humpback.convert.tensor_ops import DTYPES
 from humpback.model.sizes import SIZES
 from humpback.model.weights import LlamaConfig, leaves
 from tests import tiny
@@ -47,7 +47,7 @@ def make_folder(folder: pathlib.Path, cfg: LlamaConfig) -> int:
         start = int(random.integers(4096))
         return numbers[start : start + int(np.prod(sizes))].reshape(sizes)
 
-    model = Opened(config=cfg, tokenizer=tiny.make_tokenizer(), read=read, dtype=lambda path: "bfloat16")
+    model = LazyModel(config=cfg, tokenizer=tiny.make_tokenizer(), read=read, dtype=lambda path: "bfloat16")
     export.write_folder(str(folder), model, wrapper="chatml", direction="base")
     return sum(path.stat().st_size for path in folder.iterdir())
 

@@ -139,7 +139,7 @@ def compile_step(key: str) -> dict:
     from humpback.model import sharding
     from humpback.model.sizes import SIZES
     from humpback.planning.compile import DoesNotFit, compile_for, memory_limit, topology
-    from humpback.training import optimizer, programs, update
+    from humpback.training import optimizer, placement, update
 
     size, slice_name, examples = key.split("@")
     mesh = sharding.make_mesh(fsdp=-1, devices=topology(slice_name.replace("v5:", "v5p:")))
@@ -150,7 +150,7 @@ def compile_step(key: str) -> dict:
     step = update.jit_step(cfg, ft, adamw, 1_000, shapes)
     answer = {"shape": f"{rows} x {LENGTH} tokens on {chips} chips", "limit": memory_limit(mesh)}
     try:
-        abstract = programs.abstract_rows(mesh, LENGTH, rows, rows // chips * LENGTH)
+        abstract = placement.abstract_rows(mesh, LENGTH, rows, rows // chips * LENGTH)
         compiled = compile_for(step, (shapes, abstract, update.abstract_words(mesh)))
     except DoesNotFit as error:
         return {**answer, "total": error.used, "refusal": str(error)}
@@ -166,7 +166,7 @@ def compile_step(key: str) -> dict:
 
 def compile_engine(key: str) -> dict:
     """A program of the engine."""
-    from humpback.decoding import programs
+    from humpback.decoding import executables
     from humpback.decoding.sampling import Sampler
     from humpback.model import sharding
     from humpback.model.sizes import SIZES
@@ -175,9 +175,9 @@ def compile_engine(key: str) -> dict:
     program, _, name = key.partition(":")
     job, cfg = JOBS[name], SIZES[JOBS[name].size]
     mesh = sharding.make_mesh(data=-1, tensor=job.tensor, devices=topology(name.partition("@")[2]))
-    layout = programs.Layout(cfg, mesh, job.slots, job.length, 0, job.dtype, job.steps, job.prefill_tokens, job.weights)
+    layout = executables.Layout(cfg, mesh, job.slots, job.length, 0, job.dtype, job.steps, job.prefill_tokens, job.weights)
     bucket = layout.buckets[-1]
-    asked = programs.abstract(layout, Sampler(temperature=0.7, top_p=0.9))["generate" if program == "decode" else f"prefill {bucket}"]
+    asked = executables.abstract(layout, Sampler(temperature=0.7, top_p=0.9))["generate" if program == "decode" else f"prefill {bucket}"]
     rows, length = (job.slots, 1) if program == "decode" else (layout.rows(bucket), bucket)
     on_a_chip = rows // layout.shards
     answer = {
@@ -195,7 +195,7 @@ def compile_engine(key: str) -> dict:
         return {**answer, "total": error.used, "refusal": str(error)}
     beside = 0
     if program == "prefill":  # the slots' cache stays where it is while a prompt is read
-        beside = compile_for(programs.empty_state, (layout,), mesh).memory.outputs
+        beside = compile_for(executables.empty_state, (layout,), mesh).memory.outputs
     return {
         **answer,
         "total": compiled.memory.total,

@@ -5,7 +5,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from humpback.convert import export, gguf, huggingface, sources
-from humpback.convert.opened import from_params
+from humpback.convert.lazy_model import from_params
 from humpback.errors import UserError
 from humpback.model.weights import RopeScaling
 

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from humpback.convert import export, huggingface
-from humpback.convert.opened import from_params
+from humpback.convert.lazy_model import from_params
 from humpback.errors import UserError
 from humpback.model.weights import RopeScaling
 

@@ -12,12 +12,12 @@ import pytest
 
 from humpback.commands import convert as command
 from humpback.convert import export, names, sources
-from humpback.convert.opened import Opened, from_params
+from humpback.convert.lazy_model import LazyModel, from_params
 from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.model.weights import leaves, make_tree
 from humpback.models import folders
-from humpback.training import programs
+from humpback.training import placement
 from tests import kills, tiny
 
 
@@ -34,7 +34,7 @@ def test_only_a_few_tensors_are_held_at_once(tmp_path):
         weakref.finalize(owner, lambda size: alive.__setitem__(0, alive[0] - size), owner.nbytes)
         return owner
 
-    model = Opened(config=cfg, tokenizer=tiny.make_tokenizer(), read=made, dtype=lambda path: "float32")
+    model = LazyModel(config=cfg, tokenizer=tiny.make_tokenizer(), read=made, dtype=lambda path: "float32")
     info = folders.ModelInfo(cfg, "base", "chatml")
     largest = 4 * max(int(np.prod(weight.sizes(cfg))) for _, weight in leaves(cfg))
     whole = 4 * sum(int(np.prod(weight.sizes(cfg))) for _, weight in leaves(cfg))
@@ -55,10 +55,10 @@ def test_weights_left_on_disk_are_those_in_memory(tmp_path):
     params = make_tree(cfg, lambda path, weight: rng.normal(size=weight.sizes(cfg)).astype(np.float32))
     folders.save_model(tmp_path, folders.ModelInfo(cfg, "base", "chatml"), params, tiny.make_tokenizer())
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
-    placed = programs.unstacked_shardings(cfg, mesh)
+    placed = placement.unstacked_shardings(cfg, mesh)
     lazy = folders.load_model(tmp_path, shardings=placed, whole=False).params
     with jax.set_mesh(mesh):
-        one, other = (programs.place_params(cfg, tree, mesh) for tree in (lazy, params))
+        one, other = (placement.place_params(cfg, tree, mesh) for tree in (lazy, params))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.sharding == b.sharding and np.array_equal(a, b)
     opened = sources.open_source(str(tmp_path))
@@ -80,7 +80,7 @@ weight_files._CHUNK_BYTES = 1 << 17  # as many in these matrices of 1 to 4 MB as
 from humpback.commands.convert import convert
 from humpback.model import sharding
 from humpback.models import folders
-from humpback.training import programs
+from humpback.training import placement
 def read():
     return int(pathlib.Path("/proc/self/io").read_text().split()[1])
 folder = pathlib.Path(sys.argv[1])
@@ -88,9 +88,9 @@ convert(str(folder / "hf"), str(folder / "ours"))
 convert(str(folder / "ours"), str(folder / "again"))
 cfg, mesh = folders.read_info(folder / "ours").config, sharding.make_mesh(fsdp=2)
 before = read()
-model = folders.load_model(folder / "ours", shardings=programs.unstacked_shardings(cfg, mesh), whole=False)
+model = folders.load_model(folder / "ours", shardings=placement.unstacked_shardings(cfg, mesh), whole=False)
 verified = read() - before
-params = programs.place_params(cfg, model.params, mesh)
+params = placement.place_params(cfg, model.params, mesh)
 first = [float(x.addressable_shards[0].data.reshape(-1)[0]) for x in jax.tree.leaves(params)]
 result = {"verified": verified, "read": read() - before - verified, "first": first}
 distributed.barrier("before the damage")

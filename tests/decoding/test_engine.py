@@ -7,7 +7,7 @@ import pytest
 
 from humpback import keys
 from humpback.decoding.engine import Engine, Request
-from humpback.decoding.programs import shareable
+from humpback.decoding.executables import shareable
 from humpback.decoding.sampling import Sampler
 from humpback.model import attention, llama, sharding
 

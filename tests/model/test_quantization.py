@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from humpback import keys
-from humpback.decoding import programs
+from humpback.decoding import executables
 from humpback.decoding.engine import Engine, Request
 from humpback.decoding.sampling import Sampler
 from humpback.model import llama, quantization, sharding
@@ -102,9 +102,9 @@ class Asked(Mapping):
 def test_one_layer_at_a_time_is_turned(weights):
     cfg = CASES["mha"]
     params = make_params("mha", cfg)
-    layout = programs.Layout(cfg, sharding.make_mesh(devices=jax.devices()[:1]), 4, 64, 0, "bfloat16", 8, 64, weights)
-    turned = programs.decoding_params(layout, {**params, "layers": Asked(params["layers"])})
-    wanted = jax.tree.map(lambda x: (x.shape, x.dtype), programs.abstract(layout, Sampler())["generate"].arguments[0])
+    layout = executables.Layout(cfg, sharding.make_mesh(devices=jax.devices()[:1]), 4, 64, 0, "bfloat16", 8, 64, weights)
+    turned = executables.decoding_params(layout, {**params, "layers": Asked(params["layers"])})
+    wanted = jax.tree.map(lambda x: (x.shape, x.dtype), executables.abstract(layout, Sampler())["generate"].arguments[0])
     assert jax.tree.map(lambda x: (x.shape, x.dtype), turned) == wanted
 
 

@@ -20,7 +20,7 @@ import transformers
 from humpback import prompts
 from humpback.commands.convert import convert
 from humpback.convert import export, sources
-from humpback.convert.opened import from_params
+from humpback.convert.lazy_model import from_params
 from humpback.model import llama
 from humpback.model.weights import LlamaConfig, RopeScaling, make_tree, stack_layers
 from humpback.tokens.tokenizer import Tokenizer

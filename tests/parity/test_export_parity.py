@@ -20,7 +20,7 @@ import transformers
 
 from humpback.convert import export
 from humpback.convert.chat_template import tokenizer_files
-from humpback.convert.opened import from_params
+from humpback.convert.lazy_model import from_params
 from humpback.model.weights import make_tree
 from humpback.tokens.tokenizer import JSON_FILE, Tokenizer
 from tests import stories260k, tiny

@@ -14,15 +14,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from humpback import config
 from humpback.chips import CHIPS
-from humpback.decoding import programs
+from humpback.decoding import executables
 from humpback.decoding.sampling import Sampler
 from humpback.errors import UserError
 from humpback.model import llama, sharding
 from humpback.model.sizes import SIZES
 from humpback.planning import cache, finetuning, jobs, roofline, tpu_slices, workload
 from humpback.planning import compile as planning
-from humpback.training import optimizer, update
-from humpback.training import programs as training_programs
+from humpback.training import optimizer, placement, update
 
 LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not LIBTPU, reason=f"libtpu is not installed: {planning.INSTALL}")
@@ -119,11 +118,11 @@ def mesh():
 
 def generate(mesh, slots, weights="compute"):
     """The engine's own decoding program for a small model, and its arguments."""
-    return program("generate", programs.Layout(CONFIG, mesh, slots, LENGTH, 0, "bfloat16", 8, 512, weights))
+    return program("generate", executables.Layout(CONFIG, mesh, slots, LENGTH, 0, "bfloat16", 8, 512, weights))
 
 
 def program(name, layout):
-    asked = programs.abstract(layout, Sampler(temperature=0.7, top_p=0.9))[name]
+    asked = executables.abstract(layout, Sampler(temperature=0.7, top_p=0.9))[name]
     return asked.function, (*asked.static, *asked.arguments)
 
 
@@ -153,8 +152,8 @@ def test_decoding_on_four_chips(mesh):
 def test_a_cache_of_two_key_heads_a_chip_is_not_copied(mesh):
     """Behind a prefix as it is cut; behind all of the 44 tokens the compiler turns every layer's cache, and holds both."""
     model = dataclasses.replace(SIZES["llama3_8b"], num_layers=4, vocab_size=512)
-    prefix, slots, length = programs.shareable(44, 2048), 80, 2048
-    memory = planning.compile_for(*program("generate", programs.Layout(model, mesh, slots, length, prefix, "bfloat16", 8, 512))).memory
+    prefix, slots, length = executables.shareable(44, 2048), 80, 2048
+    memory = planning.compile_for(*program("generate", executables.Layout(model, mesh, slots, length, prefix, "bfloat16", 8, 512))).memory
     cache = 2 * model.num_layers * slots * model.num_kv_heads // 4 * (length - prefix) * model.head_dim * 2
     assert 30 < prefix <= 44 and memory.temporaries < cache / 2 < memory.aliased / 2
 
@@ -163,7 +162,7 @@ def test_a_cache_of_two_key_heads_a_chip_is_not_copied(mesh):
 @pytest.mark.parametrize("config", [WIDE, CONFIG])
 def test_prefill_after_a_prefix_with_the_attention_kernel(mesh, config):
     """One Pallas kernel a layer but the last, whatever the heads' size, and no more collectives than without."""
-    compiled = planning.compile_for(*program("prefill 384", programs.Layout(config, mesh, SLOTS, LENGTH, PREFIX, "bfloat16", 8, 512)))
+    compiled = planning.compile_for(*program("prefill 384", executables.Layout(config, mesh, SLOTS, LENGTH, PREFIX, "bfloat16", 8, 512)))
     assert compiled.text.count(KERNEL) == config.num_layers - 1
     traffic = compiled.traffic()
     assert traffic["all-reduce"].times == 2 * config.num_layers + 1
@@ -178,7 +177,7 @@ def test_a_training_step_on_four_chips():
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(WIDE, adamw, mesh)
     step = update.jit_step(WIDE, ft, adamw, 10, shapes)
-    arguments = (shapes, training_programs.abstract_rows(mesh, T, rows, rows // 2 * T), update.abstract_words(mesh))
+    arguments = (shapes, placement.abstract_rows(mesh, T, rows, rows // 2 * T), update.abstract_words(mesh))
     compiled = planning.compile_for(step, arguments)
     assert compiled.text.count(KERNEL) == 4
     memory = compiled.memory
@@ -195,7 +194,7 @@ def test_a_training_step_in_two_parts_on_four_chips():
     ft, model = config.paper("").forward, dataclasses.replace(CONFIG, vocab_size=512)
     shapes = update.state_shapes(model, optimizer.make_optimizer(ft), mesh)
     step = update.jit_step(model, ft, optimizer.make_optimizer(ft), 10, shapes)
-    asked = training_programs.abstract_rows(mesh, T, rows, rows // 2 * T, parts=2)
+    asked = placement.abstract_rows(mesh, T, rows, rows // 2 * T, parts=2)
     compiled = planning.compile_for(step, (shapes, asked, update.abstract_words(mesh)))
     weights = 2 * llama.parameter_count(model)  # in bfloat16; each part gathers them forwards, and those of the layers backwards
     assert 2 * weights < compiled.traffic()["all-gather"].payload < 5 * weights

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from humpback import config
-from humpback.decoding import programs
+from humpback.decoding import executables
 from humpback.model import sharding
 from humpback.model.sizes import SIZES
 from humpback.planning import serving, tpu_slices, workload
@@ -40,7 +40,7 @@ def test_two_programs_stand_for_both_stages():
 def test_the_layouts_own_buckets_and_rows():
     """Those of the plan, which has no devices, are those of the engine's layout, and so is every other field."""
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
-    layout = programs.Layout(SIZES["llama_7b"], mesh, 16, 2048, 48, "bfloat16", 8, 4096, "int8")
+    layout = executables.Layout(SIZES["llama_7b"], mesh, 16, 2048, 48, "bfloat16", 8, 4096, "int8")
     place = Place("v5e:2x4", 1, 4, 2)
     planned = Decode(place, SIZES["llama_7b"], "generate", 16, 2048, 48, "bfloat16", 8, 4096, "int8", 0.7, 0.9)
     assert planned.layout(mesh) == layout

@@ -17,7 +17,7 @@ import pytest
 
 from humpback.commands.convert import convert
 from humpback.convert import sources
-from humpback.convert.arrays import DTYPES
+from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
 from humpback.model.weights import RopeScaling, make_tree
 from humpback.models.folders import weights_digest

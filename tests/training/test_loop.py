@@ -15,7 +15,7 @@ from humpback.model.sharding import TRAINING_RULES, make_mesh, param_shardings
 from humpback.models.folders import weights_digest
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
-from humpback.training import batches, evaluate, loop, optimizer, programs, update
+from humpback.training import batches, evaluate, loop, optimizer, placement, update
 from humpback.training.checkpoint import TrainingCheckpoints
 from humpback.training.loop import TrainingError, train
 from humpback.training.stopping import Stopped
@@ -27,10 +27,10 @@ def one_device():
 
 def rows_of(examples, mesh, length=32, packed=True, parts=1):
     rows = packing.pack([len(e.ids) for e in examples], length) if packed else [[i] for i in range(len(examples))]
-    groups = parts * programs.row_groups(mesh)
+    groups = parts * placement.row_groups(mesh)
     batch = packing.to_rows(examples, rows, packing.round_up(len(rows), groups), length)
     most = np.count_nonzero(batch.weights_BT.reshape(groups, -1), axis=1).max()
-    return batch, programs.make_rows(batch, mesh, packing.round_up(int(most), 8), parts)
+    return batch, placement.make_rows(batch, mesh, packing.round_up(int(most), 8), parts)
 
 
 def gradient_of(cfg, ft):
@@ -51,7 +51,7 @@ def eval_ft(finetune):
 @pytest.mark.parametrize("packed", [True, False])
 def test_loss_and_gradient_of_packed_rows_are_those_of_the_examples_alone(base, examples, eval_ft, packed, alone):
     cfg, examples = base.info.config, examples[:6]
-    params = programs.place_params(cfg, base.params, one_device())
+    params = placement.place_params(cfg, base.params, one_device())
     batch, rows = rows_of(examples, one_device(), packed=packed)
     assert (len(batch.ids_BT) < len(examples)) == packed
     tokens = sum(e.target_tokens for e in examples)
@@ -64,7 +64,7 @@ def test_loss_and_gradient_of_packed_rows_are_those_of_the_examples_alone(base, 
 
 def test_gathered_loss_is_the_loss_over_all_positions(base, examples, eval_ft):
     cfg = base.info.config
-    params = programs.place_params(cfg, base.params, one_device())
+    params = placement.place_params(cfg, base.params, one_device())
     batch, rows = rows_of(examples[:6], one_device())
 
     def whole(params):
@@ -80,7 +80,7 @@ def test_gathered_loss_is_the_loss_over_all_positions(base, examples, eval_ft):
 
 
 def test_dropout_is_on_with_a_key_and_off_without(base, examples, finetune):
-    cfg, params = base.info.config, programs.place_params(base.info.config, base.params, one_device())
+    cfg, params = base.info.config, placement.place_params(base.info.config, base.params, one_device())
     _, rows = rows_of(examples[:6], one_device())
     loss = lambda rate, key: float(gradient_of(cfg, finetune(dropout=rate))(params, rows, key)[0])  # noqa: E731
     off = loss(0.5, None)
@@ -92,7 +92,7 @@ def test_dropout_is_on_with_a_key_and_off_without(base, examples, finetune):
 @pytest.mark.parametrize(("length", "packed", "parts"), [(32, False, 1), (64, True, 1), (32, True, 2), (32, True, 3)])
 def test_nothing_depends_on_how_the_examples_lie_in_rows(base, examples, finetune, length, packed, parts):
     """Other rows and accumulation: the same loss and gradient, dropout among it, which belongs to a token and not to its place."""
-    cfg, params = base.info.config, programs.place_params(base.info.config, base.params, one_device())
+    cfg, params = base.info.config, placement.place_params(base.info.config, base.params, one_device())
     program = gradient_of(cfg, finetune(dropout=0.3))
     wanted = program(params, rows_of(examples[:6], one_device())[1], jax.random.key(3))
     found = program(params, rows_of(examples[:6], one_device(), length, packed, parts)[1], jax.random.key(3))
@@ -317,7 +317,7 @@ def test_training_without_examples_is_refused(base, finetune):
 )
 def test_options_reach_the_computation(base, examples, finetune, field, value, tolerance):
     cfg = base.info.config
-    params = programs.place_params(cfg, base.params, one_device())
+    params = placement.place_params(cfg, base.params, one_device())
     _, rows = rows_of(examples[:6], one_device())
 
     def make(ft):
@@ -331,7 +331,7 @@ def test_options_reach_the_computation(base, examples, finetune, field, value, t
 def test_remat_saves_less(base, examples):
     """What the forward pass leaves for the backward pass, in numbers: everything, the products, or what goes into each layer."""
     cfg = base.info.config
-    params = programs.place_params(cfg, base.params, one_device())
+    params = placement.place_params(cfg, base.params, one_device())
     batch, _ = rows_of(examples[:6], one_device())
 
     def saved(remat):
@@ -350,7 +350,7 @@ def test_state_is_donated(base, examples, finetune):
     made = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(cfg, made, mesh)
     _, rows = rows_of(examples[:6], mesh)
-    params = programs.place_params(cfg, base.params, mesh)
+    params = placement.place_params(cfg, base.params, mesh)
     state = update.first_state(params, made, shapes)
     update.jit_step(cfg, ft, made, 8, shapes)(state, rows, update.dropout_words(1, "x", mesh))
     assert params["layers"]["q"].is_deleted()

@@ -1,4 +1,4 @@
-"""What training and evaluation share: weights and rows on the mesh, and the nats of the target tokens."""
+"""Weights and rows of tokens on the mesh, for training and evaluation."""
 
 import functools
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from humpback.model import llama, sharding
 from humpback.models import weight_files
 from humpback.tokens import packing
-from humpback.training import loss
 
 Rows = dict[str, Any]
 
@@ -134,29 +133,5 @@ def place_array(array: np.ndarray, where: NamedSharding) -> jax.Array:
 
 
 def part_of(rows: Rows, part: int) -> Rows:
-    """One of the A parts of `make_rows`' arrays, for `target_nats`."""
+    """One of the A parts of `make_rows`' arrays, for `loss.target_nats`."""
     return {name: array[part] for name, array in rows.items()}
-
-
-def target_nats(
-    cfg: llama.LlamaConfig, params: llama.Params, part: Rows, *, compute_dtype: Any, weights_GM: jax.Array | None = None, **options: Any
-) -> jax.Array:
-    """-log p of each target token of a part, (G, M) float32, or the sum of these times weights_GM, to be differentiated.
-
-    Places that only fill up hold a number without meaning. The head is applied only where there is a loss: with a long condition
-    and a short target, as in the backward direction, it would otherwise be a fifth of a small model's work. options: `llama.hidden`'s.
-    """
-    dtypes = {"compute_dtype": compute_dtype, "activation_dtype": activation_dtype(compute_dtype)}
-    ids, positions, segments, tokens = (part[f"{name}_ABT"] for name in ("ids", "positions", "segments", "tokens"))
-    x_BTD = llama.hidden(cfg, params, ids, positions, segments, tokens_BT=tokens, **dtypes, **options)
-    head = loss.Head(params["embedding" if cfg.tied else "head"], cfg.tied, cfg.vocab_size)
-    if weights_GM is None:
-        return loss.token_nats(compute_dtype, x_BTD, head, part["places_AGM"], part["targets_AGM"])
-    return loss.nats_sum(compute_dtype, x_BTD, head, part["places_AGM"], part["targets_AGM"], weights_GM)
-
-
-def activation_dtype(compute_dtype: Any) -> Any:
-    """The type of what lies between the products: on a CPU float32, because it does nothing but products in bfloat16 fast."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = device.platform if device is not None else jax.default_backend()
-    return jnp.float32 if platform == "cpu" else compute_dtype

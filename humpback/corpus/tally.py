@@ -16,7 +16,7 @@ DAMAGE = frozenset((
 ))  # fmt: skip
 
 
-class Yield:
+class Tally:
     """Counts of pages, headers, segments, and of drops by reason; samples chosen by a checksum, so not by the order of the pages."""
 
     def __init__(self) -> None:

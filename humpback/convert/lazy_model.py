@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from humpback.convert import arrays
+from humpback.convert import tensor_ops
 from humpback.convert.names import Path, outside_name
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, Params, check_params, make_tree
@@ -15,8 +15,8 @@ from humpback.tokens.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Opened:
-    """Names, shapes and types of all tensors are checked, their numbers are not.
+class LazyModel:
+    """A model whose tensors are read when they are asked for; their names, shapes and types are checked, their numbers are not.
 
     read(path): one weight in our layout and in the type dtype(path) names, e.g. of path ("layers", "0", "q"); it may be a view of a
     mapped file. Where one of several processes reads, the others call attend(path) instead.
@@ -36,14 +36,14 @@ class Opened:
         return make_tree(self.config, lambda path, _: self.read(path))
 
 
-def from_params(cfg: LlamaConfig, params: Mapping[str, Any], tokenizer: Tokenizer) -> Opened:
+def from_params(cfg: LlamaConfig, params: Mapping[str, Any], tokenizer: Tokenizer) -> LazyModel:
     """Weights in memory. ValueError when they do not fit the config."""
     check_params(cfg, params)
 
     def leaf(path: Path) -> Any:
         return functools.reduce(lambda tree, part: tree[part], path, params)
 
-    return Opened(config=cfg, tokenizer=tokenizer, read=lambda path: np.asarray(leaf(path)), dtype=lambda path: str(leaf(path).dtype))
+    return LazyModel(config=cfg, tokenizer=tokenizer, read=lambda path: np.asarray(leaf(path)), dtype=lambda path: str(leaf(path).dtype))
 
 
 def number(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> Any:
@@ -57,7 +57,7 @@ def number(values: Mapping[str, Any], key: str, where: str, default: float | Non
     return value
 
 
-def checked(opened: Opened, where: str, family: str | None, dtype: str | None = None) -> Opened:
+def checked(model: LazyModel, where: str, family: str | None, dtype: str | None = None) -> LazyModel:
     """The same model whose numbers are looked at as they are read, and cast to `dtype` (None: kept).
 
     UserError naming the tensor, as `family` of names.py calls it, when a number is not finite, or too large for the type.
@@ -65,8 +65,8 @@ def checked(opened: Opened, where: str, family: str | None, dtype: str | None = 
 
     def read(path: Path) -> np.ndarray:
         name = outside_name(path, family) if family else "/".join(path)
-        array = opened.read(path)
-        arrays.check_finite(array, name, where)
-        return arrays.cast(array, dtype, name, where) if dtype else array
+        array = model.read(path)
+        tensor_ops.check_finite(array, name, where)
+        return tensor_ops.cast(array, dtype, name, where) if dtype else array
 
-    return dataclasses.replace(opened, read=read, dtype=(lambda path: dtype) if dtype else opened.dtype)
+    return dataclasses.replace(model, read=read, dtype=(lambda path: dtype) if dtype else model.dtype)
