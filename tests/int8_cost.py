@@ -72,7 +72,8 @@ def expected_ratings(model: folders.Model, segments: Sequence[Segment], mesh: Me
         return prompts.rating_prompt(instruction, response, "expected")
 
     prefix = shared_prefix(model, lambda text: ask(text, text), LENGTH)
-    engine = Engine(model.info.config, model.params, mesh, slots=4, length=LENGTH, prefix=prefix, weights=weights)
+    decoding = config.Decoding(length=LENGTH, compute_dtype="float32", weights=weights, slots=4)
+    engine = Engine(model.info.config, model.params, mesh, decoding, prefix)
     requests = [
         Request(s.id, encode_prompt(model, ask(s.header, s.text), LENGTH, prompts.SCORE_LEAD), np.zeros(2, np.uint32), 0) for s in segments
     ]

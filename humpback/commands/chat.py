@@ -5,6 +5,7 @@ import sys
 from absl import flags
 
 from humpback import keys, prompts
+from humpback.config import Decoding
 from humpback.decoding.engine import Engine, Request
 from humpback.decoding.sampling import Sampler
 from humpback.decoding.serving import encode_prompt
@@ -29,7 +30,8 @@ def main() -> None:
     mesh = sharding.make_mesh()
     model = folders.load_model(values.model, directions={"forward", "base"})
     length = min(model.info.config.max_positions, 1_024 + values.max_new_tokens)
-    engine = Engine(model.info.config, model.params, mesh, slots=4, length=length, steps_per_visit=1)
+    decoding = Decoding(length=length, compute_dtype="float32", slots=4, steps_per_visit=1)
+    engine = Engine(model.info.config, model.params, mesh, decoding)
     interactive = sys.stdin.isatty() and not values.prompt
     for number, line in enumerate([values.prompt] if values.prompt else _lines(interactive)):
         if line.strip():

@@ -9,14 +9,16 @@ order of the work.
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from humpback.config import Decoding
 from humpback.decoding import executables
 from humpback.decoding.sampling import Sampler
 from humpback.model import llama
@@ -55,34 +57,29 @@ class Stats:
 
 
 class Engine:
-    """Decodes on a mesh. `params` is the unstacked tree; `length` holds prompt and new tokens.
+    """Decodes on a mesh. `params` is the unstacked tree; `decoding.length` holds prompt and new tokens.
 
     `prefix` is what the prompts begin with: a prompt shares with it as many tokens as agree, so one that begins otherwise is served,
-    too, if its own part is at most `length` - len(prefix) long. `slots` is rounded up to what the mesh can share.
+    too, if its own part is at most `length` - len(prefix) long. `decoding.slots` is rounded up to what the mesh can share.
     """
 
     def __init__(
         self,
         config: llama.LlamaConfig,
-        params: dict,
+        params: Mapping[str, Any],
         mesh: jax.sharding.Mesh,
-        *,
-        slots: int,
-        length: int,
+        decoding: Decoding,
         prefix: Sequence[int] = (),
-        compute_dtype: str = "float32",
-        weights: str = "compute",
-        steps_per_visit: int = 8,
-        prefill_tokens: int = 512,
     ):
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        shards, length = mesh.shape["data"] * mesh.shape["fsdp"], decoding.length
         if length > config.max_positions:
             raise ValueError(f"length {length} is more than this model's max_positions, {config.max_positions}")
         if len(prefix) >= length:
             raise ValueError(f"a prefix of {len(prefix)} tokens leaves no room in {length}")
         self.layout = executables.Layout(
-            config, mesh, -(-slots // shards) * shards, length, len(prefix), compute_dtype, steps_per_visit, prefill_tokens, weights
-        )
+            config, mesh, -(-decoding.slots // shards) * shards, length, len(prefix), decoding.compute_dtype,
+            decoding.steps_per_visit, decoding.prefill_tokens, decoding.weights,
+        )  # fmt: skip
         self.length, self.slots, self.stats = length, self.layout.slots, Stats()
         self._prefix = np.array(prefix, np.int32)
         self.params = executables.decoding_params(self.layout, params)

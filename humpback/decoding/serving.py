@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
@@ -37,24 +37,9 @@ def engine_at(
     info.check_length("decoding.length", decoding.length)
     placed = sharding.param_shardings(info.config, mesh, sharding.DECODING_RULES)
     model = folders.load_model(path, shardings=placed, directions=directions, whole=False)  # the engine takes layer by layer
-    engine = new_engine(model, mesh, decoding, shared_prefix(model, template, decoding.length) if template else ())
+    prefix = shared_prefix(model, template, decoding.length) if template else ()
+    engine = Engine(info.config, model.params, mesh, decoding, prefix)
     return dataclasses.replace(model, params={}), engine
-
-
-def new_engine(model: folders.Model, mesh: jax.sharding.Mesh, decoding: configs.Decoding, prefix: Sequence[int]) -> Engine:
-    """The engine of a config."""
-    return Engine(
-        model.info.config,
-        model.params,
-        mesh,
-        slots=decoding.slots,
-        length=decoding.length,
-        prefix=prefix,
-        compute_dtype=decoding.compute_dtype,
-        weights=decoding.weights,
-        steps_per_visit=decoding.steps_per_visit,
-        prefill_tokens=decoding.prefill_tokens,
-    )
 
 
 def replica_mesh(processes: int, tensor: int) -> jax.sharding.Mesh:

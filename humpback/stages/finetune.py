@@ -71,8 +71,8 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
 
         try:
             trained, step = loop.train(
-                base, tokens, ft, mesh=run.mesh(), seed=run.cfg.seed, purpose=name,
-                dev=dev, checkpoints=steps, metrics=metrics, info=info, profile=profile,
+                base, tokens, loop.Training(ft, run.cfg.seed, name, info),
+                mesh=run.mesh(), dev=dev, checkpoints=steps, metrics=metrics, profile=profile,
             )  # fmt: skip
         finally:
             stage.publish_metrics()

@@ -39,6 +39,20 @@ class TrainingError(UserError):
     """The training cannot go on; nothing was saved after the step that it names."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a training is: with the same model, examples and mesh its result is the same, bit for bit.
+
+    purpose: a fixed name ("backward", "forward-1"); with `seed` it decides order and dropout. info: what the result will be, kept with
+    each checkpoint; None stands for the model's own.
+    """
+
+    ft: Finetune
+    seed: int
+    purpose: str
+    info: ModelInfo | None = None
+
+
 class Trained(NamedTuple):
     """The result: weights, float32, unstacked, on the mesh; and the step after which they were so."""
 
@@ -68,21 +82,16 @@ class Profile:
 def train(
     model: Model,
     examples: Sequence[TokenExample],
-    ft: Finetune,
+    training: Training,
     *,
     mesh: Mesh,
-    seed: int,
-    purpose: str,
     dev: Sequence[TokenExample] = (),
     checkpoints: TrainingCheckpoints | None = None,
     metrics: Metrics | None = None,
-    progress: bool = True,
-    info: ModelInfo | None = None,
     profile: Profile | None = None,
 ) -> Trained:
     """Finetunes `model` and returns its new weights; `model.params` is left as it is.
 
-    purpose: a fixed name of this training ("backward", "forward-1"); with `seed` it decides order and dropout.
     checkpoints: where to save each ft.checkpoint_every steps and at the end, and what to continue from.
     dev: looked at each ft.dev_every steps and at the end, when that is not 0; then the weights with the lowest loss on it are
     returned, which needs checkpoints. Otherwise the last.
@@ -90,10 +99,10 @@ def train(
     not), tokens (of all examples of the step), target_tokens, idle (share of the rows that only fills up), seconds,
     tokens_per_second, tokens_per_second_per_device, model_flops (flops.step_flops), mfu (the share of the devices' peak that this
     makes, where that is known), dev_loss (where it was looked at)}. After a stop, steps since the last checkpoint come again.
-    info: what the result will be, kept with each checkpoint; model.info when not given.
     Raises UserError without examples or for checkpoints of another run, TrainingError for a loss that is not finite, Stopped after
     SIGTERM, when what was done is saved.
     """
+    ft, seed, purpose = training.ft, training.seed, training.purpose
     if not examples:
         raise UserError(f"training {purpose}: there is no example to train on")
     dev = dev if ft.dev_every else ()
@@ -101,7 +110,7 @@ def train(
         raise ValueError("the dev set chooses among checkpoints, and there are none")
     cfg = model.info.config
     plan = batches.make_plan(examples, ft, seed, purpose, placement.row_groups(mesh))
-    meta = _describe(info or model.info, examples, dev, ft, seed, purpose, plan)
+    meta = _describe(model, examples, dev, training, plan)
     with jax.set_mesh(mesh), Sigterm() as sigterm, _saved_first(checkpoints):
         optimizer = optimizers.make_optimizer(ft)
         shapes = update.state_shapes(cfg, optimizer, mesh)
@@ -111,7 +120,7 @@ def train(
         if dev and dev_loss is None and keeper.looks_after(done):  # a stop came between the step and the look
             keeper.settle(done, state)
             keeper.stop_if_asked(done)
-        watchdog, bar = Watchdog(), Bar(purpose, "step", plan.steps, done=done, shown=progress)
+        watchdog, bar = Watchdog(), Bar(purpose, "step", plan.steps, done=done)
         words_2 = update.dropout_words(seed, purpose, mesh)
         chosen, rows = _next(examples, plan, done, seed, purpose, mesh)
         for step in range(done, plan.steps):
@@ -277,13 +286,7 @@ def _start(
 
 
 def _describe(
-    info: ModelInfo,
-    examples: Sequence[TokenExample],
-    dev: Sequence[TokenExample],
-    ft: Finetune,
-    seed: int,
-    purpose: str,
-    plan: batches.Plan,
+    model: Model, examples: Sequence[TokenExample], dev: Sequence[TokenExample], training: Training, plan: batches.Plan
 ) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued, flat, by the names that an error can give."""
 
@@ -294,9 +297,9 @@ def _describe(
             found.update(np.ascontiguousarray(example.ids, "<i4").data)
         return found.hexdigest()
 
-    fields = {f"finetune.{k}": v for k, v in dataclasses.asdict(ft).items() if k not in _RECORDED}
-    run = {"seed": seed, "purpose": purpose, "steps": plan.steps, "batch": plan.batch}
-    return {**info.to_dict(), **fields, **run, "examples": digest(examples), "dev": digest(dev)}
+    fields = {f"finetune.{k}": v for k, v in dataclasses.asdict(training.ft).items() if k not in _RECORDED}
+    run = {"seed": training.seed, "purpose": training.purpose, "steps": plan.steps, "batch": plan.batch}
+    return {**(training.info or model.info).to_dict(), **fields, **run, "examples": digest(examples), "dev": digest(dev)}
 
 
 def _measure(

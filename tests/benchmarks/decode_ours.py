@@ -13,7 +13,6 @@ from decode_inputs import WORKLOADS, Inputs
 from humpback import config, keys
 from humpback.decoding.engine import Engine, Request, Stats
 from humpback.decoding.sampling import Sampler
-from humpback.decoding.serving import new_engine
 from humpback.model import sharding
 from humpback.records import Segment
 
@@ -79,9 +78,9 @@ class Ours:
         return run
 
     def _engine(self, need: int, prefix: list[int], settings: config.Decoding) -> Engine:
-        cfg = self.inputs.model.info.config
-        length = min(-(-need // _GRAIN) * _GRAIN, cfg.max_positions)
-        return new_engine(self.inputs.model, self.mesh, dataclasses.replace(settings, length=length), prefix)
+        model = self.inputs.model
+        length = min(-(-need // _GRAIN) * _GRAIN, model.info.config.max_positions)
+        return Engine(model.info.config, model.params, self.mesh, dataclasses.replace(settings, length=length), prefix)
 
     def _keys(self, ids: list[str]) -> np.ndarray:
         self._times += 1  # other draws each time

@@ -35,7 +35,7 @@ def seconds(model: Model, rows: int, length: int, devices: int) -> float:
     ft = config.Finetune(length=length, batch=rows, steps=STEPS, dropout=0.0, checkpoint_every=0, remat="dots")
     mesh = sharding.make_mesh(fsdp=devices, devices=jax.devices()[:devices])
     found: list[float] = []
-    loop.train(model, examples, ft, mesh=mesh, seed=0, purpose="growth", metrics=lambda row: found.append(row["seconds"]), progress=False)
+    loop.train(model, examples, loop.Training(ft, 0, "growth"), mesh=mesh, metrics=lambda row: found.append(row["seconds"]))
     return statistics.median(found[1:])
 
 

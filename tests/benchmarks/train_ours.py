@@ -83,4 +83,4 @@ def _train(connection: multiprocessing.connection.Connection, work: Work, dtype:
     wait()
     mesh = sharding.make_mesh(**dataclasses.asdict(config.Mesh()))
     ft = work.finetune(dtype, steps)
-    loop.train(work.model(), work.examples, ft, mesh=mesh, seed=SEED, purpose=PURPOSE, metrics=report, progress=False)
+    loop.train(work.model(), work.examples, loop.Training(ft, SEED, PURPOSE), mesh=mesh, metrics=report)

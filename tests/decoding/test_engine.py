@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from humpback import keys
+from humpback.config import Decoding
 from humpback.decoding.engine import Engine, Request
 from humpback.decoding.executables import shareable
 from humpback.decoding.sampling import Sampler
@@ -24,7 +25,8 @@ def params():
 def make_engine(params, *, slots=4, length=256, mesh=(1, 1, 1), steps=4, prefix=()) -> Engine:
     devices = jax.devices()[: int(np.prod(mesh))]
     where = sharding.make_mesh(*mesh, devices=devices)
-    return Engine(CONFIG, params, where, slots=slots, length=length, steps_per_visit=steps, prefix=prefix)
+    decoding = Decoding(length=length, compute_dtype="float32", slots=slots, steps_per_visit=steps)
+    return Engine(CONFIG, params, where, decoding, prefix)
 
 
 def make_requests(count: int, seed: int = 0, most: int = 180) -> list[Request]:
@@ -91,7 +93,7 @@ def test_results_do_not_depend_on_order_neighbours_or_what_was_done_before(param
 def test_a_long_neighbour_changes_no_bit(params, dtype):
     """A CPU looks at the cache in chunks, as many as the longest row fills: for the short rows the others hold nothing."""
     where = sharding.make_mesh(devices=jax.devices()[:1])
-    engine = Engine(CONFIG, params, where, slots=4, length=attention.LONG_CACHE + 128, compute_dtype=dtype)
+    engine = Engine(CONFIG, params, where, Decoding(length=attention.LONG_CACHE + 128, compute_dtype=dtype, slots=4))
     short, (long,) = make_requests(3, seed=16, most=30), make_requests(1, seed=17)
     long = dataclasses.replace(long, ids=np.resize(long.ids, attention.LONG_CACHE), max_new=60)
     alone = run(engine, short, stop=frozenset())

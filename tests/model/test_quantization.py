@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from humpback import keys
+from humpback.config import Decoding
 from humpback.decoding import executables
 from humpback.decoding.engine import Engine, Request
 from humpback.decoding.sampling import Sampler
@@ -63,7 +64,7 @@ def test_products_are_those_of_the_rounded_weights(name):
 
 def greedy(params, cfg, mesh):
     where = sharding.make_mesh(*mesh, devices=jax.devices()[: int(np.prod(mesh))])
-    engine = Engine(cfg, params, where, slots=4, length=64, weights="int8")
+    engine = Engine(cfg, params, where, Decoding(length=64, compute_dtype="float32", weights="int8", slots=4))
     ids = [f"{i:016x}" for i in range(6)]
     rows = zip(ids, keys.record_keys(0, "test", ids), strict=True)
     requests = [Request(name, np.arange(3, 8 + 3 * i, dtype=np.int32), key, 8) for i, (name, key) in enumerate(rows)]

@@ -91,7 +91,7 @@ def _train(folder: pathlib.Path, base: Model, examples: list[TokenExample], ft: 
     rows: list[dict] = []
     try:
         params, _ = loop.train(
-            base, examples, ft, mesh=mesh, seed=1, purpose="forward-1", metrics=rows.append, progress=False,
+            base, examples, loop.Training(ft, 1, "forward-1"), mesh=mesh, metrics=rows.append,
             checkpoints=TrainingCheckpoints(folder / "steps"),
         )  # fmt: skip
     except Stopped as stopped:

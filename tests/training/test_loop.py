@@ -17,7 +17,7 @@ from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches, evaluate, loop, optimizer, placement, update
 from humpback.training.checkpoint import TrainingCheckpoints
-from humpback.training.loop import TrainingError, train
+from humpback.training.loop import Training, TrainingError, train
 from humpback.training.stopping import Stopped
 
 
@@ -105,7 +105,7 @@ def test_training_draws_new_dropout_in_each_step(base, examples, finetune):
         rows = []
         fields = {"dropout": rate, "lr": 0.0, "end_lr": 0.0, "steps": 4}
         same = [examples[0]] * 20
-        train(base, same, finetune(**fields), mesh=one_device(), seed=0, purpose="t", metrics=rows.append, progress=False)
+        train(base, same, Training(finetune(**fields), 0, "t"), mesh=one_device(), metrics=rows.append)
         return [row["loss"] for row in rows]
 
     # One example over and over and a rate of 0: the loss can move by dropout alone.
@@ -132,10 +132,10 @@ PROGRAMS = {}
 EIGHT = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
-def run(base, examples, ft, path=None, mesh=None, **options):
+def run(base, examples, ft, path=None, mesh=None, info=None, **options):
     rows = []
     trained = train(
-        base, examples, ft, mesh=mesh or one_device(), seed=1, purpose="forward-1", metrics=rows.append, progress=False,
+        base, examples, Training(ft, 1, "forward-1", info), mesh=mesh or one_device(), metrics=rows.append,
         checkpoints=None if path is None else TrainingCheckpoints(path), **options,
     )  # fmt: skip
     return trained.params, rows
@@ -221,7 +221,7 @@ def test_resumed_training_is_bit_identical(tmp_path, base, examples, finetune, m
             raise Broken
 
     with pytest.raises(Broken):
-        train(base, examples, ft, mesh=mesh, seed=1, purpose="forward-1", progress=False, metrics=stop,
+        train(base, examples, Training(ft, 1, "forward-1"), mesh=mesh, metrics=stop,
               checkpoints=TrainingCheckpoints(tmp_path / "c"))  # fmt: skip
     resumed, rows = run(base, examples, ft, tmp_path / "c", mesh)
     assert [row["step"] for row in rows] == [5, 6, 7, 8]
@@ -400,7 +400,7 @@ def test_sigterm_saves_and_the_rest_is_the_same(tmp_path, base, examples, finetu
             signal.raise_signal(signal.SIGTERM)  # for this thread, and not for one that may get it later
 
     with pytest.raises(Stopped, match="stopped after step 4 of 8, which is saved"):
-        train(base, examples, ft, mesh=one_device(), seed=1, purpose="forward-1", progress=False, metrics=stop,
+        train(base, examples, Training(ft, 1, "forward-1"), mesh=one_device(), metrics=stop,
               checkpoints=TrainingCheckpoints(tmp_path / "c"))  # fmt: skip
     resumed, rows = run(base, examples, ft, tmp_path / "c")
     assert [row["step"] for row in rows] == [5, 6, 7, 8] and weights_digest(resumed) == weights_digest(whole)

@@ -11,7 +11,7 @@ import pytest
 
 from humpback.model.sharding import make_mesh
 from humpback.training.checkpoint import TrainingCheckpoints
-from humpback.training.loop import train
+from humpback.training.loop import Training, train
 from humpback.training.stopping import PREEMPTED
 from tests import kills
 from tests.training import case
@@ -47,8 +47,8 @@ def train_here(steps: int, checkpoints: TrainingCheckpoints | None = None, stop_
     devices = jax.devices() if mesh else jax.devices()[:1]
     with contextlib.suppress(Enough):
         train(
-            case.make_base(), case.make_examples(), case.make_finetune(steps=steps, checkpoint_every=3), checkpoints=checkpoints,
-            mesh=make_mesh(**mesh, devices=devices), seed=1, purpose="forward-1", metrics=look, progress=False,
+            case.make_base(), case.make_examples(), Training(case.make_finetune(steps=steps, checkpoint_every=3), 1, "forward-1"),
+            mesh=make_mesh(**mesh, devices=devices), checkpoints=checkpoints, metrics=look,
         )  # fmt: skip
     return losses
 
