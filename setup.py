@@ -44,6 +44,7 @@ setup(
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "jax",
         "ml-collections",
+        "msgspec",
         "numpy",
         "optax",
         "orbax-checkpoint",

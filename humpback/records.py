@@ -4,17 +4,15 @@ A record's `id` survives every hop, and each record carries the one it was made 
 header and byte range, to the model and seed that wrote its instruction, and to the raw text of its ratings.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
 import re
-import types
-import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import msgspec
 from etils import epath
 
 from humpback import storage
@@ -36,11 +34,15 @@ class Page:
     language: str = ""  # as the crawl says, a code of ISO 639-1
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A self-contained piece of a page: the text below a header, lower-level headers included (paper, appendix E)."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a line of a shard holds."""
 
     id: str
+
+
+class Segment(Record, frozen=True):
+    """A self-contained piece of a page: the text below a header, lower-level headers included (paper, appendix E)."""
+
     text: str
     header: str
     header_path: tuple[str, ...]  # from the page's first header level down to this header
@@ -52,11 +54,9 @@ class Segment:
     confidence: float = 0.0  # … and in which share of it
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Record, frozen=True):
     """A segment and the instruction that the backward model wrote for it; `reason` says why it is not usable ("" if it is)."""
 
-    id: str
     segment: Segment
     instruction: str
     reason: str
@@ -64,11 +64,9 @@ class Candidate:
     seed: int
 
 
-@dataclass(frozen=True)
-class Rated:
+class Rated(Record, frozen=True):
     """A candidate with its rating: raw texts and scores of the samples (`sampled`), or none and the five probabilities (`expected`)."""
 
-    id: str
     candidate: Candidate
     score: float | None
     scores: tuple[float | None, ...]
@@ -79,11 +77,9 @@ class Rated:
     seed: int
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(Record, frozen=True):
     """A training pair. `kind` decides its tag: `seed` (S_a) or `augmented` (S_w); `rated` is its history when augmented."""
 
-    id: str
     instruction: str
     response: str
     kind: str
@@ -91,7 +87,7 @@ class Example:
     rated: Rated | None = None
 
 
-Record = TypeVar("Record", Segment, Candidate, Rated, Example)
+Kind = TypeVar("Kind", bound=Record)
 
 
 def record_id(source: str, start: int, end: int, text: str) -> str:
@@ -99,22 +95,36 @@ def record_id(source: str, start: int, end: int, text: str) -> str:
     return hashlib.sha256("\0".join((source, f"{start}-{end}", text)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def to_json(record: Any) -> str:
-    """One line of JSON, keys in the order of the fields."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+def to_json(record: Record, errors: str = "strict") -> bytes:
+    """One line of JSON with its end, keys in the order of the fields. UnicodeEncodeError for half of a surrogate pair, unless
+    errors="replace", which writes a question mark for it."""
+    try:
+        return _ENCODER.encode(record) + b"\n"
+    except UnicodeEncodeError:
+        if errors == "strict":
+            raise
+        return json.dumps(msgspec.to_builtins(record), ensure_ascii=False).encode("utf-8", errors) + b"\n"
 
 
-def from_json(kind: type[Record], line: str, where: str = "") -> Record:
+def from_json(kind: type[Kind], line: str | bytes, where: str = "") -> Kind:
     """The inverse of `to_json`. UserError names `where` and the field that is missing, unknown or of another type."""
     try:
-        return _build(kind, json.loads(line))
-    except (ValueError, TypeError) as error:
+        return _decoder(kind).decode(line)
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise UserError(f"{where}: not a {kind.__name__} record: {error}") from error
 
 
-def write_shards(folder: storage.PathLike, name: str, records: Iterable[Any], count: int) -> list[str]:
+def id_of(line: str | bytes, where: str = "") -> str:
+    """The id of a record of any kind, whose other fields are not looked at. UserError names `where`."""
+    try:
+        return _ID.decode(line).id
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise UserError(f"{where}: not a record: {error}") from error
+
+
+def write_shards(folder: storage.PathLike, name: str, records: Iterable[Record], count: int) -> list[str]:
     """Publishes `count` records as `name-00000-of-00001.jsonl`, … and returns the names of the files. Streams."""
-    return write_lines(folder, name, (to_json(record).encode() + b"\n" for record in records), count)
+    return write_lines(folder, name, map(to_json, records), count)
 
 
 def write_lines(folder: storage.PathLike, name: str, lines: Iterable[bytes], count: int) -> list[str]:
@@ -129,7 +139,7 @@ def write_lines(folder: storage.PathLike, name: str, lines: Iterable[bytes], cou
     return files
 
 
-def read_shards(folder: storage.PathLike, name: str, kind: type[Record]) -> Iterator[Record]:
+def read_shards(folder: storage.PathLike, name: str, kind: type[Kind]) -> Iterator[Kind]:
     """Yields the records of all shards of `name` in order; UserError when a shard is missing or a line is malformed."""
     for path in shard_paths(folder, name):
         yield from read_lines(path, kind)
@@ -145,7 +155,7 @@ def shard_paths(folder: storage.PathLike, name: str) -> list[epath.Path]:
     return [folder / file for file, _ in found]
 
 
-def read_lines(path: storage.PathLike, kind: type[Record]) -> Iterator[Record]:
+def read_lines(path: storage.PathLike, kind: type[Kind]) -> Iterator[Kind]:
     """Yields the records of one JSONL file."""
     for where, line in numbered_lines(path):
         yield from_json(kind, line, where)
@@ -163,31 +173,14 @@ def numbered_lines(path: storage.PathLike) -> Iterator[tuple[str, str]]:
                 yield f"{path}:{number}", text
 
 
+class _Identified(msgspec.Struct):
+    id: str
+
+
+_ENCODER, _ID = msgspec.json.Encoder(), msgspec.json.Decoder(_Identified)
+
+
+
 @functools.cache
-def _fields(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _build(hint: Any, value: Any) -> Any:
-    """Turns a JSON value into what a type hint says: a dataclass, a tuple, an optional of these, or a plain value."""
-    if dataclasses.is_dataclass(hint):
-        hints = _fields(hint)
-        if not isinstance(value, dict):
-            raise TypeError(f"expected an object for {hint.__name__}, found {value!r:.60}")
-        optional = {f.name for f in dataclasses.fields(hint) if f.default is not dataclasses.MISSING}
-        if wrong := (hints.keys() - optional - value.keys()) | (value.keys() - hints.keys()):
-            raise TypeError(f"{hint.__name__}: missing or unknown fields {sorted(wrong)}")
-        return hint(**{name: _build(hints[name], item) for name, item in value.items()})
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        return _build(next(option for option in typing.get_args(hint) if option is not types.NoneType), value)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise TypeError(f"expected a list, found {value!r:.60}")
-        return tuple(_build(typing.get_args(hint)[0], item) for item in value)
-    if hint is float and isinstance(value, int):
-        return float(value)
-    if not isinstance(value, hint):
-        raise TypeError(f"expected {hint.__name__}, found {value!r:.60}")
-    return value
+def _decoder(kind: type[Kind]) -> msgspec.json.Decoder[Kind]:
+    return msgspec.json.Decoder(kind)

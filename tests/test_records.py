@@ -1,4 +1,6 @@
 import hashlib
+import json
+import re
 
 import pytest
 
@@ -15,6 +17,25 @@ EXAMPLE = Example(SEGMENT.id, "Do it.", SEGMENT.text, "augmented", "http://x/", 
 @pytest.mark.parametrize("record", [SEGMENT, CANDIDATE, RATED, EXAMPLE, Example("1" * 16, "i", "r", "seed", "f:1")])
 def test_round_trip(record):
     assert records.from_json(type(record), records.to_json(record)) == record
+
+
+def test_lines_of_before_are_read():
+    spaced = json.dumps(json.loads(records.to_json(EXAMPLE)), ensure_ascii=False)
+    assert '", "' in spaced and records.from_json(Example, spaced) == EXAMPLE
+
+
+def test_half_of_a_surrogate_pair_is_no_text():
+    record = Example("1" * 16, "half \ud800", "r", "seed", "")
+    with pytest.raises(UnicodeEncodeError):
+        records.to_json(record)
+    assert records.from_json(Example, records.to_json(record, errors="replace")).instruction == "half ?"
+
+
+def test_the_id_is_read_without_the_rest():
+    assert records.id_of(b'{"id": "x", "text": {"nothing": [1]}}') == "x"
+    for line, what in (('{"text": 1}', "missing required field `id`"), ('{"id": "x"', "truncated")):
+        with pytest.raises(UserError, match=f"a:1: .*{what}"):
+            records.id_of(line, "a:1")
 
 
 def test_id_is_that_of_the_source_the_range_and_the_text():
@@ -51,15 +72,15 @@ def test_no_records_are_one_empty_shard(tmp_path):
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ('{"id": ', "Expecting value"),
-        ("[]", "expected an object"),
-        ('{"id": "x"}', "missing or unknown fields"),
-        ('{"id": 1, "instruction": "i", "response": "r", "kind": "seed", "source": ""}', "expected str, found 1"),
-        ('{"id": "x", "instruction": "i", "response": "r", "kind": "seed", "source": "", "extra": 1}', "extra"),
+        ('{"id": ', "truncated"),
+        ("[]", "Expected `object`, got `array`"),
+        ('{"id": "x"}', "missing required field `instruction`"),
+        ('{"id": 1, "instruction": "i", "response": "r", "kind": "seed", "source": ""}', "Expected `str`, got `int` - at `$.id`"),
+        ('{"id": "x", "instruction": "i", "response": "r", "kind": "seed", "source": "", "extra": 1}', "unknown field `extra`"),
     ],
 )
 def test_a_malformed_line_names_file_line_and_field(tmp_path, line, what):
     path = tmp_path / "x-00000-of-00001.jsonl"
-    path.write_text(records.to_json(EXAMPLE) + "\n" + line + "\n")
-    with pytest.raises(UserError, match=f"x-00000-of-00001.jsonl:2: .*{what}"):
+    path.write_bytes(records.to_json(EXAMPLE) + line.encode() + b"\n")
+    with pytest.raises(UserError, match=f"x-00000-of-00001.jsonl:2: .*{re.escape(what)}"):
         list(records.read_shards(tmp_path, "x", Example))

@@ -15,7 +15,7 @@ from absl import flags
 from etils import epath
 
 from humpback import config as configs
-from humpback import prompts, storage
+from humpback import prompts, records, storage
 from humpback.decoding import offline
 from humpback.decoding.engine import Result
 from humpback.decoding.sampling import Sampler
@@ -40,12 +40,10 @@ class Asked:
     ids: tuple[int, ...] | None
 
 
-@dataclass(frozen=True)
-class Generated:
+class Generated(records.Record, frozen=True):
     """A line of the output: for each sample the text, why it ended (`stop` or `length`), and the sum of the log-probabilities of its
     tokens, the one that ended it included, and their number."""
 
-    id: str
     prompt: str | None
     ids: tuple[int, ...] | None
     texts: tuple[str, ...]

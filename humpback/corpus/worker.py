@@ -289,7 +289,7 @@ class _Child:
             del self.page["drops"][before:]
             found = []
             self._drop(page, reason, None)
-        lines = [to_json(segment).encode("utf-8", "replace") + b"\n" for segment in found]
+        lines = [to_json(segment, errors="replace") for segment in found]
         return b"".join([*lines, self._marker(number, len(page.html))])
 
     def _marker(self, number: int, size: int) -> bytes:
@@ -305,7 +305,7 @@ class _Child:
                 if line.startswith(b"#"):
                     total.add_page(json.loads(line[1:]))
                     continue
-                rows.append(duplicates.row(from_json(Segment, line.decode()), offset, len(line)))
+                rows.append(duplicates.row(from_json(Segment, line), offset, len(line)))
                 offset += len(line)
                 yield line
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
@@ -93,4 +94,4 @@ def describe(source: storage.PathLike) -> dict[str, Any]:
 
 def _examples(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for segment in records.read_lines(path, Segment):
-        yield segment.id, {**vars(segment), "header_path": list(segment.header_path)}
+        yield segment.id, msgspec.to_builtins(segment)

@@ -121,9 +121,7 @@ class _Replica:
     def _requests(self) -> Iterator[Request]:
         """The requests of this replica's records, made as they are asked for; what needs no answer is dealt with on the way."""
         draws = self._draws()
-        for position, where, record in self._inputs:
-            if not self._mine[position]:
-                continue
+        for position, where, record in self._inputs.of(self._mine):
             keys_k2 = next(draws)
             try:
                 ids = self._encode(position, record)

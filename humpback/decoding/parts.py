@@ -6,11 +6,10 @@ parts are merged, where it lies.
 
 import array
 import hashlib
-import json
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +21,9 @@ _MERGED_AT_ONCE = 4_096  # records held in memory while shards are written
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
-@dataclass(frozen=True)
-class Reject:
+class Reject(records.Record, frozen=True):
     """A record that could not be served: why, and where it stands, as file:line and as the number of the record in the input."""
 
-    id: str
     reason: str
     where: str
     position: int
@@ -35,19 +32,30 @@ class Reject:
 class Inputs:
     """The records of JSONL files, in their order, read anew for each pass. `parse` makes one of a line and where it stands.
 
+    A process parses only the records that it asks for; of the others it reads the id alone, where `id_of` can.
+
     A record's number, which deals it to a replica and is the root of its draws, is its id, or of an id that is not 16 hex digits
     a hash. `rejected` holds what can be said of a record by its id alone: 0 nothing, else 1 + the place in REASONS.
     """
 
     REASONS = ("bad id", "duplicate id")
 
-    def __init__(self, files: Sequence[storage.PathLike], parse: Callable[[str, str], Any], *, any_id: bool = False):
-        """Reads everything once. any_id: ids may be any text; otherwise all but 16 hex digits are rejected."""
+    def __init__(
+        self,
+        files: Sequence[storage.PathLike],
+        parse: Callable[[str, str], Any],
+        *,
+        id_of: Callable[[str, str], str] | None = None,
+        any_id: bool = False,
+    ):
+        """Reads everything once. id_of: the id in a line, for less than `parse` costs. any_id: ids may be any text; otherwise all but 16
+        hex digits are rejected."""
         self._files, self._parse = files, parse
         numbers, bad = array.array("Q"), bytearray()
-        for _, _, record in self:
-            numbers.append(number_of(record.id))
-            bad.append(not any_id and not _ID.fullmatch(record.id))
+        for _, where, line in self._lines():
+            record_id = id_of(line, where) if id_of else parse(line, where).id
+            numbers.append(number_of(record_id))
+            bad.append(not any_id and not _ID.fullmatch(record_id))
         self.numbers = np.array(numbers, np.uint64)
         self._order = np.argsort(self.numbers, kind="stable")
         self._sorted = self.numbers[self._order]
@@ -60,11 +68,17 @@ class Inputs:
 
     def __iter__(self) -> Iterator[tuple[int, str, Any]]:
         """Yields (position, "file:line", record)."""
-        position = 0
-        for file in self._files:
-            for where, line in records.numbered_lines(file):
+        return self.of(np.ones(len(self), bool))
+
+    def of(self, wanted: np.ndarray) -> Iterator[tuple[int, str, Any]]:
+        """Yields (position, "file:line", record) of the records that bool [len(self)] is true for."""
+        for position, where, line in self._lines():
+            if wanted[position]:
                 yield position, where, self._parse(line, where)
-                position += 1
+
+    def _lines(self) -> Iterator[tuple[int, str, str]]:
+        lines = itertools.chain.from_iterable(map(records.numbered_lines, self._files))
+        return ((position, where, line) for position, (where, line) in enumerate(lines))
 
     def position(self, record_id: str) -> int:
         """Where the (first) record of an id stands; KeyError when there is none."""
@@ -137,7 +151,7 @@ class Parts:
         """Takes one result, or a Reject, of the input at `position`."""
         kind = "rejects" if isinstance(record, Reject) else "made"
         self.done[position] = True
-        self._waiting[kind].append(records.to_json(record).encode() + b"\n")
+        self._waiting[kind].append(records.to_json(record))
         self._tokens[kind][0] += prompt_tokens
         self._tokens[kind][1] += output_tokens
         self.publish()
@@ -193,7 +207,8 @@ class Parts:
 
     def describe(self, position: int) -> str:
         """Where an input stands and its id, for an error."""
-        return next(f"{where}, id {record.id}" for at, where, record in self._inputs if at == position)
+        wanted = np.arange(len(self._inputs)) == position
+        return next(f"{where}, id {record.id}" for _, where, record in self._inputs.of(wanted))
 
     def names(self, kind: str) -> list[PartName]:
         """The parts of one kind, sorted, so that all who look see the same order."""
@@ -202,8 +217,8 @@ class Parts:
     def _lines(self, name: PartName) -> Iterator[tuple[int, int, bytes]]:
         """Yields (number of the line, position of its input, line)."""
         for number, line in self.raw_lines(name):
-            value = json.loads(line)
-            yield number, value["position"] if name.kind == "rejects" else self._inputs.position(value["id"]), line
+            rejects = name.kind == "rejects"
+            yield number, records.from_json(Reject, line).position if rejects else self._inputs.position(records.id_of(line)), line
 
     def raw_lines(self, name: PartName) -> Iterator[tuple[int, bytes]]:
         """Yields (number of the line, line) of a part."""

@@ -8,7 +8,7 @@ from humpback.decoding import offline, serving
 from humpback.decoding.engine import Engine
 from humpback.errors import UserError
 from humpback.models import folders
-from humpback.records import from_json, shard_paths
+from humpback.records import from_json, id_of, shard_paths
 from humpback.stages.directory import Run
 
 
@@ -25,4 +25,4 @@ def open_engine(
 
 def stage_inputs(run: Run, name: str, kind: type) -> offline.Inputs:
     """The records of a finished stage."""
-    return offline.Inputs(shard_paths(run.workdir / name, name), functools.partial(from_json, kind))
+    return offline.Inputs(shard_paths(run.workdir / name, name), functools.partial(from_json, kind), id_of=id_of)

@@ -59,7 +59,7 @@ def write(folder: Path, count: int) -> tuple[list[duplicates.Part], float]:
     parts, seconds, source = [], 0.0, enumerate(texts(count))
     while batch := list(itertools.islice(source, PART)):
         items = [Segment(record_id(str(i), 0, 1, text), text, "H", ("H",), f"u{i}", "s", 0, 1) for i, text in batch]
-        lines = [to_json(item).encode() + b"\n" for item in items]
+        lines = [to_json(item) for item in items]
         offsets = [0, *itertools.accumulate(map(len, lines))]
         started = time.process_time()
         rows = [duplicates.row(item, offset, len(line)) for item, offset, line in zip(items, offsets, lines)]

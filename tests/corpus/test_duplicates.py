@@ -22,7 +22,7 @@ def segment(key: int, text: str) -> Segment:
 def write_part(folder: Path, name: str, segments: list[Segment]) -> Part:
     lines, rows, offset = [], [], 0
     for item in segments:
-        line = to_json(item).encode() + b"\n"
+        line = to_json(item)
         lines.append(line)
         rows.append(row(item, offset, len(line)))
         offset += len(line)

@@ -1,12 +1,12 @@
 """The run over a record file, with an engine that answers at once; with real ones and several processes: test_offline_pod.py."""
 
-import dataclasses
 import json
 import shutil
 import types
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from humpback import distributed, keys, records
 from humpback.decoding import offline, parts
@@ -63,7 +63,7 @@ def task(**more) -> offline.Task:
 
 def write_inputs(folder, items) -> Inputs:
     path = folder / "in.jsonl"
-    path.write_text("".join(records.to_json(item) + "\n" for item in items))
+    path.write_bytes(b"".join(map(records.to_json, items)))
     return Inputs([path], lambda line, where: records.from_json(Segment, line, where))
 
 
@@ -159,7 +159,7 @@ def test_many_shards_and_blocks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stop_after", [None, 1])
 def test_what_cannot_be_served_is_rejected_with_its_reason_and_place(tmp_path, stop_after):
-    items = [segment(1), segment(2, "x" * 101), segment(1, "again"), segment(3, ""), dataclasses.replace(segment(4), id="four"), segment(5)]
+    items = [segment(1), segment(2, "x" * 101), segment(1, "again"), segment(3, ""), structs.replace(segment(4), id="four"), segment(5)]
     inputs = write_inputs(tmp_path, items)
     if stop_after:
         with pytest.raises(Killed):
@@ -261,6 +261,21 @@ def test_progress_counts_all_replicas_from_the_parts_names(tmp_path):
 
 
 def test_a_malformed_line_is_named(tmp_path):
-    (tmp_path / "in.jsonl").write_text(records.to_json(segment(1)) + "\n{\n")
+    (tmp_path / "in.jsonl").write_bytes(records.to_json(segment(1)) + b"{\n")
     with pytest.raises(UserError, match=r"in.jsonl:2: not a Segment record"):
         Inputs([tmp_path / "in.jsonl"], lambda line, where: records.from_json(Segment, line, where))
+
+
+def test_a_process_parses_its_own_records_alone(tmp_path):
+    inputs = write_inputs(tmp_path, ITEMS)
+    parsed: list[str] = []
+
+    def parse(line: str, where: str) -> Segment:
+        parsed.append(where)
+        return records.from_json(Segment, line, where)
+
+    mine = Inputs([tmp_path / "in.jsonl"], parse, id_of=records.id_of)
+    assert not parsed and mine.numbers.tolist() == inputs.numbers.tolist()
+    wanted = np.arange(len(ITEMS)) % 8 == 3
+    assert [(position, record) for position, _, record in mine.of(wanted)] == [(at, ITEMS[at]) for at in np.flatnonzero(wanted)]
+    assert len(parsed) == wanted.sum()
