@@ -1,4 +1,4 @@
-"""The exceptions that `humpback.program` prints without a traceback: a user's mistake, and a stop that somebody asked for."""
+"""The exceptions that `humpback.cli` prints without a traceback: a user's mistake, and a stop that somebody asked for."""
 
 
 class UserError(Exception):

@@ -11,7 +11,7 @@ from tests import kills
 SERVER = """
 import json, os, sys, traceback
 import humpback.commands.chat, humpback.commands.generate, humpback.commands.plan, humpback.commands.verify, humpback.stages.run
-from humpback.program import main
+from humpback.cli import main
 for line in sys.stdin:
     folder, arguments = json.loads(line)
     child = os.fork()

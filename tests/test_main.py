@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from humpback import __main__ as start
+from humpback.cli import place_variables
 from humpback.errors import UserError
-from humpback.program import place_variables
 from launch import local_pod
 
 ROOT = pathlib.Path(__file__).parents[1]
