@@ -1,7 +1,6 @@
 """What every reader of weights gives: a model that is opened and checked, and whose tensors are read when they are asked for."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from humpback.convert import tensor_ops
 from humpback.convert.names import Path, outside_name
 from humpback.errors import UserError
-from humpback.model.weights import LlamaConfig, Params, check_params, make_tree
+from humpback.model.weights import LlamaConfig, Params, make_tree
 from humpback.tokens.tokenizer import Tokenizer
 
 
@@ -34,16 +33,6 @@ class LazyModel:
     def params(self) -> Params:
         """All weights as the unstacked tree of model/weights.py, in memory."""
         return make_tree(self.config, lambda path, _: self.read(path))
-
-
-def from_params(cfg: LlamaConfig, params: Mapping[str, Any], tokenizer: Tokenizer) -> LazyModel:
-    """Weights in memory. ValueError when they do not fit the config."""
-    check_params(cfg, params)
-
-    def leaf(path: Path) -> Any:
-        return functools.reduce(lambda tree, part: tree[part], path, params)
-
-    return LazyModel(config=cfg, tokenizer=tokenizer, read=lambda path: np.asarray(leaf(path)), dtype=lambda path: str(leaf(path).dtype))
 
 
 def number(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> Any:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from humpback.config import Config
 from humpback.decoding.executables import Layout
-from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig
 from humpback.planning import finetuning, roofline
 from humpback.planning.cache import Compiler
@@ -62,13 +61,6 @@ class Serving:
             plan = self._described(slice_, stage, replica, own, tuple(notes if stage == "augment" else ()))
             plans.append(dataclasses.replace(plan, most=replica.slots / chips if searched else None))
         return plans
-
-    def modelled(self, slice_: Slice, stage: str) -> float:
-        """Records a second and chip, nothing compiled. UserError when nothing is estimated to fit."""
-        replica = self._best(slice_, self._cfg.decoding.weights)
-        if replica is None:
-            raise UserError(f"{slice_.name}: the model is not expected to fit")
-        return 1 / self._times(slice_, stage, replica, {}).seconds / (slice_.chips_a_host * replica.hosts)
 
     def _tensors(self, chips: int) -> list[int]:
         """How many of so many chips may share a matrix: powers of two that divide query heads, no more than there are key heads."""

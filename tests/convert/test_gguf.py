@@ -5,9 +5,9 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from humpback.convert import export, gguf, huggingface, sources
-from humpback.convert.lazy_model import from_params
 from humpback.errors import UserError
 from humpback.model.weights import RopeScaling
+from tests.in_memory import from_params
 
 
 def _read(path):

@@ -7,9 +7,9 @@ import pytest
 import safetensors.numpy
 
 from humpback.convert import export, huggingface
-from humpback.convert.lazy_model import from_params
 from humpback.errors import UserError
 from humpback.model.weights import RopeScaling
+from tests.in_memory import from_params
 
 _LLAMA3 = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=64)
 

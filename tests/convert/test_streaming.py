@@ -12,13 +12,14 @@ import pytest
 
 from humpback.commands import convert as command
 from humpback.convert import export, names, sources
-from humpback.convert.lazy_model import LazyModel, from_params
+from humpback.convert.lazy_model import LazyModel
 from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.model.weights import leaves, make_tree
 from humpback.models import folders
 from humpback.training import placement
 from tests import kills, tiny
+from tests.in_memory import from_params
 
 
 def test_only_a_few_tensors_are_held_at_once(tmp_path):

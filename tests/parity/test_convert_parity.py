@@ -20,10 +20,10 @@ import transformers
 from humpback import prompts
 from humpback.commands.convert import convert
 from humpback.convert import export, sources
-from humpback.convert.lazy_model import from_params
 from humpback.model import llama
 from humpback.model.weights import LlamaConfig, RopeScaling, make_tree, stack_layers
 from humpback.tokens.tokenizer import Tokenizer
+from tests.in_memory import from_params
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "golden"))
 from make_smollm2 import CHATS, QUESTIONS, SOURCE

@@ -20,10 +20,10 @@ import transformers
 
 from humpback.convert import export
 from humpback.convert.chat_template import tokenizer_files
-from humpback.convert.lazy_model import from_params
 from humpback.model.weights import make_tree
 from humpback.tokens.tokenizer import JSON_FILE, Tokenizer
 from tests import stories260k, tiny
+from tests.in_memory import from_params
 
 
 def test_stories260k_writes_the_same_story(test_data, tmp_path):

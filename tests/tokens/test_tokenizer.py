@@ -10,7 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from humpback.convert import vocabulary
 from humpback.errors import UserError
-from humpback.tokens.tokenizer import Special, Tokenizer
+from humpback.tokens.tokenizer import Tokenizer
 
 _CHATML = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 _TOKENS = ["<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "he"]
@@ -55,7 +55,6 @@ def test_wrapped_ids():
     ]  # fmt: skip
     # One run: the wrapper's last letter and the content's first are merged, as in the whole string.
     assert tokenizer.encode_wrapped("<|im_start|>h", "eh", "e<|im_end|>") == [0, _IDS["he"], _IDS["he"], 1]
-    assert tokenizer.encode_pieces(["h", "eh", "e", Special("<|im_end|>")]) == [_IDS["he"], _IDS["he"], 1]
 
 
 def test_bos_is_added_where_the_tokenizer_says_so():
@@ -147,5 +146,3 @@ def test_broken_files(files, message):
 def test_missing_folder(tmp_path):
     with pytest.raises(UserError, match="no such tokenizer"):
         Tokenizer.load(tmp_path / "nothing")
-    with pytest.raises(UserError, match="not one of the tokenizer's special tokens"):
-        _byte_level().encode_pieces([Special("<s>")])
