@@ -1,4 +1,4 @@
-"""The model of time against published runs of LLaMAs on named chips: how far it is off, which README.md repeats."""
+"""The model of time against published runs of LLaMAs on named chips: how far it is off, which docs/planning.md repeats."""
 
 import dataclasses
 
