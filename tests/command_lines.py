@@ -103,10 +103,13 @@ def tpu(arguments: list[str], whole: bool) -> str:
     if given and (fault := command(given, whole)):
         return fault
     before = set(flags.FLAGS)
-    sys.modules.pop("launch.tpu", None)  # it defines its flags when it is imported
+    for name in [name for name in sys.modules if name.startswith("launch.")]:
+        del sys.modules[name]  # its flags are defined when it is imported
     module = importlib.import_module("launch.tpu")
     try:
-        return parsed(["tpu.py", *options], whole) if hasattr(module, verb) else f"launch/tpu.py has no verb {verb!r}"
+        if not re.search(rf"^    tpu\.py {verb} ", module.__doc__, re.MULTILINE):
+            return f"launch/tpu.py has no verb {verb!r}"
+        return parsed(["tpu.py", *options], whole)
     finally:
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)
