@@ -14,8 +14,8 @@ import sys
 
 from absl import flags
 
+from humpback import cli
 from humpback import config as configs
-from humpback import program
 from humpback.datasets import __main__ as datasets
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,13 +55,13 @@ def wrong(words: list[str], whole: bool) -> str:
 
 def command(arguments: list[str], whole: bool) -> str:
     """`humpback COMMAND --flags`, config fields and their values included."""
-    if not arguments or arguments[0] not in program.COMMANDS:
+    if not arguments or arguments[0] not in cli.COMMANDS:
         return f"humpback has no command {' '.join(arguments[:1])!r}"
     if arguments[1:] == ["--help"]:
         return ""
     before = set(flags.FLAGS)
-    importlib.import_module(program.COMMANDS[arguments[0]][0]).define_flags()
-    for flag in program.PLACE_FLAGS:
+    importlib.import_module(cli.COMMANDS[arguments[0]][0]).define_flags()
+    for flag in cli.PLACE_FLAGS:
         flags.DEFINE_string(flag, None, "")
     try:
         return parsed(arguments, whole)
