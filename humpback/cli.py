@@ -118,16 +118,16 @@ def place_variables(given: Mapping[str, Any]) -> dict[str, str]:
 
 def _configuration() -> dict[str, str]:
     """The command and its flags, a config with every field, which all processes of a run must have alike."""
-    found = {"command": sys.argv[1]}
+    facts = {"command": sys.argv[1]}
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
         if not flag.present or name in PLACE_FLAGS or flags.FLAGS.find_module_defining_flag(name).startswith("absl."):
             continue  # a process' place is its own, and where absl logs decides nothing
         if dataclasses.is_dataclass(flag.value):
-            found |= {f"--{name}.{field}": repr(value) for field, value in configs.leaves(flag.value)}
+            facts |= {f"--{name}.{field}": repr(value) for field, value in configs.leaves(flag.value)}
         elif isinstance(flag.value, (str, int, float, list)):  # a config that cannot be read is none, and the command says so
-            found[f"--{name}"] = repr(flag.value)
-    return found
+            facts[f"--{name}"] = repr(flag.value)
+    return facts
 
 
 def _parse(argv: list[str]) -> list[str]:

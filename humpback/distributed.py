@@ -258,17 +258,17 @@ def describe(environment: Mapping[str, str]) -> dict[str, str]:
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
-    found = {"python": platform.python_version(), "humpback's code": digest.hexdigest()[:12]}
-    found |= {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")}
+    facts = {"python": platform.python_version(), "humpback's code": digest.hexdigest()[:12]}
+    facts |= {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")}
     if (package.parent / ".git").exists():
         with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git here; the digest above tells codes apart, too
-            found["commit"] = subprocess.check_output(
+            facts["commit"] = subprocess.check_output(
                 ["git", "-C", package.parent, "rev-parse", "--short=12", "HEAD"], stderr=subprocess.DEVNULL, text=True
             ).strip()
     for name in ("JAX_NUM_CPU_DEVICES", "TPU_CHIPS_PER_HOST_BOUNDS"):  # the devices of a host, before JAX has counted them
         if name in environment:
-            found[name] = environment[name]
-    return found
+            facts[name] = environment[name]
+    return facts
 
 
 def meet(place: Place, facts: Mapping[str, str], timeout_seconds: float) -> None:

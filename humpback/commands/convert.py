@@ -95,8 +95,8 @@ def convert(
 
 
 def _types(model: sources.Source) -> str:
-    found = {model.dtype(leaf) for leaf, _ in leaves(model.config)}
-    return " and ".join(sorted(found))
+    dtypes = {model.dtype(leaf) for leaf, _ in leaves(model.config)}
+    return " and ".join(sorted(dtypes))
 
 
 def _bar(model: sources.Source, shown: bool) -> Bar:
@@ -111,11 +111,11 @@ def _check_target(target: str, to_format: str) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"{target}: is a file; --target must be a folder to make")
-    found = sorted(item.name for item in folder.iterdir())
+    names = sorted(item.name for item in folder.iterdir())
     for name in _FINISHED:
-        if name in found:
+        if name in names:
             raise UserError(f"{target}: already holds a finished model ({name}); give another --target or remove it")
-    for name in found:
+    for name in names:
         if not name.startswith(_OURS[to_format]):
-            made = sources.FORMATS[to_format]
-            raise UserError(f"{target}: holds {name}, which no conversion to {made} makes; give a new or an empty folder")
+            kind = sources.FORMATS[to_format]
+            raise UserError(f"{target}: holds {name}, which no conversion to {kind} makes; give a new or an empty folder")

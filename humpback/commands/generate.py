@@ -32,7 +32,7 @@ _GRAIN = 128  # lengths are multiples of it
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptLine:
     """A line of the input: text or token ids."""
 
     id: str
@@ -135,14 +135,14 @@ def room_for(inputs: offline.Inputs, info: folders.ModelInfo, template: Any, max
     are fewer programs to compile than for 2,048 tokens."""
     around = "".join([*prompts.WRAPPERS[info.wrapper], template("").content]) if template else ""
 
-    def size(asked: Asked) -> int:
-        return len(asked.ids) if asked.prompt is None else len((around + asked.prompt).encode("utf-8", "surrogatepass"))
+    def size(line: PromptLine) -> int:
+        return len(line.ids) if line.prompt is None else len((around + line.prompt).encode("utf-8", "surrogatepass"))
 
-    most = max((size(asked) for _, _, asked in inputs), default=0)
+    most = max((size(line) for _, _, line in inputs), default=0)
     return -(-(most + max_new + _SPECIAL) // _GRAIN) * _GRAIN
 
 
-def parse(line: str, where: str) -> Asked:
+def parse(line: str, where: str) -> PromptLine:
     """A line of the input; UserError with its place. Without an "id" it is a hash of the line's number and what it asks."""
     try:
         row = json.loads(line)
@@ -161,7 +161,7 @@ def parse(line: str, where: str) -> Asked:
     record_id = row.get("id", default)
     if not isinstance(record_id, str) or not record_id:
         raise UserError(f'{where}: "id" must be a text that is not empty, not {record_id!r:.60}')
-    return Asked(record_id, prompt, None if ids is None else tuple(ids))
+    return PromptLine(record_id, prompt, None if ids is None else tuple(ids))
 
 
 class Writer:
@@ -170,35 +170,35 @@ class Writer:
     def __init__(self, model: folders.Model, template: Any, stops: tuple[str, ...]):
         self._model, self._template, self._stops = model, template, stops
 
-    def encode(self, asked: Asked) -> np.ndarray:
+    def encode(self, line: PromptLine) -> np.ndarray:
         """Ids int32 of a prompt, never cut. A text's special tokens are ordinary text; who wants others gives ids."""
-        if asked.ids is not None:
-            ids = asked.ids
+        if line.ids is not None:
+            ids = line.ids
             if any(not 0 <= token < self._model.info.config.vocab_size for token in ids):
                 raise offline.Unservable("ids outside the vocabulary")
-        elif not asked.prompt.strip():
+        elif not line.prompt.strip():
             raise offline.Unservable("empty")
         elif self._template:
             prefix, suffix = prompts.WRAPPERS[self._model.info.wrapper]
-            ids = self._model.tokenizer.encode_wrapped(prefix, self._template(asked.prompt).content, suffix)
+            ids = self._model.tokenizer.encode_wrapped(prefix, self._template(line.prompt).content, suffix)
         else:
-            ids = self._model.tokenizer.encode_wrapped("", asked.prompt, "")
+            ids = self._model.tokenizer.encode_wrapped("", line.prompt, "")
         return np.array(ids, np.int32)
 
-    def make(self, asked: Asked, answers: list[Result]) -> Generated:
+    def make(self, line: PromptLine, answers: list[Result]) -> Generated:
         """The line of the output."""
         ends = [cut(self._model.tokenizer, answer, self._stops) for answer in answers]
         texts, finish, log_probs, tokens = zip(*ends, strict=True)
-        return Generated(asked.id, asked.prompt, asked.ids, texts, finish, log_probs, len(self.encode(asked)), tokens)
+        return Generated(line.id, line.prompt, line.ids, texts, finish, log_probs, len(self.encode(line)), tokens)
 
 
 def cut(tokenizer: Tokenizer, answer: Result, stops: tuple[str, ...]) -> tuple[str, str, float, int]:
     """(text, finish, sum of log-probabilities, tokens) of an answer up to the first of the stop strings, which takes as many tokens as
     are needed until it is there."""
     text = tokenizer.decode(answer.ids)
-    found = [place for stop in stops if (place := text.find(stop)) >= 0]
-    if not found:
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    if not places:
         return text, answer.finish, math.fsum(answer.log_probs), len(answer.log_probs)
     needed = range(1, len(answer.ids) + 1)
     count = next(n for n in needed if any(stop in tokenizer.decode(answer.ids[:n]) for stop in stops))
-    return text[: min(found)], "stop", math.fsum(answer.log_probs[:count]), count
+    return text[: min(places)], "stop", math.fsum(answer.log_probs[:count]), count

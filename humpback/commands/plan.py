@@ -79,13 +79,13 @@ def main() -> None:
 def plan_all(planner: "Planner", slices: list[Slice], jobs: int) -> list[list[StagePlan]]:
     """The plans of all slices, each in the order of the run, so many compilations at once; after an error none is begun any more."""
     with futures.ThreadPoolExecutor(jobs) as pool:
-        waiting = [[pool.submit(kind.plan, each) for kind in (planner.finetuning, planner.serving)] for each in slices]
+        waiting = [[pool.submit(kind.plan, slice_) for kind in (planner.finetuning, planner.serving)] for slice_ in slices]
         try:
-            found = [[plan for future in both for plan in future.result()] for both in waiting]
+            plans_of_slices = [[plan for future in both for plan in future.result()] for both in waiting]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [sorted(plans, key=lambda each: STAGES.index(each.stage)) for plans in found]
+    return [sorted(plans, key=lambda plan: STAGES.index(plan.stage)) for plans in plans_of_slices]
 
 
 def say(text: str) -> None:
@@ -93,18 +93,18 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def read_prices(asked: str | None, slices: list[Slice]) -> dict[str, float]:
+def read_prices(text: str | None, slices: list[Slice]) -> dict[str, float]:
     """Generation -> price of a chip-hour, from --price; a generation without one has none."""
-    if not asked:
+    if not text:
         return {}
     try:
-        if ":" not in asked:
-            return {each.generation: float(asked) for each in slices}
-        prices = {name.strip(): float(price) for name, price in (part.split(":") for part in asked.split(","))}
+        if ":" not in text:
+            return {slice_.generation: float(text) for slice_ in slices}
+        prices = {name.strip(): float(price) for name, price in (part.split(":") for part in text.split(","))}
     except ValueError as error:
-        raise UserError(f"--price={asked}: must be a number, or GENERATION:NUMBER,… as in v5e:1.2,v4:3.2") from error
+        raise UserError(f"--price={text}: must be a number, or GENERATION:NUMBER,… as in v5e:1.2,v4:3.2") from error
     if unknown := prices.keys() - CHIPS.keys():
-        raise UserError(f"--price={asked}: {', '.join(sorted(unknown))} is none of the generations {', '.join(CHIPS)}")
+        raise UserError(f"--price={text}: {', '.join(sorted(unknown))} is none of the generations {', '.join(CHIPS)}")
     return prices
 
 
@@ -156,18 +156,18 @@ def report(planner: Planner, plans: list[list[StagePlan]], prices: dict[str, flo
     return "\n".join([*lines, "", *advice(planner, plans, prices)])
 
 
-def _row(each: StagePlan, price: float | None) -> tuple[str, ...]:
-    memory = each.memory
+def _row(plan: StagePlan, price: float | None) -> tuple[str, ...]:
+    memory = plan.memory
     taken = f"{memory['arguments'] / _GIB:.2f} + {memory['temporaries'] / _GIB:.2f}" if memory else "refused"
     speed = (
-        each.bound, f"{each.times.roofline:.3g} → {each.times.seconds:.3g}", f"{each.idle:.0%}" if each.idle else "",
-        f"{each.tokens_a_second:,.0f}", f"{each.records_a_second:.3g}", f"{each.hours:.2f}", f"{each.chip_hours:.1f}",
-        "" if price is None else f"{price * each.chip_hours:,.0f}",
+        plan.bound, f"{plan.times.roofline:.3g} → {plan.times.seconds:.3g}", f"{plan.idle:.0%}" if plan.idle else "",
+        f"{plan.tokens_a_second:,.0f}", f"{plan.records_a_second:.3g}", f"{plan.hours:.2f}", f"{plan.chip_hours:.1f}",
+        "" if price is None else f"{price * plan.chip_hours:,.0f}",
     )  # fmt: skip
     return (
-        each.slice.name, each.stage, each.shape, "yes" if each.fits else f"no, by {-each.headroom / _GIB:.2f}",
-        f"{each.needed / _GIB:.2f} of {each.limit / _GIB:.2f}", taken, f"{each.headroom / _GIB:.2f}",
-        "" if each.most is None else f"{each.most:g}", *(speed if each.fits else [""] * len(speed)),
+        plan.slice.name, plan.stage, plan.shape, "yes" if plan.fits else f"no, by {-plan.headroom / _GIB:.2f}",
+        f"{plan.needed / _GIB:.2f} of {plan.limit / _GIB:.2f}", taken, f"{plan.headroom / _GIB:.2f}",
+        "" if plan.most is None else f"{plan.most:g}", *(speed if plan.fits else [""] * len(speed)),
     )  # fmt: skip
 
 

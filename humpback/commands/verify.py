@@ -40,17 +40,17 @@ def main() -> None:
     for side in (source, target):
         print(f"{side.path}: recognised as {sources.FORMATS[side.format]}")
         print("".join(f"{side.path}: {note}\n" for note in side.notes), end="")
-    found = [*comparison.compare_configs(source, target), *comparison.compare_tokenizers(source.tokenizer, target.tokenizer, texts)]
+    differences = [*comparison.compare_configs(source, target), *comparison.compare_tokenizers(source.tokenizer, target.tokenizer, texts)]
     if source.config == target.config:
-        found += tensors(source, target)
+        differences += tensors(source, target)
         if texts:
-            found += on_texts(source, target, texts)
-    for line in found[:_SHOWN]:
+            differences += on_texts(source, target, texts)
+    for line in differences[:_SHOWN]:
         print(line)
-    if len(found) > _SHOWN:
-        print(f"and {len(found) - _SHOWN} more")
-    print("NOT the same model" if found else "the same model")
-    if found:
+    if len(differences) > _SHOWN:
+        print(f"and {len(differences) - _SHOWN} more")
+    print("NOT the same model" if differences else "the same model")
+    if differences:
         sys.exit(DIFFERENT)
 
 
@@ -58,11 +58,11 @@ def tensors(source: sources.Source, target: sources.Source) -> list[str]:
     """What comparison.compare_tensors finds, with progress and a line of what was looked at."""
     count = sum(1 for _ in leaves(source.config))
     with Bar("verify", "tensor", count, shown=None) as bar:
-        found = list(comparison.compare_tensors(source, target, lambda name: bar.advance()))
+        differences = list(comparison.compare_tensors(source, target, lambda name: bar.advance()))
     kinds = [sorted({side.dtype(leaf) for leaf, _ in leaves(side.config)}) for side in (source, target)]
     rounded = "" if kinds[0] == kinds[1] else f" (the wider of {' and '.join(kinds[0])} and {' and '.join(kinds[1])} rounded to the other)"
-    print(f"tensors: {count - len(found)} of {count} have the same bits{rounded}")
-    return found
+    print(f"tensors: {count - len(differences)} of {count} have the same bits{rounded}")
+    return differences
 
 
 def on_texts(source: sources.Source, target: sources.Source, texts: list[str]) -> list[str]:
@@ -75,7 +75,7 @@ def on_texts(source: sources.Source, target: sources.Source, texts: list[str]) -
     run, name = _runner(target, values.runner)
     before = comparison.run_here(source, ids, values.tokens)
     after = run(target, ids, values.tokens)
-    found, special = [], {token: text for text, token in tokenizer.specials.items()}
+    differences, special = [], {token: text for text, token in tokenizer.specials.items()}
     for text, a, b in zip(texts, before, after, strict=True):
         result = comparison.compare_outcomes(a, b, values.tolerance)
         print(f"\n{text[:100]!r}, the target run by {name}: logits differ by up to {result.apart:.3g}; KL divergence "
@@ -87,20 +87,20 @@ def on_texts(source: sources.Source, target: sources.Source, texts: list[str]) -
             end = ", and there it ends" if tokenizer.eos_id in outcome.greedy else ""
             print(f"greedy, {side}: {tokenizer.decode(outcome.greedy)!r}{end}")
         if not result.apart <= values.tolerance:
-            found.append(f"{text[:60]!r}: logits differ by {result.apart:.3g}, more than --tolerance={values.tolerance:g}")
+            differences.append(f"{text[:60]!r}: logits differ by {result.apart:.3g}, more than --tolerance={values.tolerance:g}")
         if result.greedy_differs is not None:
-            found.append(f"{text[:60]!r}: the greedy texts differ from token {result.greedy_differs} on")
-    return found
+            differences.append(f"{text[:60]!r}: the greedy texts differ from token {result.greedy_differs} on")
+    return differences
 
 
-def _runner(target: sources.Source, asked: str):
+def _runner(target: sources.Source, runner: str):
     """(what runs the target, its name). UserError when transformers is asked for and cannot do it."""
-    if asked == "transformers" and (target.format != "huggingface" or not comparison.has_transformers()):
+    if runner == "transformers" and (target.format != "huggingface" or not comparison.has_transformers()):
         raise UserError(
             "--runner=transformers needs a target that is a Hugging Face folder, and torch and transformers: "
             "pip install -c launch/constraints.txt -e '.[parity]'"
         )
-    if target.format == "huggingface" and asked != "humpback" and comparison.has_transformers():
+    if target.format == "huggingface" and runner != "humpback" and comparison.has_transformers():
         return comparison.run_transformers, "transformers"
     return comparison.run_here, "humpback"
 

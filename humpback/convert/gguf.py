@@ -105,9 +105,9 @@ def _dequantised(tensor: Any) -> np.ndarray:
 
 def _fields(reader: gguf.GGUFReader, path: str) -> Field:
     def field(key: str, default: Any = _REQUIRED) -> Any:
-        found = reader.get_field(key)
-        if found is not None:
-            return found.contents()
+        entry = reader.get_field(key)
+        if entry is not None:
+            return entry.contents()
         if default is _REQUIRED:
             raise UserError(f"{path}: the metadata have no {key}; convert the model's Hugging Face folder instead")
         return default

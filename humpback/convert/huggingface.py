@@ -48,8 +48,8 @@ def read_folder(path: str) -> LazyModel:
         )
     wanted = {names.outside_name(leaf, "huggingface"): leaf for leaf, _ in leaves(cfg)}
     # Files of the first LLaMA carry the rotary frequencies, which the config gives as well.
-    found = [name for name in files.tensors if not name.endswith(".rotary_emb.inv_freq")]
-    names.check_names(wanted, [name for name in found if not (cfg.tied and name == _HEAD)], path, AGAIN)
+    present = [name for name in files.tensors if not name.endswith(".rotary_emb.inv_freq")]
+    names.check_names(wanted, [name for name in present if not (cfg.tied and name == _HEAD)], path, AGAIN)
     notes = []
     for name, leaf in wanted.items():
         entry = files.tensors[name]

@@ -63,10 +63,10 @@ class _Shards:
     """The mapped files. Each holds a part of every matrix, cut along rows or columns, and the norms whole."""
 
     def __init__(self, path: str) -> None:
-        found = sorted(glob.glob(os.path.join(glob.escape(path), "consolidated.*.pth")))
-        files = [os.path.join(path, f"consolidated.{number:02d}.pth") for number in range(len(found))]
-        if missing := sorted(set(files) - set(found)):
-            raise UserError(f"{missing[0]}: is missing between {len(found)} files of this model; {AGAIN}")
+        present = sorted(glob.glob(os.path.join(glob.escape(path), "consolidated.*.pth")))
+        files = [os.path.join(path, f"consolidated.{number:02d}.pth") for number in range(len(present))]
+        if missing := sorted(set(files) - set(present)):
+            raise UserError(f"{missing[0]}: is missing between {len(present)} files of this model; {AGAIN}")
         if len(files) > MOST_SHARDS:
             raise UserError(f"{path}: has {len(files)} files; at most {MOST_SHARDS} can be put together (take a Hugging Face folder)")
         self._files = files
@@ -81,10 +81,10 @@ class _Shards:
             self._look_at(name)
 
     def _look_at(self, name: str) -> None:
-        found = {(part[name].shape, part[name].dtype) for part in self._parts}
-        if len(found) != 1:
-            raise UserError(f"{self._files[0]}: tensor {name} is not of one shape and type in the model's files: {sorted(found)}; {AGAIN}")
-        (shape, self.dtypes[name]), count = found.pop(), len(self._parts)
+        kinds = {(part[name].shape, part[name].dtype) for part in self._parts}
+        if len(kinds) != 1:
+            raise UserError(f"{self._files[0]}: tensor {name} is not of one shape and type in the model's files: {sorted(kinds)}; {AGAIN}")
+        (shape, self.dtypes[name]), count = kinds.pop(), len(self._parts)
         if self.dtypes[name] not in DTYPES:
             raise UserError(f"{self._files[0]}: tensor {name} has type {self.dtypes[name]}; readable are {', '.join(DTYPES)}")
         axis = self._axis(name, shape) if len(shape) == 2 and count > 1 else -1

@@ -98,14 +98,14 @@ def _inputs(weight: Weight) -> int:
     return len(weight.fan_in) if weight.fan_in and weight.shape.startswith(weight.fan_in) else 0
 
 
-def check_names(wanted: Iterable[str], found: Iterable[str], where: str, advice: str) -> None:
+def check_names(wanted: Iterable[str], names: Iterable[str], where: str, advice: str) -> None:
     """Raises UserError naming the first tensor that is missing or that nothing here reads."""
-    wanted, found = set(wanted), set(found)
-    for name in sorted(wanted - found):
-        raise UserError(f"{where}: tensor {name} is missing ({len(wanted - found)} in all); {advice}")
-    for name in sorted(found - wanted):
+    wanted, names = set(wanted), set(names)
+    for name in sorted(wanted - names):
+        raise UserError(f"{where}: tensor {name} is missing ({len(wanted - names)} in all); {advice}")
+    for name in sorted(names - wanted):
         raise UserError(
-            f"{where}: unknown tensor {name} ({len(found - wanted)} in all); this is not a plain LLaMA model, "
+            f"{where}: unknown tensor {name} ({len(names - wanted)} in all); this is not a plain LLaMA model, "
             "and leaving a weight out would change what it computes"
         )
 

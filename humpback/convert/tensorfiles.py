@@ -48,16 +48,16 @@ def open_files(files: list[str], index: Mapping[str, str] | None, index_file: st
 
     UserError for a file that is missing or cut off, a tensor that is in two files, or is not where the index puts it.
     """
-    found: Tensors = Safetensors() if files[0].endswith(".safetensors") else Torch()
+    reader: Tensors = Safetensors() if files[0].endswith(".safetensors") else Torch()
     for file in files:
-        for name, entry in found.open(file).items():
-            if name in found.tensors:
-                raise UserError(f"tensor {name} is in {found.tensors[name].file} and again in {file}; {AGAIN}")
-            found.tensors[name] = entry
+        for name, entry in reader.open(file).items():
+            if name in reader.tensors:
+                raise UserError(f"tensor {name} is in {reader.tensors[name].file} and again in {file}; {AGAIN}")
+            reader.tensors[name] = entry
     for name, file in (index or {}).items():
-        if name not in found.tensors or os.path.basename(found.tensors[name].file) != file:
+        if name not in reader.tensors or os.path.basename(reader.tensors[name].file) != file:
             raise UserError(f"{index_file}: tensor {name} is not in {file}, where the index puts it; {AGAIN}")
-    return found
+    return reader
 
 
 class Safetensors:
@@ -96,26 +96,26 @@ def _read_header(file: str) -> dict[str, TensorEntry]:
         if size < 8 or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
             raise ValueError(f"{size} bytes, of which the header would be {length}")
         header = json.loads(stream.read(length), object_pairs_hook=_unique)
-    start, end, found = 8 + length, 0, {}
+    start, end, tensors = 8 + length, 0, {}
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
         (begin, stop), shape = entry["data_offsets"], tuple(entry["shape"])
         dtype = _CODES.get(entry["dtype"], entry["dtype"])
         if begin != end or (dtype in DTYPES and stop - begin != math.prod(shape) * DTYPES[dtype].itemsize):
             raise ValueError(f"the header's offsets of tensor {name} do not fit")
-        found[name] = TensorEntry(file, dtype, shape, start + begin)
+        tensors[name] = TensorEntry(file, dtype, shape, start + begin)
         end = stop
     if start + end != size:
         raise ValueError(f"{size} bytes, the header says {start + end}")
-    return found
+    return tensors
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is there twice")
-    return found
+    return values
 
 
 def safetensors_bytes(
@@ -148,13 +148,13 @@ class Torch:
     def open(self, file: str) -> dict[str, TensorEntry]:
         """The tensors of one file. UserError when PyTorch is not installed, or cannot read or map it."""
         values = load_torch(file)
-        found = {}
+        tensors = {}
         for name, value in values.items():
             if not hasattr(value, "untyped_storage"):
                 raise UserError(f"{file}: {name} is a {type(value).__name__}, not a tensor; this is not a file of weights alone")
             self._values[name] = value
-            found[name] = TensorEntry(file, str(value.dtype).removeprefix("torch."), tuple(value.shape))
-        return found
+            tensors[name] = TensorEntry(file, str(value.dtype).removeprefix("torch."), tuple(value.shape))
+        return tensors
 
     def read(self, name: str) -> np.ndarray:
         """A view of the mapped file."""

@@ -29,8 +29,8 @@ class Tally:
         """Counts something left out. `where` says what it is (source, bytes, header); `text` is only called when it becomes a sample."""
         self.dropped[reason] += 1
         key = zlib.crc32(repr(sorted(where.items())).encode("utf-8", "replace"))
-        found = self._samples[reason]
-        if len(found) < SAMPLES or key < found[-1][0]:
+        samples = self._samples[reason]
+        if len(samples) < SAMPLES or key < samples[-1][0]:
             self._keep(reason, key, {**where, "text": text()[:SAMPLE_CHARS]})
 
     def add_page(self, page: dict[str, Any]) -> None:
@@ -55,13 +55,13 @@ class Tally:
 
     def samples(self) -> dict[str, list[dict[str, Any]]]:
         """The samples of each reason."""
-        return {reason: [sample for _, sample in found] for reason, found in sorted(self._samples.items())}
+        return {reason: [sample for _, sample in samples] for reason, samples in sorted(self._samples.items())}
 
     def _keep(self, reason: str, key: int, sample: dict[str, Any]) -> None:
-        found = self._samples[reason]
-        if (key, sample) not in found:
-            bisect.insort(found, (key, sample), key=lambda item: (item[0], sorted(item[1].items())))
-            del found[SAMPLES:]
+        samples = self._samples[reason]
+        if (key, sample) not in samples:
+            bisect.insort(samples, (key, sample), key=lambda item: (item[0], sorted(item[1].items())))
+            del samples[SAMPLES:]
 
 
 def table(counts: dict[str, int], dropped: dict[str, int], sources: int) -> str:

@@ -17,8 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     seed.add_argument("--single_reply", default="drop", choices=["drop", "reviewed"], help="an only reply, which has no rank")
     segments = names.add_parser("segments", allow_abbrev=False, help="segments of web pages")
     segments.add_argument("--source", required=True, help="the folder that `humpback segment --out=DIR` made")
-    for each in (seed, segments):
-        each.add_argument("--data_dir", default=None, help="where datasets are kept (TFDS_DATA_DIR, else tfds' own folder)")
+    for command in (seed, segments):
+        command.add_argument("--data_dir", default=None, help="where datasets are kept (TFDS_DATA_DIR, else tfds' own folder)")
     flags = parser.parse_args(arguments)
     try:
         if flags.name == "oasst_seed":
@@ -55,9 +55,9 @@ def prepare_segments(source: str, data_dir: str | None) -> None:
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
     builder = Segments(source=source, data_dir=data_dir, file_format="array_record")
     _prepare(builder)
-    found = builder.info.metadata["yield"]
-    print(f"{builder.info.splits['train'].num_examples:12,}  segments of {found['pages']:,} pages")
-    for reason, count in sorted(found["dropped"].items(), key=lambda item: -item[1]):
+    counts = builder.info.metadata["yield"]
+    print(f"{builder.info.splits['train'].num_examples:12,}  segments of {counts['pages']:,} pages")
+    for reason, count in sorted(counts["dropped"].items(), key=lambda item: -item[1]):
         print(f"{count:12,}  dropped: {reason}")
     folder = f", data_dir={data_dir!r}" if data_dir else ""
     print(f"{builder.data_path}\nread it with tfds.data_source('segments', split='train'{folder}) after import humpback.datasets.segments")

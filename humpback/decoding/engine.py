@@ -180,18 +180,18 @@ class Engine:
         rows["filled"][:] = 1
         for row, request in enumerate(requests):
             shared = self._shared(request.ids)
-            own = request.ids[shared:]
-            ids_PT[row, : len(own)] = own
-            rows["shared"][row], rows["filled"][row], rows["keys"][row] = shared, len(own), request.key
+            suffix = request.ids[shared:]
+            ids_PT[row, : len(suffix)] = suffix
+            rows["shared"][row], rows["filled"][row], rows["keys"][row] = shared, len(suffix), request.key
             rows["remaining"][row] = request.max_new
             self.stats.prompt_tokens += len(request.ids)
-            self.stats.read_tokens += len(own)
+            self.stats.read_tokens += len(suffix)
         rows = {name: _put(value, self.layout.by_row()) for name, value in rows.items()}
-        asked = (self.params, self._cache, _put(ids_PT, self.layout.by_row()), rows["filled"], rows["shared"])
+        inputs = (self.params, self._cache, _put(ids_PT, self.layout.by_row()), rows["filled"], rows["shared"])
         if chosen is None:
-            prefilled = job.call(f"prefill {bucket}", *asked)
+            prefilled = job.call(f"prefill {bucket}", *inputs)
         else:
-            prefilled = job.call(f"read {bucket}", *asked, chosen)
+            prefilled = job.call(f"read {bucket}", *inputs, chosen)
         return _Group(list(range(len(requests))), requests, bucket, rows, prefilled)
 
     def _insert(self, job: "_Job", state: dict, group: "_Group", rows: dict[int, int], stops: jax.Array) -> dict:

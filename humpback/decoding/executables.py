@@ -110,11 +110,11 @@ def abstract(layout: Layout, sampler: Sampler, stops: int = 1, read: int = 0) ->
     programs = {}
     for bucket in layout.buckets:
         rows = layout.rows(bucket)
-        asked = (_params(layout), _prefix(layout), _shape((rows, bucket), layout.by_row()), *_ints(layout, rows, 2))
+        inputs = (_params(layout), _prefix(layout), _shape((rows, bucket), layout.by_row()), *_ints(layout, rows, 2))
         if read:
-            programs[f"read {bucket}"] = Program(read_logits, (layout,), (*asked, _shape((read,), layout.whole())))
+            programs[f"read {bucket}"] = Program(read_logits, (layout,), (*inputs, _shape((read,), layout.whole())))
             continue
-        programs[f"prefill {bucket}"] = Program(prefill, (layout,), asked)
+        programs[f"prefill {bucket}"] = Program(prefill, (layout,), inputs)
         logits_PV = _shape((rows, layout.config.vocab_size), layout.by_row(), jnp.float32)
         chunk = jax.tree.map(lambda x: _shape(x.shape, layout.by_head(), x.dtype), _cache(layout, rows, bucket))
         row = {name: _shape(x.shape, layout.by_row(), x.dtype) for name, x in new_rows(rows).items()}
@@ -272,8 +272,8 @@ def generate(layout, sampler, params, prefix, state, stops):
     def decode(carry):
         step, state, drawn = carry
         active_B = state["remaining"] > 0
-        asked = (state["cache"], state["ids"], state["filled"], prefix, state["shared"])
-        logits_BV, cache = llama.decode_step(layout.config, params, *asked, **layout.dtypes)
+        inputs = (state["cache"], state["ids"], state["filled"], prefix, state["shared"])
+        logits_BV, cache = llama.decode_step(layout.config, params, *inputs, **layout.dtypes)
         filled_B = state["filled"] + active_B
         ids_B, log_probs_B = sampler(_gather_logits(layout, logits_BV), _fold(state["keys"], state["shared"] + filled_B))
         after = {

@@ -77,8 +77,8 @@ def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: 
     _Replica(engine, task, inputs, parts, replica, progress.show).serve()
     parts.publish(now=True)
     progress.wait()
-    files, made, rejected = parts.merge(output.folder, output.name)
-    return Done(files, {"in": len(inputs), "out": made, "rejects": rejected}, progress.tokens)
+    files, written, rejected = parts.merge(output.folder, output.name)
+    return Done(files, {"in": len(inputs), "out": written, "rejects": rejected}, progress.tokens)
 
 
 @dataclass
@@ -170,8 +170,8 @@ class _Replica:
         flight.missing -= 1
         if not flight.missing:
             del self._flights[position]
-            made = self._task.make(flight.record, flight.answers)
-            self._parts.add(position, made, flight.prompt_tokens, flight.output_tokens)
+            output = self._task.make(flight.record, flight.answers)
+            self._parts.add(position, output, flight.prompt_tokens, flight.output_tokens)
         self._show()
 
     def _visited(self) -> None:

@@ -104,8 +104,8 @@ def _model_folder(path: storage.PathLike, info: ModelInfo, tokenizer: Tokenizer)
     if jax.process_index() == 0:
         # checksums.json goes first: from here on the folder is unfinished, whenever the process dies.
         folder.mkdir(parents=True, exist_ok=True)
-        found = [item.name for item in folder.iterdir()] if folder.exists() else []  # on gs:// no folder comes by mkdir
-        begun = [name for name in found if name == "weights" or name.startswith("weights.")]  # Orbax adds to it
+        names = [item.name for item in folder.iterdir()] if folder.exists() else []  # on gs:// no folder comes by mkdir
+        begun = [name for name in names if name == "weights" or name.startswith("weights.")]  # Orbax adds to it
         for name in (CHECKSUMS, "model.json", *begun, *_tokenizer_names(folder)):
             weight_files.remove(folder / name)
         storage.clean(folder)
@@ -158,8 +158,8 @@ def load_model(
     if directions is not None and info.direction not in directions:
         allowed = " or ".join(name for name in DIRECTIONS if name in directions)
         raise UserError(f"{folder}: is a {info.direction} model; this task needs {allowed}")
-    found = checksums.find_damage(folder, share=(jax.process_index(), jax.process_count()))
-    if damage := "".join(distributed.exchange(f"load_model {folder}", found or "")[:1]):
+    damage_here = checksums.find_damage(folder, share=(jax.process_index(), jax.process_count()))
+    if damage := "".join(distributed.exchange(f"load_model {folder}", damage_here or "")[:1]):
         raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
     weights = folder / "weights"
     abstract = _abstract_params(weights, info.config, shardings)
@@ -178,13 +178,13 @@ def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:
         split = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
         return multihost_utils.process_allgather(leaf, tiled=True) if split else leaf
 
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     names, at_once = list(flat), os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
         for start in range(0, len(names), at_once):  # no more gathered weights in memory than are being hashed
             some = names[start : start + at_once]
-            found |= zip(some, pool.map(digest, [on_host(flat[name]) for name in some]), strict=True)
-    return dict(sorted(found.items()))
+            digests |= zip(some, pool.map(digest, [on_host(flat[name]) for name in some]), strict=True)
+    return dict(sorted(digests.items()))
 
 
 def digest(array: Any) -> str:
@@ -199,15 +199,15 @@ def digest_of(digests: Mapping[str, str]) -> str:
 
 def _abstract_params(path: epath.Path, config: LlamaConfig, shardings: Any) -> dict[str, Any]:
     """What Orbax is to read, and where to."""
-    found = ocp.metadata(weight_files.absolute(path)).metadata
+    tree = ocp.metadata(weight_files.absolute(path)).metadata
     try:
-        model_weights.check_params(config, found)
+        model_weights.check_params(config, tree)
     except ValueError as error:
         raise UserError(f"{path}: the weights are not those that model.json describes: {error}") from error
     if shardings is None:
         # Orbax gives back what it is shown: a numpy array of no memory of its own stands for one on the host.
-        return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), found)
-    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), found, shardings)
+        return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), tree)
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings)
 
 
 def _tokenizer_names(folder: epath.Path) -> list[str]:

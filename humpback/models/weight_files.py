@@ -32,21 +32,21 @@ _COMMITTED = "commit_success.txt"
 _PARTIAL = ".partial_save"  # what Orbax appends to a folder that it saves in parts
 
 
-def context(path: epath.Path) -> ocp.Context:
+def saving_context(path: epath.Path) -> ocp.Context:
     """For saving at a path."""
-    made = ocp.Context()
+    context = ocp.Context()
     # On gs:// each array has files of its own. In one database for all, OCDBT, TensorStore takes a write of its own whose answer was
     # lost for somebody else's, and the save fails (ALREADY_EXISTS; github.com/google/tensorstore/issues/290).
-    made.array_options.saving.use_ocdbt = storage.is_local(path)
-    made.array_options.saving.use_compression = False  # float weights hardly shrink: 4.1 s against 0.6 s for 400 MB
+    context.array_options.saving.use_ocdbt = storage.is_local(path)
+    context.array_options.saving.use_compression = False  # float weights hardly shrink: 4.1 s against 0.6 s for 400 MB
     # In the background, a folder that cannot be made would leave threads behind that let no process end for five minutes.
-    made.async_options.create_directories_asynchronously = False
-    return made
+    context.async_options.create_directories_asynchronously = False
+    return context
 
 
 def start_saving(path: epath.Path, tree: Any) -> Any:
     """Begins to write a tree; the `.result()` of what it returns waits for the end and raises what went wrong."""
-    with context(path):
+    with saving_context(path):
         return ocp.save_async(absolute(path), tree)
 
 
@@ -71,11 +71,11 @@ def write(
             measured = write(folder / path.name, cfg, read, dtype, attend, look)
             _upload(folder / path.name, path)
         return measured
-    made = context(path)
-    made.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
+    context = saving_context(path)
+    context.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     in_parts = storage.is_local(path)
     writing, tree, measured = None, {}, {}
-    with made, told_when_full(path), concurrent.futures.ThreadPoolExecutor(1) as thread:
+    with context, told_when_full(path), concurrent.futures.ThreadPoolExecutor(1) as thread:
         for group in _groups(cfg):
             for leaf in group:
                 if jax.process_index() == 0:
@@ -131,12 +131,12 @@ def _upload(source: epath.Path, target: epath.Path) -> None:
     copy(_COMMITTED)
 
 
-def _alone(made: ocp.Context) -> ocp.Context:
+def _alone(context: ocp.Context) -> ocp.Context:
     """For this process, which waits for no other."""
-    made.multiprocessing_options.primary_host = jax.process_index()
-    made.multiprocessing_options.active_processes = {jax.process_index()}
-    made.multiprocessing_options.barrier_sync_key_prefix = f"process {jax.process_index()}"
-    return made
+    context.multiprocessing_options.primary_host = jax.process_index()
+    context.multiprocessing_options.active_processes = {jax.process_index()}
+    context.multiprocessing_options.barrier_sync_key_prefix = f"process {jax.process_index()}"
+    return context
 
 
 def _groups(cfg: LlamaConfig) -> Iterator[list[Leaf]]:
@@ -172,24 +172,24 @@ class StoredParams(Mapping):
     def __getitem__(self, name: str) -> Any:
         if name == "layers":
             return StoredParams(self._path, self.abstract[name], name)
-        asked = {name: self.abstract[name]}
-        read = self._load({self._inside: asked} if self._inside else asked)
+        wanted = {name: self.abstract[name]}
+        read = self._load({self._inside: wanted} if self._inside else wanted)
         return read[self._inside][name] if self._inside else read[name]
 
     def take(self, paths: Sequence[Leaf]) -> list[Any]:
         """The weights of several paths from the root, read at once."""
-        asked: dict[str, Any] = {}
+        wanted: dict[str, Any] = {}
         for path in paths:
-            _put(asked, path, leaf(self.abstract, path))
-        read = self._load(asked)
+            _put(wanted, path, leaf(self.abstract, path))
+        read = self._load(wanted)
         return [leaf(read, path) for path in paths]
 
-    def _load(self, asked: Mapping[str, Any]) -> Any:
+    def _load(self, wanted: Mapping[str, Any]) -> Any:
         # Arrays on a host are read by one process, those on a mesh by all of the mesh.
-        made = _alone(ocp.Context()) if all(isinstance(value, np.ndarray) for value in jax.tree.leaves(asked)) else ocp.Context()
-        made.pytree_options.loading.partial_load = True
-        with made:
-            return ocp.load(absolute(self._path), asked)
+        context = _alone(ocp.Context()) if all(isinstance(value, np.ndarray) for value in jax.tree.leaves(wanted)) else ocp.Context()
+        context.pytree_options.loading.partial_load = True
+        with context:
+            return ocp.load(absolute(self._path), wanted)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.abstract)
@@ -225,7 +225,7 @@ class Reader:
         """To be called by the other processes where one reads a path: Orbax counts what it does, and they must count alike."""
         group = self._groups[path]
         if path == group[0]:
-            self._params.take([min(group, key=lambda each: math.prod(model_weights.WEIGHTS[each[-1]].sizes(self._cfg)))])
+            self._params.take([min(group, key=lambda at: math.prod(model_weights.WEIGHTS[at[-1]].sizes(self._cfg)))])
 
 
 def take(params: Mapping[str, Any], paths: Sequence[Leaf]) -> list[Any]:

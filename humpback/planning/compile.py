@@ -94,10 +94,10 @@ class Compiled:
     def traffic(self) -> dict[str, Traffic]:
         """Kind -> traffic of one run. A reduce-scatter counts as all-reduce: this compiler writes it as one and a slice."""
         totals: dict[str, Traffic] = {}
-        for each in self.collectives:
-            kind = "all-reduce" if each.kind == "reduce-scatter" else each.kind
+        for collective in self.collectives:
+            kind = "all-reduce" if collective.kind == "reduce-scatter" else collective.kind
             before = totals.get(kind, Traffic(0, 0))
-            totals[kind] = Traffic(before.times + each.times, before.payload + each.times * each.payload)
+            totals[kind] = Traffic(before.times + collective.times, before.payload + collective.times * collective.payload)
         return totals
 
 
@@ -195,8 +195,8 @@ def _mesh(arguments: Sequence[Any]) -> Mesh:
 def _refusal(message: str) -> DoesNotFit | None:
     """What the compiler's message says of memory; None when it is about something else."""
     for pattern in _REFUSALS:
-        if found := pattern.search(message):
-            return DoesNotFit(_bytes(found["used"]), _bytes(found["limit"]))
+        if match := pattern.search(message):
+            return DoesNotFit(_bytes(match["used"]), _bytes(match["limit"]))
     return None
 
 

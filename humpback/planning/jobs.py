@@ -90,8 +90,8 @@ class Decode:
         from humpback.model.sharding import MESH_AXES
 
         mesh = mesh or AbstractMesh((self.place.data, self.place.fsdp, self.place.tensor), MESH_AXES)
-        own = [item.name for item in dataclasses.fields(Layout) if item.name not in ("config", "mesh")]
-        return Layout(self.model, mesh, **{name: getattr(self, name) for name in own})
+        fields = [item.name for item in dataclasses.fields(Layout) if item.name not in ("config", "mesh")]
+        return Layout(self.model, mesh, **{name: getattr(self, name) for name in fields})
 
 
 Job = Step | Decode
@@ -145,8 +145,8 @@ def from_json(values: dict[str, Any]) -> Job:
 def answer_of(values: dict[str, Any]) -> Answer:
     """From the child's line, or the cache's file."""
     known = {item.name for item in dataclasses.fields(Answer)}
-    found = {name: value for name, value in values.items() if name in known}
-    return Answer(**{**found, "traffic": {kind: tuple(each) for kind, each in found.get("traffic", {}).items()}})
+    fields = {name: value for name, value in values.items() if name in known}
+    return Answer(**{**fields, "traffic": {kind: tuple(each) for kind, each in fields.get("traffic", {}).items()}})
 
 
 def compiled_before(folder: str | os.PathLike, program: str) -> dict[str, Any] | None:
@@ -184,8 +184,8 @@ def _decode(job: Decode, mesh: Any) -> tuple[Any, tuple]:
     from humpback.decoding.sampling import Sampler
 
     read = _READ if job.program.startswith("read") else 0
-    asked = executables.abstract(job.layout(mesh), Sampler(job.temperature, job.top_p), read=read)[job.program]
-    return asked.function, (*asked.static, *asked.arguments)
+    program = executables.abstract(job.layout(mesh), Sampler(job.temperature, job.top_p), read=read)[job.program]
+    return program.function, (*program.static, *program.arguments)
 
 
 def source_digest(folder: pathlib.Path | None = None) -> str:
@@ -230,7 +230,7 @@ def compile_job(job: Job, versions: dict[str, str], known: str) -> dict[str, Any
     except planning.DoesNotFit as error:
         answer = Answer(program, error.used, limit, refused=True, seconds=time.perf_counter() - started)
     else:
-        traffic = {kind: (each.times, each.payload) for kind, each in compiled.traffic().items()}
+        traffic = {kind: (sent.times, sent.payload) for kind, sent in compiled.traffic().items()}
         kernels = compiled.text.count('custom_call_target="tpu_custom_call"')
         answer = Answer(
             program, compiled.memory.total, limit, False, asdict(compiled.memory), traffic, kernels, compiled.seconds
@@ -250,8 +250,8 @@ def _end_with(parent: int) -> None:
 def main() -> None:
     """The child."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    asked = json.load(sys.stdin)
-    print(json.dumps(compile_job(from_json(asked["job"]), asked["versions"], asked["known"])), flush=True)
+    request = json.load(sys.stdin)
+    print(json.dumps(compile_job(from_json(request["job"]), request["versions"], request["known"])), flush=True)
 
 
 if __name__ == "__main__":

@@ -59,12 +59,12 @@ class Slice:
     def speed(self, chips: int) -> float:
         """Bytes/s into a chip from so many that lie together: the links of as many axes as these take, the largest first. An axis that
         is no ring has one link the way."""
-        found, left = 0.0, chips
+        speed, left = 0.0, chips
         for size in sorted(self.sizes, reverse=True):
             if left > 1 and size > 1:
-                found += self.chip.link * (2 if size % self.chip.ring == 0 else 1)
+                speed += self.chip.link * (2 if size % self.chip.ring == 0 else 1)
                 left = -(-left // size)
-        return found or self.chip.link
+        return speed or self.chip.link
 
     def part(self, chips: int) -> "Slice":
         """So many of its chips, whole hosts of them, as a slice of its own: where a replica decodes."""
@@ -78,18 +78,18 @@ class Slice:
 
 def parse(name: str) -> Slice:
     """`v5e-32`, `v5litepod-32`, `v4-32` (TensorCores: 16 chips), a shape (`v5e:4x8`), several (`2xv5e-16`). UserError for anything else."""
-    found = _NAME.fullmatch(name)
-    if not found:
+    match = _NAME.fullmatch(name)
+    if not match:
         raise UserError(f"TPU slice {name!r}: must be a name of the cloud's, as v5e-32, v4-32, v5p-16 or v6e-16; a shape, as v5e:4x8; "
                         "or several of one sort, as 2xv5e-16")  # fmt: skip
-    generation, count = found[2].replace("v5litepod", "v5e"), int(found[1] or 1)
+    generation, count = match[2].replace("v5litepod", "v5e"), int(match[1] or 1)
     shapes, cores = _shapes(generation), CHIPS[generation].cores
-    if found[4]:
-        sizes = tuple(map(int, found[4].split("x")))
+    if match[4]:
+        sizes = tuple(map(int, match[4].split("x")))
         if len(sizes) != CHIPS[generation].axes:
             raise UserError(f"TPU slice {name!r}: {generation} has {CHIPS[generation].axes} sizes, as in {generation}:{shapes[8]}")
         return Slice(name, generation, sizes, count)
-    chips, rest = divmod(int(found[3]), cores)
+    chips, rest = divmod(int(match[3]), cores)
     if rest or chips not in shapes:
         counted = "TensorCores, two a chip" if cores == 2 else "chips"
         raise UserError(

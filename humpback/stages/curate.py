@@ -51,12 +51,12 @@ def rate(run: Run, iteration: int) -> None:
     rater = _Rater(run, iteration, rubric, read_manifest(run, judge)["weights_sha256"], model)
     output = Output(stage.path, "ratings", stage.name, stage.metrics)
     done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
-    asked = valid = 0
+    rateable = valid = 0
     for rated in read_shards(stage.path, "ratings", Rated):
-        asked += not rated.candidate.reason
+        rateable += not rated.candidate.reason
         valid += rated.score is not None
-    counts = {**done.counts, "asked": asked, "valid": valid}
-    dropped = {"not usable": done.counts["out"] - asked, "no valid rating": asked - valid}
+    counts = {**done.counts, "asked": rateable, "valid": valid}
+    dropped = {"not usable": done.counts["out"] - rateable, "no valid rating": rateable - valid}
     digest = hashlib.sha256(rubric.encode()).hexdigest()
     stage.finish(counts=counts, dropped=dropped, files=done.files, tokens=done.tokens, rubric_sha256=digest)
 
@@ -160,12 +160,12 @@ def select(run: Run, iteration: int) -> None:
             f"curated-{iteration}: no candidate is rated {run.cfg.curate.threshold:g} or more (the best of {len(scored)} valid ratings is "
             f"{max(scored)[0]:.2f}); lower curate.threshold, or use curate.select='top_fraction' for a judge that is not calibrated"
         )
-    made = (
+    examples = (
         Example(r.id, r.candidate.instruction, r.candidate.segment.text, "augmented", r.candidate.segment.url, r)
         for r in ratings()
         if r.id in chosen
     )
-    files = write_shards(stage.path, "curated", made, len(chosen))
+    files = write_shards(stage.path, "curated", examples, len(chosen))
     counts = {
         "selected": len(chosen),
         "rated at least 4.0 (A_4)": sum(score >= 4.0 for score, _ in scored),

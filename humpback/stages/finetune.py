@@ -119,15 +119,15 @@ def tokenize(
     pairs: Iterable[Example], tokenizer: Tokenizer, task: str, wrapper: str, length: int
 ) -> tuple[list[TokenExample], dict[str, int]]:
     """Pairs as token examples of a task, with the tag of each pair's kind; and how many were dropped, by reason."""
-    made, dropped = [], {reason.value: 0 for reason in Drop}
+    examples, dropped = [], {reason.value: 0 for reason in Drop}
     for pair in pairs:
         prompt, target = training_pair(pair, task)
         example = build_example(tokenizer, pair.id, prompt, target, prompts.WRAPPERS[wrapper], length)
         if isinstance(example, Drop):
             dropped[example.value] += 1
         else:
-            made.append(example)
-    return made, dropped
+            examples.append(example)
+    return examples, dropped
 
 
 def training_pair(pair: Example, task: str) -> tuple[prompts.Prompt, str]:
@@ -146,13 +146,13 @@ def inference_pair(pair: Example, task: str) -> tuple[prompts.Prompt, str]:
 
 def main() -> None:
     """`humpback finetune --task=… --iteration=T`."""
-    run, asked = commandline.open_run(), flags.FLAGS.profile
-    finetune(run, flags.FLAGS.task, flags.FLAGS.iteration, read_profile(asked, run.workdir / "profile") if asked else None)
+    run, profile = commandline.open_run(), flags.FLAGS.profile
+    finetune(run, flags.FLAGS.task, flags.FLAGS.iteration, read_profile(profile, run.workdir / "profile") if profile else None)
 
 
-def read_profile(asked: str, folder: storage.PathLike) -> loop.Profile:
+def read_profile(text: str, folder: storage.PathLike) -> loop.Profile:
     """--profile=FROM:TO. UserError for anything else."""
-    first, _, last = asked.partition(":")
+    first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise UserError(f"--profile={asked}: must be FROM:TO, two steps counted from 1, as in --profile=3:5")
+        raise UserError(f"--profile={text}: must be FROM:TO, two steps counted from 1, as in --profile=3:5")
     return loop.Profile(int(first), int(last), os.fspath(folder))

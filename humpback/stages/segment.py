@@ -58,13 +58,13 @@ def segment_into(stage: Stage, cfg: Segments, engine: str = "local", address: st
     """Makes a stage's folder: the segments' shards, yield.json and samples.json. UserError when no segment is left."""
     if stage.complete:
         return
-    found: dict[str, Any] = {"counts": {}}
+    results: dict[str, Any] = {"counts": {}}
     if distributed.is_first():
         jobs = plan(cfg, stage.path)
         extract(jobs, stage, engine, address, workers)
-        found = merge(jobs, cfg, stage.path, engine, address)
+        results = merge(jobs, cfg, stage.path, engine, address)
     distributed.barrier(f"segments {stage.path}", _WEEK)
-    stage.finish(**found)
+    stage.finish(**results)
 
 
 def plan(cfg: Segments, out: epath.Path) -> list[Job]:
@@ -197,9 +197,9 @@ def _sorted_lines(
                         bucket = int(ids[row]) * buckets >> 64
                         files[bucket].write(b"%016x " % int(ids[row]) + line)
                     elif reason := _FATES.get(int(fates[row])):
-                        found = json.loads(line)
-                        where = {name: found[name] for name in ("source", "start", "end", "url", "header")}
-                        total.drop(reason, where, lambda text=found["text"]: text)
+                        segment = json.loads(line)
+                        where = {name: segment[name] for name in ("source", "start", "end", "url", "header")}
+                        total.drop(reason, where, lambda text=segment["text"]: text)
                     row += 1
         for file in files:
             file.seek(0)

@@ -141,7 +141,7 @@ class TrainingCheckpoints:
 
     def _newest(self, best: bool = False) -> tuple[int, dict[str, Any]] | None:
         self.wait()
-        found = -1
+        newest = -1
         if jax.process_index() == 0:
             for step in reversed(self._steps()):
                 if best and not self._may_be_best(step):
@@ -149,14 +149,14 @@ class TrainingCheckpoints:
                 self._damage.pop(step, None)  # it may have been a while ago
                 damage = self._find_damage(step)
                 if damage is None:
-                    found = step
+                    newest = step
                     break
                 logging.warning("training checkpoint of step %d is not used: %s", step, damage)
-        found = _word_of_the_first(found)  # so that all continue from the same step
-        if found < 0:
+        newest = _word_of_the_first(newest)  # so that all continue from the same step
+        if newest < 0:
             return None
-        self._damage[found] = None
-        return found, self._description(found)["meta"]
+        self._damage[newest] = None
+        return newest, self._description(newest)["meta"]
 
     def _description(self, step: int) -> dict[str, Any]:
         folder = self._folder(step)
@@ -197,9 +197,9 @@ def _check_sizes(path: epath.Path, abstract_state: Any) -> None:
     for name, size in sizes(abstract_state).items():
         weight = model_weights.WEIGHTS.get(name.rpartition("/")[2])
         loose = weight.shape.find("V") if weight else -1  # the axis that may differ
-        found = on_disk.get(name, size)  # what is missing, Orbax says
-        if len(found) != len(size) or any(a != b for axis, (a, b) in enumerate(zip(found, size)) if axis != loose):
-            raise UserError(f"{path}: {name} has the shape {found}, this training's has {size}; it is of another model")
+        saved = on_disk.get(name, size)  # what is missing, Orbax says
+        if len(saved) != len(size) or any(a != b for axis, (a, b) in enumerate(zip(saved, size)) if axis != loose):
+            raise UserError(f"{path}: {name} has the shape {saved}, this training's has {size}; it is of another model")
 
 
 def _word_of_the_first(value: int) -> int:

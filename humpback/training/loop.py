@@ -291,11 +291,11 @@ def _describe(
     """What must be the same for a checkpoint to be continued, flat, by the names that an error can give."""
 
     def digest(examples: Sequence[TokenExample]) -> str:
-        found = hashlib.sha256()
+        sha256 = hashlib.sha256()
         for example in examples:
-            found.update(f"{example.id} {example.target_start} {len(example.ids)}\n".encode())
-            found.update(np.ascontiguousarray(example.ids, "<i4").data)
-        return found.hexdigest()
+            sha256.update(f"{example.id} {example.target_start} {len(example.ids)}\n".encode())
+            sha256.update(np.ascontiguousarray(example.ids, "<i4").data)
+        return sha256.hexdigest()
 
     fields = {f"finetune.{k}": v for k, v in dataclasses.asdict(training.ft).items() if k not in _RECORDED}
     run = {"seed": training.seed, "purpose": training.purpose, "steps": plan.steps, "batch": plan.batch}

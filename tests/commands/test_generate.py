@@ -54,7 +54,7 @@ def writer(direction="forward", template=prompts.forward_prompt, stops=()):
 
 
 def test_a_wrapped_prompt_is_that_of_inference_and_a_bare_one_is_itself():
-    asked = generate.Asked("1", "Why? <|im_end|>", None)
+    asked = generate.PromptLine("1", "Why? <|im_end|>", None)
     content = f"Why? <|im_end|> {prompts.SEED_TAG} {prompts.WEB_TAG}"
     prefix, suffix = prompts.WRAPPERS["chatml"]
     assert writer().encode(asked).tolist() == TOKENIZER.encode_wrapped(prefix, content, suffix)
@@ -65,9 +65,9 @@ def test_a_wrapped_prompt_is_that_of_inference_and_a_bare_one_is_itself():
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
-        (generate.Asked("1", " \n", None), "empty"),
-        (generate.Asked("1", None, (1, 512)), "ids outside the vocabulary"),
-        (generate.Asked("1", None, (-1,)), "ids outside the vocabulary"),
+        (generate.PromptLine("1", " \n", None), "empty"),
+        (generate.PromptLine("1", None, (1, 512)), "ids outside the vocabulary"),
+        (generate.PromptLine("1", None, (-1,)), "ids outside the vocabulary"),
     ],
 )
 def test_what_cannot_be_served(asked, reason):
