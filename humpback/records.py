@@ -17,6 +17,7 @@ from etils import epath
 
 from humpback import storage
 from humpback.errors import UserError
+from humpback.rounding import ceil_div
 
 RECORDS_PER_SHARD = 50_000
 
@@ -129,7 +130,7 @@ def write_shards(folder: storage.PathLike, name: str, records: Iterable[Record],
 
 def write_lines(folder: storage.PathLike, name: str, lines: Iterable[bytes], count: int) -> list[str]:
     """`write_shards` for records that are lines of JSON already."""
-    shards = max(1, -(-count // RECORDS_PER_SHARD))
+    shards = max(1, ceil_div(count, RECORDS_PER_SHARD))
     iterator, files, written = iter(lines), [], 0
     for shard in range(shards):
         size = min(RECORDS_PER_SHARD, count - written)

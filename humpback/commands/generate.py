@@ -22,6 +22,7 @@ from humpback.decoding.sampling import Sampler
 from humpback.decoding.serving import engine_at, serve
 from humpback.errors import UserError
 from humpback.models import folders
+from humpback.rounding import round_up
 from humpback.stages.directory import Stage, check_shared
 from humpback.tokens.tokenizer import Tokenizer
 
@@ -139,7 +140,7 @@ def room_for(inputs: offline.Inputs, info: folders.ModelInfo, template: Any, max
         return len(line.ids) if line.prompt is None else len((around + line.prompt).encode("utf-8", "surrogatepass"))
 
     most = max((size(line) for _, _, line in inputs), default=0)
-    return -(-(most + max_new + _SPECIAL) // _GRAIN) * _GRAIN
+    return round_up(most + max_new + _SPECIAL, _GRAIN)
 
 
 def parse(line: str, where: str) -> PromptLine:

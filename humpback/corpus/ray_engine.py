@@ -20,6 +20,7 @@ from humpback.corpus import duplicates
 from humpback.corpus.duplicates import BANDS, LOCATED, Components, Index, Progress
 from humpback.corpus.worker import Job, Worker
 from humpback.errors import UserError
+from humpback.rounding import ceil_div
 
 BANDS_AT_ONCE = (2, 6, 12)  # the first few connect most of what is alike, which is not compared again; then fewer passes are better
 BUCKET_ROWS = 250_000  # keys that one task groups: 12 MB
@@ -114,7 +115,7 @@ def verified_pairs(
     ray = connect(address)
     components = Components(alive)
     labels = np.full(index.starts[-1], -1, np.int64)
-    buckets = -(-len(alive) // BUCKET_ROWS)
+    buckets = ceil_div(len(alive), BUCKET_ROWS)
     stops = list(itertools.accumulate(BANDS_AT_ONCE)) if len(alive) else []
     for first, stop in zip([0, *stops], stops):
         labels[alive] = components.labels

@@ -16,12 +16,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 
 from humpback.config import Decoding
 from humpback.decoding import executables
 from humpback.decoding.sampling import Sampler
-from humpback.model import llama
+from humpback.model import llama, sharding
+from humpback.rounding import round_up
 
 _WINDOW = 4  # requests for each slot that are looked at together
 
@@ -71,20 +71,20 @@ class Engine:
         decoding: Decoding,
         prefix: Sequence[int] = (),
     ):
-        shards, length = mesh.shape["data"] * mesh.shape["fsdp"], decoding.length
+        length = decoding.length
         if length > config.max_positions:
             raise ValueError(f"length {length} is more than this model's max_positions, {config.max_positions}")
         if len(prefix) >= length:
             raise ValueError(f"a prefix of {len(prefix)} tokens leaves no room in {length}")
         self.layout = executables.Layout(
-            config, mesh, -(-decoding.slots // shards) * shards, length, len(prefix), decoding.compute_dtype,
+            config, mesh, round_up(decoding.slots, sharding.batch_shards(mesh)), length, len(prefix), decoding.compute_dtype,
             decoding.steps_per_visit, decoding.prefill_tokens, decoding.weights,
         )  # fmt: skip
         self.length, self.slots, self.stats = length, self.layout.slots, Stats()
         self._prefix = np.array(prefix, np.int32)
         self.params = executables.decoding_params(self.layout, params)
         with jax.set_mesh(mesh):
-            ids_1P = _put(self._prefix[None], self.layout.whole())
+            ids_1P = sharding.place(self._prefix[None], self.layout.whole())
             self._cache = executables.prefix_cache(self.layout, self.params, ids_1P) if len(prefix) else None
 
     def warm_up(self, sampler: Sampler = Sampler(), stops: int = 1, read: int = 0) -> int:  # noqa: B008
@@ -110,7 +110,7 @@ class Engine:
         ValueError names a request that cannot fit (`fits` asks beforehand). `on_token` is called with (request id, token id) for each
         token when the host sees it, stop ids apart; `on_visit` after each visit, when its results have been taken.
         """
-        stops = _put(np.array(sorted(stop_ids) or [-1], np.int32), self.layout.whole())
+        stops = sharding.place(np.array(sorted(stop_ids) or [-1], np.int32), self.layout.whole())
         job = _Job(self.layout, sampler, len(stops), 0)
         groups = self._groups(_longest_first(requests, _WINDOW * self.slots), job)
         ready: deque[_Group] = deque()
@@ -140,7 +140,7 @@ class Engine:
 
     def read(self, requests: Iterable[Request], token_ids: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
         """Prefill only: yields (id, f32 logits of `token_ids` after the prompt), for ratings that need no decoding."""
-        chosen = _put(np.array(token_ids, np.int32), self.layout.whole())
+        chosen = sharding.place(np.array(token_ids, np.int32), self.layout.whole())
         job = _Job(self.layout, Sampler(), 1, len(token_ids))
         for group in self._groups(requests, job, chosen):
             values = np.asarray(group.prefilled)
@@ -186,8 +186,8 @@ class Engine:
             rows["remaining"][row] = request.max_new
             self.stats.prompt_tokens += len(request.ids)
             self.stats.read_tokens += len(suffix)
-        rows = {name: _put(value, self.layout.by_row()) for name, value in rows.items()}
-        inputs = (self.params, self._cache, _put(ids_PT, self.layout.by_row()), rows["filled"], rows["shared"])
+        rows = {name: sharding.place(value, self.layout.by_row()) for name, value in rows.items()}
+        inputs = (self.params, self._cache, sharding.place(ids_PT, self.layout.by_row()), rows["filled"], rows["shared"])
         if chosen is None:
             prefilled = job.call(f"prefill {bucket}", *inputs)
         else:
@@ -199,7 +199,7 @@ class Engine:
         for row, slot in rows.items():
             slots_P[row] = slot
         logits_PV, chunk = group.prefilled
-        slots = _put(slots_P, self.layout.by_row())
+        slots = sharding.place(slots_P, self.layout.by_row())
         return job.call(f"insert {group.bucket}", state, logits_PV, chunk, slots, group.values, stops)
 
 
@@ -224,11 +224,6 @@ class _Job:
 
     def call(self, name: str, *arguments):
         return self.program(name)(*arguments)
-
-
-def _put(value: np.ndarray, where: NamedSharding) -> jax.Array:
-    """An array of the mesh from a value that every process of the replica has."""
-    return jax.make_array_from_callback(value.shape, where, lambda index: value[index])
 
 
 @dataclass

@@ -15,8 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback.decoding.sampling import Sampler
 from humpback.model import llama, quantization, sharding
+from humpback.rounding import round_up
 
-_BATCH = ("data", "fsdp")
 _TILE = 8  # entries of a cache
 _BUCKETS = (64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1_024, 1_280, 1_536, 1_792)
 
@@ -72,24 +72,24 @@ class Layout:
     @property
     def shards(self) -> int:
         """How many parts the rows are dealt to."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return sharding.batch_shards(self.mesh)
 
     def rows(self, bucket: int) -> int:
         """How many prompts of a bucket are read at once."""
-        return -(-max(1, self.prefill_tokens // bucket) // self.shards) * self.shards
+        return round_up(max(1, self.prefill_tokens // bucket), self.shards)
 
     def by_row(self) -> NamedSharding:
         """For arrays whose first axis is rows or slots."""
-        return NamedSharding(self.mesh, PartitionSpec(_BATCH))
+        return sharding.batch_sharding(self.mesh)
 
     def whole(self) -> NamedSharding:
         """For what every device has."""
-        return NamedSharding(self.mesh, PartitionSpec())
+        return sharding.replicated(self.mesh)
 
     def by_head(self, rows: bool = True) -> NamedSharding:
         """For caches: rows (unless it is the prefix's, which has none), then key heads where the tensor axis divides them."""
         heads = "tensor" if self.config.num_kv_heads % self.mesh.shape["tensor"] == 0 else None
-        return NamedSharding(self.mesh, PartitionSpec(*((_BATCH,) if rows else ()), heads))
+        return NamedSharding(self.mesh, PartitionSpec(*((sharding.BATCH_AXES,) if rows else ()), heads))
 
 
 class Program(NamedTuple):
@@ -301,7 +301,7 @@ def _gather_logits(layout: Layout, logits_BV: jax.Array) -> jax.Array:
     """Every row's logits whole, for the sampler."""
     # First split as the head's matrix, then gathered: otherwise the compiler may gather the matrix.
     vocab = "tensor" if layout.config.vocab_size % layout.mesh.shape["tensor"] == 0 else None
-    logits_BV = jax.lax.with_sharding_constraint(logits_BV, NamedSharding(layout.mesh, PartitionSpec(_BATCH, vocab)))
+    logits_BV = jax.lax.with_sharding_constraint(logits_BV, NamedSharding(layout.mesh, PartitionSpec(sharding.BATCH_AXES, vocab)))
     return jax.lax.with_sharding_constraint(logits_BV, layout.by_row())
 
 

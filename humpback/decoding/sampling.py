@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from humpback.rounding import ceil_div
+
 # A row of V masses is looked at as (M, L): sums run over M first, in L lanes side by side, because a CPU adds up one long
 # row a number at a time.
 _LANES = 128
@@ -46,7 +48,7 @@ class Sampler:
 def _lanes(x_BV: jax.Array) -> jax.Array:
     """(B, V) -> (B, M, L) in the order of the ids, the end filled with -inf."""
     B, V = x_BV.shape
-    M = -(-V // _LANES)
+    M = ceil_div(V, _LANES)
     return jnp.pad(x_BV, ((0, 0), (0, M * _LANES - V)), constant_values=-jnp.inf).reshape(B, M, _LANES)
 
 

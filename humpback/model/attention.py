@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from humpback.model import kernels, products
 from humpback.model.kernels import Prefix
 from humpback.model.weights import LlamaConfig
+from humpback.rounding import ceil_div, round_up
 
 BLOCK = 256  # queries, and in training keys, whose scores exist at a time
 MAX_BLOCKS = 8  # of a prompt's queries, because each is compiled
@@ -74,8 +75,8 @@ def causal_attention(
         return kernels.splash_attention(q_BTNH, k_BTKH, v_BTKH, segments_BT)
     B, T, N, H = q_BTNH.shape
     K = k_BTKH.shape[2]
-    blocks = -(-T // BLOCK)
-    size = T if blocks == 1 else -(-T // blocks // 16) * 16
+    blocks = ceil_div(T, BLOCK)
+    size = T if blocks == 1 else round_up(ceil_div(T, blocks), 16)
     fill = functools.partial(kernels.pad, count=blocks * size - T)
     q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
     k_BKTH, v_BKTH = (fill(x.transpose(0, 2, 1, 3), 2) for x in (k_BTKH, v_BTKH))
@@ -233,7 +234,7 @@ def prompt_attention(
         k_BKSH = jnp.concatenate([jnp.broadcast_to(k_KHP.transpose(0, 2, 1), (B, K, P, H)).astype(dtype), k_BKSH], axis=2)
         v_BKSH = jnp.concatenate([jnp.broadcast_to(v_KPH, (B, K, P, H)).astype(dtype), v_BKSH], axis=2)
     v_BKSI = jnp.concatenate([v_BKSH, jnp.ones((*v_BKSH.shape[:3], 1), dtype)], axis=3)
-    size = max(BLOCK, -(-T // MAX_BLOCKS))
+    size = max(BLOCK, ceil_div(T, MAX_BLOCKS))
     outputs = []
     for start in range(0, T, size):
         stop = min(start + size, T)

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from humpback.model.sharding import BATCH_AXES, MESH_AXES, batch_shards
+from humpback.rounding import round_up
+
 # Keys (K, H, P) and values (K, P, H) that stand before every row, and how many of them each row uses (B,).
 Prefix = tuple[jax.Array, jax.Array, jax.Array]
 
-_ROWS = ("data", "fsdp")  # the mesh axes that share rows
 LANES = 128  # a vector of a TPU: blocks and parts are multiples of it, and so are heads, filled up
 _BLOCKS = (512, 256, 128)  # queries and keys of one step of the kernel, the first that divides the queries
 
@@ -39,15 +41,15 @@ def _possible(
     if segments_BT is not None and prefix is not None:
         return False  # the kernel compares segment numbers, and the prefix belongs to all of them
     shared = N % tensor == 0 and (K % tensor == 0 or tensor % K == 0)
-    return T >= LANES and shared and set(mesh.axis_names) >= {*_ROWS, "tensor"}
+    return T >= LANES and shared and set(mesh.axis_names) >= set(MESH_AXES)
 
 
 def row_and_head_axes(B: int, K: int) -> tuple[Any, Any]:
     """The axes of the mesh that is set which share B rows, and K key heads; None for what they do not divide, or without them."""
     mesh = jax.sharding.get_abstract_mesh()
-    if not set(mesh.axis_names) >= {*_ROWS, "tensor"}:
+    if not set(mesh.axis_names) >= set(MESH_AXES):
         return None, None
-    return _ROWS if B % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None, "tensor" if K % mesh.shape["tensor"] == 0 else None
+    return BATCH_AXES if B % batch_shards(mesh) == 0 else None, "tensor" if K % mesh.shape["tensor"] == 0 else None
 
 
 def splash_attention(
@@ -82,10 +84,10 @@ def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
     if G:
         k_BTKH, v_BTKH, prefix = _own_keys(G, N, k_BTKH, v_BTKH, prefix)
     k_KHP, v_KPH, shared_B = prefix
-    block = next(size for size in _BLOCKS if _round_up(T, LANES) % size == 0)
-    room_T, room_P = _round_up(T, block), 0 if k_KHP is None else _round_up(k_KHP.shape[2], block)
+    block = next(size for size in _BLOCKS if round_up(T, LANES) % size == 0)
+    room_T, room_P = round_up(T, block), 0 if k_KHP is None else round_up(k_KHP.shape[2], block)
     # Zeros behind a head add nothing to a score, and of what comes out they are cut off again.
-    q_BTNH, k_BTKH, v_BTKH = (pad(x, 3, _round_up(H, LANES) - H) for x in (q_BTNH * H**-0.5, k_BTKH, v_BTKH))
+    q_BTNH, k_BTKH, v_BTKH = (pad(x, 3, round_up(H, LANES) - H) for x in (q_BTNH * H**-0.5, k_BTKH, v_BTKH))
     # Padding stands between the prefix and the row, where it has a number of its own, and behind the row, where nothing looks.
     q_BNTH, k_BKSH, v_BKSH = (pad(x.transpose(0, 2, 1, 3), 2, room_T - T) for x in (q_BTNH, k_BTKH, v_BTKH))
     ids = None
@@ -134,7 +136,3 @@ def _kernel(N: int, T: int, P: int, block: int, interpret: bool) -> Any:
 def pad(x: jax.Array, axis: int, count: int) -> jax.Array:
     """`count` zeros more behind one axis."""
     return jnp.pad(x, [(0, count if i == axis else 0) for i in range(x.ndim)])
-
-
-def _round_up(count: int, unit: int) -> int:
-    return -(-count // unit) * unit

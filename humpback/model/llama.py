@@ -25,6 +25,7 @@ from humpback.model.weights import (
     stack_layers,
     unstack_layers,
 )
+from humpback.rounding import ceil_div
 
 __all__ = [
     "WEIGHTS",
@@ -57,7 +58,6 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.save_only_these_names(products.SAVED),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-BATCH_AXES = ("data", "fsdp")  # the mesh axes that share the rows of a training batch
 
 
 def abstract_params(cfg: LlamaConfig, dtype: Any = jnp.float32) -> Params:
@@ -308,7 +308,7 @@ def _dropout(key: jax.Array, rate: float, tokens_BT: jax.Array, x_BTD: jax.Array
     D, fold = x_BTD.shape[-1], jax.random.fold_in
     # 16 random bits an element: a word drawn serves two, because drawing them is what costs.
     keys_R = jax.vmap(fold, (None, 0))(fold(key, branch), tokens_BT.reshape(-1))
-    words_RW = jax.vmap(lambda key: jax.random.bits(key, (-(-D // 2),), jnp.uint32))(keys_R)
+    words_RW = jax.vmap(lambda key: jax.random.bits(key, (ceil_div(D, 2),), jnp.uint32))(keys_R)
     dropped = min(round(rate * 65536), 65535)  # of the 65536 values
     # Lower halves, then upper ones: in the order in which they lie a TPU's compiler writes out a word for each.
     kept_RD = jnp.concatenate([(words_RW & 65535) >= dropped, (words_RW >> 16) >= dropped], axis=1)[:, :D]
@@ -350,7 +350,7 @@ def _constrain_batch(x_BTD: jax.Array) -> jax.Array:
     Without it the compiler may follow the weights' sharding and split D instead of the batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    axes = tuple(axis for axis in sharding.BATCH_AXES if axis in mesh.axis_names)
     if not axes:
         return x_BTD
     return jax.lax.with_sharding_constraint(x_BTD, PartitionSpec(axes, None, None))

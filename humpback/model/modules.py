@@ -15,6 +15,7 @@ from flax import nnx
 
 from humpback.model import attention, kernels, products, quantization
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, outer_names
+from humpback.rounding import ceil_div, round_up
 
 PARTS = 4  # of the width in `frugal_swiglu`
 WIDTH_AXES = (1, 1, 0)  # where F stands in gate, up and down
@@ -64,7 +65,7 @@ def _frugal_backward(product: Product, saved: tuple[jax.Array, ...], grad_RD: ja
     shards = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
     views = [x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :]) for x, axis in zip(matrices, WIDTH_AXES, strict=True)]
     width = views[0].shape[-1]
-    size = -(-width // PARTS // kernels.LANES) * kernels.LANES
+    size = round_up(ceil_div(width, PARTS), kernels.LANES)
 
     def again(h_RD: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Rows that come out as they went in take the gradient so far, to which each product then adds its own: no other array is held.

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from humpback.model.weights import WEIGHTS, LlamaConfig, Params, Weight, make_tree
+from humpback.rounding import round_up
 
 MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # share the rows of a batch between them
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
 TRAINING_RULES: Rules = {
@@ -66,13 +69,27 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
 
 def padded(cfg: LlamaConfig, mesh: Mesh) -> LlamaConfig:
     """The model with a vocabulary that the mesh can split: the smallest multiple of `tensor` that holds it."""
-    shards = mesh.shape["tensor"]
-    return dataclasses.replace(cfg, vocab_size=-(-cfg.vocab_size // shards) * shards)
+    return dataclasses.replace(cfg, vocab_size=round_up(cfg.vocab_size, mesh.shape["tensor"]))
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """For arrays [B, …]: rows over data and fsdp, whole over tensor."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
+    """How many parts of the mesh have rows of their own: into so many equal groups a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """For arrays whose axis number `axis` is rows: these are split over BATCH_AXES, all else is whole."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """For what every device has, whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def place(array: np.ndarray, where: NamedSharding) -> jax.Array:
+    """Puts an array that every process has on the mesh; each process copies what its own devices hold."""
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
 def param_shardings(cfg: LlamaConfig, mesh: Mesh, rules: Rules, stacked: bool = False) -> Params:

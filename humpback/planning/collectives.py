@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from humpback.rounding import ceil_div
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute", "collective-broadcast")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -98,7 +100,7 @@ def _size(shape: str) -> int:
     total = 0
     for dtype, bits, dimensions in _ARRAY.findall(shape):
         elements = math.prod(int(size.removeprefix("<=")) for size in dimensions.split(",") if size)
-        total += elements if dtype == "pred" else -(-elements * int(bits) // 8)
+        total += elements if dtype == "pred" else ceil_div(elements * int(bits), 8)
     return total
 
 
@@ -146,7 +148,7 @@ def _trips(loop: _Instruction, around: _Computation, program: _Program) -> int |
     steps = [value for value in added if value]
     if first is None or _constant(limit) is None or len(steps) != 1:
         return None
-    return max(0, -(-(_constant(limit) - first) // steps[0]))
+    return max(0, ceil_div(_constant(limit) - first, steps[0]))
 
 
 def _source(computation: _Computation, name: str) -> _Instruction:

@@ -16,6 +16,7 @@ from humpback.planning.cache import Compiler
 from humpback.planning.jobs import Answer, Place, Step
 from humpback.planning.stage import StagePlan
 from humpback.planning.tpu_slices import Slice
+from humpback.rounding import ceil_div, round_up
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches, flops
@@ -250,7 +251,7 @@ class Finetuning:
         one = job.rows // job.parts // groups
 
         def of_rows(rows: int) -> Step:
-            targets = max(_TARGETS, -(-job.targets * rows // one // _TARGETS) * _TARGETS)
+            targets = max(_TARGETS, round_up(ceil_div(job.targets * rows, one), _TARGETS))
             return dataclasses.replace(job, rows=rows * groups, parts=1, targets=targets)
 
         def ask(rows: int) -> Answer:

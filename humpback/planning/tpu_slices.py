@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from humpback.chips import CHIPS, Chip
 from humpback.errors import UserError
+from humpback.rounding import ceil_div
 
 # Chips of a slice -> its usual shape; larger ones can be named by their shape, as in v4:8x8x12.
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -63,7 +64,7 @@ class Slice:
         for size in sorted(self.sizes, reverse=True):
             if left > 1 and size > 1:
                 speed += self.chip.link * (2 if size % self.chip.ring == 0 else 1)
-                left = -(-left // size)
+                left = ceil_div(left, size)
         return speed or self.chip.link
 
     def part(self, chips: int) -> "Slice":

@@ -26,6 +26,7 @@ from humpback.corpus.contamination import Contamination
 from humpback.corpus.worker import Job
 from humpback.errors import UserError
 from humpback.progress import Bar, say
+from humpback.rounding import ceil_div
 from humpback.stages import commandline
 from humpback.stages.directory import Run, Stage
 
@@ -186,7 +187,7 @@ def _sorted_lines(
     Adds samples of the duplicates to `total` on the way.
     """
     size = sum(epath.Path(part.lines).stat().length for part in parts)
-    buckets = min(_BUCKETS, max(1, -(-size // _BUCKET_BYTES)))
+    buckets = min(_BUCKETS, max(1, ceil_div(size, _BUCKET_BYTES)))
     with tempfile.TemporaryDirectory(prefix="humpback-segments-") as folder:
         files = [open(os.path.join(folder, str(number)), "w+b") for number in range(buckets)]  # noqa: SIM115 (many, closed below)
         row = 0

@@ -116,8 +116,3 @@ def gather_targets(batch: Batch, groups: int, count: int) -> Targets:
     real = np.arange(count) < np.count_nonzero(weights, axis=1)[:, None]
     weights_GM = np.where(real, np.take_along_axis(weights, places_GM, axis=1), 0).astype(np.float32)
     return Targets(places_GM, np.take_along_axis(targets, places_GM, axis=1), weights_GM)
-
-
-def round_up(number: int, multiple: int) -> int:
-    """The smallest multiple that is not below `number`."""
-    return -(-number // multiple) * multiple

@@ -1,7 +1,6 @@
 """Which examples a step has and how they lie in rows: pure functions of (seed, purpose, step), the same in every process."""
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from jax.sharding import Mesh
 
 from humpback.config import Finetune
 from humpback.keys import key_for
+from humpback.rounding import ceil_div, round_up
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
 from humpback.training import optimizer as optimizers
@@ -62,13 +62,13 @@ def make_plan(examples: Sequence[TokenExample], ft: Finetune, seed: int, purpose
 
 
 def _shape(length: int, targets: list[list[int]], tokens_at_once: int, groups: int) -> Shape:
-    needed = packing.round_up(max(map(len, targets)), groups)
+    needed = round_up(max(map(len, targets)), groups)
     at_once = max(1, tokens_at_once // length) * groups if tokens_at_once else needed
-    parts = math.ceil(needed / at_once)
-    rows = packing.round_up(needed, parts * groups)
+    parts = ceil_div(needed, at_once)
+    rows = round_up(needed, parts * groups)
     share = rows // (parts * groups)
     most = max(sum(step[start : start + share]) for step in targets for start in range(0, rows, share))
-    return Shape(length, rows, parts, packing.round_up(most, _TARGETS_MULTIPLE))
+    return Shape(length, rows, parts, round_up(most, _TARGETS_MULTIPLE))
 
 
 def step_examples(num_examples: int, batch: int, seed: int, purpose: str, step: int) -> list[int]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from humpback.model import llama
+from humpback.model import llama, sharding
+from humpback.rounding import round_up
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
 from humpback.training import placement
@@ -58,14 +59,14 @@ def nll_of_stacked(
     nats = np.zeros(len(examples), np.float64)
     if not examples:
         return Scores(nats, tokens)
-    groups = placement.row_groups(mesh)
+    groups = sharding.batch_shards(mesh)
     packed = packing.pack([len(example.ids) for example in examples], length)
-    rows = packing.round_up(min(rows, len(packed)), groups)
+    rows = round_up(min(rows, len(packed)), groups)
     batches = [
         packing.to_rows(examples, packed[start : start + rows], rows, length) for start in range(0, len(packed), rows)
     ]
     most = max(np.count_nonzero(batch.weights_BT.reshape(groups, -1), axis=1).max() for batch in batches)
-    targets = packing.round_up(int(most), 64)
+    targets = round_up(int(most), 64)
     program = _program(cfg, jnp.dtype(compute_dtype), mesh)
     for batch in batches:
         between()
@@ -85,4 +86,4 @@ def _program(cfg: llama.LlamaConfig, dtype: Any, mesh: Mesh) -> Any:
     def nats(stacked: llama.Params, rows: placement.Rows) -> jax.Array:
         return target_nats(cfg, stacked, placement.part_of(rows, 0), compute_dtype=dtype)
 
-    return jax.jit(nats, out_shardings=placement.replicated(mesh))
+    return jax.jit(nats, out_shardings=sharding.replicated(mesh))

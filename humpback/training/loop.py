@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from humpback import distributed
 from humpback.config import Finetune
 from humpback.errors import UserError
-from humpback.model import llama
+from humpback.model import llama, sharding
 from humpback.models.folders import Model, ModelInfo
 from humpback.progress import Bar
 from humpback.tokens.examples import TokenExample
@@ -109,7 +109,7 @@ def train(
     if dev and checkpoints is None:
         raise ValueError("the dev set chooses among checkpoints, and there are none")
     cfg = model.info.config
-    plan = batches.make_plan(examples, ft, seed, purpose, placement.row_groups(mesh))
+    plan = batches.make_plan(examples, ft, seed, purpose, sharding.batch_shards(mesh))
     meta = _describe(model, examples, dev, training, plan)
     with jax.set_mesh(mesh), Sigterm() as sigterm, _saved_first(checkpoints):
         optimizer = optimizers.make_optimizer(ft)

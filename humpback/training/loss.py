@@ -14,7 +14,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from humpback.model import llama, products
-from humpback.model.llama import BATCH_AXES
+from humpback.model.sharding import BATCH_AXES
+from humpback.rounding import ceil_div
 
 CHUNK = 2_048  # tokens: with 32,000 words a chunk's logits take 260 MB
 VOCABULARY_AXIS = "tensor"
@@ -116,8 +117,8 @@ def _sweep(tied, words, axes, x_BTD, matrix, places_GM, targets_GM, weights_GM):
     (G, M), D = places_GM.shape, x_BTD.shape[-1]
     x_RD = x_BTD.reshape(-1, D)
     places_M = (places_GM + jnp.arange(G)[:, None] * (x_RD.shape[0] // G)).reshape(-1)
-    chunks = -(-G * M // CHUNK)
-    size = -(-G * M // chunks)
+    chunks = ceil_div(G * M, CHUNK)
+    size = ceil_div(G * M, chunks)
 
     def cut(x_M: jax.Array) -> jax.Array:
         """(chunks, C)"""
@@ -143,7 +144,7 @@ def _sweep(tied, words, axes, x_BTD, matrix, places_GM, targets_GM, weights_GM):
     grad_x_RD = jnp.zeros(x_RD.shape, jnp.float32).at[parts[0].reshape(-1)].add(by_x_XCD.reshape(-1, D))
     if axes:
         grad_x_RD = lax.psum(grad_x_RD, VOCABULARY_AXIS)
-        if lax.axis_size("fsdp") * lax.axis_size("data") > 1:  # what is sent is sent in the products' type
+        if lax.axis_size(BATCH_AXES) > 1:  # what is sent is sent in the products' type
             grad_matrix = lax.psum_scatter(grad_matrix.astype(matrix.dtype), "fsdp", scatter_dimension=int(tied), tiled=True)
             grad_matrix = lax.psum(grad_matrix, "data")
     return nats_XC.reshape(-1)[: G * M].reshape(G, M), grad_x_RD.reshape(x_BTD.shape), grad_matrix

@@ -8,6 +8,7 @@ import optax
 
 from humpback.config import Finetune
 from humpback.model.weights import WEIGHTS
+from humpback.rounding import ceil_div
 
 # (examples, steps, batch), the paper's own for the 7B model.
 PAPER_TABLE = (
@@ -30,11 +31,11 @@ def steps_and_batch(num_examples: int) -> tuple[int, int]:
     if num_examples < 1:
         raise ValueError("there is no example to train on")
     if num_examples < PAPER_TABLE[0][0]:
-        return -(-3 * num_examples // 8), 8
+        return ceil_div(3 * num_examples, 8), 8
     for size, steps, batch in PAPER_TABLE:
         if num_examples <= size:
             return steps, batch
-    return -(-num_examples // 32), 32
+    return ceil_div(num_examples, 32), 32
 
 
 def learning_rate(step: int | jax.Array, cfg: Finetune, steps: int) -> jax.Array:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback.model import llama, sharding
@@ -16,16 +15,6 @@ from humpback.tokens import packing
 Rows = dict[str, Any]
 
 TOKEN_NUMBERS = 1 << 20  # more than an example has tokens: its tokens' numbers begin at a multiple of it
-
-
-def row_groups(mesh: Mesh) -> int:
-    """Into how many equal groups the rows of a batch are split on this mesh."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """On every device, whole."""
-    return NamedSharding(mesh, PartitionSpec())
 
 
 def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh) -> llama.Params:
@@ -92,7 +81,7 @@ def _without_tensor(where: NamedSharding) -> NamedSharding:
 def rows_shardings(mesh: Mesh) -> Rows:
     """The shardings of `make_rows`' arrays: all are split over the batch."""
     names = ("ids_ABT", "positions_ABT", "segments_ABT", "tokens_ABT", "places_AGM", "targets_AGM", "weights_AGM")
-    return dict.fromkeys(names, NamedSharding(mesh, PartitionSpec(None, llama.BATCH_AXES)))
+    return dict.fromkeys(names, sharding.batch_sharding(mesh, axis=1))
 
 
 def make_rows(batch: packing.Batch, mesh: Mesh, targets: int, parts: int = 1) -> Rows:
@@ -101,7 +90,7 @@ def make_rows(batch: packing.Batch, mesh: Mesh, targets: int, parts: int = 1) ->
     `targets` is M, how many places each group of a part's rows has; tokens_ABT numbers the tokens by example and position. Every
     process holds the whole batch, a pure function of the step, and puts only its own rows on its devices.
     """
-    picked = packing.gather_targets(batch, parts * row_groups(mesh), targets)
+    picked = packing.gather_targets(batch, parts * sharding.batch_shards(mesh), targets)
     arrays = {
         "ids_ABT": batch.ids_BT,
         "positions_ABT": batch.positions_BT,
@@ -112,7 +101,7 @@ def make_rows(batch: packing.Batch, mesh: Mesh, targets: int, parts: int = 1) ->
         "weights_AGM": picked.weights_GM,
     }
     return {
-        name: place_array(arrays[name].reshape(parts, len(arrays[name]) // parts, -1), where)
+        name: sharding.place(arrays[name].reshape(parts, len(arrays[name]) // parts, -1), where)
         for name, where in rows_shardings(mesh).items()
     }
 
@@ -121,15 +110,10 @@ def abstract_rows(mesh: Mesh, length: int, rows: int, targets: int, parts: int =
     """The arrays of `make_rows`, of `rows` rows of `length` tokens, as ShapeDtypeStructs; allocates nothing."""
 
     def array(name: str, where: NamedSharding) -> jax.ShapeDtypeStruct:
-        shape = (parts, row_groups(mesh), targets) if name.endswith("_AGM") else (parts, rows // parts, length)
+        shape = (parts, sharding.batch_shards(mesh), targets) if name.endswith("_AGM") else (parts, rows // parts, length)
         return jax.ShapeDtypeStruct(shape, jnp.float32 if name.startswith("weights") else jnp.int32, sharding=where)
 
     return {name: array(name, where) for name, where in rows_shardings(mesh).items()}
-
-
-def place_array(array: np.ndarray, where: NamedSharding) -> jax.Array:
-    """A host array that every process has, on the mesh."""
-    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
 def part_of(rows: Rows, part: int) -> Rows:

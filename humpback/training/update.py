@@ -78,7 +78,7 @@ def train_step(
 
 def state_shapes(cfg: llama.LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
     """The training state as ShapeDtypeStructs with their shardings; allocates nothing."""
-    cfg, whole = sharding.padded(cfg, mesh), placement.replicated(mesh)
+    cfg, whole = sharding.padded(cfg, mesh), sharding.replicated(mesh)
     where = sharding.param_shardings(cfg, mesh, sharding.TRAINING_RULES, stacked=True)
     params = jax.eval_shape(llama.stack_layers, llama.abstract_params(cfg))
     state = {
@@ -109,12 +109,12 @@ def first_state(params: llama.Params, optimizer: optax.GradientTransformation, s
 
 def dropout_words(seed: int, purpose: str, mesh: Mesh) -> jax.Array:
     """The data of a training's key for dropout, on the mesh. An argument of the step, so that trainings of one shape share a program."""
-    return placement.place_array(np.asarray(jax.random.key_data(key_for(seed, f"dropout {purpose}"))), placement.replicated(mesh))
+    return sharding.place(np.asarray(jax.random.key_data(key_for(seed, f"dropout {purpose}"))), sharding.replicated(mesh))
 
 
 def abstract_words(mesh: Mesh) -> jax.ShapeDtypeStruct:
     """The array of `dropout_words`; allocates nothing."""
-    return jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=placement.replicated(mesh))
+    return jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=sharding.replicated(mesh))
 
 
 def jit_step(cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTransformation, steps: int, shapes: State) -> Any:
@@ -123,7 +123,7 @@ def jit_step(cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTran
     mesh = state_shardings["step"].mesh
     return jax.jit(
         functools.partial(train_step, cfg, ft, optimizer, steps),
-        in_shardings=(state_shardings, placement.rows_shardings(mesh), placement.replicated(mesh)),
-        out_shardings=(state_shardings, placement.replicated(mesh)),
+        in_shardings=(state_shardings, placement.rows_shardings(mesh), sharding.replicated(mesh)),
+        out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +117,22 @@ def test_meshes():
         with pytest.raises(ValueError, match=message):
             make_mesh(*sizes)
     assert sharding.batch_sharding(mesh).spec == P(("data", "fsdp"))
+    assert sharding.batch_sharding(mesh, axis=1).spec == P(None, ("data", "fsdp"))
+
+
+def test_rows_and_whole_arrays_are_placed():
+    mesh = make_mesh(2, 2, 2)
+    assert sharding.batch_shards(mesh) == sharding.batch_shards(mesh.abstract_mesh) == 4
+    rows = sharding.place(np.arange(8).reshape(4, 2), sharding.batch_sharding(mesh))
+    assert sorted(shard.data.tolist() for shard in rows.addressable_shards) == [[[at, at + 1]] for at in (0, 0, 2, 2, 4, 4, 6, 6)]
+    whole = sharding.place(np.arange(3), sharding.replicated(mesh))
+    assert [shard.data.tolist() for shard in whole.addressable_shards] == [[0, 1, 2]] * 8
+
+
+def test_nothing_else_names_the_batch_axes_or_places_arrays():
+    package = pathlib.Path(sharding.__file__).parents[1]
+    own = re.compile(r"\"data\", \"fsdp\"|shape\[\"data\"\]|make_array_from_|addressable_devices_indices_map")
+    assert [path.name for path in package.rglob("*.py") if own.search(path.read_text())] == ["sharding.py"]
 
 
 CFG = llama.LlamaConfig(64, 32, 2, 8, 4, 10, 48, tied=True, max_positions=256)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from humpback.tokens.examples import TokenExample
-from humpback.tokens.packing import choose_rows, gather_targets, pack, round_up, row_lengths, to_rows
+from humpback.tokens.packing import choose_rows, gather_targets, pack, row_lengths, to_rows
 
 
 def example(name: str, ids: list[int], target_start: int) -> TokenExample:
@@ -79,10 +79,6 @@ def test_what_does_not_fit_raises():
         gather_targets(batch, 2, 3)
     with pytest.raises(ValueError, match="equal groups"):
         gather_targets(batch, 3, 8)
-
-
-def test_round_up():
-    assert [round_up(n, 4) for n in (1, 4, 5)] == [4, 4, 8]
 
 
 @pytest.mark.parametrize(

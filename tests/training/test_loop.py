@@ -10,9 +10,10 @@ import optax
 import pytest
 
 from humpback.errors import UserError
-from humpback.model import llama
+from humpback.model import llama, sharding
 from humpback.model.sharding import TRAINING_RULES, make_mesh, param_shardings
 from humpback.models.folders import weights_digest
+from humpback.rounding import round_up
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches, evaluate, loop, optimizer, placement, update
@@ -27,10 +28,10 @@ def one_device():
 
 def rows_of(examples, mesh, length=32, packed=True, parts=1):
     rows = packing.pack([len(e.ids) for e in examples], length) if packed else [[i] for i in range(len(examples))]
-    groups = parts * placement.row_groups(mesh)
-    batch = packing.to_rows(examples, rows, packing.round_up(len(rows), groups), length)
+    groups = parts * sharding.batch_shards(mesh)
+    batch = packing.to_rows(examples, rows, round_up(len(rows), groups), length)
     most = np.count_nonzero(batch.weights_BT.reshape(groups, -1), axis=1).max()
-    return batch, placement.make_rows(batch, mesh, packing.round_up(int(most), 8), parts)
+    return batch, placement.make_rows(batch, mesh, round_up(int(most), 8), parts)
 
 
 def gradient_of(cfg, ft):

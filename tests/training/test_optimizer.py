@@ -9,9 +9,8 @@ import pytest
 
 from humpback.config import Finetune
 from humpback.model.llama import LlamaConfig, abstract_params, stack_layers
-from humpback.model.sharding import TRAINING_RULES, make_mesh, param_shardings
+from humpback.model.sharding import TRAINING_RULES, make_mesh, param_shardings, replicated
 from humpback.training.optimizer import apply, decay_mask, learning_rate, make_optimizer, state_shardings, steps_and_batch
-from humpback.training.placement import replicated
 
 CONFIG = LlamaConfig(vocab_size=96, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=24)
 
