@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback.decoding.sampling import Sampler
-from humpback.model import llama, quantization, sharding
+from humpback.model import cpu, llama, quantization, sharding
 from humpback.rounding import round_up
 
 _TILE = 8  # entries of a cache
@@ -55,9 +55,8 @@ class Layout:
 
     @property
     def activation_dtype(self) -> jnp.dtype:
-        """Of what lies between the products, and of the cache: a CPU has no arithmetic in bfloat16, and widens a whole cache to
-        change one entry of it."""
-        return jnp.dtype("float32" if self.mesh.devices.flat[0].platform == "cpu" else self.dtype)
+        """Of what lies between the products, and of the cache."""
+        return cpu.activation_dtype(self.mesh.devices.flat[0].platform, self.dtype)
 
     @property
     def dtypes(self) -> dict[str, jnp.dtype]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from humpback.model import cpu
 from humpback.rounding import ceil_div
 
-# A row of V masses is looked at as (M, L): sums run over M first, in L lanes side by side, because a CPU adds up one long
-# row a number at a time.
-_LANES = 128
+_LANES = cpu.SUM_LANES  # a row of V masses is looked at as (M, L): sums run over M first, in L lanes side by side
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ def _lanes(x_BV: jax.Array) -> jax.Array:
 
 def _total(x_BML: jax.Array) -> jax.Array:
     """Each row's sum; no entry is negative, and a NaN stays one."""
-    # A plain addition is taken for a library's sum on a CPU, to which what is summed up must first be written: twice the time.
-    return jax.lax.reduce(x_BML, jnp.float32(0), lambda a, b: a + jnp.where(b < 0, 0, b), (1,)).sum(-1)
+    return cpu.sum_masses(x_BML, axis=1).sum(-1)
 
 
 def _keep(mass_BML: jax.Array, threshold_B: jax.Array) -> jax.Array:

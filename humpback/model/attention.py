@@ -15,7 +15,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from humpback.model import kernels, products
+from humpback.model import cpu, kernels, products
 from humpback.model.kernels import Prefix
 from humpback.model.weights import LlamaConfig
 from humpback.rounding import ceil_div, round_up
@@ -23,9 +23,6 @@ from humpback.rounding import ceil_div, round_up
 BLOCK = 256  # queries, and in training keys, whose scores exist at a time
 MAX_BLOCKS = 8  # of a prompt's queries, because each is compiled
 MASKED = -1e30  # finite: a row that is masked everywhere gives a mean, not NaN
-# A CPU looks at a long cache in pieces, as far as the longest row fills it. To cut a piece out takes longer than to look at it, so
-# that a shorter cache is looked at whole.
-LONG_CACHE, CHUNK = 512, 128
 
 
 def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
@@ -44,15 +41,7 @@ def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
 def rope_tables(cfg: LlamaConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """positions (…) int -> cosines and sines (…, H/2) float32."""
     angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(cfg)
-
-    def tables(angles: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jnp.cos(angles), jnp.sin(angles)
-
-    def once(angles: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return lax.cond(jnp.max(angles) >= 0, tables, lambda angles: (angles, angles), angles)
-
-    # On a CPU XLA would compute them again in every layer, which takes as long as a product does, were it not for the branch.
-    return lax.platform_dependent(angles, cpu=once, default=tables)
+    return cpu.once(lambda angles: (jnp.cos(angles), jnp.sin(angles)), angles)
 
 
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -142,7 +131,7 @@ def _row(size: int, q_KGTH: jax.Array, k_KTH: jax.Array, v_KTH: jax.Array, segme
         def more(j: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             largest, out = state
             scores = _scores(q_KMH, _cut(k_KTH, j, size, 1), segments_T, i, j)
-            now = lax.optimization_barrier(jnp.maximum(largest, scores.max(axis=-1, keepdims=True)))
+            now = cpu.largest_first(jnp.maximum(largest, scores.max(axis=-1, keepdims=True)))
             weights = jnp.exp(scores - now).astype(v_KTI.dtype)
             return now, out * jnp.exp(largest - now) + products.einsum("kms,ksi->kmi", weights, _cut(v_KTI, j, size, 1))
 
@@ -261,10 +250,9 @@ def _prompt_block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSI: jax.Array, mask
     # less often than jax.nn.softmax of a jnp.where does.
     B, K, G, T, H = q_BKGTH.shape
     q_BKMH, mask_BMS = q_BKGTH.reshape(B, K, G * T, H), jnp.tile(jnp.where(mask_BTS, 0.0, MASKED), (1, G, 1))
-    # The barrier, different in each layer, keeps XLA's CPU backend from writing out the mask of all layers for every head beforehand.
-    q_BKMH, mask_BMS, k_BKSH, v_BKSI = lax.optimization_barrier((q_BKMH, mask_BMS, k_BKSH, v_BKSI))
+    q_BKMH, mask_BMS, k_BKSH, v_BKSI = cpu.layer_by_layer(q_BKMH, mask_BMS, k_BKSH, v_BKSI)
     scores = products.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH) + mask_BMS[:, None]
-    largest = lax.optimization_barrier(scores.max(axis=-1, keepdims=True))
+    largest = cpu.largest_first(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest).astype(v_BKSI.dtype)
     out = products.einsum("bkms,bksi->bkmi", weights, v_BKSI).reshape(B, K, G, T, H + 1)
     return out[..., :H] / out[..., H:]
@@ -280,7 +268,7 @@ def cache_attention(
     rows. What lies beyond a row's last entry changes no bit.
     """
     B, N, H = q_BNH.shape
-    K, S = k_BKHS.shape[1], k_BKHS.shape[3]
+    K = k_BKHS.shape[1]
     q_BKGH = (q_BNH.reshape(B, K, N // K, H) * H**-0.5).astype(k_BKHS.dtype)
     state = jnp.full(q_BKGH.shape[:3], MASKED), jnp.zeros(q_BKGH.shape[:3]), jnp.zeros(q_BKGH.shape)
     if prefix is not None:
@@ -293,20 +281,7 @@ def cache_attention(
         scores = products.einsum("bkgh,bkhs->bkgs", q_BKGH, k_BKHS)
         return _more(state, scores, seen_BS, lambda probs: products.einsum("bkgs,bksh->bkgh", probs.astype(v_BKSH.dtype), v_BKSH))
 
-    def whole(*state: jax.Array) -> _Softmax:
-        return look(state, k_BKHS, v_BKSH, jnp.arange(S) <= last_B[:, None])
-
-    def in_chunks(*state: jax.Array) -> _Softmax:
-        def body(chunk: jax.Array, state: _Softmax) -> _Softmax:
-            start = jnp.minimum(chunk * CHUNK, S - CHUNK)  # the last one may begin in the one before
-            at_S = start + jnp.arange(CHUNK)
-            k, v = (lax.dynamic_slice_in_dim(x, start, CHUNK, axis) for x, axis in ((k_BKHS, 3), (v_BKSH, 2)))
-            return look(state, k, v, (at_S >= chunk * CHUNK) & (at_S <= last_B[:, None]))
-
-        return lax.fori_loop(0, jnp.max(last_B) // CHUNK + 1, body, state)
-
-    chunks = in_chunks if S > LONG_CACHE else whole
-    _, total, out_BKGH = lax.platform_dependent(*state, cpu=chunks, default=whole)
+    _, total, out_BKGH = cpu.look_at_cache(look, state, k_BKHS, v_BKSH, last_B)
     return (out_BKGH / total[..., None]).astype(q_BNH.dtype).reshape(B, N, H)
 
 

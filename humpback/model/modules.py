@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from humpback.model import attention, kernels, products, quantization
+from humpback.model import attention, cpu, kernels, products, quantization
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, outer_names
 from humpback.rounding import ceil_div, round_up
 
@@ -141,17 +141,14 @@ class Outer(nnx.Module):
             setattr(self, name, nnx.Param(WEIGHTS[name].init(cfg, jax.random.fold_in(key, index), dtype)))
 
     def embed(self, ids: jax.Array, dtype: Any) -> jax.Array:
-        # Together behind a barrier, or a CPU in a loop of decode steps widens the whole table before it.
-        return quantization.rows(*jax.lax.optimization_barrier((self.embedding[...], ids)), dtype)
+        return quantization.rows(*cpu.in_the_loop(self.embedding[...], ids), dtype)
 
     def norm(self, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.final_norm[...], self.cfg.rms_eps)
 
     def logits(self, x: jax.Array, turned: bool = False) -> jax.Array:
         """Logits (…, V) float32 of x (…, D) after the final norm; `turned`: the head is that of `decoding_params`."""
-        rows = x.reshape(-1, self.cfg.d_model)
-        if rows.shape[0] == 1:
-            rows = jnp.concatenate([rows, rows])  # for a single row a CPU widens the whole head
+        rows = cpu.two_rows(x.reshape(-1, self.cfg.d_model))
         if self.cfg.tied or turned:
             head_VD, scale_V = quantization.factors((self.embedding if self.cfg.tied else self.head)[...], x.dtype)
             out = quantization.scaled(products.einsum("rd,vd->rv", rows, head_VD), scale_V)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from humpback.model import llama, products
+from humpback.model import cpu, llama, products
 from humpback.model.sharding import BATCH_AXES
 from humpback.rounding import ceil_div
 
@@ -53,10 +53,9 @@ def target_nats(
 
 
 def activation_dtype(compute_dtype: Any) -> Any:
-    """The type of what lies between the products: on a CPU float32, because it does nothing but products in bfloat16 fast."""
+    """The type of what lies between the products, on the mesh that is set."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = device.platform if device is not None else jax.default_backend()
-    return jnp.float32 if platform == "cpu" else compute_dtype
+    return cpu.activation_dtype(device.platform if device is not None else jax.default_backend(), compute_dtype)
 
 
 def token_nats(dtype: Any, x_BTD: jax.Array, head: Head, places_GM: jax.Array, targets_GM: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from humpback.config import Decoding
 from humpback.decoding.engine import Engine, Request
 from humpback.decoding.executables import shareable
 from humpback.decoding.sampling import Sampler
-from humpback.model import attention, llama, sharding
+from humpback.model import cpu, llama, sharding
 
 CONFIG = llama.LlamaConfig(vocab_size=304, d_model=32, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=8, d_ff=64, max_positions=640)
 STOP = frozenset([2])
@@ -93,9 +93,9 @@ def test_results_do_not_depend_on_order_neighbours_or_what_was_done_before(param
 def test_a_long_neighbour_changes_no_bit(params, dtype):
     """A CPU looks at the cache in chunks, as many as the longest row fills: for the short rows the others hold nothing."""
     where = sharding.make_mesh(devices=jax.devices()[:1])
-    engine = Engine(CONFIG, params, where, Decoding(length=attention.LONG_CACHE + 128, compute_dtype=dtype, slots=4))
+    engine = Engine(CONFIG, params, where, Decoding(length=cpu.LONG_CACHE + 128, compute_dtype=dtype, slots=4))
     short, (long,) = make_requests(3, seed=16, most=30), make_requests(1, seed=17)
-    long = dataclasses.replace(long, ids=np.resize(long.ids, attention.LONG_CACHE), max_new=60)
+    long = dataclasses.replace(long, ids=np.resize(long.ids, cpu.LONG_CACHE), max_new=60)
     alone = run(engine, short, stop=frozenset())
     beside = run(engine, [long, *short], stop=frozenset())
     assert {r.id: beside[r.id] for r in short} == alone
