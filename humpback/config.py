@@ -1,19 +1,67 @@
-"""The typed config tree. Every default lives here once, with its reason; `configs/*.py` change fields, flags change them again.
+"""The typed config tree. Every field stands here once: default, rule, reason; `configs/*.py` change values, flags change them again.
 
 A config is a tree of plain dataclasses, mutable while flags are applied; `finish` validates it and returns the frozen copy that
-everything else sees. Values without a reason beside them are the paper's (sections 2 and 3.1, appendix E).
+everything else sees. "The paper's" are values of its sections 2 and 3.1 and appendix E.
 """
 
 import copy
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 from humpback import prompts
 from humpback.errors import UserError
+
+
+class Rule(NamedTuple):
+    """Which values a field may have, and how an error says it: "it must be …"."""
+
+    allows: Callable[[Any], bool]
+    text: str
+
+
+def at_least(low: float) -> Rule:
+    """Numbers from `low` on."""
+    return Rule(lambda value: value >= low, f"at least {low:g}")
+
+
+def within(low: float, high: float) -> Rule:
+    """Numbers from `low` to `high`, both among them."""
+    return Rule(lambda value: low <= value <= high, f"from {low:g} to {high:g}")
+
+
+def one_of(*values: str) -> Rule:
+    """Names."""
+    return Rule(lambda value: value in values, "one of " + ", ".join(values))
+
+
+def anything(why: str) -> Rule:
+    """Every value of the field's type; `why` no rule is needed."""
+    return Rule(lambda value: True, f"anything: {why}")
+
+
+SHARE = within(0, 1)
+DTYPE = one_of("float32", "bfloat16")
+LANGUAGE = Rule(lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and v == v.lower(), "a code of ISO 639-1, such as en")
+OPENED = anything("what cannot be opened is said when it is read")
+CHECKED = anything("what differs from the file is said when it is read")
+FITS = anything("what does not fit the devices is said when they are known")
+
+
+def setting(default: Any, rule: Rule, reason: str, *, recorded: bool = False) -> Any:
+    """A field of a part: what it is when nobody sets it, what it may be, and what it is for, with the reason for the default.
+
+    recorded: it cannot change a result beyond rounding, so that a manifest records it and does not compare it.
+    """
+    return dataclasses.field(default=default, metadata={"rule": rule, "reason": reason, "recorded": recorded})
+
+
+def part(kind: type["Node"], reason: str) -> Any:
+    """A field of the tree that has fields of its own."""
+    return dataclasses.field(default_factory=kind, metadata={"reason": reason})
 
 
 @dataclass
@@ -26,148 +74,183 @@ class Node:
         super().__setattr__(name, value)
 
 
-@dataclass
+N = TypeVar("N", bound=type[Node])
+
+
+@dataclass_transform(field_specifiers=(setting, part))
+def node(cls: N) -> N:
+    """Makes a dataclass of a part. Raises TypeError for a field without a rule or a reason: `setting` and `part` ask for them."""
+    made = dataclass(cls)
+    for item in dataclasses.fields(made):
+        if not item.metadata.get("reason") or (item.default_factory is dataclasses.MISSING and "rule" not in item.metadata):
+            raise TypeError(f"{cls.__name__}.{item.name} has no rule or no reason; declare it as setting(default, rule, reason)")
+    return made
+
+
+@node
 class Base(Node):
     """The base model, M."""
 
-    source: str = ""  # GGUF file, Hugging Face folder, model folder of a run, or package:NAME/GLOB
-    sha256: str = ""  # of a single-file source; checked when given
-    architecture: str = ""  # a name of model/sizes.py that the weights must have; "" takes what comes
+    source: str = setting("", OPENED, "GGUF file, Hugging Face folder, model folder of a run, or package:NAME/GLOB")
+    sha256: str = setting("", CHECKED, "of a single-file source; checked when given")
+    architecture: str = setting("", CHECKED, "a name of model/sizes.py that the weights must have; empty: what comes is taken")
 
 
-@dataclass
+@node
 class Segments(Node):
     """Web pages to segments (appendix E; the measures of repetition are ours, the paper names none)."""
 
-    input: str = ""  # WARC, HTML and JSONL files, folders of them, lists of their paths (.paths), comma-separated
-    language: str = "en"  # ISO 639-1; pages that declare another are dropped, and texts where it is found in less than …
-    min_language_share: float = 0.95  # … this share of the words, by CLD2
-    min_chars: int = 600
-    max_chars: int = 3_000
-    navigation: str = ""  # more phrases that make a header navigation, comma-separated; corpus/wordlists.py has those of seven languages
-    max_link_share: float = 0.4  # of the characters
-    max_list_share: float = 0.7  # of the characters: table rows, and list items of at most …
-    short_item: int = 80  # … so many characters
-    max_fragment_share: float = 0.2  # of the characters: lines of no list that end in no punctuation, sub-headers too
-    max_symbol_share: float = 0.22  # of the characters outside of code
-    max_digit_share: float = 0.12  # of the characters outside of code
-    max_code_share: float = 0.7  # of the characters: code blocks
-    min_words: int = 40  # outside of code
-    min_stop_word_share: float = 0.2  # of them; English prose has 0.3 to 0.5, a list of names 0 to 0.15
-    marks: int = 3  # of a forum, a shop (twice as many), a legal notice in a thousand characters
-    repeat_ngram: int = 3  # words
-    repeat_jaccard: float = 0.5  # between any two sentences of at least repeat_min_words
-    repeat_min_words: int = 5
-    near_jaccard: float = 0.8  # word 5-grams in common that make two segments near-duplicates
-    contamination: str = ""  # files of evaluation prompts, comma-separated: a segment that shares 13 words in a row with one is dropped
-    page_seconds: float = 10.0  # a page that takes longer is dropped …
-    page_megabytes: int = 2_000  # … and one that takes more memory
-    limit: int = 0  # the first by id; 0 keeps all
+    input: str = setting("", OPENED, "WARC, HTML and JSONL files, folders of them, lists of their paths (.paths), comma-separated")
+    language: str = setting("en", LANGUAGE, "ISO 639-1; pages that declare another are dropped, and texts by min_language_share")
+    min_language_share: float = setting(0.95, SHARE, "of the words that must be of the language, by CLD2; texts with less are dropped")
+    min_chars: int = setting(600, at_least(1), "the paper's: shorter texts are dropped")
+    max_chars: int = setting(3_000, anything("min_chars is below it"), "the paper's: of longer texts the parts that fit are kept")
+    navigation: str = setting(
+        "", anything("any phrase"), "phrases that make a header navigation, comma-separated, beside those of corpus/wordlists.py"
+    )
+    max_link_share: float = setting(0.4, SHARE, "of the characters: in links")
+    max_list_share: float = setting(0.7, SHARE, "of the characters: table rows, and list items of at most short_item")
+    short_item: int = setting(80, at_least(0), "characters of a list item that counts for max_list_share")
+    max_fragment_share: float = setting(0.2, SHARE, "of the characters: lines of no list that end in no punctuation, sub-headers too")
+    max_symbol_share: float = setting(0.22, SHARE, "of the characters outside of code")
+    max_digit_share: float = setting(0.12, SHARE, "of the characters outside of code")
+    max_code_share: float = setting(0.7, SHARE, "of the characters: code blocks")
+    min_words: int = setting(40, at_least(0), "outside of code")
+    min_stop_word_share: float = setting(0.2, SHARE, "of the words; English prose has 0.3 to 0.5, a list of names 0 to 0.15")
+    marks: int = setting(3, at_least(1), "of a forum, a shop (twice as many), a legal notice in a thousand characters")
+    repeat_ngram: int = setting(3, at_least(1), "words")
+    repeat_jaccard: float = setting(0.5, SHARE, "between any two sentences of at least repeat_min_words")
+    repeat_min_words: int = setting(5, at_least(1), "of a sentence that is compared")
+    near_jaccard: float = setting(0.8, SHARE, "word 5-grams in common that make two segments near-duplicates")
+    contamination: str = setting(
+        "", OPENED, "files of evaluation prompts, comma-separated: a segment that shares 13 words in a row with one is dropped"
+    )
+    page_seconds: float = setting(10.0, at_least(0.1), "a page that takes longer is dropped")
+    page_megabytes: int = setting(2_000, at_least(100), "a page that takes more memory is dropped")
+    limit: int = setting(0, at_least(0), "the first by id; 0 keeps all")
 
 
-@dataclass
+@node
 class Seed(Node):
     """The human pairs."""
 
-    source: str = ""  # Open Assistant export, JSONL of {"instruction", "response"}, or tfds:NAME[:SPLIT]
-    single_reply: str = "drop"  # `reviewed` also keeps a reviewed only reply, whose rank is null
-    limit: int = 0  # training pairs, the first by id; 0 keeps all
-    held_out_source: str = ""  # the pairs that measure every model; "" takes them from `source`
-    held_out: int = 0  # how many are held out, the first by id; 0 with a held_out_source takes all of it
-    dev_source: str = ""  # pairs that choose the checkpoint (dev_every); the held-out ones never do
+    source: str = setting("", OPENED, "Open Assistant export, JSONL of `instruction` and `response`, or tfds:NAME[:SPLIT]")
+    single_reply: str = setting("drop", one_of("drop", "reviewed"), "`reviewed` also keeps a reviewed only reply, whose rank is null")
+    limit: int = setting(0, at_least(0), "training pairs, the first by id; 0 keeps all")
+    held_out_source: str = setting("", OPENED, "the pairs that measure every model; empty: they are taken from `source`")
+    held_out: int = setting(0, at_least(0), "how many are held out, the first by id; 0 with a held_out_source takes all of it")
+    dev_source: str = setting("", OPENED, "pairs that choose the checkpoint (dev_every); the held-out ones never do")
 
 
-@dataclass
+@node
 class Finetune(Node):
     """One training from the base (section 3.1)."""
 
-    length: int = 2_048  # tokens of an example, and of the longest rows: shorter rows (512, 1,024) are taken where few are filled
-    batch: int = 0  # examples in a step; 0 takes the paper's table by number of examples
-    steps: int = 0  # likewise
-    lr: float = 1e-5
-    end_lr: float = 9e-6  # at the last step, exactly
-    weight_decay: float = 0.1
-    beta1: float = 0.9  # the paper is silent on the betas, epsilon and the clip: LLaMA's
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip: float = 1.0
-    dropout: float = 0.1  # on the residual branches
-    compute_dtype: str = "bfloat16"  # of the products' operands; weights, moments and sums are float32, on a CPU all between, too
-    remat: str = "none"  # `dots` or `full` saves memory for time
-    tokens_at_once: int = 0  # on a device; what a step has more goes through the model afterwards, gradients are added. 0: all
-    spike: float = 10.0  # a gradient norm of so many medians of the steps before is logged; 0 never
-    skip_spikes: bool = False  # and such a step changes no weight
-    dev_every: int = 0  # steps between two looks at the dev set (seed_pairs.dev_source); the best checkpoint is taken. 0: never
-    checkpoint_every: int = 100  # steps between saves of a training in progress
-    checkpoint_keep: int = 2  # the last so many are kept while it goes on
-    checkpoint_keep_every: int = 0  # and each whose step is a multiple of this; then all that is there stays when it is done. 0: none
+    length: int = setting(
+        2_048, at_least(8), "tokens of an example, and of the longest rows: shorter rows (512, 1,024) are taken where few are filled"
+    )
+    batch: int = setting(0, at_least(0), "examples in a step; 0 takes the paper's table by number of examples")
+    steps: int = setting(0, at_least(0), "updates; 0 takes the paper's table by number of examples")
+    lr: float = setting(1e-5, at_least(0), "the paper's, at the first step; linearly to end_lr")
+    end_lr: float = setting(9e-6, at_least(0), "the paper's, at the last step, exactly")
+    weight_decay: float = setting(0.1, at_least(0), "the paper's; of the matrices, not the norms")
+    beta1: float = setting(0.9, SHARE, "the paper is silent on the betas, epsilon and the clip: LLaMA's")
+    beta2: float = setting(0.95, SHARE, "LLaMA's, see beta1")
+    eps: float = setting(1e-8, at_least(0), "LLaMA's, see beta1")
+    clip: float = setting(1.0, at_least(0), "of the gradient's norm; LLaMA's, see beta1. 0: never")
+    dropout: float = setting(0.1, within(0, 0.99), "the paper's; on the residual branches")
+    compute_dtype: str = setting(
+        "bfloat16", DTYPE, "of the products' operands; weights, moments and sums are float32, on a CPU all between, too"
+    )
+    remat: str = setting("none", one_of("none", "dots", "full"), "`dots` or `full` saves memory for time", recorded=True)
+    tokens_at_once: int = setting(
+        0, at_least(0), "on a device; what a step has more goes through the model afterwards, gradients are added. 0: all", recorded=True
+    )
+    spike: float = setting(10.0, at_least(0), "a gradient norm of so many medians of the steps before is logged; 0 never")
+    skip_spikes: bool = setting(False, anything("on or off"), "and such a step changes no weight")
+    dev_every: int = setting(
+        0, at_least(0), "steps between two looks at the dev set (seed_pairs.dev_source); the best checkpoint is taken. 0: never"
+    )
+    checkpoint_every: int = setting(100, at_least(0), "steps between saves of a training in progress", recorded=True)
+    checkpoint_keep: int = setting(2, at_least(1), "the last so many are kept while it goes on", recorded=True)
+    checkpoint_keep_every: int = setting(
+        0, at_least(0), "so is each at a multiple of this, and then all that is there stays when it is done. 0: none", recorded=True
+    )
 
 
-@dataclass
+@node
 class Augment(Node):
     """The backward model writes one instruction per segment (section 2.1)."""
 
-    temperature: float = 0.7
-    top_p: float = 0.9
-    max_new_tokens: int = 256  # the paper is silent; its candidates are 352 ± 134 characters
+    temperature: float = setting(0.7, at_least(0), "the paper's")
+    top_p: float = setting(0.9, SHARE, "the paper's")
+    max_new_tokens: int = setting(256, at_least(1), "the paper is silent; its candidates are 352 ± 134 characters")
 
 
-@dataclass
+@node
 class Curate(Node):
     """The forward model rates the candidates, the best are kept (section 2.2)."""
 
-    mode: str = "sampled"  # `expected` reads the five digits' probabilities instead of generating
-    samples: int = 1
-    temperature: float = 0.7
-    top_p: float = 0.9
-    max_new_tokens: int = 256
-    rubric_file: str = ""  # another rubric's text; "" takes prompts.RUBRIC
-    select: str = "threshold"  # or `top_fraction`, for judges that are not calibrated
-    threshold: float = 4.5  # A_5; 4.0 is A_4
-    fraction: float = 0.0833  # 41,821 of 502,133, the paper's own
+    mode: str = setting("sampled", one_of("sampled", "expected"), "`expected` reads the five digits' probabilities instead of generating")
+    samples: int = setting(1, at_least(1), "ratings of a candidate, whose mean counts")
+    temperature: float = setting(0.7, at_least(0), "the paper is silent on ratings: the candidates'")
+    top_p: float = setting(0.9, SHARE, "the candidates', see temperature")
+    max_new_tokens: int = setting(256, at_least(1), "of a rating: a brief reasoning and the line with the score")
+    rubric_file: str = setting("", OPENED, "another rubric's text; empty: prompts.RUBRIC")
+    select: str = setting("threshold", one_of("threshold", "top_fraction"), "or `top_fraction`, for judges that are not calibrated")
+    threshold: float = setting(4.5, within(1, 5), "A_5; 4.0 is A_4")
+    fraction: float = setting(0.0833, SHARE, "41,821 of 502,133, the paper's own")
 
 
-@dataclass
+@node
 class Decoding(Node):
     """How a model writes and rates; the first three fields are part of the result, the others only of the speed."""
 
-    length: int = 2_048  # prompt and new tokens together
-    compute_dtype: str = "bfloat16"  # of the products, which are summed up in float32; for a CPU see `cpu_dtype`
-    weights: str = "compute"  # in the compute type; `int8` takes a quarter of float32, costs little and needs the extra `int8`
-    tensor: int = 0  # devices that share a matrix; 0: as many as in training, mesh.tensor
-    processes_per_replica: int = 1  # so many whole processes hold a model together; the others work on other records
-    slots: int = 32  # sequences decoded at once, on all devices of a replica together
-    steps_per_visit: int = 8  # decode steps between two looks of the host, at most
-    prefill_tokens: int = 512  # prompt tokens read at once: enough for full speed on a CPU, few enough to keep the slots busy
-    publish_seconds: float = 10.0  # finished records are on disk after so long, or a visit of the host: what a kill costs
+    length: int = setting(2_048, at_least(16), "prompt and new tokens together")
+    compute_dtype: str = setting("bfloat16", DTYPE, "of the products, which are summed up in float32; for a CPU see `cpu_dtype`")
+    weights: str = setting(
+        "compute", one_of("compute", "int8"), "in the compute type; `int8` takes a quarter of float32, costs little, needs the extra `int8`"
+    )
+    tensor: int = setting(0, at_least(0), "devices that share a matrix; 0: as many as in training, mesh.tensor", recorded=True)
+    processes_per_replica: int = setting(
+        1, at_least(1), "so many whole processes hold a model together; the others work on other records", recorded=True
+    )
+    slots: int = setting(32, at_least(4), "sequences decoded at once, on all devices of a replica together", recorded=True)
+    steps_per_visit: int = setting(8, at_least(1), "decode steps between two looks of the host, at most", recorded=True)
+    prefill_tokens: int = setting(
+        512, at_least(64), "prompt tokens read at once: enough for full speed on a CPU, few enough to keep the slots busy", recorded=True
+    )
+    publish_seconds: float = setting(
+        10.0, at_least(0), "finished records are on disk after so long, or a visit of the host: what a kill costs", recorded=True
+    )
 
 
-@dataclass
+@node
 class Mesh(Node):
     """How many devices share what; -1 is what is left over."""
 
-    data: int = 1
-    fsdp: int = -1
-    tensor: int = 1
+    data: int = setting(1, FITS, "copies of the model, which share the rows of a batch", recorded=True)
+    fsdp: int = setting(-1, FITS, "devices that share the rows and the weights", recorded=True)
+    tensor: int = setting(1, FITS, "devices that share heads and the feed-forward width", recorded=True)
 
 
-@dataclass
+@node
 class Config(Node):
     """One experiment."""
 
-    seed: int = 0  # the root of every random draw
-    iterations: int = 2
-    wrapper: str = "inst"  # the chat wrapper, a name of prompts.WRAPPERS
-    base: Base = field(default_factory=Base)
-    segments: Segments = field(default_factory=Segments)
-    seed_pairs: Seed = field(default_factory=Seed)
-    backward: Finetune = field(default_factory=Finetune)  # M_yx
-    forward_seed: Finetune = field(default_factory=Finetune)  # M_0
-    forward: Finetune = field(default_factory=Finetune)  # M_1, M_2, …
-    augment: Augment = field(default_factory=Augment)
-    curate: Curate = field(default_factory=Curate)
-    decoding: Decoding = field(default_factory=Decoding)
-    mesh: Mesh = field(default_factory=Mesh)
+    seed: int = setting(0, within(0, 2**32 - 1), "the root of every random draw")
+    iterations: int = setting(2, at_least(1), "the paper's: M_2 is the result")
+    wrapper: str = setting("inst", one_of(*prompts.WRAPPERS), "the chat wrapper, a name of prompts.WRAPPERS")
+    base: Base = part(Base, "M")
+    segments: Segments = part(Segments, "the texts that instructions are written for")
+    seed_pairs: Seed = part(Seed, "the human pairs")
+    backward: Finetune = part(Finetune, "M_yx")
+    forward_seed: Finetune = part(Finetune, "M_0")
+    forward: Finetune = part(Finetune, "M_1, M_2, …")
+    augment: Augment = part(Augment, "the candidates")
+    curate: Curate = part(Curate, "what is kept of them")
+    decoding: Decoding = part(Decoding, "how models write and rate")
+    mesh: Mesh = part(Mesh, "the devices")
 
 
 def paper(architecture: str) -> Config:
@@ -187,12 +270,6 @@ def paper(architecture: str) -> Config:
     return config
 
 
-# Fields that cannot change a result beyond rounding: recorded in a manifest, not compared.
-RECORDED = ("mesh.", "decoding.slots", "decoding.steps_per_visit", "decoding.prefill_tokens", "decoding.tensor",
-            "decoding.processes_per_replica", "decoding.publish_seconds", ".checkpoint_every", ".checkpoint_keep",
-            ".checkpoint_keep_every", ".remat", ".tokens_at_once")  # fmt: skip
-
-
 def cpu_dtype() -> str:
     """The compute type for the CPU that reads a config: "bfloat16" where it has instructions for such products, which take half of
     float32's time, otherwise "float32": a training step of the demo takes 27 s in it and 31 s in bfloat16 on an AMD EPYC without them.
@@ -204,36 +281,56 @@ def cpu_dtype() -> str:
     return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(told.split()) else "float32"
 
 
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields ("augment.top_p", value) for every field of the tree."""
+def fields(node: Node, prefix: str = "") -> Iterator[tuple[str, "dataclasses.Field[Any]", Any]]:
+    """Yields ("augment.top_p", its dataclass field, its value) for every field of the tree; the metadata are `setting`'s."""
     for item in dataclasses.fields(node):
         value = getattr(node, item.name)
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{prefix}{item.name}.")
+        if isinstance(value, Node):
+            yield from fields(value, f"{prefix}{item.name}.")
         else:
-            yield prefix + item.name, value
+            yield prefix + item.name, item, value
+
+
+def leaves(node: Node) -> Iterator[tuple[str, Any]]:
+    """Yields ("augment.top_p", value) for every field of the tree."""
+    yield from ((name, value) for name, _, value in fields(node))
+
+
+def recorded(kind: type[Node]) -> frozenset[str]:
+    """The names of a part's fields that cannot change a result beyond rounding."""
+    return frozenset(item.name for item in dataclasses.fields(kind) if item.metadata.get("recorded"))
+
+
+_RECORDED = frozenset(name for name, item, _ in fields(Config()) if item.metadata["recorded"])
 
 
 def compared(name: str) -> bool:
-    """Whether a change of this field makes another result."""
-    return not any(name.startswith(r) if r.endswith(".") else name.endswith(r) for r in RECORDED)
+    """Whether a change of this field makes another result. The others are recorded in a manifest, not compared."""
+    return name not in _RECORDED
 
 
 def finish(config: Config) -> Config:
     """Validates a config and returns its frozen copy. UserError names the field, its value and what is allowed."""
     config = copy.deepcopy(config)
     defaults = dict(leaves(Config()))
-    for name, value in leaves(config):
+    for name, value in list(leaves(config)):
         expected = type(defaults[name])
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
             _set(config, name, value)
         if type(value) is not expected:
             raise UserError(f"config field {name}: {value!r} is not of type {expected.__name__}")
-    for name, allowed, text in _RULES:
-        value = dict(leaves(config))[name]
-        if not allowed(value):
-            raise UserError(f"config field {name}: {value!r} is not allowed; it must be {text}")
+    for name, item, value in fields(config):
+        rule: Rule = item.metadata["rule"]
+        if not rule.allows(value):
+            raise UserError(f"config field {name}: {value!r} is not allowed; it must be {rule.text}")
+    _check_together(config)
+    _freeze(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """What one field asks of another. UserError as `finish`."""
     if config.segments.min_chars > config.segments.max_chars:
         raise UserError(f"config field segments.min_chars: {config.segments.min_chars} is above max_chars {config.segments.max_chars}")
     for task in ("backward", "forward_seed", "forward"):
@@ -243,8 +340,6 @@ def finish(config: Config) -> Config:
         new, length = getattr(config, name).max_new_tokens, config.decoding.length
         if new >= length:
             raise UserError(f"config field {name}.max_new_tokens: {new} leaves no room for a prompt in decoding.length = {length}")
-    _freeze(config)
-    return config
 
 
 def _set(node: Any, name: str, value: Any) -> None:
@@ -259,76 +354,6 @@ def _freeze(node: Node) -> None:
         if isinstance(value := getattr(node, item.name), Node):
             _freeze(value)
     node.__dict__["_frozen"] = True
-
-
-def _one_of(*values: str) -> tuple[Any, str]:
-    return (lambda v: v in values), "one of " + ", ".join(values)
-
-
-def _at_least(low: float) -> tuple[Any, str]:
-    return (lambda v: v >= low), f"at least {low:g}"
-
-
-def _within(low: float, high: float) -> tuple[Any, str]:
-    return (lambda v: low <= v <= high), f"from {low:g} to {high:g}"
-
-
-def _language_code() -> tuple[Any, str]:
-    return (lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and v == v.lower()), "a code of ISO 639-1, such as en"
-
-
-_FINETUNE_RULES = {
-    "length": _at_least(8), "batch": _at_least(0), "steps": _at_least(0), "lr": _at_least(0), "end_lr": _at_least(0),
-    "weight_decay": _at_least(0), "beta1": _within(0, 1), "beta2": _within(0, 1), "eps": _at_least(0), "clip": _at_least(0),
-    "dropout": _within(0, 0.99), "compute_dtype": _one_of("float32", "bfloat16"), "remat": _one_of("none", "dots", "full"),
-    "tokens_at_once": _at_least(0), "spike": _at_least(0), "dev_every": _at_least(0), "checkpoint_every": _at_least(0),
-    "checkpoint_keep": _at_least(1), "checkpoint_keep_every": _at_least(0),
-}  # fmt: skip
-_RULES = [
-    ("iterations", *_at_least(1)),
-    ("seed", *_within(0, 2**32 - 1)),
-    ("wrapper", *_one_of(*prompts.WRAPPERS)),
-    ("segments.min_chars", *_at_least(1)),
-    ("segments.language", *_language_code()),
-    *(
-        (f"segments.{name}", *_within(0, 1))
-        for name in ("min_language_share", "max_link_share", "max_list_share", "max_fragment_share", "max_symbol_share", "max_digit_share",
-                     "min_stop_word_share", "near_jaccard")
-    ),
-    ("segments.short_item", *_at_least(0)),
-    ("segments.min_words", *_at_least(0)),
-    ("segments.marks", *_at_least(1)),
-    ("segments.page_seconds", *_at_least(0.1)),
-    ("segments.page_megabytes", *_at_least(100)),
-    ("segments.repeat_ngram", *_at_least(1)),
-    ("segments.repeat_jaccard", *_within(0, 1)),
-    ("segments.repeat_min_words", *_at_least(1)),
-    ("segments.limit", *_at_least(0)),
-    ("seed_pairs.single_reply", *_one_of("drop", "reviewed")),
-    ("seed_pairs.limit", *_at_least(0)),
-    ("seed_pairs.held_out", *_at_least(0)),
-    ("augment.temperature", *_at_least(0)),
-    ("augment.top_p", *_within(0, 1)),
-    ("augment.max_new_tokens", *_at_least(1)),
-    ("curate.mode", *_one_of("sampled", "expected")),
-    ("curate.samples", *_at_least(1)),
-    ("curate.temperature", *_at_least(0)),
-    ("curate.top_p", *_within(0, 1)),
-    ("curate.max_new_tokens", *_at_least(1)),
-    ("curate.select", *_one_of("threshold", "top_fraction")),
-    ("curate.threshold", *_within(1, 5)),
-    ("curate.fraction", *_within(0, 1)),
-    ("decoding.length", *_at_least(16)),
-    ("decoding.compute_dtype", *_one_of("float32", "bfloat16")),
-    ("decoding.weights", *_one_of("compute", "int8")),
-    ("decoding.tensor", *_at_least(0)),
-    ("decoding.processes_per_replica", *_at_least(1)),
-    ("decoding.slots", *_at_least(4)),
-    ("decoding.steps_per_visit", *_at_least(1)),
-    ("decoding.prefill_tokens", *_at_least(64)),
-    ("decoding.publish_seconds", *_at_least(0)),
-    *((f"{task}.{name}", *rule) for task in ("backward", "forward_seed", "forward") for name, rule in _FINETUNE_RULES.items()),
-]
 
 
 def to_json(config: Config) -> str:

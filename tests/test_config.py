@@ -46,6 +46,24 @@ def test_every_field_is_read_by_something():
     assert unread == []
 
 
+def test_every_field_has_a_rule_and_a_reason():
+    for name, item, default in config.fields(config.Config()):
+        assert item.metadata["reason"], name
+        assert item.metadata["rule"].allows(default), name
+    free = {name for name, item, _ in config.fields(config.Config()) if item.metadata["rule"].text.startswith("anything: ")}
+    assert free == {
+        "base.source", "base.sha256", "base.architecture", "segments.input", "segments.max_chars", "segments.navigation",
+        "segments.contamination", "seed_pairs.source", "seed_pairs.held_out_source", "seed_pairs.dev_source", "curate.rubric_file",
+        "backward.skip_spikes", "forward_seed.skip_spikes", "forward.skip_spikes", "mesh.data", "mesh.fsdp", "mesh.tensor",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [dataclasses.field(default=3), config.setting(3, config.at_least(0), "")])
+def test_a_field_without_a_rule_or_a_reason_cannot_be_declared(field):
+    with pytest.raises(TypeError, match=r"Part\.count has no rule or no reason"):
+        config.node(type("Part", (config.Node,), {"__annotations__": {"count": int}, "count": field}))
+
+
 def test_finish_freezes_a_copy():
     cfg = config.Config()
     done = config.finish(cfg)
@@ -71,6 +89,9 @@ def test_finish_freezes_a_copy():
         ("seed", True, "not of type int"),
         ("forward.dev_every", 5, "needs seed_pairs.dev_source"),
         ("segments.min_chars", 5000, "above max_chars"),
+        ("segments.max_code_share", 1.5, "from 0 to 1"),
+        ("segments.language", "English", "a code of ISO 639-1"),
+        ("forward_seed.beta2", -0.1, "from 0 to 1"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(name, value, what):

@@ -17,7 +17,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from humpback import distributed
-from humpback.config import Finetune
+from humpback.config import Finetune, recorded
 from humpback.errors import UserError
 from humpback.model import llama, sharding
 from humpback.models.folders import Model, ModelInfo
@@ -30,8 +30,6 @@ from humpback.training.stopping import Sigterm, Stopped, Watchdog
 
 Metrics = Callable[[dict[str, Any]], None]
 
-# Fields of Finetune that change how fast or how safely, not what; a checkpoint may be continued with other values.
-_RECORDED = ("checkpoint_every", "checkpoint_keep", "checkpoint_keep_every", "remat", "tokens_at_once")
 _DEV_LOSS = "dev_loss"  # of a checkpoint's weights, in its meta
 
 
@@ -297,7 +295,8 @@ def _describe(
             sha256.update(np.ascontiguousarray(example.ids, "<i4").data)
         return sha256.hexdigest()
 
-    fields = {f"finetune.{k}": v for k, v in dataclasses.asdict(training.ft).items() if k not in _RECORDED}
+    # A checkpoint may be continued with other values of what changes how fast or how safely, not what.
+    fields = {f"finetune.{k}": v for k, v in dataclasses.asdict(training.ft).items() if k not in recorded(Finetune)}
     run = {"seed": training.seed, "purpose": training.purpose, "steps": plan.steps, "batch": plan.batch}
     return {**(training.info or model.info).to_dict(), **fields, **run, "examples": digest(examples), "dev": digest(dev)}
 
