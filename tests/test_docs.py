@@ -141,6 +141,22 @@ def test_command_lines_parse():
     assert not (wrong := [f"{where}: {shlex.join(words)}: {fault}" for (where, words, _), fault in faults if fault]), "\n".join(wrong)
 
 
+def test_the_tree_of_architecture_has_every_module():
+    """Each room of humpback/ names its modules, and no others."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = re.search(r"^humpback/\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1]
+    shown: dict[str, set[str]] = {"": set()}
+    room = ""
+    for line in tree.splitlines():
+        if line[2] != " ":  # the package itself, or a new room
+            room = folder[1] if (folder := re.match(r"  (\w+)/", line)) else ""
+        shown.setdefault(room, set()).update(re.findall(r"\w+\.py\b", line))
+    package = ROOT / "humpback"
+    there = {room: {file.name for file in (package / room).glob("*.py")} - {"__init__.py", "__main__.py"} for room in shown}
+    assert {room: names - {"__init__.py", "__main__.py"} for room, names in shown.items()} == there
+    assert set(shown) - {""} == {folder.name for folder in package.iterdir() if folder.is_dir() and folder.name != "__pycache__"}
+
+
 def test_what_is_named_is_there():
     """Paths, config fields and flags that stand in a sentence."""
     fields = {name for name, _ in configs.leaves(configs.Config())}
