@@ -14,9 +14,9 @@ storage prompts chips model
 records config keys distributed tokens evaluation
 progress corpus datasets models
 convert decoding training
-planning
+planning pages
 stages
-commands
+commands api
 cli
 __init__ __main__
 """

@@ -6,6 +6,7 @@ with, the prefix, is read once. A row's numbers depend on its own prompt, key an
 order of the work.
 """
 
+import copy
 import itertools
 import os
 from collections import deque
@@ -74,16 +75,26 @@ class Engine:
         length = decoding.length
         if length > config.max_positions:
             raise ValueError(f"length {length} is more than this model's max_positions, {config.max_positions}")
-        if len(prefix) >= length:
-            raise ValueError(f"a prefix of {len(prefix)} tokens leaves no room in {length}")
         self.layout = executables.Layout(
-            config, mesh, round_up(decoding.slots, sharding.batch_shards(mesh)), length, len(prefix), decoding.compute_dtype,
+            config, mesh, round_up(decoding.slots, sharding.batch_shards(mesh)), length, 0, decoding.compute_dtype,
             decoding.steps_per_visit, decoding.prefill_tokens, decoding.weights,
         )  # fmt: skip
-        self.length, self.slots, self.stats = length, self.layout.slots, Stats()
-        self._prefix = np.array(prefix, np.int32)
+        self.length, self.slots = length, self.layout.slots
         self.params = executables.decoding_params(self.layout, params)
-        with jax.set_mesh(mesh):
+        self._begin(prefix)
+
+    def with_prefix(self, prefix: Sequence[int]) -> "Engine":
+        """An engine on the same weights for prompts that begin otherwise."""
+        other = copy.copy(self)
+        other._begin(prefix)
+        return other
+
+    def _begin(self, prefix: Sequence[int]) -> None:
+        if len(prefix) >= self.length:
+            raise ValueError(f"a prefix of {len(prefix)} tokens leaves no room in {self.length}")
+        self.layout, self.stats = replace(self.layout, prefix=len(prefix)), Stats()
+        self._prefix = np.array(prefix, np.int32)
+        with jax.set_mesh(self.layout.mesh):
             ids_1P = sharding.place(self._prefix[None], self.layout.whole())
             self._cache = executables.prefix_cache(self.layout, self.params, ids_1P) if len(prefix) else None
 

@@ -95,9 +95,8 @@ class _Rater:
         """The mean of 1 … 5 under the probabilities of the five digits."""
         if not answers:
             return self._rated(candidate, None, (), (), (), candidate.reason)
-        probabilities = softmax(answers[0])
-        score = math.fsum(d * p for d, p in zip(DIGITS, probabilities, strict=True))
-        return self._rated(candidate, score, (score,), (), probabilities)
+        score = expected_score(answers[0])
+        return self._rated(candidate, score, (score,), (), softmax(answers[0]))
 
     def _sampled(self, candidate: Candidate, answers: list[Result]) -> Rated:
         """The mean of the generated ratings; those without a valid score line count in nothing but the report."""
@@ -129,6 +128,11 @@ def score_token_ids(tokenizer: Tokenizer) -> list[int]:
             )
         ids.append(whole[-1])
     return ids
+
+
+def expected_score(logits: np.ndarray) -> float:
+    """The mean of 1 … 5 under the digits' logits f32 [5]."""
+    return math.fsum(d * p for d, p in zip(DIGITS, softmax(logits), strict=True))
 
 
 def softmax(logits: np.ndarray) -> tuple[float, ...]:
