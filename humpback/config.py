@@ -3,14 +3,16 @@
 A config is a tree of plain dataclasses, mutable while flags are applied; `finish` validates it and returns the frozen copy that
 everything else sees. "The paper's" are values of its sections 2 and 3.1 and appendix E.
 """
+# ruff: noqa: RUF009 (`setting` and `part` are dataclasses.field)
 
 import copy
 import dataclasses
+import inspect
 import json
 import pathlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, NamedTuple
 
 from humpback import prompts
 from humpback.errors import UserError
@@ -66,7 +68,13 @@ def part(kind: type["Node"], reason: str) -> Any:
 
 @dataclass
 class Node:
-    """A part of the config; after `finish` an assignment raises."""
+    """A part of the config; after `finish` an assignment raises. TypeError for a part with a field that is no `setting` or `part`."""
+
+    def __init_subclass__(cls) -> None:
+        for name in inspect.get_annotations(cls):
+            item = cls.__dict__.get(name)
+            if not isinstance(item, dataclasses.Field) or not item.metadata.get("reason"):
+                raise TypeError(f"{cls.__name__}.{name} has no rule or no reason; declare it as setting(default, rule, reason)")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self.__dict__.get("_frozen"):
@@ -74,20 +82,7 @@ class Node:
         super().__setattr__(name, value)
 
 
-N = TypeVar("N", bound=type[Node])
-
-
-@dataclass_transform(field_specifiers=(setting, part))
-def node(cls: N) -> N:
-    """Makes a dataclass of a part. Raises TypeError for a field without a rule or a reason: `setting` and `part` ask for them."""
-    made = dataclass(cls)
-    for item in dataclasses.fields(made):
-        if not item.metadata.get("reason") or (item.default_factory is dataclasses.MISSING and "rule" not in item.metadata):
-            raise TypeError(f"{cls.__name__}.{item.name} has no rule or no reason; declare it as setting(default, rule, reason)")
-    return made
-
-
-@node
+@dataclass
 class Base(Node):
     """The base model, M."""
 
@@ -96,7 +91,7 @@ class Base(Node):
     architecture: str = setting("", CHECKED, "a name of model/sizes.py that the weights must have; empty: what comes is taken")
 
 
-@node
+@dataclass
 class Segments(Node):
     """Web pages to segments (appendix E; the measures of repetition are ours, the paper names none)."""
 
@@ -130,7 +125,7 @@ class Segments(Node):
     limit: int = setting(0, at_least(0), "the first by id; 0 keeps all")
 
 
-@node
+@dataclass
 class Seed(Node):
     """The human pairs."""
 
@@ -142,7 +137,7 @@ class Seed(Node):
     dev_source: str = setting("", OPENED, "pairs that choose the checkpoint (dev_every); the held-out ones never do")
 
 
-@node
+@dataclass
 class Finetune(Node):
     """One training from the base (section 3.1)."""
 
@@ -178,7 +173,7 @@ class Finetune(Node):
     )
 
 
-@node
+@dataclass
 class Augment(Node):
     """The backward model writes one instruction per segment (section 2.1)."""
 
@@ -187,7 +182,7 @@ class Augment(Node):
     max_new_tokens: int = setting(256, at_least(1), "the paper is silent; its candidates are 352 ± 134 characters")
 
 
-@node
+@dataclass
 class Curate(Node):
     """The forward model rates the candidates, the best are kept (section 2.2)."""
 
@@ -202,7 +197,7 @@ class Curate(Node):
     fraction: float = setting(0.0833, SHARE, "41,821 of 502,133, the paper's own")
 
 
-@node
+@dataclass
 class Decoding(Node):
     """How a model writes and rates; the first three fields are part of the result, the others only of the speed."""
 
@@ -225,7 +220,7 @@ class Decoding(Node):
     )
 
 
-@node
+@dataclass
 class Mesh(Node):
     """How many devices share what; -1 is what is left over."""
 
@@ -234,7 +229,7 @@ class Mesh(Node):
     tensor: int = setting(1, FITS, "devices that share heads and the feed-forward width", recorded=True)
 
 
-@node
+@dataclass
 class Config(Node):
     """One experiment."""
 
@@ -344,8 +339,8 @@ def _check_together(config: Config) -> None:
 
 def _set(node: Any, name: str, value: Any) -> None:
     *path, last = name.split(".")
-    for part in path:
-        node = getattr(node, part)
+    for parent in path:
+        node = getattr(node, parent)
     setattr(node, last, value)
 
 

@@ -58,10 +58,10 @@ def test_every_field_has_a_rule_and_a_reason():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("field", [dataclasses.field(default=3), config.setting(3, config.at_least(0), "")])
+@pytest.mark.parametrize("field", [3, dataclasses.field(default=3), config.setting(3, config.at_least(0), "")])
 def test_a_field_without_a_rule_or_a_reason_cannot_be_declared(field):
     with pytest.raises(TypeError, match=r"Part\.count has no rule or no reason"):
-        config.node(type("Part", (config.Node,), {"__annotations__": {"count": int}, "count": field}))
+        type("Part", (config.Node,), {"__annotations__": {"count": int}, "count": field})
 
 
 def test_finish_freezes_a_copy():

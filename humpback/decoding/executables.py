@@ -59,9 +59,9 @@ class Layout:
         return cpu.activation_dtype(self.mesh.devices.flat[0].platform, self.dtype)
 
     @property
-    def dtypes(self) -> dict[str, jnp.dtype]:
+    def dtypes(self) -> llama.Dtypes:
         """For the model's functions."""
-        return {"compute_dtype": jnp.dtype(self.dtype), "activation_dtype": self.activation_dtype}
+        return llama.Dtypes(jnp.dtype(self.dtype), self.activation_dtype)
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -222,14 +222,15 @@ def empty_state(layout: Layout) -> dict:
 @functools.partial(jax.jit, static_argnums=0)
 def prefix_cache(layout, params, ids_1P):
     """What stands before every row, read once: per layer keys (K, H, P) and values (K, P, H)."""
-    _, cache = llama.prefill(layout.config, params, ids_1P, jnp.full(1, layout.prefix, jnp.int32), **layout.dtypes)
+    _, cache = llama.prefill(layout.config, params, ids_1P, jnp.full(1, layout.prefix, jnp.int32), dtypes=layout.dtypes)
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[0], layout.by_head(rows=False)), cache)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def prefill(layout, params, prefix, ids_PT, lengths_P, shared_P):
     """Reads prompts of one bucket: f32 logits [P, V] after each, and their cache."""
-    logits_PV, chunk = llama.prefill(layout.config, params, ids_PT, lengths_P, prefix, shared_P, **layout.dtypes)
+    before = llama.Prefix(prefix, shared_P) if prefix else None
+    logits_PV, chunk = llama.prefill(layout.config, params, ids_PT, lengths_P, before, dtypes=layout.dtypes)
     chunk = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout.by_head()), chunk)
     return _gather_logits(layout, logits_PV), chunk
 
@@ -271,8 +272,9 @@ def generate(layout, sampler, params, prefix, state, stops):
     def decode(carry):
         step, state, drawn = carry
         active_B = state["remaining"] > 0
-        inputs = (state["cache"], state["ids"], state["filled"], prefix, state["shared"])
-        logits_BV, cache = llama.decode_step(layout.config, params, *inputs, **layout.dtypes)
+        before = llama.Prefix(prefix, state["shared"]) if prefix else None
+        rows = (state["cache"], state["ids"], state["filled"], before)
+        logits_BV, cache = llama.decode_step(layout.config, params, *rows, dtypes=layout.dtypes)
         filled_B = state["filled"] + active_B
         ids_B, log_probs_B = sampler(_gather_logits(layout, logits_BV), _fold(state["keys"], state["shared"] + filled_B))
         after = {

@@ -162,8 +162,8 @@ def _row_backward(size, q_KGTH, k_KTH, v_KTH, grad_KGTH, log_sums_KGT, pulls_KGT
             grad_k = _add(grad_k, products.crossed(grad_scores, q_KMH), j)
             return grad_q, grad_k, _add(grad_v, products.crossed(weights.astype(grad_KMH.dtype), grad_KMH), j)
 
-        grad_q, *by_keys = lax.fori_loop(first_X[i], i + 1, more, (jnp.zeros(q_KMH.shape), *by_keys))
-        return tuple(by_keys), grad_q.reshape(K, G, size, H)
+        grad_q, grad_k, grad_v = lax.fori_loop(first_X[i], i + 1, more, (jnp.zeros(q_KMH.shape), *by_keys))
+        return (grad_k, grad_v), grad_q.reshape(K, G, size, H)
 
     (grad_k, grad_v), grad_q_XKGSH = lax.scan(block, (jnp.zeros(k_KTH.shape), jnp.zeros(v_KTH.shape)), jnp.arange(T // size))
     return _joined(grad_q_XKGSH), grad_k, grad_v

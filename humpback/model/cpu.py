@@ -125,23 +125,20 @@ def largest_first(largest: jax.Array) -> jax.Array:
     return lax.optimization_barrier(largest)
 
 
-State = tuple[jax.Array, ...]
-
-
 def look_at_cache(
-    look: Callable[[State, jax.Array, jax.Array, jax.Array], State], state: State, k_BKHS: jax.Array, v_BKSH: jax.Array, last_B: jax.Array
-) -> State:
+    look: Callable[..., tuple[jax.Array, ...]], state: tuple[jax.Array, ...], k_BKHS: jax.Array, v_BKSH: jax.Array, last_B: jax.Array
+) -> tuple[jax.Array, ...]:
     """`look(state, keys, values, seen)` at all entries of a cache, of which each row sees 0 … last.
 
     A CPU looks at a long cache in chunks, as far as the longest row fills it; timed.
     """
     S = k_BKHS.shape[3]
 
-    def whole(*state: jax.Array) -> State:
+    def whole(*state: jax.Array) -> tuple[jax.Array, ...]:
         return look(state, k_BKHS, v_BKSH, jnp.arange(S) <= last_B[:, None])
 
-    def in_chunks(*state: jax.Array) -> State:
-        def body(chunk: jax.Array, state: State) -> State:
+    def in_chunks(*state: jax.Array) -> tuple[jax.Array, ...]:
+        def body(chunk: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             start = jnp.minimum(chunk * CHUNK, S - CHUNK)  # the last one may begin in the one before
             at_S = start + jnp.arange(CHUNK)
             k, v = (lax.dynamic_slice_in_dim(x, start, CHUNK, axis) for x, axis in ((k_BKHS, 3), (v_BKSH, 2)))

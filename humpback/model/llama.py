@@ -5,14 +5,14 @@ Pure functions of nested dicts of arrays (weights.py), around the modules of mod
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from humpback.model import attention, products, sharding
+from humpback.model import attention, kernels, products, sharding
 from humpback.model.modules import Layer, Outer, merge_layer, merge_outer, row_product, turned_product
 from humpback.model.weights import (
     WEIGHTS,
@@ -28,9 +28,13 @@ from humpback.model.weights import (
 from humpback.rounding import ceil_div
 
 __all__ = [
+    "FLOAT32",
     "WEIGHTS",
+    "Dropout",
+    "Dtypes",
     "LlamaConfig",
     "Params",
+    "Prefix",
     "RopeScaling",
     "Weight",
     "abstract_params",
@@ -52,6 +56,44 @@ __all__ = [
 # Per layer: rotated keys (B, K, H, S) and values (B, K, S, H).
 Cache = tuple[tuple[jax.Array, jax.Array], ...]
 Remat = Literal["none", "dots", "full"]
+
+
+class Dtypes(NamedTuple):
+    """compute: of the operands of products. activation: of what lies between products, and of a cache."""
+
+    compute: Any
+    activation: Any
+
+
+FLOAT32 = Dtypes(jnp.float32, jnp.float32)
+
+
+class Dropout(NamedTuple):
+    """Of both residual branches of every layer, a function of the key, the layer and the token's number.
+
+    tokens_BT: these numbers (None: the places in the batch); with them it does not depend on how examples are packed.
+    """
+
+    rate: float
+    key: jax.Array
+    tokens_BT: jax.Array | None = None
+
+
+class Prefix(NamedTuple):
+    """What stands before every row: per layer keys (K, H, P) and values (K, P, H). Row b uses its first shared_B[b] tokens."""
+
+    cache: Cache
+    shared_B: jax.Array
+
+    @property
+    def length(self) -> int:
+        """P, in tokens."""
+        return self.cache[0][0].shape[2]
+
+    def of_layer(self, layer: int) -> kernels.Prefix:
+        """What one layer attends to."""
+        return *self.cache[layer], self.shared_B
+
 
 REMAT_POLICIES = {
     "none": None,
@@ -96,20 +138,15 @@ def hidden(
     positions_BT: jax.Array,
     segments_BT: jax.Array | None = None,
     *,
-    compute_dtype: Any = jnp.float32,
-    activation_dtype: Any = None,
-    dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
-    tokens_BT: jax.Array | None = None,
+    dtypes: Dtypes = FLOAT32,
+    dropout: Dropout | None = None,
     remat: Remat = "none",
 ) -> jax.Array:
-    """What the last layer says, after the final norm: (B, T, D) in activation_dtype. For training and evaluation.
+    """What the last layer says, after the final norm: (B, T, D) in dtypes.activation. For training and evaluation.
 
     ids_BT, positions_BT int: tokens and their rotary positions, which restart in every segment of a packed row.
     segments_BT int: tokens attend to earlier tokens with the same number; padding is a segment (0) like any other.
-    None: the whole row is one segment. Products are in compute_dtype, what lies between them in activation_dtype (None: the same).
-    dropout acts on both residual branches of every layer, only when dropout_key is given, and is a function of the key, the layer
-    and the token's number in tokens_BT (None: its place in the batch), so that it does not depend on how examples are packed.
+    None: the whole row is one segment. dropout: None for none.
     remat: what the backward pass computes again: nothing, all but the matrix products with weights, or everything inside a layer.
     Raises ValueError for a row longer than max_positions without segments, an unknown remat or a bad rate.
     """
@@ -118,22 +155,24 @@ def hidden(
         segments_BT = jnp.ones_like(ids_BT)
     if remat not in REMAT_POLICIES:
         raise ValueError(f"remat must be one of {sorted(REMAT_POLICIES)}, not {remat!r}")
-    if not 0.0 <= dropout_rate < 1.0:
-        raise ValueError(f"dropout_rate must be at least 0 and below 1, not {dropout_rate}")
+    if dropout is not None and not 0.0 <= dropout.rate < 1.0:
+        raise ValueError(f"dropout's rate must be at least 0 and below 1, not {dropout.rate}")
     outer = merge_outer(cfg, stacked_params)
     tables = attention.rope_tables(cfg, positions_BT)
-    attend = functools.partial(attention.causal_attention, segments_BT=segments_BT, dtype=compute_dtype)
-    product = functools.partial(row_product, compute_dtype)
-    if tokens_BT is None:
-        tokens_BT = jnp.arange(ids_BT.size).reshape(ids_BT.shape)
-    keys_L = None
-    if dropout_key is not None and dropout_rate > 0.0:
-        keys_L = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(jnp.arange(cfg.num_layers))
+    attend = functools.partial(attention.causal_attention, segments_BT=segments_BT, dtype=dtypes.compute)
+    product = functools.partial(row_product, dtypes.compute)
+    keys_L = drop_with = None
+    if dropout is not None and dropout.rate > 0.0:
+        rate, tokens_BT = dropout.rate, dropout.tokens_BT
+        if tokens_BT is None:
+            tokens_BT = jnp.arange(ids_BT.size).reshape(ids_BT.shape)
+        keys_L = jax.vmap(functools.partial(jax.random.fold_in, dropout.key))(jnp.arange(cfg.num_layers))
+        drop_with = lambda key: functools.partial(_dropout, key, rate, tokens_BT)  # noqa: E731
 
-    def step(x_BTD: jax.Array, scanned: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
+    def step(x_BTD: jax.Array, scanned: tuple[Params, Any]) -> tuple[jax.Array, None]:
         weights, key = scanned
         weights = _gather_layer(cfg, weights)
-        drop = None if key is None else functools.partial(_dropout, key, dropout_rate, tokens_BT)
+        drop = drop_with(key) if drop_with else None
         return _constrain_batch(merge_layer(cfg, weights)(x_BTD, tables, attend, drop, product, frugal=remat == "full")), None
 
     if remat != "none":
@@ -142,8 +181,8 @@ def hidden(
     layers = stacked_params["layers"]
     if _is_split():
         # Before the loop, so that the gradients of all layers, which are sent in this type, wait in it for the optimizer.
-        layers = {name: weight.astype(compute_dtype) if weight.ndim > 2 else weight for name, weight in layers.items()}
-    x_BTD = _constrain_batch(outer.embed(ids_BT, activation_dtype or compute_dtype))
+        layers = {name: weight.astype(dtypes.compute) if WEIGHTS[name].matrix else weight for name, weight in layers.items()}
+    x_BTD = _constrain_batch(outer.embed(ids_BT, dtypes.activation))
     x_BTD, _ = jax.lax.scan(step, x_BTD, (layers, keys_L))
     return outer.norm(x_BTD)
 
@@ -175,43 +214,39 @@ def prefill(
     params: Mapping[str, Any],
     ids_BT: jax.Array,
     lengths_B: jax.Array,
-    prefix: Cache | None = None,
-    shared_B: jax.Array | None = None,
+    prefix: Prefix | None = None,
     *,
-    compute_dtype: Any = jnp.float32,
-    activation_dtype: Any = None,
+    dtypes: Dtypes = FLOAT32,
 ) -> tuple[jax.Array, Cache]:
     """Reads prompts padded on the right -> (logits (B, V) float32 of each row's last token, cache with S = T).
 
     params: `decoding_params`. The cache is that of `empty_cache`, full up to T; what lies past a row's length is never
-    attended to, because decoding overwrites it first. prefix: keys (K, H, P) and values (K, P, H) of tokens that stand
-    before every row; row b uses its first shared_B[b] entries, and ids_BT and lengths_B are of what follows them. Products are in
-    compute_dtype, what lies between them and the cache in activation_dtype (None: the same).
+    attended to, because decoding overwrites it first. With a prefix ids_BT and lengths_B are of what follows it.
     Raises ValueError when P + T exceeds max_positions.
     """
     B, T = ids_BT.shape
-    _check_length(cfg, T + _prefix_length(prefix))
+    _check_length(cfg, T + (prefix.length if prefix else 0))
     outer = merge_outer(cfg, params)
-    starts_B = jnp.zeros(B, jnp.int32) if prefix is None else shared_B
+    starts_B = prefix.shared_B if prefix else jnp.zeros(B, jnp.int32)
     tables = attention.rope_tables(cfg, starts_B[:, None] + jnp.arange(T))
-    cache = []
+    cache: list[tuple[jax.Array, jax.Array]] = []
 
     def attend(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
-        before = None if prefix is None else (*prefix[len(cache)], shared_B)
+        before = prefix.of_layer(len(cache)) if prefix else None
         cache.append((k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)))
         if len(cache) == cfg.num_layers:
             return attention.cache_attention(q_BTNH[:, 0], *cache[-1], last_B, before)[:, None]
-        return attention.prompt_attention(q_BTNH, k_BTKH, v_BTKH, before, dtype=compute_dtype)
+        return attention.prompt_attention(q_BTNH, k_BTKH, v_BTKH, before, dtype=dtypes.compute)
 
-    x_BTD, last_B = outer.embed(ids_BT, activation_dtype or compute_dtype), jnp.maximum(lengths_B - 1, 0)
-    product = functools.partial(turned_product, compute_dtype)
+    x_BTD, last_B = outer.embed(ids_BT, dtypes.activation), jnp.maximum(lengths_B - 1, 0)
+    product = functools.partial(turned_product, dtypes.compute)
     for layer in range(cfg.num_layers):
         # Of what the last layer says only the last token's is asked for.
-        asked_B = last_B if layer == cfg.num_layers - 1 else None
-        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, None, product, asked_B)
+        only_B = last_B if layer == cfg.num_layers - 1 else None
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, None, product, only_B)
         # Else a TPU's compiler adds up several layers' branches at once and keeps them until then: 2.3 GiB for 80 layers of int8.
         x_BTD = jax.lax.optimization_barrier(x_BTD)
-    return outer.logits(outer.norm(x_BTD[:, 0]).astype(compute_dtype), turned=True), tuple(cache)
+    return outer.logits(outer.norm(x_BTD[:, 0]).astype(dtypes.compute), turned=True), tuple(cache)
 
 
 def empty_cache(cfg: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
@@ -241,37 +276,34 @@ def decode_step(
     cache: Cache,
     ids_B: jax.Array,
     filled_B: jax.Array,
-    prefix: Cache | None = None,
-    shared_B: jax.Array | None = None,
+    prefix: Prefix | None = None,
     *,
-    compute_dtype: Any = jnp.float32,
-    activation_dtype: Any = None,
+    dtypes: Dtypes = FLOAT32,
 ) -> tuple[jax.Array, Cache]:
     """One token per row -> (logits (B, V) float32 of the next one, the cache with this token in it).
 
     Row b writes its key and value behind the first filled_B[b] entries of its cache, and attends to these and to its part of
-    the prefix. params: `decoding_params`; prefix, shared_B and the dtypes: as in `prefill`. Donate the cache to the jitted function and it
-    is updated in place.
+    the prefix. params: `decoding_params`. Donate the cache to the jitted function and it is updated in place.
     Raises ValueError when P + S exceeds max_positions or the cache is not one of `empty_cache` or `prefill`.
     """
-    _check_cache(cfg, cache, ids_B.shape[0], _prefix_length(prefix))
+    _check_cache(cfg, cache, ids_B.shape[0], prefix.length if prefix else 0)
     outer = merge_outer(cfg, params)
-    tables = attention.rope_tables(cfg, (filled_B if prefix is None else filled_B + shared_B)[:, None])
-    new_cache = []
+    tables = attention.rope_tables(cfg, (filled_B + prefix.shared_B if prefix else filled_B)[:, None])
+    new_cache: list[tuple[jax.Array, jax.Array]] = []
 
     def attend(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
-        before = None if prefix is None else (*prefix[len(new_cache)], shared_B)
+        before = prefix.of_layer(len(new_cache)) if prefix else None
         k_BKHS, v_BKSH = cache[len(new_cache)]
         k_BKHS = _write(k_BKHS, k_BTKH[:, 0, :, :, None], filled_B, axis=1)
         v_BKSH = _write(v_BKSH, v_BTKH[:, 0, :, None], filled_B, axis=0)
         new_cache.append((k_BKHS, v_BKSH))
         return attention.cache_attention(q_BTNH[:, 0], k_BKHS, v_BKSH, filled_B, before)[:, None]
 
-    x_BTD = outer.embed(ids_B[:, None], activation_dtype or compute_dtype)
-    product = functools.partial(turned_product, compute_dtype)
+    x_BTD = outer.embed(ids_B[:, None], dtypes.activation)
+    product = functools.partial(turned_product, dtypes.compute)
     for layer in range(cfg.num_layers):
         x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, None, product)
-    return outer.logits(outer.norm(x_BTD[:, 0]).astype(compute_dtype), turned=True), tuple(new_cache)
+    return outer.logits(outer.norm(x_BTD[:, 0]).astype(dtypes.compute), turned=True), tuple(new_cache)
 
 
 def _write(cache: jax.Array, new: jax.Array, at_B: jax.Array, axis: int) -> jax.Array:
@@ -279,10 +311,6 @@ def _write(cache: jax.Array, new: jax.Array, at_B: jax.Array, axis: int) -> jax.
     # Written like this a TPU's compiler leaves the cache where it is; with .at[rows, :, :, at_B].set it copies it twice a visit.
     update = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
     return jax.vmap(jax.vmap(update, (0, 0, None)))(cache, new.astype(cache.dtype), at_B)
-
-
-def _prefix_length(prefix: Cache | None) -> int:
-    return 0 if prefix is None else prefix[0][0].shape[2]
 
 
 def _check_length(cfg: LlamaConfig, length: int) -> None:

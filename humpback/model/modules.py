@@ -87,8 +87,21 @@ def _frugal_backward(product: Product, saved: tuple[jax.Array, ...], grad_RD: ja
 frugal_swiglu.defvjp(lambda product, *given: (swiglu(product, *given), given), _frugal_backward)
 
 
+Weights = nnx.Param[jax.Array]
+
+
 class Layer(nnx.Module):
     """One transformer layer; its weights are the table's `per_layer` rows."""
+
+    attention_norm: Weights
+    q: Weights
+    k: Weights
+    v: Weights
+    o: Weights
+    ffn_norm: Weights
+    gate: Weights
+    up: Weights
+    down: Weights
 
     def __init__(self, cfg: LlamaConfig, key: jax.Array, dtype: Any):
         self.cfg = cfg
@@ -120,7 +133,7 @@ class Layer(nnx.Module):
         k_BTKH, v_BTKH = attention.rotate(heads(k), tables), heads(v)
         if last_B is not None:
             pick = lambda a: jnp.take_along_axis(a, last_B[:, None, None], axis=1)  # noqa: E731
-            x_BTD, h_BTD, tables, T = pick(x_BTD), pick(h_BTD), tuple(map(pick, tables)), 1
+            x_BTD, h_BTD, tables, T = pick(x_BTD), pick(h_BTD), (pick(tables[0]), pick(tables[1])), 1
             (q,) = product(rows(h_BTD), self.q[...])
         out_BTNH = attend(attention.rotate(heads(q), tables), k_BTKH, v_BTKH)
         (branch,) = product(out_BTNH.reshape(-1, self.cfg.num_heads * H), self.o[...])
@@ -133,7 +146,11 @@ class Layer(nnx.Module):
 
 
 class Outer(nnx.Module):
-    """What stands before and after the layers: embedding, final norm, head."""
+    """What stands before and after the layers: embedding, final norm, head (of a model that is not tied)."""
+
+    embedding: Weights
+    final_norm: Weights
+    head: Weights
 
     def __init__(self, cfg: LlamaConfig, key: jax.Array, dtype: Any):
         self.cfg = cfg
@@ -161,10 +178,8 @@ class Outer(nnx.Module):
 def _graphdefs(cfg: LlamaConfig) -> tuple[Any, Any]:
     """(of Outer, of Layer): the static halves of the modules, made once per config without allocating a weight."""
     key = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
-    return tuple(
-        nnx.split(nnx.eval_shape(lambda k, module=module: module(cfg, k, jnp.float32), key))[0]
-        for module in (Outer, Layer)
-    )
+    outer, layer = (nnx.eval_shape(lambda k, module=module: module(cfg, k, jnp.float32), key) for module in (Outer, Layer))
+    return nnx.split(outer)[0], nnx.split(layer)[0]
 
 
 def merge_outer(cfg: LlamaConfig, params: Mapping[str, Any]) -> Outer:

@@ -66,7 +66,7 @@ def _backward(dtype: Any, saved: tuple[jax.Array, Any], grads: tuple[jax.Array, 
 
     def one_by_one(x_RI: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
         pairs = list(zip(arrays[:count], arrays[count:], strict=True))
-        grad_RI = sum(_matmul("ro,io->ri", grad_RO, weight_IO, x_dtype) for weight_IO, grad_RO in pairs)
+        grad_RI: Any = sum(_matmul("ro,io->ri", grad_RO, weight_IO, x_dtype) for weight_IO, grad_RO in pairs)
         return grad_RI, *(_matmul("ri,ro->io", x_RI, grad_RO, weight_dtype) for _, grad_RO in pairs)
 
     def together(x_RI: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -36,16 +36,19 @@ def target_nats(
     *,
     compute_dtype: Any,
     weights_GM: jax.Array | None = None,
-    **options: Any,
+    dropout: llama.Dropout | None = None,
+    remat: llama.Remat = "none",
 ) -> jax.Array:
     """-log p of each target token of a part, (G, M) float32, or the sum of these times weights_GM, to be differentiated.
 
     Places that only fill up hold a number without meaning. The head is applied only where there is a loss: with a long condition
-    and a short target, as in the backward direction, it would otherwise be a fifth of a small model's work. options: `llama.hidden`'s.
+    and a short target, as in the backward direction, it would otherwise be a fifth of a small model's work. dropout, which is by the
+    tokens' numbers, and remat: `llama.hidden`'s.
     """
-    dtypes = {"compute_dtype": compute_dtype, "activation_dtype": activation_dtype(compute_dtype)}
+    dtypes = llama.Dtypes(compute_dtype, activation_dtype(compute_dtype))
     ids, positions, segments, tokens = (part[f"{name}_ABT"] for name in ("ids", "positions", "segments", "tokens"))
-    x_BTD = llama.hidden(cfg, params, ids, positions, segments, tokens_BT=tokens, **dtypes, **options)
+    dropout = None if dropout is None else dropout._replace(tokens_BT=tokens)
+    x_BTD = llama.hidden(cfg, params, ids, positions, segments, dtypes=dtypes, dropout=dropout, remat=remat)
     head = Head(params["embedding" if cfg.tied else "head"], cfg.tied, cfg.vocab_size)
     if weights_GM is None:
         return token_nats(compute_dtype, x_BTD, head, part["places_AGM"], part["targets_AGM"])

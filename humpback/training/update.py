@@ -38,7 +38,7 @@ def loss_and_grads(
     def share(params: llama.Params, part: placement.Rows, weights_GM: jax.Array) -> jax.Array:
         return target_nats(
             cfg, params, part, weights_GM=weights_GM,
-            compute_dtype=jnp.dtype(ft.compute_dtype), dropout_rate=ft.dropout, dropout_key=key, remat=ft.remat,
+            compute_dtype=jnp.dtype(ft.compute_dtype), dropout=None if key is None else llama.Dropout(ft.dropout, key), remat=ft.remat,
         )  # fmt: skip
 
     if len(weights_AGM) == 1:

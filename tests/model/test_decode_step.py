@@ -95,7 +95,8 @@ def test_bfloat16_cache_and_compute():
     cfg = CASES["mha"]
     params = llama.decoding_params(cfg, jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), make_params("mha", cfg)))
     ids_BT = jnp.asarray(texts(cfg)[:, :16])
-    prefill, step = (jax.jit(functools.partial(f, cfg, compute_dtype=jnp.bfloat16)) for f in (llama.prefill, llama.decode_step))
+    dtypes = llama.Dtypes(jnp.bfloat16, jnp.bfloat16)
+    prefill, step = (jax.jit(functools.partial(f, cfg, dtypes=dtypes)) for f in (llama.prefill, llama.decode_step))
     logits_BV, cache = prefill(params, ids_BT, jnp.full(4, 9))
     assert logits_BV.dtype == jnp.float32 and {leaf.dtype for leaf in jax.tree.leaves(cache)} == {jnp.dtype(jnp.bfloat16)}
     logits_BV, cache = step(params, cache, ids_BT[:, 9], jnp.full(4, 9))
@@ -131,11 +132,11 @@ def test_a_prefix_read_once_equals_prompts_read_whole(name):
     own_BT = np.stack([np.pad(ids_BS[b, shared_B[b] : shared_B[b] + own_B[b]], (0, T - own_B[b]), constant_values=3) for b in rows])
     expected_BV, chunk = whole(params, jnp.asarray(ids_BS[:, :64]), jnp.asarray(shared_B + own_B))
     cache = llama.insert_cache(llama.empty_cache(cfg, 4, S), chunk, rows)
-    found_BV, chunk = whole(params, jnp.asarray(own_BT), jnp.asarray(own_B), prefix, jnp.asarray(shared_B))
+    found_BV, chunk = whole(params, jnp.asarray(own_BT), jnp.asarray(own_B), llama.Prefix(prefix, jnp.asarray(shared_B)))
     own_cache = llama.insert_cache(llama.empty_cache(cfg, 4, 60), chunk, rows)
     np.testing.assert_allclose(found_BV, expected_BV, atol=1e-4, rtol=0)
     for i in range(3):
         ids_B = jnp.asarray(ids_BS[rows, shared_B + own_B + i])
         expected_BV, cache = step(params, cache, ids_B, jnp.asarray(shared_B + own_B + i))
-        found_BV, own_cache = step(params, own_cache, ids_B, jnp.asarray(own_B + i), prefix, jnp.asarray(shared_B))
+        found_BV, own_cache = step(params, own_cache, ids_B, jnp.asarray(own_B + i), llama.Prefix(prefix, jnp.asarray(shared_B)))
         np.testing.assert_allclose(found_BV, expected_BV, atol=1e-4, rtol=0)

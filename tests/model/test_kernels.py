@@ -98,7 +98,7 @@ def test_a_prefill_with_the_kernel(monkeypatch):
     prefix = jax.tree.map(lambda x: x[0], prefix)
 
     def prefill(params, ids_BT, prefix):  # a function of its own for each trace
-        return llama.prefill(cfg, params, ids_BT, jnp.array([140, 9]), prefix, jnp.array([50, 20]))
+        return llama.prefill(cfg, params, ids_BT, jnp.array([140, 9]), llama.Prefix(prefix, jnp.array([50, 20])))
 
     expected = jax.jit(prefill)(params, ids_BT, prefix)
     used = []

@@ -91,15 +91,17 @@ def test_segments_are_as_if_alone_and_padding_changes_nothing(stacked):
 
 def test_dropout_is_on_only_with_a_key_and_depends_on_it(stacked):
     ids_BT, positions_BT = rows(30)
-    hidden = jax.jit(functools.partial(llama.hidden, CFG), static_argnames="dropout_rate")
-    run = functools.partial(hidden, stacked, ids_BT, positions_BT)
-    off = run()
-    np.testing.assert_array_equal(off, run(dropout_rate=0.5))  # no key: evaluation
-    np.testing.assert_array_equal(off, run(dropout_key=KEY))  # rate 0
-    on = run(dropout_rate=0.5, dropout_key=KEY)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(rate, key):
+        return llama.hidden(CFG, stacked, ids_BT, positions_BT, dropout=None if key is None else llama.Dropout(rate, key))
+
+    off = run(0.5, None)
+    np.testing.assert_array_equal(off, run(0.0, KEY))
+    on = run(0.5, KEY)
     assert jnp.abs(on - off).max() > 0.1
-    np.testing.assert_array_equal(on, run(dropout_rate=0.5, dropout_key=KEY))
-    assert jnp.abs(on - run(dropout_rate=0.5, dropout_key=jax.random.key(8))).max() > 0.1
+    np.testing.assert_array_equal(on, run(0.5, KEY))
+    assert jnp.abs(on - run(0.5, jax.random.key(8))).max() > 0.1
 
 
 def test_dropout_keeps_the_expectation_and_drops_the_given_share():
@@ -124,7 +126,7 @@ def test_dropout_differs_by_layer(stacked, monkeypatch):
         return real(key, rate, tokens, x, branch)
 
     monkeypatch.setattr(llama, "_dropout", spy)
-    llama.hidden(CFG, stacked, ids_BT, positions_BT, dropout_rate=0.1, dropout_key=KEY).block_until_ready()
+    llama.hidden(CFG, stacked, ids_BT, positions_BT, dropout=llama.Dropout(0.1, KEY)).block_until_ready()
     jax.effects_barrier()
     assert len(keys) == len(set(keys)) == 2 * CFG.num_layers
 
@@ -133,7 +135,7 @@ def test_remat_changes_memory_not_numbers(stacked):
     ids_BT, positions_BT = rows(150)
 
     def loss(params, remat):
-        return llama.forward(CFG, params, ids_BT, positions_BT, dropout_rate=0.2, dropout_key=KEY, remat=remat).var()
+        return llama.forward(CFG, params, ids_BT, positions_BT, dropout=llama.Dropout(0.2, KEY), remat=remat).var()
 
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     programs = {remat: run.lower(stacked, remat).compile() for remat in ("none", "dots", "full")}
@@ -161,7 +163,7 @@ def test_gradient_equals_finite_differences(stacked):
 def test_bfloat16_compute_is_near_and_gives_float32_logits(stacked):
     ids_BT, positions_BT = rows(50)
     exact = llama.forward(CFG, stacked, ids_BT, positions_BT)
-    near = llama.forward(CFG, stacked, ids_BT, positions_BT, compute_dtype=jnp.bfloat16)
+    near = llama.forward(CFG, stacked, ids_BT, positions_BT, dtypes=llama.Dtypes(jnp.bfloat16, jnp.bfloat16))
     assert near.dtype == jnp.float32
     assert 1e-4 < jnp.abs(near - exact).mean() < 0.1 * exact.std()
 
@@ -174,7 +176,7 @@ def test_forward_is_logits_of_hidden(stacked):
     )
 
 
-@pytest.mark.parametrize("bad", [{"remat": "some"}, {"dropout_rate": 1.0}, {"dropout_rate": -0.1}])
+@pytest.mark.parametrize("bad", [{"remat": "some"}, {"dropout": llama.Dropout(1.0, KEY)}, {"dropout": llama.Dropout(-0.1, KEY)}])
 def test_bad_arguments_are_refused(stacked, bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         llama.hidden(CFG, stacked, *rows(4), **bad)

@@ -155,7 +155,7 @@ def test_training_on_eight_devices_equals_one(params):
     key = jax.random.key(4)
 
     def loss(params, ids_BT, positions_BT, segments_BT):
-        options = {"dropout_rate": 0.1, "dropout_key": key, "remat": "dots"}
+        options = {"dropout": llama.Dropout(0.1, key), "remat": "dots"}
         logits_BTV = llama.forward(CFG, params, ids_BT, positions_BT, segments_BT, **options)
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits_BTV[:, :-1]), ids_BT[:, 1:, None], axis=-1)
         return -picked.mean(), logits_BTV
