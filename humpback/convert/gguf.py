@@ -94,13 +94,12 @@ def _open(path: str) -> gguf.GGUFReader:
 def _dequantised(tensor: Any) -> np.ndarray:
     """A tensor as float32 (outputs, inputs). Some rows at a time: the library's own way takes several times the result."""
     shape = tuple(int(size) for size in reversed(tensor.shape))
-    if len(shape) == 1:
-        return gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(shape)
-    out = np.empty(shape, np.float32)
-    step = max(1, _STRIP // shape[1])
-    for start in range(0, shape[0], step):
-        out[start : start + step] = gguf.quants.dequantize(tensor.data[start : start + step], tensor.tensor_type)
-    return out
+    rows = np.atleast_2d(tensor.data)
+    out = np.empty((len(rows), shape[-1]), np.float32)
+    step = max(1, _STRIP // shape[-1])
+    for start in range(0, len(rows), step):
+        out[start : start + step] = gguf.quants.dequantize(rows[start : start + step], tensor.tensor_type)
+    return out.reshape(shape)
 
 
 def _fields(reader: gguf.GGUFReader, path: str) -> Field:

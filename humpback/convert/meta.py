@@ -87,7 +87,8 @@ class _Shards:
         (shape, self.dtypes[name]), count = kinds.pop(), len(self._parts)
         if self.dtypes[name] not in DTYPES:
             raise UserError(f"{self._files[0]}: tensor {name} has type {self.dtypes[name]}; readable are {', '.join(DTYPES)}")
-        axis = self._axis(name, shape) if len(shape) == 2 and count > 1 else -1
+        weight = names.weight_of(name, "meta")
+        axis = self._axis(name, shape) if weight is not None and weight.matrix and count > 1 else -1
         self._axes[name] = axis
         self.shapes[name] = tuple(size * count if i == axis else size for i, size in enumerate(shape))
 
@@ -95,7 +96,7 @@ class _Shards:
         """Along which axis a matrix is cut. Of those that read the model's width D it is rows, of those that write it columns."""
         if name == "tok_embeddings.weight":  # LLaMA 1 and 2 cut D, Llama 3 the vocabulary
             width = self._parts[0]["norm.weight"].shape[0] if "norm.weight" in self._parts[0] else 0
-            return 0 if shape[1] == width else 1
+            return 0 if shape[1:] == (width,) else 1
         return 1 if name.endswith((".wo.weight", ".w2.weight")) else 0
 
     def read(self, name: str) -> np.ndarray:

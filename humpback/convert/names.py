@@ -6,6 +6,7 @@ What counts as input is the weight table's `fan_in`, so a new weight needs one l
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -60,10 +61,16 @@ def outside_name(path: Path, family: str) -> str:
     return name.format(layer=path[1]) if len(path) > 1 else name
 
 
+def weight_of(name: str, family: str) -> Weight | None:
+    """The table's row of a tensor called `name` in `family`; None for a tensor that no LLaMA has."""
+    template = re.sub(r"(?<=\.)\d+(?=\.)", "{layer}", name)
+    return next((WEIGHTS[ours] for ours, outside in NAMES.items() if getattr(outside, family) == template), None)
+
+
 def outside_shape(path: Path, cfg: LlamaConfig) -> tuple[int, ...]:
     """The tensor's shape in all families: (outputs, inputs) for matrices."""
     weight = WEIGHTS[path[-1]]
-    sizes, inputs = weight.sizes(cfg), _inputs(weight)
+    sizes, inputs = weight.sizes(cfg), weight.leading_inputs
     return (math.prod(sizes[inputs:]), math.prod(sizes[:inputs])) if inputs else sizes
 
 
@@ -72,12 +79,12 @@ def from_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndar
     weight = WEIGHTS[path[-1]]
     if "V" in weight.shape:
         array = array[: cfg.vocab_size]
-    return turn(array).reshape(weight.sizes(cfg)) if _inputs(weight) else np.ascontiguousarray(array)
+    return turn(array).reshape(weight.sizes(cfg)) if weight.leading_inputs else np.ascontiguousarray(array)
 
 
 def to_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
     """The inverse of `from_huggingface`, exact."""
-    if not _inputs(WEIGHTS[path[-1]]):
+    if not WEIGHTS[path[-1]].leading_inputs:
         return np.ascontiguousarray(array)
     outputs, inputs = outside_shape(path, cfg)
     return turn(array.reshape(inputs, outputs))
@@ -91,11 +98,6 @@ def from_interleaved(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndar
         pairs = array.reshape(heads, head_dim // 2, 2, array.shape[-1])
         array = pairs.swapaxes(1, 2).reshape(array.shape)
     return from_huggingface(path, array, cfg)
-
-
-def _inputs(weight: Weight) -> int:
-    """How many leading dimensions are summed over; 0 for norms and the embedding, which stay as they are."""
-    return len(weight.fan_in) if weight.fan_in and weight.shape.startswith(weight.fan_in) else 0
 
 
 def check_names(wanted: Iterable[str], names: Iterable[str], where: str, advice: str) -> None:
@@ -116,7 +118,7 @@ def check_shape(name: str, shape: tuple[int, ...], leaf: Path, cfg: LlamaConfig,
     Raises UserError when an outside tensor's shape is not what the hyper-parameters ask for.
     """
     wanted = outside_shape(leaf, cfg)
-    filling = shape[0] - wanted[0] if "V" in WEIGHTS[leaf[-1]].shape and len(shape) == 2 else 0
+    filling = shape[0] - wanted[0] if "V" in WEIGHTS[leaf[-1]].shape and shape[1:] == wanted[1:] else 0
     if filling < 0 or shape != (wanted[0] + filling, *wanted[1:]):
         raise UserError(
             f"{where}: tensor {name} has shape {shape}, the config asks for {wanted}; "

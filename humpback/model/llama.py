@@ -21,6 +21,7 @@ from humpback.model.weights import (
     RopeScaling,
     Weight,
     check_params,
+    map_weights,
     parameter_count,
     stack_layers,
     unstack_layers,
@@ -199,14 +200,9 @@ def decoding_params(cfg: LlamaConfig, params: Mapping[str, Any]) -> Params:
     """
 
     def turn(name: str, weight: jax.Array) -> jax.Array:
-        if name == "embedding" or weight.ndim == 1:
-            return weight
-        return weight.reshape(WEIGHTS[name].inputs(cfg), -1).T
+        return weight.reshape(WEIGHTS[name].inputs(cfg), -1).T if WEIGHTS[name].leading_inputs else weight
 
-    layers = {
-        layer: {name: turn(name, weight) for name, weight in weights.items()} for layer, weights in params["layers"].items()
-    }
-    return {**{name: turn(name, weight) for name, weight in params.items() if name != "layers"}, "layers": layers}
+    return map_weights(turn, params)
 
 
 def prefill(
@@ -356,7 +352,7 @@ def _gather_layer(cfg: LlamaConfig, weights: Params) -> Params:
     if not _is_split():
         return weights
     mesh = jax.sharding.get_abstract_mesh()
-    specs = {name: sharding.matrix_spec(cfg, mesh, name) for name, weight in weights.items() if weight.ndim > 1}
+    specs = {name: sharding.matrix_spec(cfg, mesh, name) for name in weights if WEIGHTS[name].matrix}
     gathered = {name: _gather(specs[name], weights[name].reshape(WEIGHTS[name].inputs(cfg), -1)) for name in specs}
     return {**weights, **gathered}
 

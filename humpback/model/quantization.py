@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from humpback.errors import UserError
+from humpback.model.weights import WEIGHTS, Params, map_weights
 
 INSTALL = "pip install -c launch/constraints.txt qwix"
 
@@ -22,31 +23,31 @@ def _qwix() -> Any:
     return qwix
 
 
-def quantize(tree: dict, dtype: Any) -> dict:
+def quantize(tree: Params, dtype: Any) -> Params:
     """Every matrix of a tree of llama.decoding_params in int8, the norms in `dtype`.
 
     The largest weight of an output becomes 127. UserError without qwix.
     """
     qwix = _qwix()
 
-    def turn(weight: jax.Array) -> Any:
-        if weight.ndim == 1:
+    def narrow(name: str, weight: jax.Array) -> Any:
+        if not WEIGHTS[name].matrix:
             return weight.astype(dtype)
         return qwix.quantize(weight.astype(jnp.float32), jnp.int8, channelwise_axes=(0,))
 
-    return jax.tree.map(turn, tree)
+    return map_weights(narrow, tree)
 
 
-def shardings(placed: dict) -> dict:
+def shardings(placed: Params) -> Params:
     """For the tree of `quantize`, from that of sharding.decoding_shardings: scales are split as the outputs are."""
     qwix = _qwix()
 
-    def turn(where: NamedSharding) -> Any:
-        if len(where.spec) == 1:
+    def narrow(name: str, where: NamedSharding) -> Any:
+        if not WEIGHTS[name].matrix:
             return where
         return qwix.QArray(where, NamedSharding(where.mesh, PartitionSpec(where.spec[0], None)), qtype=jnp.int8)
 
-    return jax.tree.map(turn, placed)
+    return map_weights(narrow, placed)
 
 
 def factors(weight: Any, dtype: Any) -> tuple[jax.Array, jax.Array | None]:

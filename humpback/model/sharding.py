@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from humpback.model.weights import WEIGHTS, LlamaConfig, Params, Weight, make_tree
+from humpback.model.weights import WEIGHTS, LlamaConfig, Params, Weight, make_tree, map_weights
 from humpback.rounding import round_up
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -109,21 +109,17 @@ def matrix_spec(cfg: LlamaConfig, mesh: Any, name: str) -> PartitionSpec:
     """Of one of a layer's matrices by TRAINING_RULES, as (inputs, outputs); heads and their size are one axis there."""
     weight = WEIGHTS[name]
     spec = _spec(cfg, mesh, TRAINING_RULES, (name,), weight, stacked=False)
-    return PartitionSpec(spec[0], spec[len(weight.fan_in)])
+    return PartitionSpec(spec[0], spec[weight.leading_inputs])
 
 
 def decoding_shardings(cfg: LlamaConfig, mesh: Mesh) -> Params:
     """For the matrices (outputs, inputs) of llama.decoding_params, by DECODING_RULES; heads and their size are one axis there."""
 
     def turn(name: str, where: NamedSharding) -> NamedSharding:
-        weight = WEIGHTS[name]
-        if name == "embedding" or len(weight.shape) == 1:
-            return where
-        return NamedSharding(mesh, PartitionSpec(where.spec[len(weight.fan_in)], where.spec[0]))
+        outputs = WEIGHTS[name].leading_inputs  # where they begin
+        return NamedSharding(mesh, PartitionSpec(where.spec[outputs], where.spec[0])) if outputs else where
 
-    placed = param_shardings(cfg, mesh, DECODING_RULES)
-    layers = {layer: {name: turn(name, where) for name, where in rows.items()} for layer, rows in placed["layers"].items()}
-    return {**{name: turn(name, where) for name, where in placed.items() if name != "layers"}, "layers": layers}
+    return map_weights(turn, param_shardings(cfg, mesh, DECODING_RULES))
 
 
 def check_rules(mesh: Mesh, rules: Rules) -> None:

@@ -100,16 +100,25 @@ def _check_keys(cls: type, values: Mapping[str, Any]) -> None:
 class Weight:
     """One row of the table: everything that depends on which weight it is.
 
-    shape: dimension letters. axes: one logical axis per letter, what the sharding rules speak of. decay: whether
-    weight decay applies. fan_in: the letters summed over when the weight is applied (their product's inverse root is
-    the initial standard deviation; empty means that the weight starts as ones). per_layer: one in every layer.
+    shape: dimension letters. axes: one logical axis per letter, what the sharding rules speak of. fan_in: the letters
+    summed over when the weight is applied, a matrix' inputs (their product's inverse root is the initial standard
+    deviation); empty for a norm, which starts as ones. per_layer: one in every layer.
     """
 
     shape: str
     axes: tuple[str, ...]
-    decay: bool
     fan_in: str
     per_layer: bool
+
+    @property
+    def matrix(self) -> bool:
+        """Whether it is a matrix: those decay, are gathered, turned, cast and held as int8, and their products are counted."""
+        return bool(self.fan_in)
+
+    @property
+    def leading_inputs(self) -> int:
+        """How many leading dimensions are a matrix' inputs; 0 for the embedding, whose rows are outputs, and for norms."""
+        return len(self.fan_in) if self.shape.startswith(self.fan_in) else 0
 
     def sizes(self, cfg: LlamaConfig) -> tuple[int, ...]:
         """The array's shape in this model."""
@@ -121,25 +130,25 @@ class Weight:
 
     def init(self, cfg: LlamaConfig, key: jax.Array, dtype: Any) -> jax.Array:
         """A fresh value: ones for norms, normal with standard deviation fan_in ** -0.5 otherwise."""
-        if not self.fan_in:
+        if not self.matrix:
             return jnp.ones(self.sizes(cfg), dtype)
         scale = self.inputs(cfg) ** -0.5
         return (jax.random.normal(key, self.sizes(cfg), jnp.float32) * scale).astype(dtype)
 
 
 WEIGHTS: dict[str, Weight] = {
-    "embedding": Weight("VD", ("vocab", "embed"), True, "D", per_layer=False),
-    "attention_norm": Weight("D", ("norm",), False, "", per_layer=True),
-    "q": Weight("DNH", ("embed", "heads", "head_dim"), True, "D", per_layer=True),
-    "k": Weight("DKH", ("embed", "kv_heads", "head_dim"), True, "D", per_layer=True),
-    "v": Weight("DKH", ("embed", "kv_heads", "head_dim"), True, "D", per_layer=True),
-    "o": Weight("NHD", ("heads", "head_dim", "embed"), True, "NH", per_layer=True),
-    "ffn_norm": Weight("D", ("norm",), False, "", per_layer=True),
-    "gate": Weight("DF", ("embed", "ffn"), True, "D", per_layer=True),
-    "up": Weight("DF", ("embed", "ffn"), True, "D", per_layer=True),
-    "down": Weight("FD", ("ffn", "embed"), True, "F", per_layer=True),
-    "final_norm": Weight("D", ("norm",), False, "", per_layer=False),
-    "head": Weight("DV", ("embed", "vocab"), True, "D", per_layer=False),
+    "embedding": Weight("VD", ("vocab", "embed"), fan_in="D", per_layer=False),
+    "attention_norm": Weight("D", ("norm",), fan_in="", per_layer=True),
+    "q": Weight("DNH", ("embed", "heads", "head_dim"), fan_in="D", per_layer=True),
+    "k": Weight("DKH", ("embed", "kv_heads", "head_dim"), fan_in="D", per_layer=True),
+    "v": Weight("DKH", ("embed", "kv_heads", "head_dim"), fan_in="D", per_layer=True),
+    "o": Weight("NHD", ("heads", "head_dim", "embed"), fan_in="NH", per_layer=True),
+    "ffn_norm": Weight("D", ("norm",), fan_in="", per_layer=True),
+    "gate": Weight("DF", ("embed", "ffn"), fan_in="D", per_layer=True),
+    "up": Weight("DF", ("embed", "ffn"), fan_in="D", per_layer=True),
+    "down": Weight("FD", ("ffn", "embed"), fan_in="F", per_layer=True),
+    "final_norm": Weight("D", ("norm",), fan_in="", per_layer=False),
+    "head": Weight("DV", ("embed", "vocab"), fan_in="D", per_layer=False),
 }
 
 
@@ -173,6 +182,13 @@ def make_tree(cfg: LlamaConfig, make: Callable[[tuple[str, ...], Weight], Any], 
             for layer in range(cfg.num_layers)
         }
     return tree
+
+
+def map_weights(change: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> Params:
+    """A model's tree, or a part of one, with `change(name, leaf)` in place of every leaf; the name is the table's."""
+    return {
+        name: map_weights(change, leaf) if isinstance(leaf, Mapping) else change(name, leaf) for name, leaf in tree.items()
+    }
 
 
 def parameter_count(cfg: LlamaConfig) -> int:

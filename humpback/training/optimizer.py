@@ -51,7 +51,7 @@ def decay_mask(params: Any) -> Any:
     """True for every leaf that decays: the matrices and the embedding, not the norms; by the table of weights."""
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
-        return WEIGHTS[path[-1].key].decay
+        return WEIGHTS[path[-1].key].matrix
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -16,6 +16,13 @@ def test_the_table_has_every_weight_once():
             assert ("{layer}" in getattr(row, family)) == WEIGHTS[name].per_layer
 
 
+@pytest.mark.parametrize("family", ["huggingface", "gguf", "meta"])
+def test_a_tensor_is_found_by_its_name(tiny, family):
+    for path, weight in leaves(tiny.config(num_layers=12)):
+        assert names.weight_of(names.outside_name(path, family), family) is weight
+    assert names.weight_of("rope.freqs", family) is None and names.weight_of("layers.1.attention.inner.freqs", family) is None
+
+
 def test_shapes_are_outputs_by_inputs(tiny):
     cfg = tiny.config()
     shapes = {path[-1]: names.outside_shape(path, cfg) for path, _ in leaves(cfg)}

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -120,8 +122,32 @@ def test_stacking_orders_layers_by_number():
     assert llama.unstack_layers(llama.stack_layers(params), cfg)["layers"]["10"]["q"].tolist() == [10, 10]
 
 
-def test_weight_decay_leaves_the_norms_alone():
-    assert {name for name, weight in weights.WEIGHTS.items() if not weight.decay} == {"attention_norm", "ffn_norm", "final_norm"}
+def test_the_table_says_what_is_a_matrix_and_how_it_lies():
+    assert {name for name, weight in weights.WEIGHTS.items() if not weight.matrix} == {"attention_norm", "ffn_norm", "final_norm"}
+    assert {name: weight.leading_inputs for name, weight in weights.WEIGHTS.items() if weight.matrix} == {
+        "embedding": 0, "q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1, "head": 1,
+    }  # fmt: skip
+
+
+def test_no_code_asks_for_the_number_of_axes():
+    """A stacked norm has as many as an unstacked matrix: what is a matrix is the table's to say."""
+    asks = re.compile(r"\.ndim *[=<>!]|len\([\w.\[\]]*(shape|spec)\) *[=<>!]")
+    package = pathlib.Path(weights.__file__).parents[1]
+    asking = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in package.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if asks.search(line)
+    ]
+    assert not asking
+
+
+def test_every_leaf_is_changed_by_its_name(params):
+    stacked, seen = llama.stack_layers(params), []
+    same = weights.map_weights(lambda name, leaf: (seen.append(name), leaf)[1], params)
+    assert jax.tree.structure(same) == jax.tree.structure(params)
+    assert sorted(seen) == sorted(path[-1] for path, _ in weights.leaves(CFG))
+    assert weights.map_weights(lambda name, _: name, stacked)["layers"]["q"] == "q"
 
 
 @pytest.mark.parametrize("name", CASES)
