@@ -19,29 +19,29 @@ from humpback.errors import UserError
 
 
 class Rule(NamedTuple):
-    """Which values a field may have, and how an error says it: "it must be …"."""
+    """Says which values a field may have, to the code and, after "it must be", in an error."""
 
     allows: Callable[[Any], bool]
     text: str
 
 
 def at_least(low: float) -> Rule:
-    """Numbers from `low` on."""
+    """Allows numbers from `low` on."""
     return Rule(lambda value: value >= low, f"at least {low:g}")
 
 
 def within(low: float, high: float) -> Rule:
-    """Numbers from `low` to `high`, both among them."""
+    """Allows numbers from `low` to `high`, both among them."""
     return Rule(lambda value: low <= value <= high, f"from {low:g} to {high:g}")
 
 
 def one_of(*values: str) -> Rule:
-    """Names."""
+    """Allows these names."""
     return Rule(lambda value: value in values, "one of " + ", ".join(values))
 
 
 def anything(why: str) -> Rule:
-    """Every value of the field's type; `why` no rule is needed."""
+    """Allows every value of the field's type; `why` nothing need be forbidden here."""
     return Rule(lambda value: True, f"anything: {why}")
 
 
@@ -54,7 +54,7 @@ FITS = anything("what does not fit the devices is said when they are known")
 
 
 def setting(default: Any, rule: Rule, reason: str, *, recorded: bool = False) -> Any:
-    """A field of a part: what it is when nobody sets it, what it may be, and what it is for, with the reason for the default.
+    """Declares a field: what it is when nobody sets it, what it may be, and what it is for, with the reason for the default.
 
     recorded: it cannot change a result beyond rounding, so that a manifest records it and does not compare it.
     """
@@ -62,7 +62,7 @@ def setting(default: Any, rule: Rule, reason: str, *, recorded: bool = False) ->
 
 
 def part(kind: type["Node"], reason: str) -> Any:
-    """A field of the tree that has fields of its own."""
+    """Declares a field of the tree that has fields of its own."""
     return dataclasses.field(default_factory=kind, metadata={"reason": reason})
 
 
@@ -249,7 +249,7 @@ class Config(Node):
 
 
 def paper(architecture: str) -> Config:
-    """The paper's run for a named size. The defaults above are the paper's; here stands what belongs to TPUs and to scale.
+    """Makes the paper's run for a named size. The defaults above are the paper's; here stands what belongs to TPUs and to scale.
 
     Weights (`base.source`), corpus (`segments.input`) and the prepared seed dataset are the user's to bring.
     """
@@ -266,14 +266,14 @@ def paper(architecture: str) -> Config:
 
 
 def cpu_dtype() -> str:
-    """The compute type for the CPU that reads a config: "bfloat16" where it has instructions for such products, which take half of
+    """Chooses the compute type for the CPU that reads a config: "bfloat16" where it has instructions for such products, which take half of
     float32's time, otherwise "float32": a training step of the demo takes 27 s in it and 31 s in bfloat16 on an AMD EPYC without them.
     """
     try:
-        told = pathlib.Path("/proc/cpuinfo").read_text()
+        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
         return "float32"
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(told.split()) else "float32"
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(cpuinfo.split()) else "float32"
 
 
 def fields(node: Node, prefix: str = "") -> Iterator[tuple[str, "dataclasses.Field[Any]", Any]]:
@@ -292,7 +292,7 @@ def leaves(node: Node) -> Iterator[tuple[str, Any]]:
 
 
 def recorded(kind: type[Node]) -> frozenset[str]:
-    """The names of a part's fields that cannot change a result beyond rounding."""
+    """Names the fields of a part that cannot change a result beyond rounding."""
     return frozenset(item.name for item in dataclasses.fields(kind) if item.metadata.get("recorded"))
 
 
@@ -300,7 +300,7 @@ _RECORDED = frozenset(name for name, item, _ in fields(Config()) if item.metadat
 
 
 def compared(name: str) -> bool:
-    """Whether a change of this field makes another result. The others are recorded in a manifest, not compared."""
+    """Tells whether a change of this field makes another result. The others are recorded in a manifest, not compared."""
     return name not in _RECORDED
 
 
@@ -325,7 +325,7 @@ def finish(config: Config) -> Config:
 
 
 def _check_together(config: Config) -> None:
-    """What one field asks of another. UserError as `finish`."""
+    """Validates what one field asks of another. UserError as `finish`."""
     if config.segments.min_chars > config.segments.max_chars:
         raise UserError(f"config field segments.min_chars: {config.segments.min_chars} is above max_chars {config.segments.max_chars}")
     for task in ("backward", "forward_seed", "forward"):
@@ -352,5 +352,5 @@ def _freeze(node: Node) -> None:
 
 
 def to_json(config: Config) -> str:
-    """The whole config as JSON, for the record."""
+    """Writes the whole config as JSON, for the record."""
     return json.dumps(dict(leaves(config)), indent=2, sort_keys=True)

@@ -26,7 +26,7 @@ MASKED = -1e30  # finite: a row that is masked everywhere gives a mean, not NaN
 
 
 def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
-    """Radians per position of the H/2 rotations, float32, with Llama 3's scaling where the config has it."""
+    """Returns the radians per position of the H/2 rotations, float32, with Llama 3's scaling where the config has it."""
     freq = 1.0 / cfg.rope_theta ** (np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim)
     if (scaling := cfg.rope_scaling) is not None:
         wavelength = 2 * np.pi / freq
@@ -39,7 +39,7 @@ def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
 
 
 def rope_tables(cfg: LlamaConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """positions (…) int -> cosines and sines (…, H/2) float32."""
+    """Computes cosines and sines (…, H/2) float32 of the rotations at positions (…) int."""
     angles = positions[..., None].astype(jnp.float32) * inverse_frequencies(cfg)
     return cpu.once(lambda angles: (jnp.cos(angles), jnp.sin(angles)), angles)
 
@@ -77,7 +77,7 @@ def causal_attention(
 def _packed(
     dtype: Any, size: int, q_BKGTH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, segments_BT: jax.Array
 ) -> jax.Array:
-    """(B, K, G, T, H) float32 for scaled queries; `size` divides T.
+    """Attends for scaled queries: (B, K, G, T, H) float32; `size` divides T.
 
     The backward pass keeps the sums of the exponentials and computes the scores again.
     """
@@ -85,31 +85,34 @@ def _packed(
 
 
 def _packed_forward(dtype, size, q_BKGTH, k_BKTH, v_BKTH, segments_BT):
-    given = q_BKGTH, k_BKTH, v_BKTH
-    found = _by_row(functools.partial(_row, size), *(x.astype(dtype) for x in given), segments_BT)
-    out_BKGTH, log_sums_BKGT = (checkpoint_name(x, products.SAVED) for x in found)
-    return out_BKGTH, (given, segments_BT, out_BKGTH, log_sums_BKGT)
+    inputs = q_BKGTH, k_BKTH, v_BKTH
+    outputs = _by_row(functools.partial(_row, size), *(x.astype(dtype) for x in inputs), segments_BT)
+    out_BKGTH, log_sums_BKGT = (checkpoint_name(x, products.SAVED) for x in outputs)
+    return out_BKGTH, (inputs, segments_BT, out_BKGTH, log_sums_BKGT)
 
 
 def _packed_backward(dtype, size, saved, grad_BKGTH):
-    given, segments_BT, out_BKGTH, log_sums_BKGT = saved
+    inputs, segments_BT, out_BKGTH, log_sums_BKGT = saved
     # How far the whole row's weights pull: what the softmax takes from each weight's gradient.
     pulls_BKGT = jnp.sum(grad_BKGTH * out_BKGTH, axis=-1)
-    narrow = (x.astype(dtype) for x in (*given, grad_BKGTH))
+    narrow = (x.astype(dtype) for x in (*inputs, grad_BKGTH))
     grads = _by_row(functools.partial(_row_backward, size), *narrow, log_sums_BKGT, pulls_BKGT, segments_BT)
-    return *(grad.astype(x.dtype) for grad, x in zip(grads, given, strict=True)), None
+    return *(grad.astype(x.dtype) for grad, x in zip(grads, inputs, strict=True)), None
 
 
 _packed.defvjp(_packed_forward, _packed_backward)
 
 
-def _by_row(one: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """`one` of each row in turn; every device of the mesh that is set has its rows and key heads, the first two axes. Last: segments."""
+def _by_row(attend: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """Applies `attend` to one row after the other; every device of the mesh that is set takes its rows and key heads.
+
+    These are the arrays' first two axes; the last array has the segments, which are of all heads.
+    """
     rows, heads = kernels.row_and_head_axes(*arrays[0].shape[:2])
     by_head, by_row = PartitionSpec(rows, heads), PartitionSpec(rows)
 
     def all_rows(*arrays: jax.Array) -> Any:
-        return lax.map(lambda row: one(*row), arrays)
+        return lax.map(lambda row: attend(*row), arrays)
 
     if rows is None and heads is None:
         return all_rows(*arrays)
@@ -119,7 +122,7 @@ def _by_row(one: Callable[..., Any], *arrays: jax.Array) -> Any:
 
 
 def _row(size: int, q_KGTH: jax.Array, k_KTH: jax.Array, v_KTH: jax.Array, segments_T: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """One row's (K, G, T, H) and the logarithms of the sums of its exponentials (K, G, T), both float32."""
+    """Attends in one row: (K, G, T, H) and the logarithms of the sums of the exponentials (K, G, T), both float32."""
     K, G, T, H = q_KGTH.shape
     # A column of ones beside the values adds up the weights in the same product.
     v_KTI = jnp.concatenate([v_KTH, jnp.ones((K, T, 1), v_KTH.dtype)], axis=2)
@@ -144,7 +147,7 @@ def _row(size: int, q_KGTH: jax.Array, k_KTH: jax.Array, v_KTH: jax.Array, segme
 
 
 def _row_backward(size, q_KGTH, k_KTH, v_KTH, grad_KGTH, log_sums_KGT, pulls_KGT, segments_T):
-    """The gradients of one row's scaled queries (K, G, T, H), keys and values (K, T, H), float32."""
+    """Computes the gradients of one row's scaled queries (K, G, T, H), keys and values (K, T, H), float32."""
     K, G, T, H = q_KGTH.shape
     first_X = _first_seen(segments_T, size)
 
@@ -170,7 +173,7 @@ def _row_backward(size, q_KGTH, k_KTH, v_KTH, grad_KGTH, log_sums_KGT, pulls_KGT
 
 
 def _first_seen(segments_T: jax.Array, size: int) -> jax.Array:
-    """The first block of keys with a segment that may be one of a block's queries, for each of the X blocks."""
+    """Finds, for each of the X blocks of queries, the first block of keys that may have a segment in common with it."""
     # Padding, 0, stands behind all segments: as the largest number it leaves the ranges of a packed row's blocks apart.
     numbers_XS = jnp.where(segments_T == 0, jnp.iinfo(segments_T.dtype).max, segments_T).reshape(-1, size)
     least_X, most_X = numbers_XS.min(axis=1), numbers_XS.max(axis=1)
@@ -178,7 +181,7 @@ def _first_seen(segments_T: jax.Array, size: int) -> jax.Array:
 
 
 def _scores(q_KMH: jax.Array, k_KSH: jax.Array, segments_T: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-    """Of block i of the queries, G·S rows of each key head, with block j of the keys, (K, M, S)."""
+    """Computes the masked scores (K, M, S) of block i of the queries, G·S rows of each key head, with block j of the keys."""
     size, at_S = k_KSH.shape[1], jnp.arange(k_KSH.shape[1])
     seen_SS = (i * size + at_S)[:, None] >= j * size + at_S
     seen_SS &= _cut(segments_T, i, size, 0)[:, None] == _cut(segments_T, j, size, 0)
@@ -196,7 +199,7 @@ def _add(sum_KTH: jax.Array, x_KSH: jax.Array, block: jax.Array) -> jax.Array:
 
 
 def _joined(blocks: jax.Array) -> jax.Array:
-    """(X, K, G, S, …) -> (K, G, T, …)"""
+    """Joins blocks (X, K, G, S, …) to (K, G, T, …)."""
     return jnp.moveaxis(blocks, 0, 2).reshape(*blocks.shape[1:3], -1, *blocks.shape[4:])
 
 
@@ -235,7 +238,7 @@ def prompt_attention(
 
 
 def _prompt_mask(used_BP: jax.Array | None, start: int, stop: int) -> jax.Array:
-    """Which keys the queries of a block see, (B or 1, stop - start, P + stop) bool."""
+    """Says which keys the queries of a block see, (B or 1, stop - start, P + stop) bool."""
     mask_BTS = jnp.asarray(np.arange(stop)[None, :] <= np.arange(start, stop)[:, None])[None]
     if used_BP is None:
         return mask_BTS
@@ -245,7 +248,10 @@ def _prompt_mask(used_BP: jax.Array | None, start: int, stop: int) -> jax.Array:
 
 
 def _prompt_block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSI: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """(B, K, G, T, H) float32. The values' last column is ones, which adds up the weights in the same product."""
+    """Attends for a block of scaled queries: (B, K, G, T, H) float32.
+
+    The values' last column is ones, which adds up the weights in the same product.
+    """
     # The softmax is written out: adding the mask and dividing after the product with V touches the (T, S) matrices
     # less often than jax.nn.softmax of a jnp.where does.
     B, K, G, T, H = q_BKGTH.shape
@@ -261,7 +267,7 @@ def _prompt_block(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSI: jax.Array, mask
 def cache_attention(
     q_BNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, last_B: jax.Array, prefix: Prefix | None = None
 ) -> jax.Array:
-    """One query per row against its cache entries 0 … last, and the part of the prefix that it uses -> (B, N, H).
+    """One query per row attends to its cache entries 0 … last and to the part of the prefix that it uses -> (B, N, H).
 
     Keys lie as (H, S) and values as (S, H), so that both products are plain ones over contiguous rows: on a CPU a step
     with 16 rows of 1,024 entries takes half the time it takes with (S, K, H) for both. The prefix is read once for all

@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 
 def activation_dtype(platform: str, compute_dtype: Any) -> jnp.dtype:
-    """The type of what lies between products in `compute_dtype`, and of caches: on a CPU float32.
+    """Chooses the type of what lies between products in `compute_dtype`, and of caches: on a CPU float32.
 
-    It does nothing but products in bfloat16 fast. 0.10.2, in the text: to change one entry of a bfloat16 cache, or to put one layer's
+    A CPU does nothing but products in bfloat16 fast. 0.10.2, in the text: to change one entry of a bfloat16 cache, or to put one layer's
     array beside those of all layers, it widens the whole and narrows it again. 0.12.0 does so no more.
     """
     return jnp.dtype(jnp.float32 if platform == "cpu" else compute_dtype)
 
 
 def einsum(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """A CPU's jnp.einsum of two bfloat16 arrays, in float32.
+    """Multiplies two bfloat16 arrays on a CPU: jnp.einsum, in float32.
 
     0.10.2, in the text: it widens both operands of a product that comes out in bfloat16, which halves its speed; 0.12.0 does not.
     The barrier keeps operands that were float32 just before from being widened back; no text of either shows that any more.
@@ -40,7 +40,7 @@ def einsum(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def crossed(a_RI: jax.Array, b_RO: jax.Array) -> jax.Array:
-    """A CPU's aᵀ b (…, I, O) float32 of bfloat16 arrays: the smaller one is turned, and with it what comes out.
+    """Multiplies bfloat16 arrays on a CPU to aᵀ b (…, I, O) float32: it turns the smaller one, and with it what comes out.
 
     0.10.2 and 0.12.0, in the text: both widen the operands of a product over their first axes.
     """
@@ -50,7 +50,7 @@ def crossed(a_RI: jax.Array, b_RO: jax.Array) -> jax.Array:
 
 
 def turn(x_RI: jax.Array) -> jax.Array:
-    """xᵀ, as a branch that is always taken, but for a NaN, which is then everywhere, as it would be after a product.
+    """Transposes in a branch that is always taken, but for a NaN, which is then everywhere, as it would be after a product.
 
     0.10.2 and 0.12.0, in the text: both take a plain transposition back into the product that it was to serve.
     """
@@ -61,7 +61,7 @@ def turn(x_RI: jax.Array) -> jax.Array:
 
 
 def matmul(dtype: Any, x_RI: jax.Array, weights: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-    """A CPU's bfloat16 rows times each of some matrices (I, O), in `dtype`, as one product; timed."""
+    """Multiplies bfloat16 rows on a CPU with each of some matrices (I, O), in `dtype`, as one product; timed."""
     out_RO = einsum("ri,oi->ro", x_RI, turn(jnp.concatenate(weights, axis=1))).astype(dtype)
     return tuple(jnp.split(out_RO, _borders(weights), axis=1))
 
@@ -69,19 +69,19 @@ def matmul(dtype: Any, x_RI: jax.Array, weights: Sequence[jax.Array]) -> tuple[j
 def matmul_gradients(
     dtypes: tuple[Any, Any], x_RI: jax.Array, weights: Sequence[jax.Array], grads: Sequence[jax.Array]
 ) -> tuple[jax.Array, ...]:
-    """Of `matmul`, by the rows and by each matrix, in a dtype for these and one for those, as one product each; timed."""
+    """Differentiates `matmul` by the rows and by each matrix, in a dtype for these and one for those, as two products; timed."""
     weight_IO, grad_RO = jnp.concatenate(weights, axis=1), jnp.concatenate(grads, axis=1)
     by_weight_IO = crossed(x_RI, grad_RO).astype(dtypes[1])
     return einsum("ro,io->ri", grad_RO, weight_IO).astype(dtypes[0]), *jnp.split(by_weight_IO, _borders(weights), axis=1)
 
 
 def _borders(matrices: Sequence[jax.Array]) -> list[int]:
-    """Where the columns of matrices that stand side by side change from one to the next."""
+    """Returns where the columns of matrices that stand side by side change from one to the next."""
     return list(itertools.accumulate(matrix.shape[1] for matrix in matrices))[:-1]
 
 
 def once(tables: Callable[[jax.Array], tuple[jax.Array, jax.Array]], angles: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rotary tables of angles that are not negative, which a branch keeps from being computed again wherever they are used.
+    """Computes rotary tables of angles that are not negative in a branch, which keeps them from being computed wherever they are used.
 
     0.10.2 and 0.12.0, in the text: every layer has cosines and sines of its own, which take as long as a product.
     """
@@ -93,7 +93,7 @@ def once(tables: Callable[[jax.Array], tuple[jax.Array, jax.Array]], angles: jax
 
 
 def in_the_loop(table: T, ids: jax.Array) -> tuple[T, jax.Array]:
-    """An embedding and the rows that are asked of it, behind a barrier.
+    """Puts an embedding and the ids that are looked up in it behind a barrier.
 
     0.10.2, in the text: the whole bfloat16 table is widened before a loop of decode steps; 0.12.0 does so no more.
     """
@@ -101,7 +101,7 @@ def in_the_loop(table: T, ids: jax.Array) -> tuple[T, jax.Array]:
 
 
 def two_rows(x_RD: jax.Array) -> jax.Array:
-    """A single row twice, more as they are: what a head is multiplied with.
+    """Doubles a single row before it is multiplied with a head; leaves several as they are.
 
     0.10.2 and 0.12.0, in the text: for a single row the whole head is widened to float32.
     """
@@ -109,7 +109,7 @@ def two_rows(x_RD: jax.Array) -> jax.Array:
 
 
 def layer_by_layer(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """What a layer's attention takes, its mask among it, behind a barrier, which is another one in each layer.
+    """Puts what a layer's attention takes, its mask among it, behind a barrier, which is another one in each layer.
 
     0.10.2, in the text: the mask, the same in all layers, is written out for every head before the first; so it is by 0.12.0 where
     `largest_first` is not.
@@ -118,7 +118,7 @@ def layer_by_layer(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def largest_first(largest: jax.Array) -> jax.Array:
-    """The largest score of each query, behind a barrier, so that it is not sought again for every key.
+    """Puts the largest score of each query behind a barrier, so that it is not sought again for every key.
 
     No text of 0.10.2 shows that any more; 0.12.0 writes the scores out because of it, and without it does not.
     """
@@ -128,7 +128,7 @@ def largest_first(largest: jax.Array) -> jax.Array:
 def look_at_cache(
     look: Callable[..., tuple[jax.Array, ...]], state: tuple[jax.Array, ...], k_BKHS: jax.Array, v_BKSH: jax.Array, last_B: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """`look(state, keys, values, seen)` at all entries of a cache, of which each row sees 0 … last.
+    """Applies `look(state, keys, values, seen)` to all entries of a cache, of which each row sees 0 … last.
 
     A CPU looks at a long cache in chunks, as far as the longest row fills it; timed.
     """
@@ -150,7 +150,7 @@ def look_at_cache(
 
 
 def sum_masses(x: jax.Array, axis: int) -> jax.Array:
-    """The sum over an axis of what is not negative; a NaN stays one.
+    """Adds up over an axis what is not negative; a NaN stays one.
 
     0.10.2 and 0.12.0, in the text: a plain addition becomes a library's sum, which is told apart from this one by its zero.
     """

@@ -25,7 +25,7 @@ _BLOCKS = (512, 256, 128)  # queries and keys of one step of the kernel, the fir
 
 
 def takes_splash(q_BTNH: jax.Array, k_BTKH: jax.Array, segments_BT: jax.Array | None, prefix: Prefix | None) -> bool:
-    """Whether `splash_attention` runs for these arguments: on the TPUs of the mesh that is set, for all that it can do.
+    """Tells whether `splash_attention` runs for these arguments: on the TPUs of the mesh that is set, for all that it can do.
 
     The mesh says what is compiled for, also where no TPU is; without one (jax.set_mesh) it is plain XLA.
     """
@@ -45,7 +45,7 @@ def _possible(
 
 
 def row_and_head_axes(B: int, K: int) -> tuple[Any, Any]:
-    """The axes of the mesh that is set which share B rows, and K key heads; None for what they do not divide, or without them."""
+    """Names the axes of the mesh that is set which share B rows, and K key heads; None for what they do not divide, or without them."""
     mesh = jax.sharding.get_abstract_mesh()
     if not set(mesh.axis_names) >= set(MESH_AXES):
         return None, None
@@ -61,7 +61,7 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """attention.causal_attention on the mesh that is set: every chip has its rows and its query heads, and the keys of these.
+    """Computes attention.causal_attention on the mesh that is set: every chip has its rows and its query heads, and their keys.
 
     Forwards and backwards. Lengths and heads are padded to what the kernel takes. interpret: on any device, slowly, for tests.
     """
@@ -79,10 +79,10 @@ def splash_attention(
 
 
 def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
-    """The kernel on one chip's part. G: not 0 where the keys of all heads are here, to be chosen from."""
+    """Runs the kernel on one chip's part. G: not 0 where the keys of all heads are here, to be chosen from."""
     B, T, N, H = q_BTNH.shape
     if G:
-        k_BTKH, v_BTKH, prefix = _own_keys(G, N, k_BTKH, v_BTKH, prefix)
+        k_BTKH, v_BTKH, prefix = _keys_of_queries(G, N, k_BTKH, v_BTKH, prefix)
     k_KHP, v_KPH, shared_B = prefix
     block = next(size for size in _BLOCKS if round_up(T, LANES) % size == 0)
     room_T, room_P = round_up(T, block), 0 if k_KHP is None else round_up(k_KHP.shape[2], block)
@@ -97,18 +97,18 @@ def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
     if k_KHP is not None:
         before = (pad(pad(x, 1, room_P - x.shape[1]), 2, k_BKSH.shape[3] - H) for x in (k_KHP.transpose(0, 2, 1), v_KPH))
         k_BKSH, v_BKSH = (
-            jnp.concatenate([jnp.broadcast_to(x.astype(own.dtype), (B, *x.shape)), own], axis=2)
-            for x, own in zip(before, (k_BKSH, v_BKSH), strict=True)
+            jnp.concatenate([jnp.broadcast_to(x_KPH.astype(x_BKSH.dtype), (B, *x_KPH.shape)), x_BKSH], axis=2)
+            for x_KPH, x_BKSH in zip(before, (k_BKSH, v_BKSH), strict=True)
         )
         used_BP = (jnp.arange(room_P) < shared_B[:, None]).astype(jnp.int32)
-        own_BT = jnp.ones((B, room_T), jnp.int32)
-        ids = _splash().SegmentIds(own_BT, jnp.concatenate([used_BP, own_BT], axis=1))
+        row_BT = jnp.ones((B, room_T), jnp.int32)
+        ids = _splash().SegmentIds(row_BT, jnp.concatenate([used_BP, row_BT], axis=1))
     out_BNTH = jax.vmap(_kernel(N, room_T, room_P, block, interpret))(q_BNTH, k_BKSH, v_BKSH, ids)
     return out_BNTH[:, :, :T, :H].transpose(0, 2, 1, 3)
 
 
-def _own_keys(G, N, k_BTKH, v_BTKH, prefix):
-    """Keys and values, the prefix's too, of the one key head that a chip's query heads share, from those of all heads."""
+def _keys_of_queries(G, N, k_BTKH, v_BTKH, prefix):
+    """Takes keys and values, the prefix's too, of the one key head that a chip's query heads share, from those of all heads."""
     head = jax.lax.axis_index("tensor") * N // G
     pick = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=head, slice_size=1)
     k_KHP, v_KPH, shared_B = prefix
@@ -117,14 +117,14 @@ def _own_keys(G, N, k_BTKH, v_BTKH, prefix):
 
 
 def _splash() -> Any:
-    """JAX's kernels, imported where they are used: it takes half a second, which is lost at every start without a TPU."""
+    """Imports JAX's kernels where they are used: it takes half a second, which is lost at every start without a TPU."""
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     return splash_attention
 
 
 def _kernel(N: int, T: int, P: int, block: int, interpret: bool) -> Any:
-    """A SplashAttentionKernel for q (N, T, H), k and v (K, P + T, H), segment ids."""
+    """Makes a SplashAttentionKernel for q (N, T, H), k and v (K, P + T, H), segment ids."""
     splash = _splash()
     mask = splash.MultiHeadMask([splash.CausalMask((T, P + T), offset=P)] * N)
     sizes = splash.BlockSizes(
@@ -134,5 +134,5 @@ def _kernel(N: int, T: int, P: int, block: int, interpret: bool) -> Any:
 
 
 def pad(x: jax.Array, axis: int, count: int) -> jax.Array:
-    """`count` zeros more behind one axis."""
+    """Appends `count` zeros along one axis."""
     return jnp.pad(x, [(0, count if i == axis else 0) for i in range(x.ndim)])

@@ -60,7 +60,7 @@ Remat = Literal["none", "dots", "full"]
 
 
 class Dtypes(NamedTuple):
-    """compute: of the operands of products. activation: of what lies between products, and of a cache."""
+    """The types of numbers: `compute` of the operands of products, `activation` of what lies between them, and of a cache."""
 
     compute: Any
     activation: Any
@@ -70,7 +70,7 @@ FLOAT32 = Dtypes(jnp.float32, jnp.float32)
 
 
 class Dropout(NamedTuple):
-    """Of both residual branches of every layer, a function of the key, the layer and the token's number.
+    """Dropout of both residual branches of every layer: a function of the key, the layer and the token's number.
 
     tokens_BT: these numbers (None: the places in the batch); with them it does not depend on how examples are packed.
     """
@@ -92,7 +92,7 @@ class Prefix(NamedTuple):
         return self.cache[0][0].shape[2]
 
     def of_layer(self, layer: int) -> kernels.Prefix:
-        """What one layer attends to."""
+        """Returns what one layer attends to."""
         return *self.cache[layer], self.shared_B
 
 
@@ -104,12 +104,12 @@ REMAT_POLICIES = {
 
 
 def abstract_params(cfg: LlamaConfig, dtype: Any = jnp.float32) -> Params:
-    """The unstacked tree with a jax.ShapeDtypeStruct at every leaf; allocates nothing."""
+    """Describes the unstacked tree, a jax.ShapeDtypeStruct at every leaf; allocates nothing."""
     return jax.eval_shape(lambda: init_params(cfg, jax.random.key(0), dtype))
 
 
 def init_params(cfg: LlamaConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
-    """A fresh unstacked tree: norms are ones, the rest normal with standard deviation fan_in ** -0.5."""
+    """Draws a fresh unstacked tree: norms are ones, the rest normal with standard deviation fan_in ** -0.5."""
 
     def pure(module: nnx.Module) -> dict[str, jax.Array]:
         return nnx.to_pure_dict(nnx.state(module))
@@ -128,7 +128,7 @@ def forward(
     segments_BT: jax.Array | None = None,
     **options: Any,
 ) -> jax.Array:
-    """Logits (B, T, V) float32 of every position: `logits` of `hidden`, whose arguments and options these are."""
+    """Computes logits (B, T, V) float32 of every position: `logits` of `hidden`, whose arguments and options these are."""
     return logits(cfg, stacked_params, hidden(cfg, stacked_params, ids_BT, positions_BT, segments_BT, **options))
 
 
@@ -143,7 +143,7 @@ def hidden(
     dropout: Dropout | None = None,
     remat: Remat = "none",
 ) -> jax.Array:
-    """What the last layer says, after the final norm: (B, T, D) in dtypes.activation. For training and evaluation.
+    """Computes what the last layer says, after the final norm: (B, T, D) in dtypes.activation. For training and evaluation.
 
     ids_BT, positions_BT int: tokens and their rotary positions, which restart in every segment of a packed row.
     segments_BT int: tokens attend to earlier tokens with the same number; padding is a segment (0) like any other.
@@ -189,12 +189,12 @@ def hidden(
 
 
 def logits(cfg: LlamaConfig, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
-    """x (…, D) after the final norm -> (…, V) float32. params may be stacked or not."""
+    """Multiplies x (…, D), after the final norm, with the head: (…, V) float32. params may be stacked or not."""
     return merge_outer(cfg, params).logits(x)
 
 
 def decoding_params(cfg: LlamaConfig, params: Mapping[str, Any]) -> Params:
-    """The unstacked tree in the form that `prefill` and `decode_step` take: every matrix as (outputs, inputs).
+    """Turns every matrix of an unstacked tree to (outputs, inputs), the form that `prefill` and `decode_step` take.
 
     Heads and their size are one axis. A tied model's head is its embedding, which has this form already.
     """
@@ -246,7 +246,7 @@ def prefill(
 
 
 def empty_cache(cfg: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-    """Zeros for `batch` rows of up to `length` tokens: per layer rotated keys (B, K, H, S) and values (B, K, S, H).
+    """Makes zeros for `batch` rows of up to `length` tokens: per layer rotated keys (B, K, H, S) and values (B, K, S, H).
 
     Rows and key/value heads are the first two axes of every array, so one PartitionSpec fits all of them.
     """
@@ -276,7 +276,7 @@ def decode_step(
     *,
     dtypes: Dtypes = FLOAT32,
 ) -> tuple[jax.Array, Cache]:
-    """One token per row -> (logits (B, V) float32 of the next one, the cache with this token in it).
+    """Feeds one token per row -> (logits (B, V) float32 of the next one, the cache with this token in it).
 
     Row b writes its key and value behind the first filled_B[b] entries of its cache, and attends to these and to its part of
     the prefix. params: `decoding_params`. Donate the cache to the jitted function and it is updated in place.
@@ -340,12 +340,12 @@ def _dropout(key: jax.Array, rate: float, tokens_BT: jax.Array, x_BTD: jax.Array
 
 
 def _is_split() -> bool:
-    """Whether the mesh that is set splits weights over `fsdp`."""
+    """Tells whether the mesh that is set splits weights over `fsdp`."""
     return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
 
 
 def _gather_layer(cfg: LlamaConfig, weights: Params) -> Params:
-    """A layer's weights, gathered where the mesh splits them: matrices as (inputs, outputs), their gradients scattered again.
+    """Gathers a layer's weights where the mesh splits them: matrices as (inputs, outputs), their gradients scattered again.
 
     Left to itself the compiler gathers some of them twice. Norms are not split.
     """

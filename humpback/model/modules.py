@@ -27,32 +27,32 @@ Product = Callable[..., tuple[jax.Array, ...]]  # of rows with any number of mat
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x (…, D) over its root mean square, times scale; computed in float32, returned in x's dtype."""
+    """Divides x (…, D) by its root mean square and multiplies it with scale; in float32, returned in x's dtype."""
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
     return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 def row_product(dtype: Any, x: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
-    """Rows x (R, I) times weights of the table, whose first dimensions are the inputs, all in `dtype`; the results are in x's."""
+    """Multiplies rows x (R, I) with weights of the table, whose first dimensions are the inputs, in `dtype`; the results are in x's."""
     return products.matmul(dtype, x, tuple(weight.reshape(x.shape[-1], -1) for weight in weights))
 
 
 def turned_product(dtype: Any, x: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
-    """Rows x (R, I) times matrices (O, I) of `decoding_params`, all in `dtype`; the results are in x's."""
+    """Multiplies rows x (R, I) with matrices (O, I) of `decoding_params`, all in `dtype`; the results are in x's."""
     parts = [quantization.factors(weight_OI, dtype) for weight_OI in weights]
     return tuple(quantization.scaled(products.turned_matmul(x, matrix_OI), scale_O) for matrix_OI, scale_O in parts)
 
 
 def swiglu(product: Product, h_RD: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
-    """The feed-forward branch of normed rows, (R, D)."""
+    """Computes the feed-forward branch of normed rows, (R, D)."""
     gate_RF, up_RF = product(h_RD, gate, up)
     return product(jax.nn.silu(gate_RF) * up_RF, down)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def frugal_swiglu(product: Product, h_RD: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
-    """`swiglu`, of which the backward pass keeps nothing and computes everything again, one of PARTS of the width after the other.
+    """Computes `swiglu`, of which the backward pass keeps nothing and computes all again, one of PARTS of the width after the other.
 
     Three arrays (R, F) would otherwise be most of what a layer's backward pass holds.
     """
@@ -84,7 +84,7 @@ def _frugal_backward(product: Product, saved: tuple[jax.Array, ...], grad_RD: ja
     return grad_h_RD, *(grad.reshape(x.shape) for grad, x in zip(joined, matrices, strict=True))
 
 
-frugal_swiglu.defvjp(lambda product, *given: (swiglu(product, *given), given), _frugal_backward)
+frugal_swiglu.defvjp(lambda product, *inputs: (swiglu(product, *inputs), inputs), _frugal_backward)
 
 
 Weights = nnx.Param[jax.Array]
@@ -118,7 +118,7 @@ class Layer(nnx.Module):
         last_B: jax.Array | None = None,
         frugal: bool = False,
     ) -> jax.Array:
-        """`attend(q, k, v)` is given rotated queries and keys; `drop(branch, number)` is dropout on a branch.
+        """Applies the layer to x. `attend(q, k, v)` gets rotated queries and keys; `drop(branch, number)` is dropout on a branch.
 
         last_B: only this token of each row goes on, (B, 1, D); the others serve as keys and values. frugal: with `frugal_swiglu`.
         """
@@ -164,7 +164,7 @@ class Outer(nnx.Module):
         return rms_norm(x, self.final_norm[...], self.cfg.rms_eps)
 
     def logits(self, x: jax.Array, turned: bool = False) -> jax.Array:
-        """Logits (…, V) float32 of x (…, D) after the final norm; `turned`: the head is that of `decoding_params`."""
+        """Computes logits (…, V) float32 of x (…, D) after the final norm; `turned`: the head is that of `decoding_params`."""
         rows = cpu.two_rows(x.reshape(-1, self.cfg.d_model))
         if self.cfg.tied or turned:
             head_VD, scale_V = quantization.factors((self.embedding if self.cfg.tied else self.head)[...], x.dtype)
@@ -176,17 +176,17 @@ class Outer(nnx.Module):
 
 @functools.lru_cache(maxsize=64)
 def _graphdefs(cfg: LlamaConfig) -> tuple[Any, Any]:
-    """(of Outer, of Layer): the static halves of the modules, made once per config without allocating a weight."""
+    """Makes the static halves of the modules (Outer, Layer), once per config and without allocating a weight."""
     key = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
     outer, layer = (nnx.eval_shape(lambda k, module=module: module(cfg, k, jnp.float32), key) for module in (Outer, Layer))
     return nnx.split(outer)[0], nnx.split(layer)[0]
 
 
 def merge_outer(cfg: LlamaConfig, params: Mapping[str, Any]) -> Outer:
-    """The module with the weights outside the layers of a tree."""
+    """Puts a tree's weights outside the layers into their module."""
     return nnx.merge(_graphdefs(cfg)[0], {name: value for name, value in params.items() if name != "layers"})
 
 
 def merge_layer(cfg: LlamaConfig, weights: Mapping[str, jax.Array]) -> Layer:
-    """The module with one layer's weights."""
+    """Puts one layer's weights into their module."""
     return nnx.merge(_graphdefs(cfg)[1], dict(weights))

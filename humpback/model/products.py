@@ -14,7 +14,7 @@ SAVED = "product"
 
 
 def einsum(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """jnp.einsum of two arrays of one dtype, summed up and returned in float32."""
+    """Multiplies two arrays of one dtype by jnp.einsum, summed up and returned in float32."""
     plain = functools.partial(jnp.einsum, equation, preferred_element_type=jnp.float32)
     if a.dtype != jnp.bfloat16:
         return plain(a, b)
@@ -22,7 +22,7 @@ def einsum(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def crossed(a_RI: jax.Array, b_RO: jax.Array) -> jax.Array:
-    """aᵀ b (…, I, O) float32, of each matrix in the leading axes: what gradients are."""
+    """Multiplies to aᵀ b (…, I, O) float32, for each matrix in the leading axes: what gradients are."""
     plain = functools.partial(jnp.einsum, "...ri,...ro->...io", preferred_element_type=jnp.float32)
     if a_RI.dtype != jnp.bfloat16:
         return plain(a_RI, b_RO)
@@ -30,8 +30,8 @@ def crossed(a_RI: jax.Array, b_RO: jax.Array) -> jax.Array:
 
 
 def _matmul(equation: str, a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
-    """The product of two arrays of one dtype, in `dtype`. Elsewhere than on a CPU it comes out in theirs first: what is summed up
-    over devices is sent in that."""
+    """Multiplies two arrays of one dtype to `dtype`. Elsewhere than on a CPU the product comes out in theirs first: what is summed
+    up over devices is sent in that."""
     plain = lambda a, b: jnp.einsum(equation, a, b).astype(dtype)  # noqa: E731
     if a.dtype != jnp.bfloat16:
         return plain(a, b)
@@ -40,8 +40,8 @@ def _matmul(equation: str, a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def matmul(dtype: Any, x_RI: jax.Array, weights: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Rows times each of some matrices (I, O), all taken in `dtype`, (R, O) in the rows' dtype; for training, where `SAVED` is
-    their name for jax.checkpoint's policies."""
+    """Multiplies rows with each of some matrices (I, O), all taken in `dtype`, to (R, O) in the rows' dtype; for training, where
+    `SAVED` is their name for jax.checkpoint's policies."""
     return _forward(dtype, x_RI, weights)[0]
 
 
@@ -81,5 +81,5 @@ matmul.defvjp(_forward, _backward)
 
 
 def turned_matmul(x_RI: jax.Array, weight_OI: jax.Array) -> jax.Array:
-    """Rows times a matrix that lies as (outputs, inputs), in the matrix' dtype, to the rows' dtype; for decoding."""
+    """Multiplies rows with a matrix that lies as (outputs, inputs), in the matrix' dtype, to the rows' dtype; for decoding."""
     return _matmul("ri,oi->ro", x_RI.astype(weight_OI.dtype), weight_OI, x_RI.dtype)

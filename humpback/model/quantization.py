@@ -24,7 +24,7 @@ def _qwix() -> Any:
 
 
 def quantize(tree: Params, dtype: Any) -> Params:
-    """Every matrix of a tree of llama.decoding_params in int8, the norms in `dtype`.
+    """Rounds every matrix of a tree of llama.decoding_params to int8, casts the norms to `dtype`.
 
     The largest weight of an output becomes 127. UserError without qwix.
     """
@@ -39,7 +39,7 @@ def quantize(tree: Params, dtype: Any) -> Params:
 
 
 def shardings(placed: Params) -> Params:
-    """For the tree of `quantize`, from that of sharding.decoding_shardings: scales are split as the outputs are."""
+    """Derives the shardings of `quantize`'s tree from sharding.decoding_shardings: scales are split as the outputs are."""
     qwix = _qwix()
 
     def narrow(name: str, where: NamedSharding) -> Any:
@@ -51,7 +51,7 @@ def shardings(placed: Params) -> Params:
 
 
 def factors(weight: Any, dtype: Any) -> tuple[jax.Array, jax.Array | None]:
-    """(matrix (O, I) in `dtype`, None), or, of a QArray, its values in `dtype`, which holds them exactly, and scales (O,) float32.
+    """Splits a weight: (matrix (O, I) in `dtype`, None), or a QArray's values in `dtype`, which holds them, and scales (O,) float32.
 
     The scales belong to outputs, so they are applied to the product: qwix would apply them to the whole matrix first.
     """
@@ -61,12 +61,12 @@ def factors(weight: Any, dtype: Any) -> tuple[jax.Array, jax.Array | None]:
 
 
 def scaled(product_RO: jax.Array, scale_O: jax.Array | None) -> jax.Array:
-    """A product with a matrix of `factors`, times its scales, in the product's dtype."""
+    """Multiplies a product with a matrix of `factors` by its scales, in the product's dtype."""
     return product_RO if scale_O is None else (product_RO * scale_O).astype(product_RO.dtype)
 
 
 def rows(weight: Any, ids: jax.Array, dtype: Any) -> jax.Array:
-    """The rows `ids` of a matrix or QArray, in `dtype`: an embedding."""
+    """Looks up the rows `ids` of a matrix or QArray, in `dtype`: an embedding."""
     if not hasattr(weight, "qvalue"):
         return jnp.take(weight, ids, axis=0).astype(dtype)
     return (jnp.take(weight.qvalue, ids, axis=0) * jnp.take(weight.scale, ids, axis=0)).astype(dtype)

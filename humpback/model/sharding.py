@@ -37,7 +37,7 @@ DECODING_RULES: Rules = {**TRAINING_RULES, "embed": None}
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over `devices` (default: all). One of the sizes may be -1: what is left.
+    """Makes a mesh over `devices` (default: all). One of the sizes may be -1: what is left.
 
     Devices of several slices (TPU pods that the data centre's network joins): `data` goes across them.
     Raises ValueError when the product is not the number of devices, or `data` not a multiple of the slices.
@@ -68,22 +68,22 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
 
 
 def padded(cfg: LlamaConfig, mesh: Mesh) -> LlamaConfig:
-    """The model with a vocabulary that the mesh can split: the smallest multiple of `tensor` that holds it."""
+    """Fills the vocabulary up to what the mesh can split: the smallest multiple of `tensor` that holds it."""
     return dataclasses.replace(cfg, vocab_size=round_up(cfg.vocab_size, mesh.shape["tensor"]))
 
 
 def batch_shards(mesh: Mesh | AbstractMesh) -> int:
-    """How many parts of the mesh have rows of their own: into so many equal groups a batch is split."""
+    """Counts the parts of the mesh that have rows of their own: into so many equal groups a batch is split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """For arrays whose axis number `axis` is rows: these are split over BATCH_AXES, all else is whole."""
+    """Splits arrays whose axis number `axis` is rows over BATCH_AXES there; all else is whole."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """For what every device has, whole."""
+    """Gives every device the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -93,7 +93,7 @@ def place(array: np.ndarray, where: NamedSharding) -> jax.Array:
 
 
 def param_shardings(cfg: LlamaConfig, mesh: Mesh, rules: Rules, stacked: bool = False) -> Params:
-    """A NamedSharding for every weight of the model, in the shape of its (stacked or unstacked) tree.
+    """Derives a NamedSharding for every weight of the model, in the shape of its (stacked or unstacked) tree.
 
     Raises ValueError naming leaf, dimension and axis: a logical axis without a rule, a rule nothing uses, a mesh axis
     that the mesh does not have or that one weight uses twice, a dimension the mesh axis does not divide. The one
@@ -106,14 +106,14 @@ def param_shardings(cfg: LlamaConfig, mesh: Mesh, rules: Rules, stacked: bool = 
 
 
 def matrix_spec(cfg: LlamaConfig, mesh: Any, name: str) -> PartitionSpec:
-    """Of one of a layer's matrices by TRAINING_RULES, as (inputs, outputs); heads and their size are one axis there."""
+    """Derives one layer matrix' spec by TRAINING_RULES, as (inputs, outputs); heads and their size are one axis there."""
     weight = WEIGHTS[name]
     spec = _spec(cfg, mesh, TRAINING_RULES, (name,), weight, stacked=False)
     return PartitionSpec(spec[0], spec[weight.leading_inputs])
 
 
 def decoding_shardings(cfg: LlamaConfig, mesh: Mesh) -> Params:
-    """For the matrices (outputs, inputs) of llama.decoding_params, by DECODING_RULES; heads and their size are one axis there."""
+    """Derives the shardings of llama.decoding_params' tree, (outputs, inputs), by DECODING_RULES; heads and their size are one axis."""
 
     def turn(name: str, where: NamedSharding) -> NamedSharding:
         outputs = WEIGHTS[name].leading_inputs  # where they begin

@@ -60,7 +60,7 @@ class LlamaConfig:
             raise ValueError(f"LlamaConfig.head_dim must be even for rotary positions, not {self.head_dim}")
 
     def dims(self) -> dict[str, int]:
-        """The size of every dimension letter that occurs in a weight."""
+        """Returns the size of every dimension letter that occurs in a weight."""
         return {
             "V": self.vocab_size,
             "D": self.d_model,
@@ -71,12 +71,12 @@ class LlamaConfig:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict that `from_dict` reads back."""
+        """Returns a JSON-able dict that `from_dict` reads back."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LlamaConfig":
-        """The inverse of `to_dict`; raises ValueError naming unknown or missing keys."""
+        """Inverts `to_dict`; raises ValueError naming unknown or missing keys."""
         values = dict(values)
         scaling = values.get("rope_scaling")
         if isinstance(scaling, Mapping):
@@ -121,15 +121,15 @@ class Weight:
         return len(self.fan_in) if self.shape.startswith(self.fan_in) else 0
 
     def sizes(self, cfg: LlamaConfig) -> tuple[int, ...]:
-        """The array's shape in this model."""
+        """Returns the array's shape in this model."""
         return tuple(cfg.dims()[letter] for letter in self.shape)
 
     def inputs(self, cfg: LlamaConfig) -> int:
-        """How many numbers go into one output."""
+        """Counts the numbers that go into one output."""
         return math.prod(cfg.dims()[letter] for letter in self.fan_in)
 
     def init(self, cfg: LlamaConfig, key: jax.Array, dtype: Any) -> jax.Array:
-        """A fresh value: ones for norms, normal with standard deviation fan_in ** -0.5 otherwise."""
+        """Draws a fresh value: ones for norms, normal with standard deviation fan_in ** -0.5 otherwise."""
         if not self.matrix:
             return jnp.ones(self.sizes(cfg), dtype)
         scale = self.inputs(cfg) ** -0.5
@@ -153,17 +153,17 @@ WEIGHTS: dict[str, Weight] = {
 
 
 def layer_names() -> list[str]:
-    """The names of the weights every layer has."""
+    """Lists the weights that every layer has, by name."""
     return [name for name, weight in WEIGHTS.items() if weight.per_layer]
 
 
 def outer_names(cfg: LlamaConfig) -> list[str]:
-    """The names of the weights outside the layers; a tied model has no head."""
+    """Lists the weights outside the layers, by name; a tied model has no head."""
     return [name for name, weight in WEIGHTS.items() if not weight.per_layer and not (cfg.tied and name == "head")]
 
 
 def leaves(cfg: LlamaConfig) -> Iterator[tuple[tuple[str, ...], Weight]]:
-    """(path, table row) of every array of the unstacked tree, e.g. (("layers", "0", "q"), …)."""
+    """Yields (path, table row) of every array of the unstacked tree, e.g. (("layers", "0", "q"), …)."""
     for name in outer_names(cfg):
         yield (name,), WEIGHTS[name]
     for layer in range(cfg.num_layers):
@@ -172,7 +172,7 @@ def leaves(cfg: LlamaConfig) -> Iterator[tuple[tuple[str, ...], Weight]]:
 
 
 def make_tree(cfg: LlamaConfig, make: Callable[[tuple[str, ...], Weight], Any], *, stacked: bool = False) -> Params:
-    """The tree of one model with `make(path, weight)` at every leaf; stacked: path is ("layers", name)."""
+    """Builds the tree of one model with `make(path, weight)` at every leaf; stacked: path is ("layers", name)."""
     tree = {name: make((name,), WEIGHTS[name]) for name in outer_names(cfg)}
     if stacked:
         tree["layers"] = {name: make(("layers", name), WEIGHTS[name]) for name in layer_names()}
@@ -185,29 +185,29 @@ def make_tree(cfg: LlamaConfig, make: Callable[[tuple[str, ...], Weight], Any], 
 
 
 def map_weights(change: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> Params:
-    """A model's tree, or a part of one, with `change(name, leaf)` in place of every leaf; the name is the table's."""
+    """Copies a model's tree, or a part of one, with `change(name, leaf)` in place of every leaf; the name is the table's."""
     return {
         name: map_weights(change, leaf) if isinstance(leaf, Mapping) else change(name, leaf) for name, leaf in tree.items()
     }
 
 
 def parameter_count(cfg: LlamaConfig) -> int:
-    """How many numbers the model holds; a tied embedding counts once."""
+    """Counts the numbers that the model holds; a tied embedding counts once."""
     return sum(math.prod(weight.sizes(cfg)) for _, weight in leaves(cfg))
 
 
 def check_params(cfg: LlamaConfig, params: Mapping[str, Any]) -> None:
     """Raises ValueError naming the first unknown, missing or mis-shaped leaf of an unstacked tree."""
-    found = dict(_flatten(params))
-    wanted = dict(leaves(cfg))
-    for path in found:
-        if path not in wanted:
+    arrays = dict(_flatten(params))
+    rows = dict(leaves(cfg))
+    for path in arrays:
+        if path not in rows:
             reason = "; the config says that the embedding is tied" if path == ("head",) else ""
             raise ValueError(f"unknown weight {'/'.join(path)}{reason}")
-    for path, weight in wanted.items():
-        if path not in found:
+    for path, weight in rows.items():
+        if path not in arrays:
             raise ValueError(f"missing weight {'/'.join(path)}")
-        shape = getattr(found[path], "shape", None)
+        shape = getattr(arrays[path], "shape", None)
         if shape is None or tuple(shape) != weight.sizes(cfg):
             raise ValueError(f"weight {'/'.join(path)} has shape {shape}, must be {weight.shape} = {weight.sizes(cfg)}")
 
@@ -234,7 +234,7 @@ def stack_layers(params: Mapping[str, Any]) -> Params:
 
 
 def unstack_layers(stacked: Mapping[str, Any], cfg: LlamaConfig) -> Params:
-    """The inverse of `stack_layers`, exact; numpy arrays give views, jax arrays copies."""
+    """Inverts `stack_layers`, exactly; numpy arrays give views, jax arrays copies."""
     layers = {
         str(layer): {name: array[layer] for name, array in stacked["layers"].items()}
         for layer in range(cfg.num_layers)

@@ -1,6 +1,7 @@
 """The feed-forward branch with a backward pass in parts: the plain one's numbers in less memory, on a mesh without sending matrices."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,17 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from humpback.model import modules
+from humpback.model import llama, modules, weights
 from humpback.model.sharding import make_mesh
 
 ROWS, WIDE = 256, 16
 PRODUCT = functools.partial(modules.row_product, jnp.float32)
+
+
+def test_declared_attributes_are_the_tables():
+    assert list(inspect.get_annotations(modules.Layer)) == weights.layer_names()
+    untied = llama.LlamaConfig(16, 8, 1, 1, 1, 8, 8, tied=False)
+    assert list(inspect.get_annotations(modules.Outer)) == weights.outer_names(untied)
 
 
 def given(width):
