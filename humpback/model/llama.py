@@ -4,7 +4,7 @@ Pure functions of nested dicts of arrays (weights.py), around the modules of mod
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from humpback.model import attention, kernels, products, sharding
-from humpback.model.modules import Layer, Outer, merge_layer, merge_outer, row_product, turned_product
+from humpback.model.modules import Drop, Layer, Outer, merge_layer, merge_outer, row_product, turned_product
 from humpback.model.weights import (
     WEIGHTS,
     LlamaConfig,
@@ -162,19 +162,13 @@ def hidden(
     tables = attention.rope_tables(cfg, positions_BT)
     attend = functools.partial(attention.causal_attention, segments_BT=segments_BT, dtype=dtypes.compute)
     product = functools.partial(row_product, dtypes.compute)
-    keys_L = drop_with = None
-    if dropout is not None and dropout.rate > 0.0:
-        rate, tokens_BT = dropout.rate, dropout.tokens_BT
-        if tokens_BT is None:
-            tokens_BT = jnp.arange(ids_BT.size).reshape(ids_BT.shape)
-        keys_L = jax.vmap(functools.partial(jax.random.fold_in, dropout.key))(jnp.arange(cfg.num_layers))
-        drop_with = lambda key: functools.partial(_dropout, key, rate, tokens_BT)  # noqa: E731
+    keys_L, drop_with = _dropout_by_layer(cfg, dropout, ids_BT)
 
     def step(x_BTD: jax.Array, scanned: tuple[Params, Any]) -> tuple[jax.Array, None]:
         weights, key = scanned
         weights = _gather_layer(cfg, weights)
-        drop = drop_with(key) if drop_with else None
-        return _constrain_batch(merge_layer(cfg, weights)(x_BTD, tables, attend, drop, product, frugal=remat == "full")), None
+        layer = merge_layer(cfg, weights)
+        return _constrain_batch(layer(x_BTD, tables, attend, drop_with(key), product, frugal=remat == "full")), None
 
     if remat != "none":
         # Inside a scan nothing can be merged across iterations, so the barrier against it is not needed.
@@ -325,6 +319,19 @@ def _check_cache(cfg: LlamaConfig, cache: Cache, batch: int, prefix_length: int)
             f"(B, K, S, H), as empty_cache, prefill and insert_cache make it; this one starts with {shapes[0]}"
         )
     _check_length(cfg, length + prefix_length)
+
+
+def _dropout_by_layer(
+    cfg: LlamaConfig, dropout: Dropout | None, ids_BT: jax.Array
+) -> tuple[jax.Array | None, Callable[[Any], Drop | None]]:
+    """Derives a key for every layer, and how a layer's key drops; without dropout no keys, and nothing drops."""
+    if dropout is None or dropout.rate == 0.0:
+        return None, lambda key: None
+    rate, tokens_BT = dropout.rate, dropout.tokens_BT
+    if tokens_BT is None:
+        tokens_BT = jnp.arange(ids_BT.size).reshape(ids_BT.shape)
+    keys_L = jax.vmap(functools.partial(jax.random.fold_in, dropout.key))(jnp.arange(cfg.num_layers))
+    return keys_L, lambda key: functools.partial(_dropout, key, rate, tokens_BT)
 
 
 def _dropout(key: jax.Array, rate: float, tokens_BT: jax.Array, x_BTD: jax.Array, branch: int) -> jax.Array:

@@ -18,8 +18,9 @@ from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, outer_name
 from humpback.rounding import ceil_div, round_up
 
 PARTS = 4  # of the width in `frugal_swiglu`
-WIDTH_AXES = (1, 1, 0)  # where F stands in gate, up and down
+WIDTH_AXES = tuple(WEIGHTS[name].shape.index("F") for name in ("gate", "up", "down"))
 
+Parameter = nnx.Param[jax.Array]
 Tables = tuple[jax.Array, jax.Array]  # of attention.rope_tables
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Drop = Callable[[jax.Array, int], jax.Array]
@@ -87,21 +88,18 @@ def _frugal_backward(product: Product, saved: tuple[jax.Array, ...], grad_RD: ja
 frugal_swiglu.defvjp(lambda product, *inputs: (swiglu(product, *inputs), inputs), _frugal_backward)
 
 
-Weights = nnx.Param[jax.Array]
-
-
 class Layer(nnx.Module):
     """One transformer layer; its weights are the table's `per_layer` rows."""
 
-    attention_norm: Weights
-    q: Weights
-    k: Weights
-    v: Weights
-    o: Weights
-    ffn_norm: Weights
-    gate: Weights
-    up: Weights
-    down: Weights
+    attention_norm: Parameter
+    q: Parameter
+    k: Parameter
+    v: Parameter
+    o: Parameter
+    ffn_norm: Parameter
+    gate: Parameter
+    up: Parameter
+    down: Parameter
 
     def __init__(self, cfg: LlamaConfig, key: jax.Array, dtype: Any):
         self.cfg = cfg
@@ -148,9 +146,9 @@ class Layer(nnx.Module):
 class Outer(nnx.Module):
     """What stands before and after the layers: embedding, final norm, head (of a model that is not tied)."""
 
-    embedding: Weights
-    final_norm: Weights
-    head: Weights
+    embedding: Parameter
+    final_norm: Parameter
+    head: Parameter
 
     def __init__(self, cfg: LlamaConfig, key: jax.Array, dtype: Any):
         self.cfg = cfg
