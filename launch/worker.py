@@ -4,9 +4,11 @@
     python launch/worker.py start --attempt=7 -- run --config=configs/llama_7b.py --workdir=gs://BUCKET/RUN
     python launch/worker.py status      one line: HUMPBACK and a JSON object
     python launch/worker.py stop        by the recorded process ids; SIGTERM first, so that a training saves
+    python launch/worker.py limit --seconds=3600 --node=NAME --zone=Z      after so long this slice deletes itself (launch/guard.py)
 
 An attempt is started once on a worker, however often it is asked for. What is known of it is in ~/humpback-job: job.json (attempt,
-command, process), log, exit.json. The log is copied into the run's directory while it grows, as WORKDIR/logs/ATTEMPT-SLICE-WORKER-PART.
+command, process), log, exit.json. The log is copied into the run's directory while it grows, as WORKDIR/logs/ATTEMPT-SLICE-WORKER-PART,
+without keys and tokens.
 """
 
 import argparse
@@ -27,9 +29,15 @@ import time
 
 JOB = pathlib.Path.home() / "humpback-job"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from humpback import credentials  # noqa: E402 nothing of the package that takes long: `status` must be quick
+from launch import guard  # noqa: E402
+
 STAMP = ROOT / ".setup-done"  # written last by `tpu.py setup`
 COPY_SECONDS = (60, 600)  # between two copies of the log: of the first worker, of the others
 LAST_COPY_SECONDS = 60  # a store that does not answer must not hide the exit code for longer
+GRACE_SECONDS = 120.0  # what a save may take
 RENDEZVOUS_SECONDS = "600"  # ssh reaches the workers of a large pod one after the other
 PREEMPTED = 75  # humpback.training.stopping.PREEMPTED; to import that would bring JAX
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -39,10 +47,14 @@ BAR = re.compile(r"([\w-]+): +\d+%\|[^|]*\| *(\d+)/(\d+) \[[^<]*<([^,]*), *([^,\
 def main() -> int:
     """Does what the first argument says and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["start", "keep", "status", "stop"])  # keep: what start leaves behind
+    # keep and guard: what start and limit leave behind
+    parser.add_argument("verb", choices=["start", "keep", "status", "stop", "limit", "guard"])
     parser.add_argument("--attempt", default="")
     parser.add_argument("--slice", type=int, default=0, help="start: number of this worker's slice")
-    parser.add_argument("--grace", type=float, default=120, metavar="SECONDS", help="stop: until SIGKILL")
+    parser.add_argument("--grace", type=float, default=GRACE_SECONDS, metavar="SECONDS", help="stop: until SIGKILL")
+    parser.add_argument("--seconds", type=float, default=0, help="limit: until the slice deletes itself; 0: it does not")
+    for name in ("node", "zone", "project"):
+        parser.add_argument(f"--{name}", default="", help="limit: of the slice")
     at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options, command = parser.parse_args(sys.argv[1:at]), sys.argv[at + 1 :]
     if options.verb == "start":
@@ -51,6 +63,11 @@ def main() -> int:
             return start(options.attempt, options.slice, command)
     if options.verb == "keep":
         return keep()
+    slice_of = (options.seconds, options.node, options.zone, options.project)
+    if options.verb == "guard":
+        guard.keep(*slice_of, lambda: stop(GRACE_SECONDS))
+    if options.verb == "limit":
+        guard.begin(*slice_of, born)
     if options.verb == "stop":
         stop(options.grace)
     print("HUMPBACK " + json.dumps(status()), flush=True)
@@ -96,13 +113,12 @@ def keep() -> int:
 
 
 def copy_log(job: dict, over: threading.Event) -> None:
-    """Publishes what the log has grown by, as files of their own, until `over`; without --workdir there is no place for it."""
+    """Publishes what the log has grown by, in whole lines, as files of their own, until `over`; without --workdir there is no place."""
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     flags.add_argument("--workdir", "-workdir")
     workdir = flags.parse_known_args(job["command"])[0].workdir
     if not workdir:
         return
-    sys.path.insert(0, str(ROOT))
     from humpback import storage  # not at the top: `status` must be quick
 
     place, part = 0, 0
@@ -111,9 +127,12 @@ def copy_log(job: dict, over: threading.Event) -> None:
         with open(JOB / "log", "rb") as log:
             log.seek(place)
             grown = log.read()
+        if not ended:
+            grown = grown[: max(grown.rfind(b"\n"), grown.rfind(b"\r")) + 1]  # a word that is still being written may be half a token
         if grown:
+            text = credentials.redact(grown.decode(errors="surrogateescape")).encode(errors="surrogateescape")
             with contextlib.suppress(Exception):  # the log is still here, and a copy of it must not end a run
-                storage.publish(f"{workdir}/logs/{job['attempt']}-{job['slice']}-{int(name()):04d}-{part:06d}.txt", grown)
+                storage.publish(f"{workdir}/logs/{job['attempt']}-{job['slice']}-{int(name()):04d}-{part:06d}.txt", text)
                 place, part = place + len(grown), part + 1
         if ended:
             return
@@ -128,7 +147,7 @@ def status() -> dict:
         code = 137  # somebody killed the keeper, or the machine was restarted
     text = log_tail()
     found = {"worker": name(), "setup": STAMP.read_text().strip(), "attempt": job.get("attempt"), "running": running}
-    found |= {"code": None if running else code, "error": last_error(text) if code else ""}
+    found |= {"code": None if running else code, "error": credentials.redact(last_error(text)) if code else "", "limit": guard.status(born)}
     if bars := BAR.findall(text):
         found |= zip(("stage", "step", "steps", "eta", "rate"), bars[-1], strict=True)
     return found

@@ -6,26 +6,35 @@ It knows the commands and flags of cloud.google.com/sdk/gcloud/reference/compute
 
 import contextlib
 import fcntl
+import http.server
 import json
 import os
 import pathlib
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 # Flags by the pages of the reference named in the module's text; --format, --project and --quiet belong to every command.
+MADE = "accelerator-type spot reserved service-account labels network subnetwork internal-ips zone"
 FLAGS = {
-    "queued-resources create": "node-id node-count node-prefix accelerator-type runtime-version spot reserved service-account zone",
-    "queued-resources describe": "zone",
+    "queued-resources create": f"node-id node-count node-prefix runtime-version {MADE}",
+    "queued-resources list": "zone",
     "queued-resources delete": "force zone",
-    "tpu-vm create": "accelerator-type version spot reserved service-account zone",
-    "tpu-vm describe": "zone",
+    "tpu-vm create": f"version {MADE}",
+    "tpu-vm list": "zone",
     "tpu-vm delete": "zone",
-    "tpu-vm ssh": "worker command zone",
-    "tpu-vm scp": "worker zone",
+    "tpu-vm ssh": "worker command internal-ip zone",
+    "tpu-vm scp": "worker internal-ip zone",
+}
+ALPHA = {  # besides those
+    "queued-resources create": "provisioning-model max-run-duration",
+    "tpu-vm ssh": "tunnel-through-iap",
+    "tpu-vm scp": "tunnel-through-iap",
 }
 CHIPS_PER_WORKER = 4
 QUEUE = ["ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING"]  # a state at each look, then it is there
@@ -51,8 +60,8 @@ class Error(Exception):
 
 
 class Cloud:
-    """The folder. settings: quota in chips, workers of a slice, the shares of calls that are limited and connections that break, and
-    whether workers take the key."""
+    """The folder. settings: quota in chips, workers of a slice, the shares of calls that are limited and connections that break, whether
+    workers take the key, `refused`: commands that the account may not do, and `may_delete`: whether the machines' account may."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
@@ -62,12 +71,13 @@ class Cloud:
         (self.folder / "bin").mkdir(parents=True)
         script = self.folder / "bin" / "gcloud"
         root = pathlib.Path(__file__).parents[2]
-        script.write_text(f'#!/bin/bash\ncd {root} && FAKE_GCLOUD={self.folder} exec {sys.executable} -m tests.launch.fake_gcloud "$@"\n')
+        told = f"FAKE_GCLOUD={shlex.quote(str(self.folder))} exec {shlex.quote(sys.executable)}"
+        script.write_text(f'#!/bin/bash\ncd {shlex.quote(str(root))} && {told} -m tests.launch.fake_gcloud "$@"\n')
         (self.folder / "python").write_text(PYTHON)
         for file in (script, self.folder / "python"):
             file.chmod(0o755)
         settings = {"quota": quota, "workers": workers, "limited": limited, "breaks": breaks, "seed": seed, "environment": environment}
-        settings["key"] = True
+        settings |= {"key": True, "refused": [], "may_delete": True}
         self._write({"settings": settings, "calls": 0, "made": 0, "queued": {}, "nodes": {}})
         return self
 
@@ -94,6 +104,11 @@ class Cloud:
         """What costs money or holds the quota."""
         with self.state() as state:
             return [*state["queued"], *state["nodes"]]
+
+    def add_foreign(self, name: str, kind: str = "v4-8") -> None:
+        """A slice that somebody else made."""
+        with self.state() as state:
+            self._add_nodes(state, [name], kind, {"owner": "somebody"})
 
     def worker(self, node: str, number: int) -> pathlib.Path:
         """A worker's home."""
@@ -123,34 +138,38 @@ class Cloud:
 
     def _signal(self, node: str, number: int) -> int:
         """To all processes of a slice; how many there were."""
-        mark, found = f"FAKE_NODE={self.folder}/{node}".encode(), 0
-        for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                if mark in path.read_bytes().split(b"\0"):
-                    os.kill(int(path.parent.name), number)
-                    found += 1
-        return found
+        return _signal_all(f"FAKE_NODE={self.folder}/{node}".encode(), number, whole=True)
+
+    def end(self) -> None:
+        """Kills all that still runs: workers' processes, gcloud's, and whoever has this gcloud on its PATH."""
+        deadline = time.monotonic() + 20
+        while _signal_all(str(self.folder).encode(), signal.SIGKILL, whole=False):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     # --- commands ---
 
     def run(self, words: list[str]) -> str:
         """What a command prints. Error for one that the reference does not know, that is limited, or that cannot be done."""
+        alpha, words = words[:1] == ["alpha"], words[words[:1] == ["alpha"] :]
         if words[:2] != ["compute", "tpus"]:
             raise Error(f"Invalid choice: {words[:1]}", 2)
         verb, names = " ".join(words[2:4]), [word for word in words[4:] if not word.startswith("--")]
         flags = dict(word[2:].partition("=")[::2] for word in words[4:] if word.startswith("--"))
-        known = {*FLAGS.get(verb, "").split(), "format", "project", "quiet"}
+        known = {*FLAGS.get(verb, "").split(), *(ALPHA.get(verb, "").split() if alpha else ()), "format", "project", "quiet"}
         if verb not in FLAGS or not set(flags) <= known or "zone" not in flags:
             raise Error(f"(gcloud.compute.tpus.{verb}) unrecognized arguments: {set(flags) - known or verb}", 2)
         with self.state() as state:
             state["calls"] += 1
             chance = random.Random(f"{state['settings']['seed']} {state['calls']}")
             with open(self.folder / "calls.log", "a") as log:
-                log.write(f"{verb} {' '.join(names)}\n")
+                log.write(" ".join([verb, *names, *(word for word in words[4:] if word.startswith("--"))]).replace("\n", " ") + "\n")
+            if verb in state["settings"]["refused"]:
+                raise Error(f"ERROR: PERMISSION_DENIED: Permission to do {verb} is missing")
             if chance.random() < state["settings"]["limited"]:
                 raise Error("ERROR: status RESOURCE_EXHAUSTED, 429: rateLimitExceeded, Quota exceeded for requests per minute")
             if verb not in ("tpu-vm ssh", "tpu-vm scp"):
-                return getattr(self, verb.replace("-", "_").replace(" ", "_"))(state, names[0], flags)
+                return getattr(self, verb.replace("-", "_").replace(" ", "_"))(state, (names or [""])[0], flags)
             node = names[-1].partition(":")[0] if verb == "tpu-vm scp" else names[0]
             self._find(state["nodes"], node)
             if state["nodes"][node]["state"] != "READY":
@@ -198,13 +217,13 @@ class Cloud:
             raise Error(f"ERROR: NOT_FOUND: Resource {name} was not found")
         return among[name]
 
-    def _add_nodes(self, state: dict, names: list[str], kind: str) -> None:
+    def _add_nodes(self, state: dict, names: list[str], kind: str, labels: dict) -> None:
         from launch import local_pod  # here, because every gcloud line is a process of this file
 
         for name in names:
             port = local_pod.free_ports()
             state["made"] += 1
-            state["nodes"][name] = {"state": "READY", "acceleratorType": kind, "number": port}
+            state["nodes"][name] = {"state": "READY", "acceleratorType": kind, "number": port, "labels": labels}
             for worker in range(state["settings"]["workers"]):
                 self.worker(name, worker).mkdir(parents=True)
 
@@ -223,18 +242,22 @@ class Cloud:
         count = int(flags.get("node-count", 1))
         nodes = [f"{flags['node-prefix']}-{i}" for i in range(count)] if count > 1 else [flags["node-id"]]
         self._check_room(state, nodes, flags["accelerator-type"])
-        state["queued"][name] = {"state": QUEUE[0], "nodes": nodes, "type": flags["accelerator-type"]}
+        labels = dict([flags["labels"].split("=")])
+        state["queued"][name] = {"state": QUEUE[0], "nodes": nodes, "type": flags["accelerator-type"], "labels": labels}
         return ""
 
-    def queued_resources_describe(self, state: dict, name: str, flags: dict) -> str:
-        request = self._find(state["queued"], name)
-        answer = json.dumps({"name": name, "state": {"state": request["state"]}})
-        if request["state"] in QUEUE:
-            later = [*QUEUE, "ACTIVE"][QUEUE.index(request["state"]) + 1]
-            if later == "ACTIVE":
-                self._add_nodes(state, request["nodes"], request["type"])
-            request["state"] = later
-        return answer
+    def queued_resources_list(self, state: dict, _: str, flags: dict) -> str:
+        answers = []
+        for name, request in state["queued"].items():
+            spec = {"node": {"acceleratorType": request["type"], "labels": request["labels"]}}
+            answers.append({"name": f"projects/p/locations/z/queuedResources/{name}", "state": {"state": request["state"]}})
+            answers[-1]["tpu"] = {"nodeSpec": [spec]}
+            if request["state"] in QUEUE:
+                later = [*QUEUE, "ACTIVE"][QUEUE.index(request["state"]) + 1]
+                if later == "ACTIVE":
+                    self._add_nodes(state, request["nodes"], request["type"], request["labels"])
+                request["state"] = later
+        return json.dumps(answers)
 
     def queued_resources_delete(self, state: dict, name: str, flags: dict) -> str:
         request = self._find(state["queued"], name)
@@ -251,20 +274,77 @@ class Cloud:
         if name in state["nodes"]:
             raise Error(f"ERROR: ALREADY_EXISTS: {name}")
         self._check_room(state, [name], flags["accelerator-type"])
-        self._add_nodes(state, [name], flags["accelerator-type"])
+        self._add_nodes(state, [name], flags["accelerator-type"], dict([flags["labels"].split("=")]))
         return ""
 
-    def tpu_vm_describe(self, state: dict, name: str, flags: dict) -> str:
-        node = self._find(state["nodes"], name)
-        return json.dumps({**node, "name": name, "networkEndpoints": [{}] * state["settings"]["workers"]})
+    def tpu_vm_list(self, state: dict, _: str, flags: dict) -> str:
+        ends = [{}] * state["settings"]["workers"]
+        where = "projects/p/locations/z/nodes"
+        return json.dumps([{**node, "name": f"{where}/{name}", "networkEndpoints": ends} for name, node in state["nodes"].items()])
 
     def tpu_vm_delete(self, state: dict, name: str, flags: dict) -> str:
         self._find(state["nodes"], name)
-        if any(name in request["nodes"] for request in state["queued"].values()):
-            raise Error(f"ERROR: FAILED_PRECONDITION: {name} belongs to a queued resource")
+        for request in state["queued"].values():
+            if name in request["nodes"]:
+                request["state"] = "SUSPENDED"
         self._take(name)
         del state["nodes"][name]
         return ""
+
+
+def _signal_all(mark: bytes, number: int, whole: bool) -> int:
+    """To all processes that have this variable, or this text in one, in their environment; how many there were."""
+    found = 0
+    for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            text = path.read_bytes()
+            if mark in (text.split(b"\0") if whole else text) and int(path.parent.name) != os.getpid():
+                os.kill(int(path.parent.name), number)
+                found += 1
+    return found
+
+
+@contextlib.contextmanager
+def services(cloud: Cloud):
+    """Google's services as a worker sees them: the metadata server, the permissions and the deletion of a node. Yields the variables."""
+
+    class Service(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            values = {"service-accounts/default/token": json.dumps({"access_token": "of-the-machine"}), "project-id": "p"}
+            self.answer(values.get(self.path.removeprefix("/computeMetadata/v1/").partition("/")[2]))
+
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["permissions"]
+            with cloud.state() as state:
+                may = state["settings"]["may_delete"]
+            self.answer(json.dumps({"permissions": asked} if may else {}) if self.path == "/v1/projects/p:testIamPermissions" else None)
+
+        def do_DELETE(self):
+            node = self.path.partition("/v2/projects/p/locations/z/nodes/")[2]
+            with cloud.state() as state:
+                found = state["nodes"].pop(node, None) if state["settings"]["may_delete"] else None
+                for request in state["queued"].values():
+                    if node in request["nodes"]:
+                        request["state"] = "SUSPENDED"
+            self.answer("{}" if found else None)
+            if found:
+                cloud._take(node)
+
+        def answer(self, text):
+            self.send_response(200 if text else 404)
+            self.send_header("Metadata-Flavor", "Google")
+            self.end_headers()
+            self.wfile.write((text or "").encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        overrides = {f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{name}": f"http://{address}/" for name in ("TPU", "CLOUDRESOURCEMANAGER")}
+        yield {"GCE_METADATA_IP": address, "NO_PROXY": "127.0.0.1", **overrides}
+        server.shutdown()
 
 
 if __name__ == "__main__":

@@ -8,63 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from tests.launch.fake_gcloud import FLAGS, Cloud
-
-ROOT = pathlib.Path(__file__).parents[2]
-WHERE = ["--name=pod", "--zone=z"]
-TYPE = "--type=v5litepod-8"
+from tests.launch.fake_gcloud import ALPHA, FLAGS
+from tests.launch.pods import ROOT, TYPE, WHERE, calls, command, count, job, start, tpu, wait_for
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are Linux machines")
-
-
-@pytest.fixture
-def cloud(tmp_path):
-    cloud = Cloud(tmp_path / "cloud").begin(FAKE_HUMPBACK=str(ROOT / "tests" / "launch" / "fake_humpback.py"))
-    yield cloud
-    cloud.preempt()  # ends what still runs
-
-
-def command(cloud, verb, *more):
-    return [sys.executable, str(ROOT / "launch" / "tpu.py"), verb, *WHERE, "--poll_seconds=0.6", f"--journal={cloud.folder}/journal", *more]
-
-
-def start(cloud, verb, *more):
-    environment = {**os.environ, "PATH": f"{cloud.folder}/bin:{os.environ['PATH']}"}
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command(cloud, verb, *more), env=environment, **pipes)
-
-
-def tpu(cloud, verb, *more, code=0):
-    """What a verb prints; fails when its exit code is another one."""
-    process = start(cloud, verb, *more)
-    text, _ = process.communicate(timeout=120)
-    assert process.returncode == code, text
-    return text
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
-
-
-def calls(cloud):
-    return (cloud.folder / "calls.log").read_text().splitlines()
-
-
-def job(tmp_path, *flags, folder="--out"):
-    return ["--", "run", f"{folder}={tmp_path / 'run'}", *flags]
-
-
-def count(tmp_path):
-    path = tmp_path / "run" / "count"
-    return int(path.read_text()) if path.exists() else 0
 
 
 def test_verb_by_verb(cloud, tmp_path):
@@ -74,7 +24,7 @@ def test_verb_by_verb(cloud, tmp_path):
     tpu(cloud, "create", TYPE, "--provision=spot")
     assert "pod is there" in tpu(cloud, "create", TYPE)
     wait_for(lambda: "ACTIVE READY" in tpu(cloud, "status"))
-    assert "not a v4-32" in tpu(cloud, "create", "--type=v4-32", code=2)
+    assert "made with --type=v5litepod-8, now v4-32" in tpu(cloud, "create", "--type=v4-32", code=2)
     assert "2 workers set up" in tpu(cloud, "setup")
     assert "set up before" in tpu(cloud, "setup")
     homes = [cloud.worker("pod", number) for number in range(2)]
@@ -154,13 +104,13 @@ def test_workers_with_other_packages_are_told(cloud):
 
 
 def test_several_slices(cloud, tmp_path):
-    more = ["--slices=2", "--provision=reserved", "--noautodelete", *job(tmp_path, "--steps=5")]
-    text = tpu(cloud, "supervise", TYPE, *more)
+    more = ["--provision=reserved", "--noautodelete", *job(tmp_path, "--steps=5")]
+    text = tpu(cloud, "supervise", TYPE, "--slices=2", *more)
     assert text.count("done (exit code 0)") == 4 and "costs money" in text and cloud.left() == ["pod", "pod-0", "pod-1"]
-    tpu(cloud, "run", "--slices=2", *job(tmp_path, "--exit=1", folder="--workdir"))
+    tpu(cloud, "run", *job(tmp_path, "--exit=1", folder="--workdir"))
     ends = {f"{number}-{worker:04d}-000000.txt" for number in range(2) for worker in range(2)}  # each worker's log is kept
     wait_for(lambda: {path.name.partition("-")[2] for path in tmp_path.glob("run/logs/*.txt")} == ends)
-    tpu(cloud, "delete", "--slices=2")
+    tpu(cloud, "delete")
     assert cloud.left() == []
 
 
@@ -197,27 +147,39 @@ def test_two_supervisors_and_two_commands_are_kept_apart(cloud, tmp_path):
 
 def test_ctrl_c_while_gcloud_ends_is_no_error(tmp_path):
     """Otherwise a supervisor would take it for a fault of its own and delete the slices."""
-    script, begun = tmp_path / "gcloud", tmp_path / "begun"
-    script.write_text(f"#!/bin/sh\ntouch {begun}\nexec sleep 0.15\n")  # an interrupted Popen.communicate waits 0.25 s for the end
-    script.chmod(0o755)
-    words = [sys.executable, str(ROOT / "launch" / "tpu.py"), "status", *WHERE]
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(begun.exists)
-    process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, text
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text("#!/bin/sh\n")
+    gcloud.chmod(0o755)
+    launch(
+        tmp_path,
+        """
+class Interrupted(gcloud.subprocess.Popen):
+    def communicate(self, *_, **__):
+        self.wait()  # it has ended, and nothing of it is there any more
+        raise KeyboardInterrupt
+gcloud.subprocess.Popen = Interrupted
+try:
+    gcloud.call(["tpu-vm", "list"], seconds=3)
+except KeyboardInterrupt:
+    pass
+else:
+    raise AssertionError
+""",
+    )
 
 
 def test_a_folder_that_git_does_not_know_costs_nothing(cloud, tmp_path):
     """A downloaded archive, say: it cannot be set up, which is told before anything is made."""
-    script = tmp_path / "launch" / "tpu.py"
-    script.parent.mkdir()
-    shutil.copy(ROOT / "launch" / "tpu.py", script)
-    words = [sys.executable, str(script), *command(cloud, "supervise", TYPE, *job(tmp_path))[2:]]
+    folder = tmp_path / "downloaded"
+    shutil.copytree(ROOT / "launch", folder / "launch")
+    (folder / "humpback").mkdir()
+    for name in ("__init__", "credentials", "errors", "metadata"):  # all that it needs of the package
+        shutil.copy(ROOT / "humpback" / f"{name}.py", folder / "humpback")
+    words = [sys.executable, str(folder / "launch" / "tpu.py"), *command(cloud, "supervise", TYPE, *job(tmp_path))[2:]]
     environment = {**os.environ, "PATH": f"{cloud.folder}/bin:{os.environ['PATH']}", "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    environment.pop("PYTHONPATH", None)
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "git must know this folder" in done.stderr and not (cloud.folder / "calls.log").exists()
+    assert done.returncode == 2 and "git must know this folder" in done.stderr and calls(cloud) == []
 
 
 def test_a_lost_key_does_not_cost_the_slice(cloud, tmp_path):
@@ -245,13 +207,13 @@ def test_a_log_is_copied_whatever_the_flag_looks_like(cloud, tmp_path):
 
 
 LAUNCH = """
-from launch import tpu
+from launch import gcloud, journal, slices, supervision, tpu
 tpu.FLAGS(["tpu.py", "--name=pod", "--zone=z", "--type=v5litepod-8", "--journal=journal", "--poll_seconds=60"])
 """
 
 
 def launch(folder, script):
-    """Runs lines with launch/tpu.py as `tpu` in a process of its own, as it has global flags."""
+    """Runs lines with launch/'s modules in a process of its own, as they have global flags."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{folder}:{os.environ['PATH']}"}
     subprocess.run([sys.executable, "-c", LAUNCH + script], cwd=folder, env=environment, check=True, timeout=60)
 
@@ -261,23 +223,29 @@ def test_chip_hours_last_until_the_slices_are_gone(tmp_path):
         tmp_path,
         """
 now = [1e9]
-tpu.time.time = lambda: now[0]
-def watch(command, journal):
-    journal.count(billed=True)
+journal.time.time = lambda: now[0]
+def watch(record, command):
+    record.count(16)
     now[0] += 3600
-    journal.count(billed=True)
+    record.count(8)
     now[0] += 3600
-    journal.count(billed=False)  # preempted at an unknown moment since the look before
+    record.count(0)  # preempted at an unknown moment since the look before
     now[0] += 3600
-    journal.count(billed=True)
-    return tpu.DONE
-def delete():
+    record.count(8)
+    return journal.DONE
+def delete(record):
     now[0] += 1800
-tpu.watch, tpu.delete = watch, delete
-tpu.git = lambda *_: ""
-assert tpu.supervise(["run"]) == tpu.DONE
-found = tpu.Journal(["run"]).values["chip_hours"]
-assert abs(found - 8 * (1 + 1 / 60 + 0.5)) < 1e-6, found
+supervision.watch, supervision.delete = watch, delete
+supervision.git = lambda *_: ""
+supervision.check_command = lambda _: None
+assert supervision.supervise(journal.Journal(), ["run"]) == journal.DONE
+found = journal.Journal().values["chip_hours"]
+assert abs(found - (16 + 8 / 60 + 8 * 0.5)) < 1e-6, found
+record = journal.Journal()  # a slice that was to delete itself while nobody looked: it was there until then, at most
+record.write(chip_hours=0.0, seen=now[0], seen_chips=8, ends=now[0] + 7200)
+now[0] += 36000
+record.count(0)
+assert abs(record.values["chip_hours"] - 8 * (2 + 1 / 30)) < 1e-6, record.values
 """,
     )
 
@@ -289,7 +257,7 @@ def test_what_hangs_ends_with_all_that_it_started(tmp_path):
     launch(
         tmp_path,
         """
-done = tpu.call(["tpu-vm", "list"], seconds=3)
+done = gcloud.call(["tpu-vm", "list"], seconds=3)
 assert done.returncode and done.stderr == "no answer within 3 s", done
 """,
     )
@@ -297,34 +265,47 @@ assert done.returncode and done.stderr == "no answer within 3 s", done
 
 
 def dry_run(*arguments):
-    """The gcloud lines, as words."""
+    """The gcloud lines, as words without `compute tpus`, "alpha" before those that need it."""
     done = subprocess.run([sys.executable, ROOT / "launch" / "tpu.py", "--dry_run", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    text = done.stdout.replace("\n+ gcloud", "\0").removeprefix("+ gcloud")
-    return [shlex.split(line.partition("\npod: ")[0]) for line in text.split("\0") if line.strip()]
+    lines = [shlex.split(line.partition("\npod: ")[0]) for line in re.split(r"(?:^|\n)\+ gcloud ", done.stdout)[1:]]
+    alpha = [line[0] == "alpha" for line in lines]
+    assert all(line[is_alpha : is_alpha + 2] == ["compute", "tpus"] for line, is_alpha in zip(lines, alpha, strict=True))
+    return [[*["alpha"] * is_alpha, *line[is_alpha + 2 :]] for line, is_alpha in zip(lines, alpha, strict=True)]
 
 
+NETWORK = ["--network=n", "--subnetwork=s", "--internal_ips", "--service_account=a"]
+
+
+@pytest.mark.parametrize("more", [[], [*NETWORK, "--internal_ip"], [*NETWORK, "--tunnel_through_iap", "--provision=flex-start"]], ids=len)
 @pytest.mark.parametrize("verb", ["create", "setup", "status", "logs", "stop", "delete", "run", "supervise"])
-def test_dry_run_prints_what_the_reference_knows(verb, tmp_path):
+def test_dry_run_prints_what_the_reference_knows(verb, more, tmp_path):
     needed = [TYPE] if verb in ("create", "supervise") else []
-    lines = dry_run(verb, *WHERE, *needed, *(["--", "run"] if verb in ("run", "supervise") else []))
-    assert lines
+    journal = f"--journal={tmp_path}"
+    lines = dry_run(verb, *WHERE, journal, *needed, *more, *(["--", "run"] if verb in ("run", "supervise") else []))
+    assert lines and not list(tmp_path.iterdir())
     for words in lines:
-        verb = " ".join(words[2:4])
-        assert words[:2] == ["compute", "tpus"] and verb in FLAGS
-        given = {word[2:].partition("=")[0] for word in words[4:] if word.startswith("--")}
-        assert given <= {*FLAGS[verb].split(), "format", "project", "quiet"}, words
+        alpha, words = words[:1] == ["alpha"], words[words[:1] == ["alpha"] :]
+        verb, given = " ".join(words[:2]), {word[2:].partition("=")[0] for word in words[2:] if word.startswith("--")}
+        known, more_known = {*FLAGS[verb].split(), "format", "project", "quiet"}, set(ALPHA.get(verb, "").split())
+        assert given <= known | more_known and alpha == bool(given & more_known), words
+        reached = {"internal-ip", "tunnel-through-iap"} & given
+        assert len(reached) == (bool(more) and verb in ("tpu-vm ssh", "tpu-vm scp")), words
+        if more and verb == "queued-resources create":
+            assert {"network", "subnetwork", "internal-ips", "service-account"} <= given
 
 
 @pytest.mark.parametrize(
     ("kind", "runtime"), [("v4-32", "tpu-ubuntu2204-base"), ("v5litepod-16", "v2-alpha-tpuv5-lite"), ("v5p-128", "v2-alpha-tpuv5")]
 )
-def test_create_takes_the_runtime_of_the_type(kind, runtime):
-    *_, queued = dry_run("create", *WHERE, f"--type={kind}", "--provision=spot", "--project=mine")
+def test_create_takes_the_runtime_of_the_type(kind, runtime, tmp_path):
+    where = [*WHERE, f"--journal={tmp_path}", f"--type={kind}"]
+    *_, queued = dry_run("create", *where, "--provision=spot", "--project=mine")
+    assert queued.pop(6).startswith("--labels=humpback=")
     wanted = ["--node-id=pod", f"--accelerator-type={kind}", f"--runtime-version={runtime}", "--spot", "--quiet"]
-    assert queued[2:] == ["queued-resources", "create", "pod", *wanted, "--zone=z", "--project=mine"]
-    *_, direct = dry_run("create", *WHERE, f"--type={kind}", "--noqueued")
-    assert direct[2:6] == ["tpu-vm", "create", "pod", f"--accelerator-type={kind}"] and f"--version={runtime}" in direct
+    assert queued == ["queued-resources", "create", "pod", *wanted, "--zone=z", "--project=mine"]
+    *_, direct = dry_run("create", *where, "--noqueued")
+    assert direct[:4] == ["tpu-vm", "create", "pod", f"--accelerator-type={kind}"] and f"--version={runtime}" in direct
 
 
 @pytest.mark.parametrize(
@@ -335,8 +316,22 @@ def test_create_takes_the_runtime_of_the_type(kind, runtime):
         (["run", *WHERE], "comes after --"),
         (["restart", *WHERE], "restart : one of create"),
         (["logs", *WHERE, "--wroker=0"], "wroker"),
+        (["create", *WHERE, TYPE, "--max_run_duration=36h"], "for --provision=flex-start only, and this is --provision=on-demand"),
+        (["create", *WHERE, TYPE, "--provision=spot", "--max_run_duration=36h"], "this is --provision=spot"),
+        (["create", *WHERE, TYPE, "--provision=flex-start", "--noqueued"], "cannot be had with --noqueued"),
+        (["create", *WHERE, TYPE, "--provision=flex-start", "--max_run_duration=8d"], "at most seven days"),
+        (["create", *WHERE, TYPE, "--provision=flex-start", "--max_run_duration=soon"], "such as 36h"),
     ],
 )
-def test_mistakes_are_named(arguments, message):
-    done = subprocess.run([sys.executable, ROOT / "launch" / "tpu.py", "--dry_run", *arguments], capture_output=True, text=True, timeout=60)
+def test_mistakes_are_named(arguments, message, tmp_path):
+    words = [sys.executable, ROOT / "launch" / "tpu.py", "--dry_run", f"--journal={tmp_path}", *arguments]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode and message in done.stderr and "+ gcloud" not in done.stdout
+
+
+def test_flex_start_ends_by_itself(tmp_path):
+    """The alpha command has the flags; the limit of chip-hours is given to Google, too."""
+    where = [*WHERE, f"--journal={tmp_path}", TYPE, "--provision=flex-start"]
+    *_, made = dry_run("create", *where, "--max_run_duration=1d12h30m5s")
+    assert made[0] == "alpha" and {"--provisioning-model=flex-start", f"--max-run-duration={36 * 3600 + 1805}s"} <= set(made)
+    assert not {"--spot", "--reserved"} & set(made)
