@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from humpback import config as configs
-from humpback import distributed
+from humpback import credentials, distributed
 from humpback.errors import Stopped, UserError
 from humpback.training.stopping import PREEMPTED, Sigterm, heed_preemption
 
@@ -85,7 +85,9 @@ def _run(module) -> None:
         with Sigterm() as sigterm:
             sigterm.nothing_to_save = True  # but what is published; a training says otherwise while it has more
             heed_preemption()
-            distributed.start(_configuration())  # before anything asks JAX for its devices
+            configuration = _configuration()
+            credentials.refuse(configuration)  # before anything is written, or told to other processes
+            distributed.start(configuration)  # before anything asks JAX for its devices
             module.main()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -145,7 +147,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(error: UserError | Stopped, code: int = EXIT_USER_ERROR) -> NoReturn:
-    print(f"humpback: {error}", file=sys.stderr)
+    print(f"humpback: {credentials.redact(str(error))}", file=sys.stderr)
     distributed.leave(error, code)
     sys.exit(code)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from humpback import prompts
+from humpback import credentials, prompts
 from humpback.errors import UserError
 
 
@@ -320,6 +320,7 @@ def finish(config: Config) -> Config:
         if not rule.allows(value):
             raise UserError(f"config field {name}: {value!r} is not allowed; it must be {rule.text}")
     _check_together(config)
+    credentials.refuse({f"config field {name}": value for name, value in leaves(config)})
     _freeze(config)
     return config
 

@@ -25,15 +25,14 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src import distributed as jax_distributed  # its client is not public; Orbax takes it from there, too
-from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster, get_tpu_env_value
 from jax.experimental import multihost_utils
 
+from humpback import internals, metadata
 from humpback.errors import Stopped, UserError
 
 PEER_LOST = 134  # what a shell shows for SIGABRT, with which JAX's coordination service ends those who are left
 RENDEZVOUS_SECONDS = 60
-TPU_RENDEZVOUS_PORT = 8490  # libtpu uses 8471 to 8480, JAX's coordinator 8482
+TPU_RENDEZVOUS_PORT, TPU_COORDINATOR_PORT = 8490, 8482  # the latter is JAX's own; libtpu uses 8471 to 8480
 # A process that sends no heartbeat for so long counts as lost. JAX's own 100 s would leave a pod idle; much less, and a machine
 # that swaps or migrates would count as dead.
 HEARTBEAT_SECONDS = 30
@@ -94,9 +93,11 @@ def start(configuration: Mapping[str, str] | None = None) -> None:
     meet(place, {**describe(os.environ), **(configuration or {})}, timeout)
     # JAX's preemption service would take SIGTERM for itself, and nothing here asks it: a plain kill must end the process.
     jax.config.update("jax_enable_preemption_service", False)
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    told = (address, place.count, place.index) if address is not None else ()  # on Cloud TPU, JAX asks by itself
-    jax.distributed.initialize(*told, heartbeat_timeout_seconds=heartbeat)
+    port = os.environ.get("JAX_COORDINATOR_PORT", TPU_COORDINATOR_PORT)
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS", f"{place.host}:{port}")
+    # On Cloud TPU, JAX would ask the metadata server by itself, again and without a limit of time.
+    how = "deactivate" if internals.on_tpu_machine() or "JAX_COORDINATOR_ADDRESS" not in os.environ else None
+    jax.distributed.initialize(address, place.count, place.index, heartbeat_timeout_seconds=heartbeat, cluster_detection_method=how)
 
 
 def is_first() -> bool:
@@ -113,7 +114,7 @@ def barrier(name: str, timeout_seconds: float = BARRIER_SECONDS) -> None:
         return
     _barriers[name] += 1  # the service asks for ids of their own, and all processes count alike
     try:
-        jax_distributed.global_state.client.wait_at_barrier(f"{name} #{_barriers[name]}", math.ceil(1000 * timeout_seconds))
+        internals.coordination_client().wait_at_barrier(f"{name} #{_barriers[name]}", math.ceil(1000 * timeout_seconds))
     except jax.errors.JaxRuntimeError as error:
         if "DEADLINE_EXCEEDED" in str(error):
             raise TimeoutError(
@@ -126,7 +127,7 @@ def exchange(name: str, text: str) -> list[str]:
     """The texts of all processes that are not empty, by process. Every process calls it; like `barrier`, without any device."""
     if jax.process_count() == 1:
         return [text] if text else []
-    client = jax_distributed.global_state.client
+    client = internals.coordination_client()
     place = f"exchange {name} #{_barriers[name] + 1}"
     client.key_value_set(f"{place}/{jax.process_index():06d}", json.dumps(text))
     barrier(name)
@@ -158,7 +159,7 @@ def leave(error: Exception, code: int) -> None:
 
     An exit by itself would wait five minutes for the others, which know nothing, and then abort them and itself alike.
     """
-    client = jax_distributed.global_state.client
+    client = internals.coordination_client()
     if client is None:
         return
     if isinstance(error, PeerLost):
@@ -205,7 +206,8 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
 
 
 def _find_place_on_tpu(environment: Mapping[str, str]) -> Place | None:
-    hosts = [name.split(":")[0] for name in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
+    named = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES", "")  # in JAX's own order
+    hosts = [name.split(":")[0] for name in named.split(",") if name]
     slices, slice_index, first = 1, 0, hosts[:1]
     if "MEGASCALE_COORDINATOR_ADDRESS" in environment:
         if not hosts:
@@ -221,21 +223,31 @@ def _find_place_on_tpu(environment: Mapping[str, str]) -> Place | None:
 
 
 def _tpu_variables(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """On a TPU VM made with gcloud the metadata server knows what elsewhere is in the environment; JAX asks it, too.
+    """On a TPU VM made with gcloud the metadata server knows what elsewhere (GKE, Kaggle) is in the environment.
 
-    JAX_PLATFORMS=cpu keeps a command on such a machine to itself.
+    JAX_PLATFORMS=cpu keeps a command on such a machine to itself. UserError when the server does not say whether it is alone.
     """
-    if "TPU_WORKER_HOSTNAMES" in environment or environment.get("JAX_PLATFORMS") == "cpu":
+    told = {"TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"} & environment.keys()
+    if told or environment.get("JAX_PLATFORMS") == "cpu" or not internals.on_tpu_machine():
         return environment
+    way_out = "set TPU_WORKER_ID and TPU_WORKER_HOSTNAMES, or TPU_SKIP_MDS_QUERY=1 for one machine alone"
     try:
-        if not GceTpuCluster.is_env_present():
-            return environment
-    except OSError:  # a TPU machine of another kind, without such a server
-        return environment
+        found = metadata.tpu()
+    except metadata.Silent as error:
+        raise UserError(f"whether this TPU machine is one of several cannot be found out: {error}; try again, {way_out}") from error
+    worker, ends = found.get("agent-worker-number", ""), [end for end in found.get("worker-network-endpoints", "").split(",") if end]
+    if len(ends) <= 1 and worker in ("", "0"):
+        ends, worker = ends or ["localhost"], "0"
+    # Names, or in an older form NAME:ID:ADDRESS.
+    hosts = [end.split(":")[-1] for end in ends if end.count(":") in (0, 2)]
+    if not worker.isdecimal() or len(hosts) < len(ends) or int(worker) >= len(hosts):
+        said = f"agent-worker-number {worker!r}, worker-network-endpoints {','.join(ends)!r}"
+        raise UserError(f"the metadata server does not say which of several machines this is ({said}); {way_out}")
+    lines = (line.partition(":") for line in found.get("tpu-env", "").splitlines())
+    about = {name.strip(): value.strip().strip("'") for name, _, value in lines}
     names = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")
-    slices = {name: value for name in names if (value := get_tpu_env_value(name))}
-    hosts, worker = GceTpuCluster._get_worker_list_in_slice(), GceTpuCluster._get_process_id_in_slice()
-    return {**environment, **slices, "TPU_WORKER_HOSTNAMES": ",".join(hosts), "TPU_WORKER_ID": str(worker)}
+    slices = {name: about[name] for name in names if about.get(name)}
+    return {**slices, **environment, "TPU_WORKER_HOSTNAMES": ",".join(hosts), "TPU_WORKER_ID": worker}
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None, low: int = 0) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 import gcsfs.core
-import gcsfs.retry
 from absl import logging
-from fsspec import asyn
+
+from humpback import internals
 
 PATIENCE_SECONDS = 600.0  # of trouble in a row, for one request; TensorStore's own 32 attempts take about as long
 # Cut what does not move. A body that does may take as long as it takes; no request here carries more than 50 MB.
@@ -21,6 +21,11 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
 _FIRST_SECONDS, _LONGEST_SECONDS = 0.5, 30.0
 _TOLD_AFTER_SECONDS = 10.0
 _DELETED_AT_ONCE = 32
+internals.check("gcsfs")
+_request_once = internals.get("gcsfs.core", "GCSFileSystem._request.__wrapped__")
+_is_retriable = internals.get("gcsfs.retry", "is_retriable")
+_run_in_chunks = internals.get("fsspec.asyn", "_run_coros_in_chunks")
+_sync = internals.get("fsspec.asyn", "sync_wrapper")
 
 
 class Gcs(gcsfs.core.GCSFileSystem):
@@ -36,11 +41,10 @@ class Gcs(gcsfs.core.GCSFileSystem):
 
     async def _request(self, method: str, path: str, *args: Any, **kwargs: Any) -> tuple:
         """One request, repeated while the trouble may pass; gcsfs' own six attempts end after half a minute."""
-        once = gcsfs.core.GCSFileSystem._request.__wrapped__  # without them
         started, wait, told = time.monotonic(), _FIRST_SECONDS, 0.0
         while True:
             try:
-                return await once(self, method, path, *args, **kwargs)
+                return await _request_once(self, method, path, *args, **kwargs)
             except FileNotFoundError:
                 if method.upper() == "DELETE" and wait > _FIRST_SECONDS:  # the answer to an earlier attempt was lost
                     return 204, {}, None, b""
@@ -61,7 +65,7 @@ class Gcs(gcsfs.core.GCSFileSystem):
     async def _makedirs(self, *_: Any, **__: Any) -> None:
         """As `_mkdir`."""
 
-    mkdir = asyn.sync_wrapper(_mkdir)  # gcsfs has one of its own, which fails in a bucket that is empty
+    mkdir = _sync(_mkdir)  # gcsfs has one of its own, which fails in a bucket that is empty
 
     async def _info(self, path: str, generation: str | None = None, **_: Any) -> dict[str, Any]:
         """As gcsfs, but it looks for an object first and for a folder only without one, and not for both each time."""
@@ -83,9 +87,9 @@ class Gcs(gcsfs.core.GCSFileSystem):
 
     async def _delete_files(self, files: list[str], batchsize: int) -> list:
         """One request each, as gcsfs does it elsewhere than at Google: these `_request` repeats, parts of a batch it would not."""
-        return await asyn._run_coros_in_chunks([self._rm_file(file) for file in files], return_exceptions=True, batch_size=_DELETED_AT_ONCE)
+        return await _run_in_chunks([self._rm_file(file) for file in files], return_exceptions=True, batch_size=_DELETED_AT_ONCE)
 
 
 def may_pass(error: Exception) -> bool:
     """Whether the same request may be answered later."""
-    return gcsfs.retry.is_retriable(error) or isinstance(error, (TimeoutError, ConnectionError))
+    return _is_retriable(error) or isinstance(error, (TimeoutError, ConnectionError))

@@ -4,7 +4,6 @@ The server, its paths and the header by which both sides know each other: cloud.
 A machine of another kind may have none there, or something that accepts a connection and says nothing, or answers with a page of its own.
 """
 
-import functools
 import http.client
 import os
 import queue
@@ -18,6 +17,8 @@ ATTRIBUTES = "instance/attributes/"
 _FLAVOR = {"Metadata-Flavor": "Google"}
 _RETRY_SECONDS = 0.3  # after a trouble of the server's own (5xx)
 _LONGEST = 1 << 20  # bytes of an answer
+_lock = threading.Lock()
+_known: list["dict[str, str] | Silent"] = []  # what was found out
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it stands on this machine's own network
 
 
@@ -50,18 +51,20 @@ def ask(path: str, seconds: float = SECONDS) -> str | None:
     raise Silent(f"{address(path)} gave no answer within {seconds:g} s")
 
 
-@functools.cache
 def tpu() -> dict[str, str]:
     """What the server says of this TPU machine's place, {} where it says nothing of the kind: `agent-worker-number`,
-    `worker-network-endpoints` and `tpu-env`. Silent when that takes longer than SECONDS, however it does.
+    `worker-network-endpoints` and `tpu-env`. Silent when that takes longer than SECONDS, however it does. It is asked once.
     """
-    answers: queue.SimpleQueue[dict[str, str] | Silent] = queue.SimpleQueue()
-    # In a thread of its own: no limit of a socket holds for a look-up of the name, or for an answer that comes byte by byte.
-    threading.Thread(target=_ask_all, args=(answers, time.monotonic() + SECONDS), name="metadata", daemon=True).start()
-    try:
-        found = answers.get(timeout=SECONDS)
-    except queue.Empty:
-        found = Silent(f"{address('')} gave no answer within {SECONDS:g} s")
+    with _lock:
+        if not _known:
+            answers: queue.SimpleQueue[dict[str, str] | Silent] = queue.SimpleQueue()
+            # In a thread of its own: no limit of a socket holds for a look-up of the name, or for an answer that comes byte by byte.
+            threading.Thread(target=_ask_all, args=(answers, time.monotonic() + SECONDS), name="metadata", daemon=True).start()
+            try:
+                _known.append(answers.get(timeout=SECONDS))
+            except queue.Empty:
+                _known.append(Silent(f"{address('')} gave no answer within {SECONDS:g} s"))
+        found = _known[0]
     if isinstance(found, Silent):
         raise found
     return found

@@ -18,6 +18,7 @@ import fsspec
 import google_crc32c
 from etils import epath
 
+from humpback import machine
 from humpback.errors import UserError
 
 _TEMPORARY = ".humpback-tmp-"
@@ -57,7 +58,7 @@ def publish(path: PathLike, data: bytes | str | Iterable[bytes], *, replace: boo
                 if file.tell() - begun >= _SYNC_BYTES and (syncing is None or syncing.done()):
                     if syncing is not None:
                         syncing.result()  # an error is told once
-                    syncing, begun = thread.submit(os.fdatasync, file.fileno()), file.tell()
+                    syncing, begun = thread.submit(machine.sync_data, file.fileno()), file.tell()
             if syncing is not None:
                 syncing.result()
             file.flush()

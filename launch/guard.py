@@ -8,7 +8,7 @@ by CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU and …_CLOUDRESOURCEMANAGER. What is kno
 
 import json
 import os
-import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -17,18 +17,17 @@ import urllib.request
 from collections.abc import Callable
 
 from humpback import metadata
+from launch import worker
 
-FILE = pathlib.Path.home() / "humpback-guard.json"
 PERMISSION = "tpu.nodes.delete"
 _TICK_SECONDS, _AGAIN_SECONDS, _TIMEOUT_SECONDS = 5.0, 60.0, 30.0
 
 
-def begin(seconds: float, node: str, zone: str, project: str, born: Callable[[int], str]) -> None:
+def begin(seconds: float, node: str, zone: str, project: str) -> None:
     """Leaves a process that deletes the slice `node` after so many seconds, in place of an earlier one; 0: only ends that."""
-    former = read()
-    if former and born(former["pid"]) == former["born"]:
-        os.kill(former["pid"], 9)
-    FILE.unlink(missing_ok=True)
+    if worker.is_running(former := worker.read(worker.GUARD)):
+        os.kill(former["pid"], signal.SIGKILL)
+    worker.GUARD.unlink(missing_ok=True)
     if seconds <= 0:
         return
     allowed, project = False, project or _quietly(lambda: metadata.ask("project/project-id")) or ""
@@ -38,32 +37,23 @@ def begin(seconds: float, node: str, zone: str, project: str, born: Callable[[in
         why = f"whether it has {PERMISSION} cannot be asked ({error})"
     words = [f"--node={node}", f"--zone={zone}", f"--project={project}", f"--seconds={seconds}"]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    worker = pathlib.Path(__file__).with_name("worker.py")
-    process = subprocess.Popen([sys.executable, str(worker), "guard", *words], start_new_session=True, **streams)
-    about = {"pid": process.pid, "born": born(process.pid), "ends": time.time() + seconds}
-    _write({**about, "allowed": allowed, "why": "" if allowed else why})
+    process = subprocess.Popen([sys.executable, worker.__file__, "guard", *words], start_new_session=True, **streams)
+    about = {"pid": process.pid, "born": worker.born(process.pid), "ends": time.time() + seconds}
+    worker.write(worker.GUARD, {**about, "allowed": allowed, "why": "" if allowed else why})
 
 
-def keep(seconds: float, node: str, zone: str, project: str, stop: Callable[[], None]) -> None:
-    """The process that stays: waits, ends the command by `stop`, which lets it save, and deletes the slice, again until it is gone."""
+def keep(seconds: float, node: str, zone: str, project: str) -> None:
+    """The process that stays: waits, ends the command, which may save, and deletes the slice; tries again as long as it is there."""
     over = time.monotonic() + seconds
     while (left := over - time.monotonic()) > 0:
         time.sleep(min(left, _TICK_SECONDS))
-    stop()
+    worker.stop(worker.GRACE_SECONDS)
     while True:
         try:
             _request("DELETE", f"{_service('TPU', 'tpu')}v2/projects/{project}/locations/{zone}/nodes/{node}")
         except (OSError, ValueError, metadata.Silent) as error:
-            _write({**read(), "why": str(error)})
+            worker.write(worker.GUARD, {**worker.read(worker.GUARD), "why": str(error)})
         time.sleep(_AGAIN_SECONDS)
-
-
-def status(born: Callable[[int], str]) -> dict | None:
-    """Seconds that are left and whether the slice may delete itself then; None when nothing waits for it."""
-    found = read()
-    if not found or born(found["pid"]) != found["born"]:
-        return None
-    return {"left": found["ends"] - time.time(), "allowed": found["allowed"], "why": found["why"]}
 
 
 def may_delete(project: str) -> bool:
@@ -94,16 +84,3 @@ def _quietly(ask: Callable[[], str | None]) -> str | None:
         return ask()
     except metadata.Silent:
         return None
-
-
-def read() -> dict:
-    """What is known of the process that waits, {} for nothing."""
-    try:
-        return json.loads(FILE.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(value: dict) -> None:
-    FILE.with_suffix(".tmp").write_text(json.dumps(value))
-    os.replace(FILE.with_suffix(".tmp"), FILE)

@@ -22,6 +22,8 @@ LIMIT_SLACK_SECONDS = 60  # by which the workers' limit may differ from what is 
 
 def supervise(journal: Journal, command: list[str]) -> int:
     """Sees the command through and returns the exit code. Before that the slices are deleted, whatever it is."""
+    git("rev-parse", "HEAD")  # what `setup` would refuse is refused before it costs money
+    check_command(command)
     if FLAGS.dry_run:
         create(journal)
         setup(journal)
@@ -29,8 +31,6 @@ def supervise(journal: Journal, command: list[str]) -> int:
         for verb in (status, stop, delete):
             verb(journal)
         return DONE
-    git("rev-parse", "HEAD")  # what `setup` would refuse is refused before it costs money
-    check_command(command)
     run_seconds()
     made = journal.slices
     kind = FLAGS.type or (made or {}).get("type") or ""

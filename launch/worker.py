@@ -27,12 +27,11 @@ import sys
 import threading
 import time
 
-JOB = pathlib.Path.home() / "humpback-job"
+JOB, GUARD = pathlib.Path.home() / "humpback-job", pathlib.Path.home() / "humpback-guard.json"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from humpback import credentials  # noqa: E402 nothing of the package that takes long: `status` must be quick
-from launch import guard  # noqa: E402
 
 STAMP = ROOT / ".setup-done"  # written last by `tpu.py setup`
 COPY_SECONDS = (60, 600)  # between two copies of the log: of the first worker, of the others
@@ -63,11 +62,11 @@ def main() -> int:
             return start(options.attempt, options.slice, command)
     if options.verb == "keep":
         return keep()
-    slice_of = (options.seconds, options.node, options.zone, options.project)
-    if options.verb == "guard":
-        guard.keep(*slice_of, lambda: stop(GRACE_SECONDS))
-    if options.verb == "limit":
-        guard.begin(*slice_of, born)
+    if options.verb in ("limit", "guard"):
+        from launch import guard
+
+        step = guard.begin if options.verb == "limit" else guard.keep
+        step(options.seconds, options.node, options.zone, options.project)
     if options.verb == "stop":
         stop(options.grace)
     print("HUMPBACK " + json.dumps(status()), flush=True)
@@ -147,10 +146,16 @@ def status() -> dict:
         code = 137  # somebody killed the keeper, or the machine was restarted
     text = log_tail()
     found = {"worker": name(), "setup": STAMP.read_text().strip(), "attempt": job.get("attempt"), "running": running}
-    found |= {"code": None if running else code, "error": credentials.redact(last_error(text)) if code else "", "limit": guard.status(born)}
+    found |= {"code": None if running else code, "error": credentials.redact(last_error(text)) if code else "", "limit": limit()}
     if bars := BAR.findall(text):
         found |= zip(("stage", "step", "steps", "eta", "rate"), bars[-1], strict=True)
     return found
+
+
+def limit() -> dict | None:
+    """Seconds until this slice deletes itself and whether it may; None when nothing waits for it."""
+    found = read(GUARD)
+    return {"left": found["ends"] - time.time(), "allowed": found["allowed"], "why": found["why"]} if is_running(found) else None
 
 
 def stop(grace: float) -> None:

@@ -4,6 +4,7 @@ import concurrent.futures
 import http.server
 import os
 import pathlib
+import re
 import socket
 import socketserver
 import subprocess
@@ -12,9 +13,9 @@ import threading
 import time
 
 import pytest
-from jax._src.clusters import cloud_tpu_cluster
+from jax._src import cloud_tpu_init
 
-from humpback import distributed
+from humpback import distributed, metadata
 from humpback.distributed import Place
 from humpback.errors import UserError
 from launch import local_pod
@@ -141,6 +142,8 @@ SLICES = {**TPU, "MEGASCALE_COORDINATOR_ADDRESS": "c:8080", "MEGASCALE_NUM_SLICE
         ({**JAX, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, None),
         (TPU, Place(1, 2, "a", 8490)),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        ({"TPU_PROCESS_ADDRESSES": "local", "TPU_WORKER_HOSTNAMES": "a,b"}, None),  # Kaggle's
+        ({"TPU_PROCESS_ADDRESSES": "a:8476,b:8476", "TPU_WORKER_ID": "1"}, Place(1, 2, "a", 8490)),
         (SLICES, Place(5, 6, "c", 8490)),
         ({**SLICES, "TPU_WORKER_HOSTNAMES": "a", "TPU_WORKER_ID": "0"}, Place(2, 3, "c", 8490)),
     ],
@@ -167,37 +170,135 @@ def test_contradictions_in_the_environment(environment, message):
         distributed.find_place(environment)
 
 
-def test_a_tpu_vm_asks_its_metadata_server(monkeypatch):
-    """As gcloud makes them: the environment names nobody, the server at GCE_METADATA_IP does."""
-    attributes = {
-        "agent-worker-number": "1",
-        "worker-network-endpoints": "unknown:unknown:worker-7,unknown:unknown:worker-8",
-        "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-8'\nMEGASCALE_COORDINATOR_ADDRESS: 'first-2'\n"
-        "MEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n",
-    }
+ALONE = None
+TWO = {"agent-worker-number": "1", "worker-network-endpoints": "unknown:unknown:worker-7,unknown:unknown:worker-8"}
+SLICE = "MEGASCALE_COORDINATOR_ADDRESS: 'first-2'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n"
+HTML = "<html><head><title>Sign in</title></head></html>"
 
-    class Metadata(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(attributes[self.path.rpartition("/")[2]].encode())
 
-        def log_message(self, *_):
-            pass
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """Answers with the server's `attributes`: a number is a status, `silence` seconds without a word, `drip` a byte at a time."""
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-        assert distributed.find_place({}) is None  # not a TPU VM
-        monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
-        assert distributed.find_place({}) == Place(3, 4, "first-2", 8490)
-        assert distributed.find_place({"JAX_PLATFORMS": "cpu"}) is None
-        attributes["tpu-env"] = "ACCELERATOR_TYPE: 'v5litepod-8'\n"
-        assert distributed.find_place({}) == Place(1, 2, "worker-7", 8490)
-        server.shutdown()
-    assert distributed.find_place({}) is None  # a TPU machine of another kind: nobody answers
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        answer = self.server.attributes.get(self.path.rpartition("/")[2], self.server.attributes.get("*", 404))
+        if answer == "silence":
+            self.server.over.wait(30)
+            return
+        self.send_response(answer if isinstance(answer, int) else 200)
+        if answer is not HTML:
+            self.send_header("Metadata-Flavor", "Google")
+        self.end_headers()
+        if answer == "drip":
+            while not self.server.over.wait(0.2):
+                self.wfile.write(b"1")
+        self.wfile.write(answer.encode() if isinstance(answer, str) else b"nothing")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def tpu_vm(monkeypatch):
+    """A machine with TPU chips; the function gives its metadata server what it says, None for no server, and returns what was asked."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+    server.over, server.asked, server.attributes, server.daemon_threads = threading.Event(), [], {}, True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", True)
+
+    def answer(attributes):
+        monkeypatch.setattr(metadata, "_known", [])
+        port = server.server_port if attributes is not None else local_pod.free_ports()
+        monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{port}")
+        server.attributes = attributes or {}
+        server.asked.clear()
+        return server.asked
+
+    yield answer
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({**TWO, "tpu-env": f"ACCELERATOR_TYPE: 'v5litepod-8'\n{SLICE}"}, Place(3, 4, "first-2", 8490)),
+        ({**TWO, "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-8'\n"}, Place(1, 2, "worker-7", 8490)),
+        ({"agent-worker-number": "0", "worker-network-endpoints": "a,b"}, Place(0, 2, "a", 8490)),
+        (None, ALONE),  # connection refused
+        ({"*": 404}, ALONE),
+        ({"*": 403}, ALONE),
+        ({"*": HTML}, ALONE),  # a gateway's page to everything
+        ({"agent-worker-number": "0"}, ALONE),
+        ({"agent-worker-number": "0", "worker-network-endpoints": "unknown:unknown:10.1"}, ALONE),
+        ({"agent-worker-number": "0", "worker-network-endpoints": ""}, ALONE),
+        ({"agent-worker-number": "", "worker-network-endpoints": ""}, ALONE),
+        ({"agent-worker-number": "0", "worker-network-endpoints": "", "tpu-env": SLICE}, Place(1, 2, "first-2", 8490)),
+        ({"agent-worker-number": "", "worker-network-endpoints": "a,b"}, "agent-worker-number '', worker-network-endpoints 'a,b'"),
+        ({"agent-worker-number": "2", "worker-network-endpoints": "a,b"}, "which of several machines this is"),
+        ({"agent-worker-number": "1"}, "which of several machines this is"),
+        ({"agent-worker-number": "x", "worker-network-endpoints": "a"}, "which of several machines this is"),
+        ({"agent-worker-number": "0", "worker-network-endpoints": "a:1,b:2"}, "which of several machines this is"),
+        ({"*": "silence"}, "gave no answer within 4 s; try again"),
+        ({"*": "drip"}, "gave no answer within 4 s"),
+        ({"*": 500}, "gave no answer within 4 s"),
+        ({"agent-worker-number": "0", "*": "silence"}, "gave no answer within 4 s"),
+    ],
+)
+def test_a_tpu_vm_asks_its_metadata_server_for_four_seconds_at_most(attributes, expected, tpu_vm, monkeypatch):
+    """As gcloud makes them: the environment names nobody, the server does. It is asked once a process, whatever it says."""
+    slow = isinstance(expected, str) and "4 s" in expected
+    if slow:
+        monkeypatch.setattr(metadata, "SECONDS", 0.4)  # the true limit is that of the test below
+        expected = expected.replace("4 s", "0.4 s")
+    asked, before = tpu_vm(attributes), time.monotonic()
+    for _ in range(3):
+        if isinstance(expected, str):
+            with pytest.raises(UserError, match=re.escape(expected)) as error:
+                distributed.find_place({})
+            assert "TPU_SKIP_MDS_QUERY=1" in str(error.value)
+        else:
+            assert distributed.find_place({}) == expected
+    assert not slow or time.monotonic() - before < 4
+    assert len(asked) == len(set(asked)) <= 3 or attributes == {"*": 500}
+    assert {name.rpartition("/")[2] for name in asked} <= {"agent-worker-number", "worker-network-endpoints", "tpu-env"}
+
+
+def test_the_metadata_server_is_asked_only_where_it_may_know_something(tpu_vm, monkeypatch):
+    assert metadata.SECONDS == 4
+    asked = tpu_vm(TWO)
+    for told in ({"JAX_PLATFORMS": "cpu"}, {"TPU_PROCESS_ADDRESSES": "local"}, {"TPU_WORKER_HOSTNAMES": "localhost"}):
+        assert distributed.find_place(told) is None
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    assert distributed.find_place({}) is None
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
+    monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False)
+    assert distributed.find_place({}) is None and asked == []
+
+
+# JAX itself would ask on, with half a minute of attempts at each name.
+JOIN = """
+import sys, time
+from jax._src import cloud_tpu_init
+import jax
+from humpback import distributed
+cloud_tpu_init.running_in_cloud_tpu_vm = True
+distributed.meet = lambda *_: None
+distributed.describe = lambda _: {}
+jax.distributed.initialize = lambda *told, **how: print(told, how)
+distributed.start()
+"""
+
+
+def test_jax_is_told_all_and_asks_nothing(tpu_vm, monkeypatch):
+    asked = tpu_vm(TWO)
+    environment = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY")}
+    script = JOIN.replace("import jax\n", "import jax, os\nos.environ.pop('TPU_SKIP_MDS_QUERY', None)\n")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert "('worker-7:8482', 2, 1) {'heartbeat_timeout_seconds': 30, 'cluster_detection_method': 'deactivate'}" in done.stdout, done.stderr
+    assert len(asked) == 3
 
 
 def test_true_processes_name_who_is_missing_and_what_differs(tmp_path):

@@ -9,7 +9,9 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "humpback"
 # A room is a folder or a module of the package's own. It uses rooms of the lines above its own, and no others.
 ORDER = """
-errors gcs rounding
+errors rounding machine metadata
+internals credentials
+gcs
 storage prompts chips model
 records config keys distributed tokens evaluation
 progress corpus datasets models

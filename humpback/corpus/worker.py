@@ -15,7 +15,6 @@ import math
 import mmap
 import os
 import pickle
-import resource
 import select
 import signal
 import struct
@@ -32,7 +31,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from humpback import storage
+from humpback import machine, storage
 from humpback.config import Segments
 from humpback.corpus import duplicates, readers
 from humpback.corpus.contamination import Contamination
@@ -351,8 +350,4 @@ def _complete_pages(spool: str) -> int:
 @functools.cache  # once, when the process has nothing of a page yet
 def _limit_memory(megabytes: int) -> None:
     """A page that asks for more than this beyond what the process has gets a MemoryError, or ends the process, but not the machine."""
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = now + megabytes * 1_000_000
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    machine.limit_memory(megabytes)

@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from humpback import machine
 from humpback.config import Finetune
 from humpback.model.weights import LlamaConfig, RopeScaling
 
@@ -236,7 +237,7 @@ def compile_job(job: Job, versions: dict[str, str], known: str) -> dict[str, Any
             program, compiled.memory.total, limit, False, asdict(compiled.memory), traffic, kernels, compiled.seconds
         )
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = {"cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1), "peak_bytes": usage.ru_maxrss * 1024}
+    spent = {"cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1), "peak_bytes": machine.peak_bytes()}
     return {**asdict(answer), **spent, "seconds": round(answer.seconds, 1), "job": to_json(job), "versions": versions}
 
 

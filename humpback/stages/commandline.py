@@ -8,11 +8,10 @@ import platform
 
 import jax
 from absl import flags
-from jax._src import cache_key  # what is in a program's key has no public setting
 from ml_collections import config_flags
 
 from humpback import config as configs
-from humpback import distributed, storage
+from humpback import distributed, internals, storage
 from humpback.errors import UserError
 from humpback.stages.directory import Run
 
@@ -41,7 +40,9 @@ def open_run() -> Run:
         jax.config.update("jax_compilation_cache_dir", os.fspath(run.workdir / CACHE / _processor()))
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # GPUs' own; their path would be part of every key
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        _share_programs()
+        # All processes of a simulated pod read what the first, the only one that JAX lets write, has compiled. A CPU's key has the
+        # process' own view of the devices; without it the same program has the same key in all.
+        internals.share_cache_keys()
     if distributed.is_first():
         storage.publish(run.workdir / "config.json", configs.to_json(cfg) + "\n", replace=True)
         source = pathlib.Path(__file__).parents[2] / "source.json"  # launch/tpu.py's word of the commit and how this differs
@@ -49,17 +50,6 @@ def open_run() -> Run:
             digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
             storage.publish(run.workdir / "sources" / f"{digest}.json", source.read_bytes())
     return run
-
-
-def _share_programs() -> None:
-    """Lets all processes of a simulated pod read what the first, the only one that JAX lets write, has compiled.
-
-    A CPU's key has the process' own view of the devices and their numbers; without these, as JAX does it for GPUs, the same
-    program has the same key in all. Otherwise the others compile everything again at each start.
-    """
-    hash_options = cache_key._hash_serialized_compile_options
-    cache_key._hash_serialized_compile_options = lambda digest, options, **_: hash_options(digest, options, strip_device_assignment=True)
-    cache_key._hash_accelerator_config = cache_key._hash_devices
 
 
 def _processor() -> str:

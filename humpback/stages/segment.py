@@ -18,7 +18,7 @@ from absl import flags
 from etils import epath
 
 from humpback import config as configs
-from humpback import distributed, records, storage
+from humpback import distributed, machine, records, storage
 from humpback.config import Segments
 from humpback.convert.sources import resolve
 from humpback.corpus import duplicates, local_engine, ray_engine, readers, tally
@@ -93,7 +93,7 @@ def extract(jobs: list[Job], stage: Stage, engine: str, address: str, workers: i
     if engine == "ray":
         ray_engine.extract_all(todo, address, progress)
     else:
-        local_engine.extract_all(todo, workers or len(os.sched_getaffinity(0)), progress)
+        local_engine.extract_all(todo, workers or machine.cores(), progress)
     progress.close()
 
 

@@ -13,13 +13,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
+from humpback import internals, metadata
 from humpback.errors import Stopped as Stopped  # raised where `Sigterm.came` is answered; `distributed` must know it, too
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command continues
 STALLED = 70  # EX_SOFTWARE
 _TICK_SECONDS = 1.0
 # cloud.google.com/compute/docs/instances/create-use-spot ("detect preemption"), …/docs/metadata/querying-metadata (wait_for_change)
-_NOTICE = "http://{}/computeMetadata/v1/instance/preempted?wait_for_change=true&timeout_sec=60"
+_NOTICE = "instance/preempted?wait_for_change=true&timeout_sec=60"
 _NOTICE_RETRY_SECONDS = 10.0
 _STDERR = 2
 
@@ -98,16 +99,15 @@ class Sigterm:
 def heed_preemption() -> None:
     """On a Cloud TPU machine, from a thread of its own: SIGTERM to this process when the metadata server says that the machine is
     being taken away. What the machine does then, a shutdown after half a minute, may reach a process too late or not at all."""
-    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster  # here alone: nothing else that ends early needs JAX
-
-    with contextlib.suppress(OSError):  # a TPU machine of another kind, without such a server
-        if os.environ.get("JAX_PLATFORMS") != "cpu" and GceTpuCluster.is_env_present():
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or not internals.on_tpu_machine():
+        return
+    with contextlib.suppress(metadata.Silent):
+        if metadata.tpu():  # otherwise a TPU machine of another kind
             threading.Thread(target=_wait_for_notice, name="preemption", daemon=True).start()
 
 
 def _wait_for_notice() -> None:
-    address = _NOTICE.format(os.environ.get("GCE_METADATA_IP", "metadata.google.internal"))
-    request = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
+    request = urllib.request.Request(metadata.address(_NOTICE), headers={"Metadata-Flavor": "Google"})
     while True:
         try:
             with urllib.request.urlopen(request, timeout=90) as answer:

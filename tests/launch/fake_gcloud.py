@@ -61,7 +61,8 @@ class Error(Exception):
 
 class Cloud:
     """The folder. settings: quota in chips, workers of a slice, the shares of calls that are limited and connections that break, whether
-    workers take the key, `refused`: commands that the account may not do, and `may_delete`: whether the machines' account may."""
+    workers take the key, `refused`: commands that the account may not do, `down`: whether nothing can be reached, and `may_delete`:
+    whether the machines' account may."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
@@ -77,7 +78,7 @@ class Cloud:
         for file in (script, self.folder / "python"):
             file.chmod(0o755)
         settings = {"quota": quota, "workers": workers, "limited": limited, "breaks": breaks, "seed": seed, "environment": environment}
-        settings |= {"key": True, "refused": [], "may_delete": True}
+        settings |= {"key": True, "refused": [], "down": False, "may_delete": True}
         self._write({"settings": settings, "calls": 0, "made": 0, "queued": {}, "nodes": {}})
         return self
 
@@ -164,6 +165,8 @@ class Cloud:
             chance = random.Random(f"{state['settings']['seed']} {state['calls']}")
             with open(self.folder / "calls.log", "a") as log:
                 log.write(" ".join([verb, *names, *(word for word in words[4:] if word.startswith("--"))]).replace("\n", " ") + "\n")
+            if state["settings"]["down"]:
+                raise Error("ERROR: gcloud crashed (ConnectionError): no route to host")
             if verb in state["settings"]["refused"]:
                 raise Error(f"ERROR: PERMISSION_DENIED: Permission to do {verb} is missing")
             if chance.random() < state["settings"]["limited"]:

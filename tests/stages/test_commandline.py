@@ -6,7 +6,7 @@ import pytest
 from jax._src import cache_key, monitoring
 from jax.experimental.compilation_cache import compilation_cache
 
-from humpback.stages import commandline
+from humpback import internals
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_program_for_another_device_is_found(cache, shared):
     if shared:
-        commandline._share_programs()
+        internals.share_cache_keys()
     events = []
 
     def listen(event, **_):

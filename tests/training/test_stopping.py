@@ -258,13 +258,14 @@ def test_the_notice_of_a_machine_that_is_taken_away_is_a_sigterm(start):
     """By a metadata server that answers FALSE after a while, fails, and then says TRUE."""
     script = start("""
 import http.server, threading
-from jax._src.clusters import cloud_tpu_cluster
+from jax._src import cloud_tpu_init
 answers = [b"FALSE", None, b"TRUE"]
 class Metadata(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         asked = self.path.startswith("/computeMetadata/v1/instance/preempted?wait_for_change=true")
-        answer = answers.pop(0) if asked and self.headers["Metadata-Flavor"] == "Google" else b"1"  # JAX asks other things
+        answer = answers.pop(0) if asked and self.headers["Metadata-Flavor"] == "Google" else b"1"  # its place is asked, too
         self.send_response(200 if answer else 503)
+        self.send_header("Metadata-Flavor", "Google")
         self.end_headers()
         self.wfile.write(answer or b"")
     def log_message(self, *_):
@@ -277,7 +278,7 @@ os.environ.pop("TPU_SKIP_MDS_QUERY", None)
 stopping._NOTICE_RETRY_SECONDS = 0.1
 stopping.heed_preemption()  # not a TPU machine: nothing
 assert len(answers) == 3
-cloud_tpu_cluster.running_in_cloud_tpu_vm = True
+cloud_tpu_init.running_in_cloud_tpu_vm = True
 with Sigterm() as sigterm:
     stopping.heed_preemption()
     wait(sigterm)
