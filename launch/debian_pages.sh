@@ -18,7 +18,7 @@ esac
 if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
   die "these pages come through Debian's apt-get and dpkg, which are not here; name a folder of HTML instead: launch/real_pages.sh PAGES"
 fi
-mkdir -p "$cache"
+mkdir -p "$cache" 2>/dev/null || die "$cache cannot be made; name a folder of HTML instead: launch/real_pages.sh PAGES"
 for package in "${packages[@]}"; do
   if [[ -d $cache/$package ]]; then continue; fi
   rm -rf "$cache/$package.part"

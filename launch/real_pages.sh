@@ -24,6 +24,7 @@ if (($# == 2)); then
   [[ $2 == *:* || -e $2 ]] || die "$2: no such file of seed pairs"
   arguments+=("--config.seed_pairs.source=$(absolute "$2")")
 fi
+if [[ -z ${HUMPBACK_WORKDIR:-} ]]; then need_workdir; fi
 workdir=$(absolute "${HUMPBACK_WORKDIR:-$ROOT/runs/real_pages}")
 
 cd "$ROOT"

@@ -57,7 +57,7 @@ step() {
   if [[ ! $dry_run ]]; then "$@"; fi
 }
 if [[ ! $dry_run ]]; then environment .venv demo,gs "$WEIGHTS"; fi
-PY=${PY:-.venv/bin/python}
+PY=${PY:-${HUMPBACK_VENV:-.venv}/bin/python}
 run=$bucket/$config inputs=$bucket/inputs result=runs/$config-huggingface last=forward-2
 copy=(gcloud storage cp) copy_folder=(gcloud storage rsync --recursive) show=(gcloud storage cat) look=(gcloud storage ls)
 pod=("$PY" launch/tpu.py supervise "--name=humpback-${config//_/-}" ${where[@]+"${where[@]}"} --)

@@ -134,8 +134,7 @@ def up(journal: Journal) -> Pod:
     pod = Pod(journal)
     if FLAGS.dry_run:
         return pod
-    if not journal.slices:
-        pod.refuse_foreign()
+    pod.refuse_foreign()
     if pod.state != "up":
         raise Refused(f"{FLAGS.name} is not up: {pod.detail}; `tpu.py create`, and `tpu.py status` until it is")
     return pod

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -117,6 +118,93 @@ def test_another_python_than_the_folders_is_refused(repository):
     other.chmod(0o755)
     result = run(repository, PYTHON=str(other))
     assert result.returncode == 1 and "remove the folder" in result.stderr
+
+
+def reads_only(root):
+    """Takes the right to write below the repository; what runs it afterwards is another user where these tests are root."""
+    for path in [*root.rglob("*"), root, *list(root.parents)[:2]]:
+        path.chmod(0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444)
+    return {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def runs(python, who):
+    """Whether this user may run it, and it is one of the tested versions."""
+    script = "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))"
+    try:
+        return subprocess.run([python, "-c", script], cwd="/", **who, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def test_a_checkout_that_cannot_be_written_names_the_way_out(repository):
+    """HUMPBACK_VENV, which then is heeded: nothing is written below the repository, whose code is used as it is."""
+    with tempfile.TemporaryDirectory(prefix="humpback test ") as place:
+        root, other = pathlib.Path(place) / "here" / "a folder", pathlib.Path(place) / "elsewhere"
+        shutil.copytree(repository, root)
+        (root / "humpback").mkdir()
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            (root / name).write_text(name)
+        other.mkdir()
+        other.chmod(0o777)
+        who = reads_only(root)
+        python = next((path for path in (sys.executable, "/usr/bin/python3") if runs(path, who)), None)
+        if python is None:
+            pytest.skip("no Python that another user may run")
+        logs = {"FAKE_LOG": f"{other}/log", "FAKE_RUNS": f"{other}/runs.log", "HOME": str(other), "REAL_PYTHON": python}
+
+        def call(words, **more):
+            given = environment(root, **logs, **more)
+            return subprocess.run(words, cwd=root, env=given, capture_output=True, text=True, timeout=60, check=False, **who)
+
+        refused = call(command())
+        way_out = "cannot be written; name another place for the environment: HUMPBACK_VENV=/path/to/folder"
+        assert refused.returncode == 1 and f"{root}/.venv {way_out}" in refused.stderr and "Permission denied" not in refused.stderr
+        for _ in range(2):
+            result = call(command(), HUMPBACK_VENV=f"{other}/v e")
+            assert result.returncode == 0 and result.stdout.endswith(f"PY={other}/v e/bin/python\n"), result.stderr
+        installed = (other / "log").read_text().splitlines()
+        assert installed[0] == f"--quiet --constraint {root}/launch/constraints.txt --editable {other}/v e/source[demo]"
+        assert len(installed) == 2 and (other / "v e" / "source" / "humpback").resolve() == (root / "humpback").resolve()
+        refused = call([str(root / "launch" / "quickstart.sh")], HUMPBACK_VENV=f"{other}/v e")
+        assert refused.returncode == 1 and "HUMPBACK_WORKDIR=/path/to/folder" in refused.stderr
+        done = call([str(root / "launch" / "quickstart.sh"), str(other / "run")], HUMPBACK_VENV=f"{other}/v e")
+        assert done.returncode == 0 and f"{other}/v e/bin/humpback chat" in done.stdout, done.stderr
+        for path in [place, *pathlib.Path(place).rglob("*")]:
+            os.chmod(path, 0o777) if not os.path.islink(path) else None
+
+
+def test_another_place_for_the_environment(repository):
+    """Relative to where the command was typed; a second environment stands beside it; what this has not made is left alone."""
+    result = run(repository, HUMPBACK_VENV="else where")
+    assert result.returncode == 0 and result.stdout.endswith(f"PY={repository}/else where/bin/python\n")
+    assert f"--editable {repository}[demo]" in pip_calls(repository)[0] and not (repository / ".venv").exists()
+    words = command()
+    words[-1] = words[-1].replace("environment .venv", "environment .venv-parity")
+    given = environment(repository, HUMPBACK_VENV=f"{repository}/else where")
+    result = subprocess.run(words, cwd=repository, env=given, capture_output=True, text=True, timeout=60)
+    assert result.stdout.endswith(f"PY={repository}/else where-parity/bin/python\n")
+    mine = repository / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").touch()
+    result = run(repository, HUMPBACK_VENV=str(mine))
+    assert result.returncode == 1 and "there is something in" in result.stderr and [p.name for p in mine.iterdir()] == ["letter.txt"]
+    assert run(repository, HUMPBACK_VENV="new", FAKE_PIP="fails").returncode == 1
+    assert run(repository, HUMPBACK_VENV="new").returncode == 0  # it was made here, and is not finished
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_python_3_14_is_told_what_is_missing(named, repository):
+    """pycld2 has no wheel for it; before anything is made."""
+    (repository / "bin").mkdir()
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        other = repository / "bin" / name
+        script = 'case "$2" in *"(3, 11)"*) exit 0 ;; *"(3, 14)"*) exit 0 ;; *) echo 3.14 ;; esac' if name == "python3" else "exit 1"
+        other.write_text(f"#!/bin/sh\n{script}\n")
+        other.chmod(0o755)
+    python = str(repository / "bin" / "python3") if named else ""
+    result = run(repository, PYTHON=python, PATH=f"{repository}/bin:{os.environ['PATH']}")
+    assert result.returncode == 1 and "Python 3.14, for which pycld2" in result.stderr and "3.11 to 3.13" in result.stderr
+    assert not (repository / ".venv").exists() and pip_calls(repository) == []
 
 
 PYTEST = "pytest -q -n auto --dist loadfile --no-loadscope-reorder"

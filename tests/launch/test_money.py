@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="wo
 # launch/tpu.py within one process, as its flags are global; each gcloud line is a call of the pretended project. `tend` is what is
 # looked up on the workers: here nobody is asked.
 PRELUDE = """
-import contextlib, io, json, os, pathlib, signal, subprocess, sys, threading, time
+import contextlib, gc, io, json, os, pathlib, signal, subprocess, sys, threading, time
 from launch import gcloud, journal, slices, supervision, tpu, workers
 from tests.launch.fake_gcloud import Cloud, Error
 cloud = Cloud(pathlib.Path("cloud")).begin()
@@ -40,16 +40,17 @@ def do(*words, code=0):
     given = list(words[: len(words) - len(more)])
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         try:
-            argv = ["tpu.py", *given, "--name=pod", "--zone=z", "--journal=journal", "--poll_seconds=0.01", *more]
+            argv = ["tpu.py", "--name=pod", "--zone=z", "--journal=journal", "--poll_seconds=0.01", *given, *more]
             tpu.main(tpu.FLAGS(argv))
         except SystemExit as end:
             assert end.code == code, (end.code, text.getvalue())
+    gc.collect()  # an error holds the journal, and that its lock
     return text.getvalue().splitlines()
 def costs(lines, state="is left as it is, and costs money", what="pod (v5litepod-8 in z)"):
     assert lines[-1] == f"tpu.py: {what} {state}; `launch/tpu.py delete --name=pod --zone=z` ends it", lines
 def raising(error):
     def step(*_, **__):
-        raise error
+        raise type(error)(*error.args)
     return step
 def after(seconds, step):
     threading.Timer(seconds, step).start()
@@ -238,7 +239,8 @@ def test_what_is_left_is_named_last(case, tmp_path):
 FOREIGN = """
 up() if {ours} else None
 cloud.add_foreign("{name}", "{kind}")
-before = len(calls := open("cloud/calls.log").readlines())
+(log := pathlib.Path("cloud/calls.log")).touch()
+before = len(log.read_text().splitlines())
 for words in (["create", TYPE], ["supervise", TYPE, "--noautodelete", *RUN], ["supervise", TYPE, *RUN]):
     lines = do(*words, code={code})
     assert any("{name} (READY)" in line and "not made from here" in line for line in lines) or {ours}, lines
@@ -251,7 +253,7 @@ assert any("{name} (READY)" in line and "costs money" in line for line in lines)
 lines = do("delete")
 assert "not made from here" in lines[-1] and "nothing is left that was made from here" in lines[-1], lines
 assert cloud.left() == ["{name}"]
-done = [line for line in open("cloud/calls.log").readlines()[before:] if not line.split()[1] == "list"]
+done = [line for line in log.read_text().splitlines()[before:] if not line.split()[1] == "list"]
 assert {ours} or done == [], done
 """
 
@@ -273,7 +275,7 @@ up()
 with cloud.state() as state:
     state["queued"] = {}
     state["nodes"]["pod"]["labels"] = {"humpback": "of another journal"}
-for words in (["supervise", TYPE, *RUN], ["create"], ["setup"], ["stop"]):
+for words in (["setup"], ["stop"], ["create"], ["supervise", TYPE, *RUN], ["create", TYPE]):
     assert "not made from here" in str(do(*words, code=2)), words
 assert "not made from here" in do("delete")[-1] and cloud.left() == ["pod"]
 """
