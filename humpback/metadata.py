@@ -48,7 +48,7 @@ def ask(path: str, seconds: float = SECONDS) -> str | None:
             if not isinstance(reason, (TimeoutError, http.client.HTTPException, ConnectionResetError)):
                 return None  # refused, or there is no such name
         time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
-    raise Silent(f"{address(path)} gave no answer within {seconds:g} s")
+    raise Silent(f"{address(path)} gave no answer within {seconds:.2g} s")
 
 
 def tpu() -> dict[str, str]:
@@ -63,7 +63,7 @@ def tpu() -> dict[str, str]:
             try:
                 _known.append(answers.get(timeout=SECONDS))
             except queue.Empty:
-                _known.append(Silent(f"{address('')} gave no answer within {SECONDS:g} s"))
+                _known.append(Silent(f"{address(ATTRIBUTES)} gave no answer within {SECONDS:g} s"))
         found = _known[0]
     if isinstance(found, Silent):
         raise found
@@ -79,7 +79,7 @@ def _ask_all(answers: queue.SimpleQueue, deadline: float) -> None:
                 break  # no TPU machine made by Cloud TPU: nothing more is asked
             if value is not None:
                 found[name] = value
-    except Silent as error:
-        answers.put(error)
+    except Silent:
+        answers.put(Silent(f"{address(ATTRIBUTES)} gave no answer within {SECONDS:g} s"))
     else:
         answers.put(found)
