@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from humpback.keys import id_halves, key_for
+from humpback.keys import id_halves, key_for, record_keys
 
 
 def data(key: jax.Array) -> list[int]:
@@ -19,6 +19,12 @@ def test_keys_are_the_same_in_every_process_and_release():
 def test_every_part_counts_and_so_does_its_place():
     keys = [key_for(0, "a"), key_for(1, "a"), key_for(0, "b"), key_for(0, "a", 0), key_for(0, "a", 0, 1), key_for(0, "a", 1, 0)]
     assert len({tuple(data(key)) for key in keys}) == len(keys)
+
+
+def test_keys_of_many_records_are_those_of_each():
+    ids = ["00000001ffffffff", "ffffffff00000001", "0123456789abcdef"]
+    for sample in (0, 2):
+        assert record_keys(7, "sample", ids, sample).tolist() == [data(key_for(7, "sample", *id_halves(i), sample)) for i in ids]
 
 
 def test_traced_numbers_give_the_same_key():

@@ -244,12 +244,15 @@ def test_test_runs_everything_or_what_it_is_told(repository):
 def test_soak(repository):
     folder = repository / "tests" / "soak"
     folder.mkdir(parents=True)
-    for name in ("test_kill.py", "test_disk.py", "helpers.py"):
+    for name in ("test_kill.py", "test_faults.py", "helpers.py"):
         (folder / name).touch()
     result, calls = launch(repository, "soak.sh", "--seed=7")
-    assert calls == ["pytest -q -s tests/soak/test_disk.py tests/soak/test_kill.py"] and "--seed=7" in result.stdout
+    assert calls == ["pytest -q -s tests/soak/test_faults.py tests/soak/test_kill.py"] and "--seed=7" in result.stdout
     assert launch(repository, "soak.sh", "kill", "--schedules=1")[1] == ["pytest -q -s tests/soak/test_kill.py"]
-    for arguments, message in ((["flood"], "disk kill"), (["--seed=x"], "--seed=x"), (["--schedules=0"], "--schedules=0")):
+    assert launch(repository, "soak.sh", "faults", "--schedules=all")[1] == ["pytest -q -s tests/soak/test_faults.py"]
+    wrong = [(["flood"], "faults kill"), (["--seed=x"], "--seed=x"), (["--schedules=0"], "--schedules=0")]
+    wrong += [(["--schedules=all"], "for the kind faults alone"), (["faults", "kill", "--schedules=all"], "for the kind faults alone")]
+    for arguments, message in wrong:
         result, calls = launch(repository, "soak.sh", *arguments)
         assert result.returncode == 1 and message in result.stderr and not calls
 

@@ -6,9 +6,10 @@ from humpback.decoding.engine import Request, Result
 from humpback.errors import UserError
 from humpback.model import llama
 from humpback.models import folders
-from humpback.records import Candidate, Rated, Segment
+from humpback.records import Candidate, Example, Rated, Segment, read_shards, write_shards
 from humpback.stages import curate
 from humpback.stages.augment import judge
+from humpback.stages.directory import Stage
 from tests import tiny
 
 
@@ -34,6 +35,18 @@ def test_selection(fields, numbers):
     cfg = config.Curate(**fields)
     scored = [(score, f"{i:016x}") for i, score in enumerate(SCORES) if score is not None]
     assert sorted(int(i, 16) for i in curate.choose(scored[::-1], len(SCORES), cfg)) == numbers
+
+
+def test_a_curated_example_is_the_candidates_pair(make_run):
+    """Instruction and text of the segment, from its page, with all of its history."""
+    run = make_run(curate__select="threshold")
+    segment = Segment("a" * 16, "The text.", "Header", ("Top", "Header"), "http://page", "file.html", 3, 40)
+    best = Rated(segment.id, Candidate(segment.id, segment, "Ask?", "", "m", 0), 4.5, (4.0, 5.0), ("x", "y"), (), "", "n", 0)
+    stage = Stage(run.workdir / "ratings-1", {}, {}, {})
+    stage.finish(counts={}, files=write_shards(stage.path, "ratings", [rated(1, 4.4), best], 2))
+    curate.select(run, 1)
+    made = list(read_shards(run.workdir / "curated-1", "curated", Example))
+    assert made == [Example(segment.id, "Ask?", "The text.", "augmented", "http://page", best)]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,15 @@ def test_duplicates_limit_and_order(tmp_path: Path) -> None:
     assert some == every[:2] and counts["over_limit"] == 2
 
 
+def test_a_text_that_an_evaluation_asks_for_is_no_segment(tmp_path: Path) -> None:
+    """Its own part, which does not, is one."""
+    (tmp_path / "prompts.txt").write_text(" ".join(text(1).split()[20:40]) + "\n")
+    cfg = config_for(put_pages(tmp_path / "pages", 2), contamination=str(tmp_path / "prompts.txt"))
+    segments, _, drops = segment_pages(cfg, workers=1)
+    assert sorted(s.header for s in segments) == ["Part", "Title 0"]
+    assert drops["contamination"] == 1
+
+
 def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no segment of 300 to 3000 characters in 0 pages"):
         segment_pages(config_for(tmp_path))

@@ -1,0 +1,59 @@
+"""What the stage asks the backward model for each segment, and what it makes of the answer, with an engine that answers at once."""
+
+import pytest
+
+from humpback import keys, prompts
+from humpback.decoding.engine import Result, Stats
+from humpback.decoding.sampling import Sampler
+from humpback.records import Candidate, Segment, read_shards, write_shards
+from humpback.stages import augment
+from humpback.stages.directory import Stage
+from humpback.training.checkpoint import Model, ModelInfo
+from tests import tiny
+
+SEGMENT = Segment("00000001ffffffff", "Whales sing at depth.", "Song", ("Whales", "Song"), "http://u", "s.html", 0, 9)
+
+
+class Engine:
+    """Answers "How?" and remembers what it was asked."""
+
+    slots = 4
+
+    def __init__(self, tokenizer):
+        self.answer, self.stats, self.asked = tuple(tokenizer.encode("How?")), Stats(), []
+
+    def warm_up(self, sampler, stops):
+        return 0
+
+    def fits(self, ids, max_new):
+        return True
+
+    def generate(self, requests, sampler, stop_ids, on_visit):
+        for request in requests:
+            self.asked.append((request.ids.tolist(), request.key.tolist(), request.max_new, sampler, stop_ids))
+            yield Result(request.id, self.answer, (-1.0,) * len(self.answer), "stop")
+
+
+@pytest.fixture
+def tokenizer():
+    return tiny.make_tokenizer()
+
+
+def test_what_is_asked_of_the_backward_model(make_run, monkeypatch, tokenizer):
+    run, engine = make_run(seed=5), Engine(tokenizer)
+    segments = Stage(run.workdir / "segments", {}, {}, {})
+    segments.finish(counts={}, files=write_shards(segments.path, "segments", [SEGMENT], 1))
+    Stage(run.workdir / "backward", {}, {}, {}).finish(counts={}, weights_sha256="w")
+
+    def open_engine(run, name, directions, template):
+        assert (name, directions, template) == ("backward", {"backward"}, prompts.backward_prompt)
+        return Model(ModelInfo(tiny.CONFIG, "backward", "chatml"), {}, tokenizer), engine
+
+    monkeypatch.setattr(augment, "open_engine", open_engine)
+    augment.augment(run)
+    wrapper = prompts.WRAPPERS["chatml"]
+    ids = tokenizer.encode_wrapped(wrapper.prefix, prompts.backward_prompt(SEGMENT.text).content, wrapper.suffix)
+    key = keys.record_keys(5, "augment", [SEGMENT.id])[0].tolist()
+    assert engine.asked == [(ids, key, 24, Sampler(0.7, 0.9), frozenset([tokenizer.eos_id]))]
+    made = list(read_shards(run.workdir / "candidates", "candidates", Candidate))
+    assert made == [Candidate(SEGMENT.id, SEGMENT, "How?", "", "w", 5)]
