@@ -45,7 +45,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize("message_tree, dropped, reviewed", TABLE)
-def test_the_rule(message_tree: dict[str, Any], dropped: Pair | str, reviewed: Pair | str) -> None:
+def test_the_rule_for_a_message_tree(message_tree: dict[str, Any], dropped: Pair | str, reviewed: Pair | str) -> None:
     assert pair_of_tree(message_tree) == pair_of_tree(message_tree, "drop") == dropped
     assert pair_of_tree(message_tree, "reviewed") == reviewed
 

@@ -1,15 +1,13 @@
 """What the stage asks the backward model for each segment, and what it makes of the answer, with an engine that answers at once."""
 
-import pytest
-
-from humpback import keys, prompts
+from humpback import config, keys, prompts
 from humpback.decoding.engine import Result, Stats
 from humpback.decoding.sampling import Sampler
 from humpback.records import Candidate, Segment, read_shards, write_shards
 from humpback.stages import augment
-from humpback.stages.directory import Stage
+from humpback.stages.directory import Run, Stage
 from humpback.training.checkpoint import Model, ModelInfo
-from tests import tiny
+from tests import tiny, tiny_config
 
 SEGMENT = Segment("00000001ffffffff", "Whales sing at depth.", "Song", ("Whales", "Song"), "http://u", "s.html", 0, 9)
 
@@ -34,13 +32,10 @@ class Engine:
             yield Result(request.id, self.answer, (-1.0,) * len(self.answer), "stop")
 
 
-@pytest.fixture
-def tokenizer():
-    return tiny.make_tokenizer()
-
-
-def test_what_is_asked_of_the_backward_model(make_run, monkeypatch, tokenizer):
-    run, engine = make_run(seed=5), Engine(tokenizer)
+def test_what_is_asked_of_the_backward_model(tmp_path, monkeypatch):
+    cfg, tokenizer = tiny_config.get_config(), tiny.make_tokenizer()
+    cfg.seed = 5
+    run, engine = Run(config.finish(cfg), tmp_path), Engine(tokenizer)
     segments = Stage(run.workdir / "segments", {}, {}, {})
     segments.finish(counts={}, files=write_shards(segments.path, "segments", [SEGMENT], 1))
     Stage(run.workdir / "backward", {}, {}, {}).finish(counts={}, weights_sha256="w")

@@ -9,7 +9,7 @@ from humpback.models import folders
 from humpback.records import Candidate, Example, Rated, Segment, read_shards, write_shards
 from humpback.stages import curate
 from humpback.stages.augment import judge
-from humpback.stages.directory import Stage
+from humpback.stages.directory import Run, Stage
 from tests import tiny
 
 
@@ -37,9 +37,9 @@ def test_selection(fields, numbers):
     assert sorted(int(i, 16) for i in curate.choose(scored[::-1], len(SCORES), cfg)) == numbers
 
 
-def test_a_curated_example_is_the_candidates_pair(make_run):
+def test_a_curated_example_is_the_candidates_pair(tmp_path):
     """Instruction and text of the segment, from its page, with all of its history."""
-    run = make_run(curate__select="threshold")
+    run = Run(config.finish(config.Config()), tmp_path)
     segment = Segment("a" * 16, "The text.", "Header", ("Top", "Header"), "http://page", "file.html", 3, 40)
     best = Rated(segment.id, Candidate(segment.id, segment, "Ask?", "", "m", 0), 4.5, (4.0, 5.0), ("x", "y"), (), "", "n", 0)
     stage = Stage(run.workdir / "ratings-1", {}, {}, {})
