@@ -157,6 +157,12 @@ def test_the_tree_of_architecture_has_every_module():
     assert set(shown) - {""} == {folder.name for folder in package.iterdir() if folder.is_dir() and folder.name != "__pycache__"}
 
 
+def test_every_kind_of_soak_is_told():
+    told = re.search(r"^## The soak tests\n(.*?)^## ", (ROOT / "docs" / "tests.md").read_text(), re.DOTALL | re.MULTILINE)[1]
+    there = {file.stem.removeprefix("test_") for file in (ROOT / "tests" / "soak").glob("test_*.py")}
+    assert set(re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)) == there
+
+
 def test_what_is_named_is_there():
     """Paths, config fields and flags that stand in a sentence."""
     fields = {name for name, _ in configs.leaves(configs.Config())}
