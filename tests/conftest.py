@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from tests import compilation
 from tests.forks import Humpback
 
 # Before anything asks for a device: afterwards the number is fixed for the process.
@@ -32,19 +33,23 @@ def humpback() -> Iterator[Humpback]:
     command.end()
 
 
-@pytest.fixture(scope="module")
-def quick_processes() -> Iterator[None]:
-    """The processes that a module starts compile without most optimisations, those that are killed like those that are not. The soak's
-    compile as a user's do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        yield
-
-
 # The files that take a minute and more: they begin first, so that at the end no process waits for one of them.
 LONG = ("stages/test_kill.py", "training/test_pod.py", "decoding/test_offline_pod.py", "launch/test_tpu.py", "training/test_loop.py")
+
+
+# Folders that run apart from the suite, with all that users compile.
+AS_A_USERS = ("soak", "parity", "planning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts the long files to the front; the rest stays as it is."""
     items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
+    for item in items:
+        if item.path.parent.name in AS_A_USERS:
+            item.add_marker("optimized")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before a test's fixtures: what they and the test compile is compiled quickly, or as for a user."""
+    compilation.choose(quick=item.get_closest_marker("optimized") is None)

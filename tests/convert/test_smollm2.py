@@ -65,6 +65,7 @@ def test_the_tokenizer(model):
     assert text == ["In", " ", "2", "0", "2", "4", " there", " were", "  ", "1", "2", " <", "|", "im", "_", "end", "|", ">"]
 
 
+@pytest.mark.optimized
 def test_logits_and_greedy_ids(golden, model):
     source, params = model
     cfg = source.config

@@ -22,14 +22,14 @@ def params():
     return llama.init_params(CONFIG, jax.random.key(0))
 
 
-def make_engine(params, *, slots=4, length=256, mesh=(1, 1, 1), steps=4, prefix=()) -> Engine:
+def make_engine(params, *, slots=4, length=128, mesh=(1, 1, 1), steps=4, prefix=()) -> Engine:
     devices = jax.devices()[: int(np.prod(mesh))]
     where = sharding.make_mesh(*mesh, devices=devices)
     decoding = Decoding(length=length, compute_dtype="float32", slots=slots, steps_per_visit=steps)
     return Engine(CONFIG, params, where, decoding, prefix)
 
 
-def make_requests(count: int, seed: int = 0, most: int = 180) -> list[Request]:
+def make_requests(count: int, seed: int = 0, most: int = 100) -> list[Request]:
     rng = np.random.default_rng(seed)
     ids = [f"{i:016x}" for i in rng.integers(0, 2**62, count)]
     return [
@@ -76,6 +76,7 @@ def test_greedy_equals_whole_forward_passes_with_mixed_lengths(params):
     assert compared >= 7
 
 
+@pytest.mark.optimized
 def test_results_do_not_depend_on_order_neighbours_or_what_was_done_before(params):
     """Same shapes, same bits: ids and log-probabilities, whatever came in which order beside which others."""
     requests = make_requests(24)
@@ -89,6 +90,7 @@ def test_results_do_not_depend_on_order_neighbours_or_what_was_done_before(param
         assert run(make_engine(params), [request])[request.id] == whole[request.id]
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_long_neighbour_changes_no_bit(params, dtype):
     """A CPU looks at the cache in chunks, as many as the longest row fills: for the short rows the others hold nothing."""
@@ -104,6 +106,7 @@ def test_a_long_neighbour_changes_no_bit(params, dtype):
         assert gap < 1e-3 or list(run(engine, [dataclasses.replace(short[0], max_new=8)], Sampler(0.0))[short[0].id].ids) == expected
 
 
+@pytest.mark.optimized
 def test_a_slot_keeps_nothing_of_its_former_tenant(params):
     engine = make_engine(params)
     request = make_requests(1, seed=8, most=10)[0]
@@ -167,7 +170,7 @@ def test_other_meshes_give_the_same_greedy_ids(params, mesh):
 
 
 def test_a_request_that_cannot_fit_is_named(params):
-    request = Request("00000000000000aa", np.ones(250, np.int32), np.zeros(2, np.uint32), 10)
+    request = Request("00000000000000aa", np.ones(122, np.int32), np.zeros(2, np.uint32), 10)
     with pytest.raises(ValueError, match="00000000000000aa"):
         list(make_engine(params).generate([request], NUCLEUS, STOP))
 
@@ -187,7 +190,7 @@ def test_what_is_shared_leaves_rows_of_whole_tiles(count, length, shared):
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 1, 4)])
 def test_a_shared_prefix_changes_nothing(params, mesh):
     prefix = np.random.default_rng(7).integers(3, 304, 40).astype(np.int32)
-    requests = with_prefix(make_requests(12, seed=11, most=150), prefix, lambda i: (40, 40, 17, 0)[i % 4])
+    requests = with_prefix(make_requests(12, seed=11, most=70), prefix, lambda i: (40, 40, 17, 0)[i % 4])
     whole = run(make_engine(params, slots=8), requests, Sampler(0.0))
     engine = make_engine(params, slots=8, mesh=mesh, prefix=prefix)
     found = run(engine, requests, Sampler(0.0))
@@ -204,14 +207,6 @@ def test_a_shared_prefix_changes_nothing(params, mesh):
         np.testing.assert_allclose(logits[0][request.id], logits[1][request.id], atol=1e-4)
 
 
-def test_a_shared_prefix_changes_no_draw(params):
-    """A token's key follows from its place in the whole text, however much of that was read before."""
-    prefix = np.random.default_rng(7).integers(3, 304, 16).astype(np.int32)
-    requests = with_prefix(make_requests(4, seed=11, most=20), prefix, lambda i: (16, 7, 0, 16)[i])
-    whole, found = (run(make_engine(params, length=64, prefix=p), requests, stop=frozenset()) for p in ((), prefix))
-    assert {name: result.ids for name, result in found.items()} == {name: result.ids for name, result in whole.items()}
-
-
 def test_a_prompt_that_is_the_prefix_alone_or_part_of_it_is_served(params):
     prefix = np.random.default_rng(8).integers(3, 304, 30).astype(np.int32)
     requests = [dataclasses.replace(r, ids=prefix[:n]) for r, n in zip(make_requests(3, seed=12), (30, 12, 1), strict=True)]
@@ -220,11 +215,11 @@ def test_a_prompt_that_is_the_prefix_alone_or_part_of_it_is_served(params):
 
 
 def test_nothing_is_compiled_after_the_warm_up(params, caplog):
-    engine = make_engine(params, length=200, prefix=range(3, 13))  # shapes that no other test has compiled
+    engine = make_engine(params, length=138, prefix=range(3, 13))  # shapes that no other test has compiled
     count = engine.warm_up(NUCLEUS, len(STOP)) + engine.warm_up(read=3)
     assert count == 2 * len(engine.layout.buckets) + 1 + len(engine.layout.buckets)
     run(engine, [])  # what comes with the state itself
-    work = make_requests(20, seed=13, most=150)
+    work = make_requests(20, seed=13)
 
     def compiled(sampler) -> list[str]:
         caplog.clear()
@@ -254,6 +249,6 @@ def test_requests_are_taken_only_as_slots_become_free(params):
 
 
 def test_a_model_that_never_ends_is_cut_at_the_limit_and_a_full_row_fits(params):
-    request = Request("00000000000000ab", np.arange(3, 253, dtype=np.int32), np.zeros(2, np.uint32), 6)
+    request = Request("00000000000000ab", np.arange(3, 125, dtype=np.int32), np.zeros(2, np.uint32), 6)
     result = run(make_engine(params), [request], stop=frozenset())[request.id]
     assert (len(result.ids), result.finish) == (6, "length")

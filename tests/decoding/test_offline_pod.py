@@ -10,8 +10,6 @@ import pytest
 from humpback.decoding.parts import PartName
 from tests import compare, kills, tiny
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
-
 WORDS = ["salt", "rain", "wood", "iron", "bread", "sand", "light", "glass", "river", "stone"]
 # Hot enough that the tiny model, which ends at once otherwise, writes some tokens; short enough for few programs to compile.
 FLAGS = ["--max_new_tokens=40", "--length=64", "--temperature=6", "--top_p=1", "--slots=4", "--publish_seconds=0.3", "--stop=e "]
@@ -91,9 +89,8 @@ def test_fewer_records_than_slots(tmp_path, count):
     assert counts == {"in": count, "out": count, "rejects": 0}
 
 
-def test_kills(tmp_path, monkeypatch):
+def test_kills(tmp_path):
     """Two replicas, both killed; three, one of them killed; one does the rest: nothing tells it from the undisturbed run."""
-    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")  # here most of the time goes into decoding
     job = kill_job(tmp_path)
     duration, _ = kills.finish(job.command(tmp_path / "expected", 2))
     moments, hits = kills.moments(seed=5, count=2, duration=duration), []

@@ -16,6 +16,8 @@ from humpback.decoding import sampling
 from humpback.model import attention, cpu, llama, modules, products
 
 BF16, F32 = jnp.bfloat16, jnp.float32
+pytestmark = pytest.mark.optimized
+
 LOOKED_AT = ("0.10.2", "0.12.0")
 narrow_products = pytest.mark.skipif(config.cpu_dtype() != "bfloat16", reason="this CPU has no instructions for bfloat16 products")
 

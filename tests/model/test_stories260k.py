@@ -11,6 +11,8 @@ import pytest
 from humpback.model import llama
 from tests import stories260k
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture(scope="module")
 def story(test_data):

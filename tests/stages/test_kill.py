@@ -10,7 +10,7 @@ from tests import compare, kills
 
 
 @pytest.fixture(scope="module")
-def undisturbed(quick_processes, inputs, tmp_path_factory) -> tuple[pathlib.Path, float]:
+def undisturbed(inputs, tmp_path_factory) -> tuple[pathlib.Path, float]:
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     seconds, _ = kills.finish(command(inputs, workdir))
     return workdir, seconds

@@ -1,6 +1,6 @@
 """What the tests of training share, as fixtures; the values themselves are in case.py."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,16 +27,6 @@ def tokenizer() -> Tokenizer:
 def base() -> Model:
     """Fresh for each test."""
     return case.make_base()
-
-
-@pytest.fixture(scope="package", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """These tests and their processes compile some forty programs and run each a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="package")
