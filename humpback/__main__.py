@@ -29,7 +29,7 @@ def use_huge_pages() -> None:
 def _libc() -> tuple[int, ...]:
     """The version of glibc, () where there is none."""
     try:
-        name, version = os.confstr("CS_GNU_LIBC_VERSION").split()
+        name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
     except (AttributeError, ValueError, OSError):
         return ()
     return tuple(int(part) for part in version.split(".")) if name == "glibc" else ()

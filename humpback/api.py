@@ -38,7 +38,8 @@ class LoadedModel:
         )
         self.path, self._decoding = path, configs.finish(config).decoding
         model, self._engine = serving.engine_at(path, self._decoding, tensor, folders.DIRECTIONS, None)
-        self.info, self._model, self._engines = model.info, model, {(): self._engine}
+        self.info, self._model = model.info, model
+        self._engines: dict[tuple[int, ...], Engine] = {(): self._engine}
 
     def backtranslate(
         self, texts: Iterable[str], *, seed: int = 0, temperature: float = 0.7, top_p: float = 0.9, max_new_tokens: int = 256
@@ -84,7 +85,8 @@ class LoadedModel:
             condition = self._encode(prompt, number, len(target_ids))
             if not target:
                 raise UserError(f"pair {number}: has an empty {'instruction' if backward else 'response'}")
-            tokenized.append(examples.TokenExample(str(number), np.concatenate([condition, np.int32(target_ids)]), len(condition)))
+            ids = np.concatenate([condition, np.array(target_ids, np.int32)])
+            tokenized.append(examples.TokenExample(str(number), ids, len(condition)))
         params, decoding = folders.load_model(self.path, whole=False).params, self._decoding
         scores = evaluate.nll(
             self.info.config, params, tokenized,

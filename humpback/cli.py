@@ -5,7 +5,6 @@ hung; 75 stopped by SIGTERM or because the machine is being taken away; 134 anot
 anything else, with a traceback. After 70, 75 and 134 the same command continues.
 """
 
-import dataclasses
 import errno
 import gc
 import importlib
@@ -123,9 +122,9 @@ def _configuration() -> dict[str, str]:
     facts = {"command": sys.argv[1]}
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
-        if not flag.present or name in PLACE_FLAGS or flags.FLAGS.find_module_defining_flag(name).startswith("absl."):
+        if not flag.present or name in PLACE_FLAGS or (flags.FLAGS.find_module_defining_flag(name) or "").startswith("absl."):
             continue  # a process' place is its own, and where absl logs decides nothing
-        if dataclasses.is_dataclass(flag.value):
+        if isinstance(flag.value, configs.Node):
             facts |= {f"--{name}.{field}": repr(value) for field, value in configs.leaves(flag.value)}
         elif isinstance(flag.value, (str, int, float, list)):  # a config that cannot be read is none, and the command says so
             facts[f"--{name}"] = repr(flag.value)

@@ -37,7 +37,7 @@ _REMOVED = "<removed>"
 def find(text: str) -> str:
     """What in the text looks like a key, a token or a password, in words; "" for nothing."""
     match = _ANY.search(text)
-    return list(_FORMS)[int(match.lastgroup.removeprefix("form"))] if match else ""
+    return list(_FORMS)[int(match.lastgroup.removeprefix("form"))] if match and match.lastgroup else ""
 
 
 def redact(text: str) -> str:

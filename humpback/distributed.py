@@ -192,17 +192,17 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
                 f"--coordinator_address or JAX_COORDINATOR_ADDRESS={environment['JAX_COORDINATOR_ADDRESS']}: it must be HOST:PORT"
             )
         count = _number(environment, "JAX_NUM_PROCESSES", low=1)
-        place = Place(_number(environment, "JAX_PROCESS_ID"), count, host.strip("[]"), int(port) + 1)
+        place: Place | None = Place(_number(environment, "JAX_PROCESS_ID"), count, host.strip("[]"), int(port) + 1)
     else:
         place = _find_place_on_tpu(_tpu_variables(environment))
     if place is None or place.count == 1:
         return None
     if place.index >= place.count:
         raise UserError(f"process id {place.index} is out of range: there are {place.count} processes, numbered from 0")
-    port = _number(environment, "HUMPBACK_RENDEZVOUS_PORT", place.port, low=1)
-    if port > 65535:
-        raise UserError(f"the port of the rendezvous would be {port}, and the last one is 65535; set HUMPBACK_RENDEZVOUS_PORT")
-    return dataclasses.replace(place, port=port)
+    rendezvous = _number(environment, "HUMPBACK_RENDEZVOUS_PORT", place.port, low=1)
+    if rendezvous > 65535:
+        raise UserError(f"the port of the rendezvous would be {rendezvous}, and the last one is 65535; set HUMPBACK_RENDEZVOUS_PORT")
+    return dataclasses.replace(place, port=rendezvous)
 
 
 def _find_place_on_tpu(environment: Mapping[str, str]) -> Place | None:

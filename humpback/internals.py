@@ -70,6 +70,6 @@ def share_cache_keys() -> None:
     module = "jax._src.cache_key"
     hash_options, hash_devices = (get(module, name) for name in ("_hash_serialized_compile_options", "_hash_devices"))
     get(module, "_hash_accelerator_config")
-    cache_key = importlib.import_module(module)
+    cache_key: Any = importlib.import_module(module)
     cache_key._hash_serialized_compile_options = lambda digest, options, **_: hash_options(digest, options, strip_device_assignment=True)
     cache_key._hash_accelerator_config = hash_devices

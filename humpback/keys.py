@@ -5,6 +5,7 @@ import zlib
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 _WORD = 2**32
 
@@ -38,7 +39,7 @@ def record_keys(seed: int, purpose: str, record_ids: list[str], sample: int = 0)
     return np.asarray(jax.random.key_data(fold(halves[:, 0], halves[:, 1], np.uint32(sample))))
 
 
-def _fold_record(key: jax.Array, high: jax.Array, low: jax.Array, sample: jax.Array) -> jax.Array:
+def _fold_record(key: jax.Array, high: ArrayLike, low: ArrayLike, sample: ArrayLike) -> jax.Array:
     for number in (high, low, sample):
         key = jax.random.fold_in(key, number)
     return key

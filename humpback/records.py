@@ -148,12 +148,12 @@ def read_shards(folder: storage.PathLike, name: str, kind: type[Kind]) -> Iterat
 
 def shard_paths(folder: storage.PathLike, name: str) -> list[epath.Path]:
     """The shards of `name` in order; UserError when one is missing."""
-    folder = epath.Path(folder)
+    path = epath.Path(folder)
     pattern = re.compile(re.escape(name) + r"-(\d{5})-of-(\d{5})\.jsonl")
-    found = [(match.group(), match.group(2)) for file in storage.list_files(folder) if (match := pattern.fullmatch(file))]
+    found = [(match.group(), match.group(2)) for file in storage.list_files(path) if (match := pattern.fullmatch(file))]
     if not found or any(total != found[0][1] for _, total in found) or len(found) != int(found[0][1]):
-        raise UserError(f"{folder}: the shards of {name!r} are not complete (found {[file for file, _ in found]})")
-    return [folder / file for file, _ in found]
+        raise UserError(f"{path}: the shards of {name!r} are not complete (found {[file for file, _ in found]})")
+    return [path / file for file, _ in found]
 
 
 def read_lines(path: storage.PathLike, kind: type[Kind]) -> Iterator[Kind]:

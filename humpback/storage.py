@@ -36,7 +36,7 @@ for _name, _value in {"CONNECT_TIMEOUT_SECONDS": "30", "LOW_SPEED_TIME_SECONDS":
     os.environ.setdefault(f"TENSORSTORE_CURL_{_name}", _value)
 
 
-def publish(path: PathLike, data: bytes | str | Iterable[bytes], *, replace: bool = False) -> str:
+def publish(path: PathLike, data: bytes | str | Iterable[bytes | memoryview], *, replace: bool = False) -> str:
     """Writes a whole file once and returns the sha256 of its bytes as hex digits.
 
     A file that is already there with the same bytes counts as done. One with other bytes raises FileExistsError unless `replace`,
@@ -88,9 +88,8 @@ def publish_json(path: PathLike, value: Any, *, replace: bool = False) -> str:
 
 def read_json(path: PathLike) -> Any:
     """Reads a JSON file; UserError names the file, and the line where it is malformed."""
-    path = epath.Path(path)
     try:
-        return json.loads(path.read_text())
+        return json.loads(epath.Path(path).read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -122,27 +121,27 @@ def crc32c_file(path: PathLike) -> str:
 
 def clean(folder: PathLike) -> None:
     """Removes what killed writers left in `folder` (not below it)."""
-    folder = epath.Path(folder)
-    if is_local(folder) and folder.exists():
-        for path in folder.iterdir():
-            if path.name.startswith(_TEMPORARY):
-                path.unlink(missing_ok=True)
+    path = epath.Path(folder)
+    if is_local(path) and path.exists():
+        for file in path.iterdir():
+            if file.name.startswith(_TEMPORARY):
+                file.unlink(missing_ok=True)
 
 
 def list_files(folder: PathLike) -> list[str]:
     """Names of the published files right in `folder`, sorted; [] when there is no such folder."""
-    folder = epath.Path(folder)
-    if not is_local(folder):  # in one listing; epath would ask for each file whether it is a folder
+    path = epath.Path(folder)
+    if not is_local(path):  # in one listing; epath would ask for each file whether it is a folder
         with contextlib.suppress(FileNotFoundError):
-            found = fsspec.filesystem("gs").ls(os.fspath(folder), detail=True)
+            found = fsspec.filesystem("gs").ls(os.fspath(path), detail=True)
             return sorted(os.path.basename(entry["name"]) for entry in found if entry["type"] == "file")
         return []
-    if not folder.exists():
+    if not path.exists():
         return []
-    return sorted(p.name for p in folder.iterdir() if not p.is_dir() and not p.name.startswith(_TEMPORARY))
+    return sorted(p.name for p in path.iterdir() if not p.is_dir() and not p.name.startswith(_TEMPORARY))
 
 
-def _chunks(data: bytes | str | Iterable[bytes]) -> Iterable[bytes]:
+def _chunks(data: bytes | str | Iterable[bytes | memoryview]) -> Iterable[bytes | memoryview]:
     if isinstance(data, str):
         return (data.encode(),)
     return (data,) if isinstance(data, bytes) else data
@@ -153,7 +152,7 @@ def is_local(path: PathLike) -> bool:
     return "://" not in os.fspath(path)
 
 
-def _publish_remote(target: epath.Path, chunks: Iterable[bytes], replace: bool) -> str:
+def _publish_remote(target: epath.Path, chunks: Iterable[bytes | memoryview], replace: bool) -> str:
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile(prefix=_TEMPORARY) as spool:  # a request that is repeated needs the bytes again
         for chunk in chunks:

@@ -7,6 +7,7 @@ give the same lines, in the order of the input, however many replicas share the 
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +138,7 @@ def room_for(inputs: offline.Inputs, info: folders.ModelInfo, template: Any, max
     around = "".join([*prompts.WRAPPERS[info.wrapper], template("").content]) if template else ""
 
     def size(line: PromptLine) -> int:
-        return len(line.ids) if line.prompt is None else len((around + line.prompt).encode("utf-8", "surrogatepass"))
+        return len((around + (line.prompt or "")).encode("utf-8", "surrogatepass")) if line.ids is None else len(line.ids)
 
     most = max((size(line) for _, _, line in inputs), default=0)
     return round_up(most + max_new + _SPECIAL, _GRAIN)
@@ -173,17 +174,18 @@ class Writer:
 
     def encode(self, line: PromptLine) -> np.ndarray:
         """Ids int32 of a prompt, never cut. A text's special tokens are ordinary text; who wants others gives ids."""
+        text = line.prompt or ""
         if line.ids is not None:
-            ids = line.ids
+            ids: Sequence[int] = line.ids
             if any(not 0 <= token < self._model.info.config.vocab_size for token in ids):
                 raise offline.Unservable("ids outside the vocabulary")
-        elif not line.prompt.strip():
+        elif not text.strip():
             raise offline.Unservable("empty")
         elif self._template:
             prefix, suffix = prompts.WRAPPERS[self._model.info.wrapper]
-            ids = self._model.tokenizer.encode_wrapped(prefix, self._template(line.prompt).content, suffix)
+            ids = self._model.tokenizer.encode_wrapped(prefix, self._template(text).content, suffix)
         else:
-            ids = self._model.tokenizer.encode_wrapped("", line.prompt, "")
+            ids = self._model.tokenizer.encode_wrapped("", text, "")
         return np.array(ids, np.int32)
 
     def make(self, line: PromptLine, answers: list[Result]) -> Generated:

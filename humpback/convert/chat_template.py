@@ -89,7 +89,7 @@ def tokenizer_files(tokenizer: Tokenizer, template: str, max_positions: int) -> 
         fast = tokenizers.Tokenizer.from_str(files[JSON_FILE].decode())
     leading = fast.encode("a", add_special_tokens=True).ids[:1]
     bos = tokenizer.settings.get("bos_token")
-    if tokenizer.bos_id is not None and leading != [tokenizer.bos_id]:
+    if bos is not None and tokenizer.bos_id is not None and leading != [tokenizer.bos_id]:
         fast.post_processor = vocabulary.bos_first(bos, tokenizer.bos_id)
         files[JSON_FILE] = fast.to_str().encode()
     elif tokenizer.bos_id is None and bos is not None and leading == [tokenizer.specials[bos]]:

@@ -62,8 +62,8 @@ def read_file(path: str) -> LazyModel:
 def _readers(path: str) -> dict[str, gguf.GGUFReader]:
     """File → reader; of a split model all files in their order, the first being the one with the metadata."""
     reader = _open(path)
-    count = reader.get_field("split.count")
-    count = 1 if count is None else int(count.contents())
+    split = reader.get_field("split.count")
+    count = 1 if split is None else int(split.contents())
     if count < 2:
         return {path: reader}
     stem = _SPLIT.fullmatch(path)

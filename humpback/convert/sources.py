@@ -119,6 +119,7 @@ def guess_wrapper(tokenizer: Tokenizer, chat_template: str = "") -> str:
 
 def _open_checkpoint(path: str, dtype: str | None) -> Source:
     model = folders.load_model(path, whole=False)
+    assert isinstance(model.params, weight_files.StoredParams)  # they are when they are not loaded whole
     reader = weight_files.Reader(model.params, model.info.config)
     lazy = LazyModel(
         config=model.info.config,

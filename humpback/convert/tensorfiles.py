@@ -81,7 +81,7 @@ class Safetensors:
         array = np.empty(entry.shape, DTYPES[entry.dtype])
         with open(entry.file, "rb", buffering=0) as file:
             file.seek(entry.offset)
-            rest = memoryview(array.reshape(-1).view(np.uint8))
+            rest = array.reshape(-1).view(np.uint8).data
             while rest and (count := file.readinto(rest)):
                 rest = rest[count:]
         if rest:
@@ -135,7 +135,7 @@ def safetensors_bytes(
     for (name, (shape, dtype)), array in zip(tensors.items(), arrays, strict=True):
         if array.shape != shape or str(array.dtype) != dtype:
             raise ValueError(f"tensor {name} is {array.dtype} {array.shape}, must be {dtype} {shape}")
-        yield memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 class Torch:

@@ -222,7 +222,7 @@ def from_tiktoken(data: bytes, name: str, newer: bool) -> Tokenizer:
             token = base64.b64decode(match[1], validate=True) if match else b""
         except binascii.Error:
             token = b""
-        if not token or token in ranks or int(match[2]) != len(ranks):
+        if not match or not token or token in ranks or int(match[2]) != len(ranks):
             raise UserError(f"{name}:{number}: {line[:60]!r} is not the next token in base64 and its rank; copy the file again")
         ranks[token] = len(ranks)
     letters = _byte_letters()

@@ -7,6 +7,7 @@ only in a pair. An element that holds the article (`main`, `article`, a heading,
 import functools
 import itertools
 import re
+from collections.abc import Mapping
 
 
 def words(text: str) -> frozenset[str]:
@@ -81,7 +82,7 @@ _MAX_NOTICE = 200  # characters; a longer paragraph is text that mentions it
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
-def skipped(tag: str, attributes: dict[str, str | None], in_article: bool) -> bool:
+def skipped(tag: str, attributes: Mapping[str, str | None], in_article: bool) -> bool:
     """Whether an element and all that is in it stays out of the text.
 
     `in_article` says whether it stands in an article, section or main: a `<header>` there holds the title, elsewhere the site's name.

@@ -100,7 +100,7 @@ def _declared_inside(html: bytes) -> str:
 
 def _detect(html: bytes) -> str:
     """The charset of bytes that are not all UTF-8: UTF-8 still, if more of the non-ASCII bytes form its sequences than do not."""
-    first = _HIGH.search(html).start()
+    first = next(_HIGH.finditer(html)).start()
     sample = html[max(0, first - _DETECT_BYTES // 16) : first + _DETECT_BYTES]
     if 2 * sum(map(len, _MULTIBYTE.findall(sample))) > len(_HIGH.findall(sample)):
         return "utf-8"

@@ -59,12 +59,12 @@ PairFinder = Callable[["Index", np.ndarray, float, Progress], Iterable[np.ndarra
 def row(segment: Segment, offset: int, length: int) -> np.void:
     """The ROW of a segment whose line, its end included, is `length` bytes at `offset` of its part's .jsonl."""
     text = normalised(segment.text)
-    made = np.zeros((), ROW)
-    made["id"] = int(segment.id, 16)
-    made["exact"] = np.frombuffer(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16], "<u8")
-    made["offset"], made["length"] = offset, length
-    made["bands"] = band_keys(gram_hashes(text.split(" "), NGRAM))
-    return made[()]
+    rows = np.zeros(1, ROW)
+    rows["id"] = int(segment.id, 16)
+    rows["exact"] = np.frombuffer(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16], "<u8")
+    rows["offset"], rows["length"] = offset, length
+    rows["bands"] = band_keys(gram_hashes(text.split(" "), NGRAM))
+    return rows[0]
 
 
 def band_keys(grams: np.ndarray) -> np.ndarray:
@@ -299,16 +299,17 @@ class Texts:
 
     def grams(self, rows: np.ndarray) -> list[np.ndarray]:
         """uint64 [G] for each of LOCATED [M], each file read in its order. UserError when a part's lines are not what its index says."""
-        sets = {int(position): self._held.get(int(position)) for position in rows["position"]}
-        missing = rows[[sets[int(position)] is None for position in rows["position"]]]
+        positions = rows["position"].tolist()
+        sets = {position: self._held[position] for position in positions if position in self._held}
+        missing = rows[[position not in sets for position in positions]]
         missing = missing[np.lexsort((missing["offset"], missing["part"]))]
         for number, group in itertools.groupby(missing, key=lambda row: int(row["part"])):
             with epath.Path(self._parts[number].lines).open("rb") as file:
                 for row in group:
                     sets[int(row["position"])] = self._read(file, row)
-        for position, grams in sets.items():
-            self._hold(position, grams)
-        return [sets[int(position)] for position in rows["position"]]
+        for position in dict.fromkeys(positions):
+            self._hold(position, sets[position])
+        return [sets[position] for position in positions]
 
     def _read(self, file: BinaryIO, row: np.void) -> np.ndarray:
         file.seek(int(row["offset"]))

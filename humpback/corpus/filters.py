@@ -228,7 +228,7 @@ def pointing_reason(text: str, words: list[str]) -> str:
     figure = _FIGURE.search(text)
     before = text[: figure.start()] if figure else text
     if (
-        _CONTINUES.match(before, _NO_WORD.match(before).end())
+        ((start := _NO_WORD.match(before)) and _CONTINUES.match(before, start.end()))
         or any(_said(_LOOKS_BACK, before, present))
         or any(_said(_REFERS_BACK, text, present))
         or any(not _SHOWN.search(text, found.end()) for found in _said(_SHOWS_BELOW, text, present))
@@ -308,9 +308,8 @@ def may_repeat(words: list[str], ngram: int, jaccard: float, min_words: int) -> 
         return False
     if jaccard < 0.5 or common < 2:
         return True
-    seen: set[tuple[str, ...]] = set()
     last = -_APART - 1
-    repeated = {gram for gram in every if gram in seen or seen.add(gram)}
+    repeated = {gram for gram, count in Counter(every).items() if count > 1}
     for position, gram in enumerate(every):
         if gram in repeated:
             if position - last <= _APART:

@@ -25,6 +25,7 @@ from humpback.rounding import ceil_div
 BANDS_AT_ONCE = (2, 6, 12)  # the first few connect most of what is alike, which is not compared again; then fewer passes are better
 BUCKET_ROWS = 250_000  # keys that one task groups: 12 MB
 RETRIES = 10  # of a task whose worker or host died; spot hosts go often
+_FIELDS = LOCATED.names or ()
 _QUEUED = 2  # tasks for each core of the cluster
 _WATCH_SECONDS = 1.0
 PACKAGES = ("humpback", "chardetng-py", "fastwarc", "numpy", "pycld2", "rensa", "selectolax")  # what a part's bytes depend on
@@ -56,7 +57,8 @@ def extract_all(jobs: Sequence[Job], address: str, progress: Callable[[list[Job]
     """
     ray = connect(address)
     extract = ray.remote(num_cpus=1, max_retries=RETRIES)(_extract)
-    versions, waiting, running, pages, size = _versions(), iter(jobs), {}, 0, 0
+    versions, waiting, pages, size = _versions(), iter(jobs), 0, 0
+    running: dict[Any, Job] = {}
     while True:
         most = _QUEUED * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while len(running) < most and (job := next(waiting, None)) is not None:
@@ -149,7 +151,7 @@ def _keys_of_parts(batch: dict[str, np.ndarray], given: Any, bands: range, bucke
         for band in bands:
             key = index["bands"][:, band]
             bucket = (band - bands.start) * buckets + (key % np.uint64(buckets)).astype(np.int64)
-            yield {"bucket": bucket, "key": key, **{name: rows[name] for name in LOCATED.names}}
+            yield {"bucket": bucket, "key": key, **{name: rows[name] for name in _FIELDS}}
 
 
 def _pairs_of_bucket(group: dict[str, np.ndarray], given: Any, jaccard: float) -> dict[str, np.ndarray]:
@@ -158,7 +160,7 @@ def _pairs_of_bucket(group: dict[str, np.ndarray], given: Any, jaccard: float) -
 
     parts, _, _ = ray.get(given)
     rows = np.empty(len(group["key"]), LOCATED)
-    for name in LOCATED.names:
+    for name in _FIELDS:
         rows[name] = group[name]
     order = np.argsort(rows["position"])  # as they come, they are in no order
     found = duplicates.join(duplicates.shared(group["key"][order], rows[order]), duplicates.Texts(parts), jaccard)

@@ -3,6 +3,7 @@
 FastWARC's gzip reader takes a cut file for a whole one and does not tell where in a one-member file it is, so gzip is read here.
 """
 
+import io
 import itertools
 import os
 import re
@@ -187,3 +188,9 @@ class _Readable:
         data, self._rest = self._rest[:size], self._rest[size:]
         self._place += len(data)
         return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        raise io.UnsupportedOperation("it can only be read on")
+
+    def close(self) -> None:
+        pass

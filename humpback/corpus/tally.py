@@ -1,6 +1,7 @@
 """What became of the pages: counts of everything kept and dropped, and a few samples of what each rule drops, for a person to judge."""
 
 import bisect
+import functools
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -38,7 +39,7 @@ class Tally:
         self.counts.update(pages=bool(page["bytes"]), bytes=page["bytes"], headers=page["headers"])
         self.warnings.update(page["warnings"])
         for reason, where, text in page["drops"]:
-            self.drop(reason, where, lambda text=text: text)
+            self.drop(reason, where, functools.partial(str, text))
 
     def add(self, other: dict[str, Any]) -> None:
         """Adds what another `to_json` says."""

@@ -117,24 +117,24 @@ class _Walker:
 
     def skip(self, _tag: Tag, position: int) -> int:
         end = self.page.end_of(position)
-        if self._promises() and any(tag.name == "img" for tag in self.page.tags[position:end]):
-            self._cut_promise()
+        if (promise := self._promise()) and any(tag.name == "img" for tag in self.page.tags[position:end]):
+            self._cut(promise)
         return end
 
     def picture(self, _tag: Tag, position: int) -> int:
-        if self._promises():
-            self._cut_promise()
+        if promise := self._promise():
+            self._cut(promise)
         return position
 
-    def _promises(self) -> bool:
-        """Whether a picture here is what the text before it says will follow ("It looks like this:")."""
-        return not self.line and bool(self.items) and isinstance(self.items[-1], Block) and self.items[-1].text.endswith(":")
+    def _promise(self) -> Block | None:
+        """The text before a picture here, when it says that one will follow ("It looks like this:")."""
+        last = self.items[-1] if self.items and not self.line else None
+        return last if isinstance(last, Block) and last.text.endswith(":") else None
 
-    def _cut_promise(self) -> None:
+    def _cut(self, promise: Block) -> None:
         """Takes out the sentence that announces a picture."""
-        last = self.items[-1]
-        if kept := _BEFORE_LAST.match(last.text):
-            self.items[-1] = Block(kept[1], last.tight, min(last.linked, len(kept[1])))
+        if kept := _BEFORE_LAST.match(promise.text):
+            self.items[-1] = Block(kept[1], promise.tight, min(promise.linked, len(kept[1])))
         elif not self.frames:
             self.items.pop()
 

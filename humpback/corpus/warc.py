@@ -101,7 +101,7 @@ def _records(stream: Stream) -> Iterator[_Record | str]:
     """The response records, the others that had to be read leniently, and the reasons of what is dropped."""
     told = False  # of the fault that ends the stream
     while True:
-        while stream.fill(_NEXT_BYTES) and (blank := _BLANK.match(stream.window).end()):
+        while stream.fill(_NEXT_BYTES) and (blank := _blank_end(stream.window)):
             stream.advance(blank)
         if not stream.window:
             break
@@ -119,12 +119,18 @@ def _records(stream: Stream) -> Iterator[_Record | str]:
         yield stream.fault
 
 
+def _blank_end(window: bytearray, place: int = 0) -> int:
+    """Where the line ends stop that stand at a place."""
+    blank = _BLANK.match(window, place)
+    return blank.end() if blank else place
+
+
 def _record(stream: Stream) -> _Record | None:
     """Takes one record from the stream; None for one that is sound and no response. Raises _Dropped."""
     window = stream.window
     stream.begin()
-    for size in (_USUAL_HEADER_BYTES, _MAX_HEADER_BYTES):
-        at_end = stream.fill(size) < size
+    for most in (_USUAL_HEADER_BYTES, _MAX_HEADER_BYTES):
+        at_end = stream.fill(most) < most
         body, ended = _header_end(window)
         if body:
             break
@@ -137,6 +143,7 @@ def _record(stream: Stream) -> _Record | None:
     header = bytes(window[:body])
     length = int(found[1]) if (found := _LENGTH.search(header)) else None
     kind = _kind(header)
+    size: int | None
     if length is not None and length > _MAX_BLOCK_BYTES:
         size = None
     elif length is not None and _is_whole(stream, body, length):
@@ -153,7 +160,7 @@ def _record(stream: Stream) -> _Record | None:
     block = bytes(window[body : body + size]) if kind == b"response" else b""
     stream.advance(body + size)
     stream.fill(_NEXT_BYTES)
-    stream.advance(_BLANK.match(window).end())
+    stream.advance(_blank_end(window))
     if stream.broken(stream.start if odd else stream.begun + body + size):
         raise _Dropped("damaged")
     if length is not None and length - size > _tolerance(header, block) and (kind == b"response" or not window):
@@ -202,7 +209,7 @@ def _is_whole(stream: Stream, body: int, length: int) -> bool:
         return False
     if stream.window.startswith(b"\r\n\r\n", end):
         return True
-    following = _BLANK.match(stream.window, end).end()
+    following = _blank_end(stream.window, end)
     at_end = held < end + 2 * _NEXT_BYTES and _BEGIN_CUT.fullmatch(stream.window, following)
     return bool(at_end or _BEGIN.match(stream.window, following))
 
@@ -336,7 +343,8 @@ def _unchunked(body: bytes) -> bytes:
     """FastWARC's reader refuses a chunk's extension, and takes a body for whole that ends before its last chunk."""
     if not _CHUNK.match(body):
         return body
-    pieces, place = [], 0
+    pieces: list[bytes] = []
+    place = 0
     while chunk := _CHUNK.match(body, place):
         size, place = int(chunk[1], 16), chunk.end()
         if not size:

@@ -130,6 +130,7 @@ class Worker:
         """"" when the job is done; otherwise why the child had to be, or was, killed."""
         child = self._child or self._start()
         order = base64.b64encode(pickle.dumps((job, spool, blamed, end, self._file.name))) + b"\n"
+        assert child.stdin is not None and child.stdout is not None  # they are pipes
         try:
             child.stdin.write(order)
             child.stdin.flush()
@@ -170,8 +171,9 @@ class Worker:
         if self._child is not None:
             self._child.kill()
             self._child.wait()
-            self._child.stdin.close()
-            self._child.stdout.close()
+            for pipe in (self._child.stdin, self._child.stdout):
+                if pipe is not None:
+                    pipe.close()
             self._child = None
 
 
@@ -257,10 +259,15 @@ class _Child:
         where = {"source": page.source, "start": page.start, "end": page.end, "url": page.url}
         if tree is not None:
             where["header"] = tree.header
-        sample: list[str] = []
-        # A tree may be the whole page, and only few are shown.
-        self.seen.drop(reason, where, lambda: sample.append(tree.text[:SAMPLE_CHARS] if tree else "") or "")
-        self.page["drops"].append((reason, where, "".join(sample)))
+        sample = ""
+
+        def show() -> str:
+            nonlocal sample
+            sample = tree.text[:SAMPLE_CHARS] if tree else ""
+            return sample
+
+        self.seen.drop(reason, where, show)  # a tree may be the whole page, and only few are shown
+        self.page["drops"].append((reason, where, sample))
 
     def _extracted(self, number: int, page: Page) -> bytes:
         """The page's lines for the spool: its segments, then what became of the rest of it."""

@@ -4,7 +4,7 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -53,6 +53,11 @@ def pair_of_record(record: Any, single_reply: str) -> Pair | str:
         raise ValueError("this is Open Assistant's export of messages; take the one of trees")
     if not {"instruction", "response"} & record.keys():
         raise ValueError(_EXPECTED)
+    return pair_of_fields(record)
+
+
+def pair_of_fields(record: Mapping[str, Any]) -> Pair:
+    """The pair of a record with `instruction` and `response`. ValueError names the one that is empty or missing."""
     for field in Pair._fields:
         if not isinstance(record.get(field), str) or not record[field].strip():
             raise ValueError(f"{field!r} is empty or missing")

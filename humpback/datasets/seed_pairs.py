@@ -3,8 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from humpback.datasets.oasst import Pair
-from humpback.datasets.pair_files import distinct, pair_of_record, read_file
+from humpback.datasets.pair_files import distinct, pair_of_fields, read_file
 from humpback.errors import UserError
 from humpback.records import Example, record_id
 
@@ -50,7 +49,7 @@ def _from_tfds(source: str) -> Iterator[Example]:
     for number, row in enumerate(data):
         row = {key: value.decode() if isinstance(value, bytes) else value for key, value in row.items()}
         try:
-            pair = pair_of_record({field: row.get(field) for field in Pair._fields}, "drop")
+            pair = pair_of_fields(row)
         except ValueError as error:
             raise UserError(f"{source}: record {number}: no seed pair: {error}; its features are {sorted(row)}") from error
         place = f"{_TFDS}{name}:{split}"

@@ -187,17 +187,17 @@ class Engine:
     def _prefill(self, job: "_Job", bucket: int, requests: list[Request], chosen: jax.Array | None) -> "_Group":
         P = self.layout.rows(bucket)
         ids_PT = np.zeros((P, bucket), np.int32)
-        rows = {name: np.zeros(x.shape, x.dtype) for name, x in executables.new_rows(P).items()}
-        rows["filled"][:] = 1
+        values = {name: np.zeros(x.shape, x.dtype) for name, x in executables.new_rows(P).items()}
+        values["filled"][:] = 1
         for row, request in enumerate(requests):
             shared = self._shared(request.ids)
             suffix = request.ids[shared:]
             ids_PT[row, : len(suffix)] = suffix
-            rows["shared"][row], rows["filled"][row], rows["keys"][row] = shared, len(suffix), request.key
-            rows["remaining"][row] = request.max_new
+            values["shared"][row], values["filled"][row], values["keys"][row] = shared, len(suffix), request.key
+            values["remaining"][row] = request.max_new
             self.stats.prompt_tokens += len(request.ids)
             self.stats.read_tokens += len(suffix)
-        rows = {name: sharding.place(value, self.layout.by_row()) for name, value in rows.items()}
+        rows = {name: sharding.place(value, self.layout.by_row()) for name, value in values.items()}
         inputs = (self.params, self._cache, sharding.place(ids_PT, self.layout.by_row()), rows["filled"], rows["shared"])
         if chosen is None:
             prefilled = job.call(f"prefill {bucket}", *inputs)
@@ -282,6 +282,8 @@ def _collect(
     valid, tokens, bits = packed[:, 0], packed[:, 1], packed[:, 2]
     log_probs = bits.view(np.float32)
     for slot, tenant in enumerate(tenants):
+        if tenant is None:
+            continue
         for step in np.flatnonzero(valid[:, slot]):
             token = int(tokens[step, slot])
             if on_token and token not in stop_ids:

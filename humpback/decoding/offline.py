@@ -210,7 +210,7 @@ class _Progress:
             f"prompts {row['prompt_tokens_per_second']:.0f} and output {row['output_tokens_per_second']:.0f} tokens/s, "
             f"{row['tokens_per_second_per_device']:.0f} tokens/s a device, slots {row['slot_occupancy']:.0%} full"
         )
-        self._bar.reach(row["records"])
+        self._bar.reach(self._parts.totals().records)
         if now or time_ - self._measured > _METRICS_SECONDS:
             self._measured = time_
             self._metrics(row)

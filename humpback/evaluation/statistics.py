@@ -25,13 +25,11 @@ def histogram(scores: Sequence[float]) -> dict[str, int]:
 
 def correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     """Pearson's r; None where it is not defined."""
-    if len(xs) < 2:
+    (x_mean, x_sd), (y_mean, y_sd) = mean_sd(xs).values(), mean_sd(ys).values()
+    if x_mean is None or y_mean is None or not x_sd or not y_sd:
         return None
-    x, y = mean_sd(xs), mean_sd(ys)
-    if not x["sd"] or not y["sd"]:
-        return None
-    products = math.fsum((a - x["mean"]) * (b - y["mean"]) for a, b in zip(xs, ys, strict=True))
-    return products / ((len(xs) - 1) * x["sd"] * y["sd"])
+    products = math.fsum((a - x_mean) * (b - y_mean) for a, b in zip(xs, ys, strict=True))
+    return products / ((len(xs) - 1) * x_sd * y_sd)
 
 
 def length_matched(chosen: Sequence[tuple[str, int]], others: Sequence[tuple[str, int]]) -> list[str]:

@@ -189,7 +189,7 @@ def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:
 
 def digest(array: Any) -> str:
     """sha256 of an array's bytes in row order."""
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def digest_of(digests: Mapping[str, str]) -> str:

@@ -66,6 +66,7 @@ def write(
     whole model. dtype: a weight's type. attend: called where the others do not read. look: is shown each weight.
     Returns what checksums.json says of files that arrays are in, by their names without folders, measured while they were in memory.
     """
+    measured: dict[str, dict[str, Any]] = {}
     if not storage.is_local(path) and jax.process_count() == 1:
         with _beside(path) as folder:
             measured = write(folder / path.name, cfg, read, dtype, attend, look)
@@ -74,7 +75,8 @@ def write(
     context = saving_context(path)
     context.array_options.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     in_parts = storage.is_local(path)
-    writing, tree, measured = None, {}, {}
+    writing: Any = None
+    tree: dict[str, Any] = {}
     with context, told_when_full(path), concurrent.futures.ThreadPoolExecutor(1) as thread:
         for group in _groups(cfg):
             for leaf in group:

@@ -88,7 +88,7 @@ class Compiler:
         except (OSError, ValueError, KeyError, TypeError):
             return None  # not asked before, or a file that somebody cut
         values = jobs.compiled_before(self.folder, program)
-        return values and jobs.answer_of(values)
+        return jobs.answer_of(values) if values else None
 
     def _compile(self, job: Job, key: str, label: str) -> Answer:
         asked = {"job": jobs.to_json(job), "versions": self.versions, "known": str(self.folder)}

@@ -134,21 +134,28 @@ def _trips(loop: _Instruction, around: _Computation, program: _Program) -> int |
     """
     if known := _TRIPS.search(loop.attributes):
         return int(known[1])
-    condition, body = program[_CONDITION.search(loop.attributes)[1]], program[_BODY.search(loop.attributes)[1]]
+    condition, body = program[_named(_CONDITION, loop)], program[_named(_BODY, loop)]
     test = condition.instructions[condition.root]
     if test.opcode != "compare" or "direction=LT" not in test.attributes:
         return None
     counter, limit = (_source(condition, name) for name in test.inputs)
     if counter.opcode != "get-tuple-element":
         return None
-    index = int(_INDEX.search(counter.attributes)[1])
-    first = _constant(_element(around, loop.inputs[0], index))
+    index = int(_named(_INDEX, counter))
+    first, last = _constant(_element(around, loop.inputs[0], index)), _constant(limit)
     step = _element(body, body.root, index)
     added = [_constant(_source(body, name)) for name in step.inputs] if step and step.opcode == "add" else []
     steps = [value for value in added if value]
-    if first is None or _constant(limit) is None or len(steps) != 1:
+    if first is None or last is None or len(steps) != 1:
         return None
-    return max(0, ceil_div(_constant(limit) - first, steps[0]))
+    return max(0, ceil_div(last - first, steps[0]))
+
+
+def _named(attribute: re.Pattern[str], instruction: _Instruction) -> str:
+    """What an attribute says that every instruction of this kind has."""
+    if found := attribute.search(instruction.attributes):
+        return found[1]
+    raise ValueError(f"no {attribute.pattern} in {instruction.attributes!r}; another compiler's text?")
 
 
 def _source(computation: _Computation, name: str) -> _Instruction:

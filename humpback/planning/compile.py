@@ -165,7 +165,8 @@ def compile_lowered(lowered: jax.stages.Lowered, mesh: Mesh, started: float) -> 
                 raise refusal from error
             raise
     seconds = time.perf_counter() - started
-    stats, text = compiled.memory_analysis(), compiled.as_text()
+    stats: Any = compiled.memory_analysis()
+    text = compiled.as_text() or ""
     memory = Memory(
         arguments=stats.argument_size_in_bytes,
         outputs=stats.output_size_in_bytes,
@@ -187,8 +188,9 @@ def memory_limit(mesh: Mesh) -> int:
 def _mesh(arguments: Sequence[Any]) -> Mesh:
     """The mesh of the first array."""
     for leaf in jax.tree.leaves(arguments):
-        if isinstance(leaf, jax.ShapeDtypeStruct) and isinstance(leaf.sharding, NamedSharding):
-            return leaf.sharding.mesh
+        sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+            return sharding.mesh
     raise ValueError("none of the arguments is a jax.ShapeDtypeStruct with a NamedSharding, which says what to compile for")
 
 

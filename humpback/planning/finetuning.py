@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ class Choice:
 class Course:
     """A training group with a choice: steps by shape, (field, Shape) -> how many; tokens and examples seen; model FLOPs."""
 
-    steps: Counter
+    steps: Mapping[tuple[str, batches.Shape], float]
     tokens: int
     examples: int
     model_flops: int
@@ -132,7 +132,7 @@ class Finetuning:
         return self._courses[key]
 
     def _new_course(self, training: Training, groups: int, at_once: int) -> Course:
-        steps: Counter = Counter()
+        steps: defaultdict[tuple[str, batches.Shape], float] = defaultdict(float)
         tokens = examples = model_flops = 0
         for field, made, times, purpose in training.parts:
             ft: Finetune = getattr(self._cfg, field)
@@ -150,7 +150,7 @@ class Finetuning:
             model_flops += round(share * flops.step_flops(self._model, lengths.tolist(), targets))
         return Course(steps, tokens, examples, model_flops)
 
-    def _jobs(self, training: Training, choice: Choice) -> list[tuple[Step, int]]:
+    def _jobs(self, training: Training, choice: Choice) -> list[tuple[Step, float]]:
         """Each shape's step and how often it runs."""
         found = []
         for (field, shape), count in self._course(training, choice.place.groups, choice.at_once).steps.items():
@@ -170,14 +170,16 @@ class Finetuning:
 
     def _times(self, slice_: Slice, job: Step, answer: Answer | None, largest: Step) -> roofline.Times:
         """Of a step. What the compiled program of the largest one sends is scaled by what both should send."""
-        traffic = expected = roofline.step_traffic(job)
+        expected = roofline.step_traffic(job)
+        traffic: roofline.Traffic = expected
         if answer and answer.traffic:
             share = _payload(expected) / _payload(roofline.step_traffic(largest))
             traffic = {kind: (times, payload * share) for kind, (times, payload) in answer.traffic.items()}
         return roofline.step_times(job, slice_, traffic)
 
     def _stage(self, slice_: Slice, place: Place, training: Training, rescue: bool) -> StagePlan:
-        choice, notes = self._first(slice_, training, place), []
+        choice = self._first(slice_, training, place)
+        notes: list[str] = []
         answer = self._ask(slice_, training, choice)
         if not answer.fits and rescue:
             choice, answer, notes = self._rescue(slice_, training, choice, answer)
@@ -317,5 +319,5 @@ def _estimate(job: Step) -> float:
     return state + gathered + tokens * (m.num_layers * (2 * m.d_model + kept) + inside)
 
 
-def _payload(traffic: roofline.Traffic) -> int:
+def _payload(traffic: roofline.Traffic) -> float:
     return sum(payload for _, payload in traffic.values())

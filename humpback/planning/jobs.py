@@ -167,7 +167,7 @@ def build(job: Job) -> tuple[Any, tuple, Any]:
 
     place = job.place
     mesh = sharding.make_mesh(place.data, place.fsdp, place.tensor, devices=topology(place.topology, place.slices))
-    return *(_step if isinstance(job, Step) else _decode)(job, mesh), mesh
+    return *(_step(job, mesh) if isinstance(job, Step) else _decode(job, mesh)), mesh
 
 
 def _step(job: Step, mesh: Any) -> tuple[Any, tuple]:

@@ -42,7 +42,7 @@ _BLOCK = 512
 _STATE_BYTES = 28
 _GATHERS = 2  # forwards and backwards
 
-Traffic = Mapping[str, tuple[int, int]]
+Traffic = Mapping[str, tuple[int, float]]  # kind -> (times, payload bytes a chip)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Times:
         """The part that takes longest."""
         interconnect = self.gathered + self.waited
         parts = {"compute": self.compute, "HBM": self.memory, "interconnect": interconnect, "network": self.network}
-        return max(parts, key=parts.get)
+        return max(parts, key=parts.__getitem__)
 
     @property
     def roofline(self) -> float:

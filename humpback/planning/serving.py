@@ -47,7 +47,8 @@ class Serving:
         hosts = min(tensors, key=lambda hosts: (-tensors[hosts], hosts))  # the fewest that split a matrix as far as it can be
         widest = Replica(hosts, tensors[hosts], max(_LEAST, hosts * slice_.chips_a_host // tensors[hosts]), weights)
         replica = self._best(slice_, weights) or widest
-        answers, notes = self._ask(slice_, "augment", replica), []
+        answers = self._ask(slice_, "augment", replica)
+        notes: list[str] = []
         if not _fits(answers):
             replica, answers, notes = self._rescue(slice_, replica, answers)
         searched = not self._quick and _fits(answers)
@@ -204,11 +205,11 @@ class Serving:
             if (other.hosts, other.tensor) > (replica.hosts, replica.tensor):
                 yield f"tensor = {other.tensor} of {other.hosts} hosts", slice_, other
                 break
-        if replica.weights != "int8" and (other := self._best(slice_, "int8")):
-            yield "decoding.weights = int8", slice_, other
+        if replica.weights != "int8" and (narrow := self._best(slice_, "int8")):
+            yield "decoding.weights = int8", slice_, narrow
         for larger in finetuning.larger_than(slice_):
-            if other := self._best(larger, replica.weights):
-                yield larger.name, larger, other
+            if fitting := self._best(larger, replica.weights):
+                yield larger.name, larger, fitting
 
     def _most(self, slice_: Slice, replica: Replica, answers: dict[str, Answer]) -> tuple[Replica, dict[str, Answer]]:
         """With the most slots that fit: two compilations give the line of memory against slots, a third confirms."""

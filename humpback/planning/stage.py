@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from humpback.planning.jobs import Answer
-from humpback.planning.roofline import Times
+from humpback.planning.roofline import Times, Traffic
 from humpback.planning.tpu_slices import Slice
 
 
@@ -28,7 +28,7 @@ class StagePlan:
     needed: int
     limit: int
     memory: dict[str, int]
-    traffic: dict[str, tuple[int, int]]
+    traffic: Traffic
     flops: float
     times: Times
     bound: str

@@ -16,6 +16,7 @@ from humpback.errors import UserError
 from humpback.stages.directory import Run
 
 CACHE = "compilation_cache"  # in the run's directory; may be deleted at any time
+_CACHE_OPTION = "jax_compilation_cache_dir"
 _FLAGS = flags.FLAGS
 
 
@@ -36,8 +37,8 @@ def open_run() -> Run:
         raise UserError(f"--config: {' '.join(str(error).split())}") from error
     run = Run(cfg, _FLAGS.workdir)
     # What was compiled once is read by the next process that needs it: after a preemption, or for the other stages of a shape.
-    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR names another one
-        jax.config.update("jax_compilation_cache_dir", os.fspath(run.workdir / CACHE / _processor()))
+    if not getattr(jax.config, _CACHE_OPTION):  # JAX_COMPILATION_CACHE_DIR names another one
+        jax.config.update(_CACHE_OPTION, os.fspath(run.workdir / CACHE / _processor()))
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # GPUs' own; their path would be part of every key
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
         # All processes of a simulated pod read what the first, the only one that JAX lets write, has compiled. A CPU's key has the

@@ -19,14 +19,13 @@ from humpback.stages.directory import Run, read_manifest
 from humpback.stages.models import open_engine, stage_inputs
 from humpback.tokens.tokenizer import Tokenizer
 
-_ITERATION = "iteration"
 DIGITS = (1, 2, 3, 4, 5)
 
 
 def define_flags() -> None:
     """The stages' flags and --iteration."""
     commandline.define_flags()
-    flags.DEFINE_integer(_ITERATION, 1, "t of A^(t), which M_{t-1} rates", lower_bound=1)
+    flags.DEFINE_integer("iteration", 1, "t of A^(t), which M_{t-1} rates", lower_bound=1)
 
 
 def curate(run: Run, iteration: int) -> None:
@@ -204,4 +203,4 @@ def read_rubric(path: str) -> str:
 
 def main() -> None:
     """`humpback curate --iteration=T`."""
-    curate(commandline.open_run(), flags.FLAGS[_ITERATION].value)
+    curate(commandline.open_run(), flags.FLAGS.iteration)

@@ -200,7 +200,7 @@ def _sorted_lines(
                     elif reason := _FATES.get(int(fates[row])):
                         segment = json.loads(line)
                         where = {name: segment[name] for name in ("source", "start", "end", "url", "header")}
-                        total.drop(reason, where, lambda text=segment["text"]: text)
+                        total.drop(reason, where, functools.partial(str, segment["text"]))
                     row += 1
         for file in files:
             file.seek(0)

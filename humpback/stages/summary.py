@@ -35,9 +35,9 @@ def summarize(run: Run) -> dict[str, Any]:
         "overlap": _overlap(run),
         "best": _extremes(run, best=True),
         "worst": _extremes(run, best=False),
-        "held_out": _held_out(run),
+        "held_out": (held_out := _held_out(run)),
+        "learned": (learned := _learned(held_out)),
     }
-    summary["learned"] = _learned(summary["held_out"])
     timing = {name: storage.read_json(run.workdir / name / "timing.json") for name in stages}
     if distributed.is_first():
         storage.publish_json(run.workdir / "summary.json", summary, replace=True)
@@ -45,7 +45,7 @@ def summarize(run: Run) -> dict[str, Any]:
         storage.publish(run.workdir / "report.md", report.render(summary, timing), replace=True)
         print(report.table(summary, timing))
         print(f"\nReport: {run.workdir / 'report.md'}")
-        print("\n".join(report.verdict(summary["learned"])))
+        print("\n".join(report.verdict(learned)))
     return summary
 
 
@@ -92,6 +92,7 @@ def _ratings(run: Run, iteration: int) -> dict[str, Any]:
     rated = _rated(run, iteration)
     asked = [r for r in rated if not r.candidate.reason]
     valid = [r for r in asked if r.score is not None]
+    scores = _scores(valid)
     curated = {e.id for e in _curated(run, iteration)}
     chosen = [r for r in valid if r.id in curated]
     control = statistics.length_matched(
@@ -101,19 +102,23 @@ def _ratings(run: Run, iteration: int) -> dict[str, Any]:
     by_id = {r.id: r for r in valid}
     return {
         "iteration": iteration,
-        "histogram": statistics.histogram([r.score for r in valid]),
+        "histogram": statistics.histogram(scores),
         "invalid_rate": 1 - len(valid) / len(asked) if asked else 0.0,
-        "score": statistics.mean_sd([r.score for r in valid]),
-        "score_length_correlation": statistics.correlation([r.score for r in valid], [len(r.candidate.segment.text) for r in valid]),
+        "score": statistics.mean_sd(scores),
+        "score_length_correlation": statistics.correlation(scores, [len(r.candidate.segment.text) for r in valid]),
         "curated": _describe(chosen),
         "length_matched_control": _describe([by_id[i] for i in control]),
     }
 
 
+def _scores(rated: list[Rated]) -> list[float]:
+    return [r.score for r in rated if r.score is not None]
+
+
 def _describe(rated: list[Rated]) -> dict[str, Any]:
     return {
         "examples": len(rated),
-        "score": statistics.mean_sd([r.score for r in rated]),
+        "score": statistics.mean_sd(_scores(rated)),
         "instruction": statistics.mean_sd([len(r.candidate.instruction) for r in rated]),
         "output": statistics.mean_sd([len(r.candidate.segment.text) for r in rated]),
     }
@@ -130,12 +135,12 @@ def _overlap(run: Run) -> list[dict[str, Any]]:
 
 def _extremes(run: Run, best: bool, count: int = 5) -> list[dict[str, Any]]:
     """The candidates that the last iteration rated best, or worst."""
-    valid = [r for r in _rated(run, run.cfg.iterations) if r.score is not None]
-    valid.sort(key=lambda r: (-r.score if best else r.score, r.id))
+    valid = [(r.score, r) for r in _rated(run, run.cfg.iterations) if r.score is not None]
+    valid.sort(key=lambda pair: (-pair[0] if best else pair[0], pair[1].id))
     return [
-        {"id": r.id, "score": r.score, "instruction": r.candidate.instruction, "header": r.candidate.segment.header,
+        {"id": r.id, "score": score, "instruction": r.candidate.instruction, "header": r.candidate.segment.header,
          "url": r.candidate.segment.url, "output": r.candidate.segment.text}
-        for r in valid[:count]
+        for score, r in valid[:count]
     ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +32,14 @@ def loss_and_grads(
 
     The parts of the rows go through the model one after the other; what they add up to does not depend on how many there are.
     """
+    remat = cast(llama.Remat, ft.remat)  # config.finish has looked at it
     weights_AGM = rows["weights_AGM"] / jnp.sum(rows["weights_AGM"])
 
     @jax.value_and_grad
     def share(params: llama.Params, part: placement.Rows, weights_GM: jax.Array) -> jax.Array:
         return target_nats(
             cfg, params, part, weights_GM=weights_GM,
-            compute_dtype=jnp.dtype(ft.compute_dtype), dropout=None if key is None else llama.Dropout(ft.dropout, key), remat=ft.remat,
+            compute_dtype=jnp.dtype(ft.compute_dtype), dropout=None if key is None else llama.Dropout(ft.dropout, key), remat=remat,
         )  # fmt: skip
 
     if len(weights_AGM) == 1:
