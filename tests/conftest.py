@@ -33,18 +33,20 @@ def humpback() -> Iterator[Humpback]:
     command.end()
 
 
-# The files that take a minute and more: they begin first, so that at the end no process waits for one of them.
-LONG = ("stages/test_kill.py", "training/test_pod.py", "decoding/test_offline_pod.py", "launch/test_tpu.py", "training/test_loop.py")
-
-
+# The files that run whole commands, kill them, or train: they begin first, so that at the end no process waits for one of them, and
+# `launch/test.sh --fast` leaves them out.
+LONG = ("stages/test_kill.py", "training/test_pod.py", "decoding/test_offline_pod.py", "launch/test_tpu.py", "launch/test_money.py",
+        "training/test_loop.py", "decoding/test_engine.py", "training/test_checkpoint.py", "launch/test_local_pod.py")  # fmt: skip
 # Folders that run apart from the suite, with all that users compile.
 AS_A_USERS = ("soak", "parity", "planning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the long files to the front; the rest stays as it is."""
+    """Sorts the long files to the front and marks them; the rest stays as it is."""
     items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
     for item in items:
+        if item.path.as_posix().endswith(LONG):
+            item.add_marker("long")
         if item.path.parent.name in AS_A_USERS:
             item.add_marker("optimized")
 

@@ -207,6 +207,14 @@ def test_a_shared_prefix_changes_nothing(params, mesh):
         np.testing.assert_allclose(logits[0][request.id], logits[1][request.id], atol=1e-4)
 
 
+def test_a_shared_prefix_changes_no_draw(params):
+    """A token's key follows from its place in the whole text, however much of that was read before."""
+    prefix = np.random.default_rng(7).integers(3, 304, 16).astype(np.int32)
+    requests = with_prefix(make_requests(4, seed=11, most=20), prefix, lambda i: (16, 7, 0, 16)[i])
+    whole, found = (run(make_engine(params, length=64, prefix=p), requests, stop=frozenset()) for p in ((), prefix))
+    assert {name: result.ids for name, result in found.items()} == {name: result.ids for name, result in whole.items()}
+
+
 def test_a_prompt_that_is_the_prefix_alone_or_part_of_it_is_served(params):
     prefix = np.random.default_rng(8).integers(3, 304, 30).astype(np.int32)
     requests = [dataclasses.replace(r, ids=prefix[:n]) for r, n in zip(make_requests(3, seed=12), (30, 12, 1), strict=True)]
