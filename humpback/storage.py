@@ -21,8 +21,9 @@ from etils import epath
 from humpback import machine
 from humpback.errors import UserError
 
-_TEMPORARY = ".humpback-tmp-"
+TEMPORARY = ".humpback-tmp-"  # what the names of unfinished files begin with
 PathLike = str | os.PathLike
+Crc32c = google_crc32c.Checksum
 _UPLOADS = 3
 _SYNC_BYTES = 1 << 27  # of a large file go to the disk while the next ones are made
 
@@ -47,7 +48,7 @@ def publish(path: PathLike, data: bytes | str | Iterable[bytes | memoryview], *,
     if not is_local(target):
         return _publish_remote(target, chunks, replace)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{target.name}"
+    temporary = target.parent / f"{TEMPORARY}{os.getpid()}-{target.name}"
     digest = hashlib.sha256()
     try:
         with open(temporary, "wb") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
@@ -79,6 +80,11 @@ def publish(path: PathLike, data: bytes | str | Iterable[bytes | memoryview], *,
         if os.path.exists(temporary):
             os.unlink(temporary)
     return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def publish_json(path: PathLike, value: Any, *, replace: bool = False) -> str:
@@ -113,9 +119,16 @@ def sha256_file(path: PathLike) -> str:
 
 def crc32c_file(path: PathLike) -> str:
     """crc32c of a file's bytes as eight hex digits, read in pieces; against damage by chance, at six times sha256's speed."""
-    checksum = google_crc32c.Checksum()
+    checksum = Crc32c()
     for chunk in read_chunks(path):
         checksum.update(chunk)
+    return checksum.hexdigest().decode()
+
+
+def crc32c(data: bytes) -> str:
+    """`crc32c_file` of bytes."""
+    checksum = Crc32c()
+    checksum.update(data)
     return checksum.hexdigest().decode()
 
 
@@ -124,7 +137,7 @@ def clean(folder: PathLike) -> None:
     path = epath.Path(folder)
     if is_local(path) and path.exists():
         for file in path.iterdir():
-            if file.name.startswith(_TEMPORARY):
+            if file.name.startswith(TEMPORARY):
                 file.unlink(missing_ok=True)
 
 
@@ -138,7 +151,7 @@ def list_files(folder: PathLike) -> list[str]:
         return []
     if not path.exists():
         return []
-    return sorted(p.name for p in path.iterdir() if not p.is_dir() and not p.name.startswith(_TEMPORARY))
+    return sorted(p.name for p in path.iterdir() if not p.is_dir() and not p.name.startswith(TEMPORARY))
 
 
 def _chunks(data: bytes | str | Iterable[bytes | memoryview]) -> Iterable[bytes | memoryview]:
@@ -154,7 +167,7 @@ def is_local(path: PathLike) -> bool:
 
 def _publish_remote(target: epath.Path, chunks: Iterable[bytes | memoryview], replace: bool) -> str:
     digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile(prefix=_TEMPORARY) as spool:  # a request that is repeated needs the bytes again
+    with tempfile.NamedTemporaryFile(prefix=TEMPORARY) as spool:  # a request that is repeated needs the bytes again
         for chunk in chunks:
             digest.update(chunk)
             spool.write(chunk)

@@ -128,7 +128,7 @@ def generate(stage: Stage, info: folders.ModelInfo, length: int, wrap: bool) -> 
         sampler=Sampler(values.temperature, values.top_p, values.top_k),
         stop_ids=frozenset([model.tokenizer.eos_id]),
     )
-    done = serve(engine, task, inputs, offline.Output(stage.path, "generated", stage.name, stage.metrics), decoding)
+    done = serve(engine, task, inputs, offline.Output(stage.path, "generated", stage.name, stage.metrics, stage.begin), decoding)
     stage.finish(counts=done.counts, files=done.files, tokens=done.tokens)
 
 

@@ -50,12 +50,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Output:
-    """Where the records go, FOLDER/NAME-….jsonl, and who hears how far it is: the terminal by `label`, `metrics` by rows."""
+    """Where the records go, FOLDER/NAME-….jsonl, and who hears how far it is: the terminal by `label`, `metrics` by rows.
+
+    begin: called before the first of them is written.
+    """
 
     folder: storage.PathLike
     name: str
     label: str
     metrics: Callable[[dict[str, Any]], None]
+    begin: Callable[[], None] = lambda: None
 
 
 class Done(NamedTuple):
@@ -72,7 +76,7 @@ def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: 
     What is done is in FOLDER/parts after `seconds`. The bytes depend neither on the replicas nor on what was killed. Every process
     calls it, each with its replica's engine.
     """
-    parts = Parts(f"{output.folder}/parts", inputs, replica, seconds)
+    parts = Parts(f"{output.folder}/parts", inputs, replica, seconds, output.begin)
     progress = _Progress(output, parts, engine, len(inputs))
     _Replica(engine, task, inputs, parts, replica, progress.show).serve()
     parts.publish(now=True)

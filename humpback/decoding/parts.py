@@ -127,10 +127,18 @@ class Parts:
     """The parts in FOLDER, of any number of replicas, earlier ones included. `done` says of each input whether it is in one.
 
     Every process makes one, and all of one replica see the same; only the first process of a replica publishes, what is older than
-    `seconds`.
+    `seconds`, and calls `begin` before it.
     """
 
-    def __init__(self, folder: storage.PathLike, inputs: Inputs, replica: distributed.Replica, seconds: float):
+    def __init__(
+        self,
+        folder: storage.PathLike,
+        inputs: Inputs,
+        replica: distributed.Replica,
+        seconds: float,
+        begin: Callable[[], None] = lambda: None,
+    ):
+        self._begin = begin
         self.folder, self._inputs, self._replica, self._seconds = epath.Path(folder), inputs, replica, seconds
         self.done = np.zeros(len(inputs), bool)
         if distributed.is_first():
@@ -165,6 +173,7 @@ class Parts:
                 continue
             name = PartName(kind, self._replica.index, self._next, len(lines), *self._tokens[kind])
             if self._replica.is_first:
+                self._begin()
                 storage.publish(self.folder / str(name), b"".join(lines))
                 self._names.add(name)
             self._next += 1
@@ -194,6 +203,7 @@ class Parts:
         return merged
 
     def _merge(self, target: storage.PathLike, name: str) -> tuple[list[str], int, int]:
+        self._begin()  # of no inputs there are no parts
         self.look()
         found = {kind: _Found(self, kind) for kind in ("made", "rejects")}
         made, rejected = (found[kind].positions for kind in ("made", "rejects"))

@@ -49,7 +49,7 @@ def augment(run: Run) -> None:
         sampler=Sampler(cfg.augment.temperature, cfg.augment.top_p),
         stop_ids=frozenset([model.tokenizer.eos_id]),
     )
-    output = Output(stage.path, "candidates", stage.name, stage.metrics)
+    output = Output(stage.path, "candidates", stage.name, stage.metrics, stage.begin)
     done = serve(engine, task, stage_inputs(run, "segments", Segment), output, cfg.decoding)
     reasons = Counter(candidate.reason for candidate in read_shards(stage.path, "candidates", Candidate))
     counts = {**done.counts, "usable": reasons[""]}

@@ -33,6 +33,7 @@ def convert_base(run: Run) -> None:
     def look(path: tuple[str, ...], array: np.ndarray) -> None:
         digests["/".join(path)] = folders.digest(array)
 
+    stage.begin()
     folders.save_streamed(stage.path, info, source.read, lambda leaf: DTYPES[source.dtype(leaf)], source.tokenizer, source.attend, look)
     digests = dict(sorted(digests.items()))  # as folders.weights_digest gives them
     stage.finish(counts={"weights": len(digests)}, weights=digests, weights_sha256=digest_of(digests))

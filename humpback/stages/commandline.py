@@ -1,6 +1,7 @@
 """The flags that every stage has: which experiment, and where."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
@@ -11,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from humpback import config as configs
-from humpback import distributed, internals, storage
+from humpback import internals, storage
 from humpback.errors import UserError
 from humpback.stages.directory import Run
 
@@ -44,13 +45,17 @@ def open_run() -> Run:
         # All processes of a simulated pod read what the first, the only one that JAX lets write, has compiled. A CPU's key has the
         # process' own view of the devices; without it the same program has the same key in all.
         internals.share_cache_keys()
-    if distributed.is_first():
-        storage.publish(run.workdir / "config.json", configs.to_json(cfg) + "\n", replace=True)
-        source = pathlib.Path(__file__).parents[2] / "source.json"  # launch/tpu.py's word of the commit and how this differs
-        if source.exists():
-            digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-            storage.publish(run.workdir / "sources" / f"{digest}.json", source.read_bytes())
+    run.place.at_begin.append(functools.partial(_record, run))
     return run
+
+
+def _record(run: Run) -> None:
+    """Writes by what the run is made: its config, and the source where that is known."""
+    storage.publish(run.workdir / "config.json", configs.to_json(run.cfg) + "\n", replace=True)
+    source = pathlib.Path(__file__).parents[2] / "source.json"  # launch/tpu.py's word of the commit and how this differs
+    if source.exists():
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+        storage.publish(run.workdir / "sources" / f"{digest}.json", source.read_bytes())
 
 
 def _processor() -> str:

@@ -48,7 +48,7 @@ def rate(run: Run, iteration: int) -> None:
     template = lambda text: prompts.rating_prompt(text, text, cfg.curate.mode, rubric)  # noqa: E731
     model, engine = open_engine(run, judge, {"forward"}, template)
     rater = _Rater(run, iteration, rubric, read_manifest(run, judge)["weights_sha256"], model)
-    output = Output(stage.path, "ratings", stage.name, stage.metrics)
+    output = Output(stage.path, "ratings", stage.name, stage.metrics, stage.begin)
     done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
     rateable = valid = 0
     for rated in read_shards(stage.path, "ratings", Rated):
@@ -163,6 +163,7 @@ def select(run: Run, iteration: int) -> None:
             f"curated-{iteration}: no candidate is rated {run.cfg.curate.threshold:g} or more (the best of {len(scored)} valid ratings is "
             f"{max(scored)[0]:.2f}); lower curate.threshold, or use curate.select='top_fraction' for a judge that is not calibrated"
         )
+    stage.begin()
     examples = (
         Example(r.id, r.candidate.instruction, r.candidate.segment.text, "augmented", r.candidate.segment.url, r)
         for r in ratings()

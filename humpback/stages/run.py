@@ -11,13 +11,14 @@ from humpback.stages.directory import Run
 from humpback.stages.finetune import finetune
 from humpback.stages.seed import seed
 from humpback.stages.segment import segment
-from humpback.stages.summary import summarize
+from humpback.stages.summary import stage_names, summarize
 
 define_flags = commandline.define_flags
 
 
 def run_all(run: Run) -> None:
     """Base weights, human pairs and web pages to M_1 … M_iterations and a report."""
+    run.check(stage_names(run.cfg.iterations))
     convert_base(run)
     seed(run)  # (instruction, response) pairs by people
     segment(run)  # web pages → self-contained pieces of human text

@@ -26,6 +26,7 @@ def seed(run: Run) -> None:
         held_out, _ = read_pairs(resolve(cfg.held_out_source), cfg.single_reply)
     dev = read_pairs(resolve(cfg.dev_source), cfg.single_reply)[0] if cfg.dev_source else []
     train, held_out, counts = split_seed(pairs, held_out, cfg, dev)
+    stage.begin()
     files = []
     for name, examples in (("seed", train), ("held_out", held_out), ("dev", sorted(dev, key=lambda example: example.id))):
         files += write_shards(stage.path, name, examples, len(examples))

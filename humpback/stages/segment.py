@@ -61,26 +61,28 @@ def segment_into(stage: Stage, cfg: Segments, engine: str = "local", address: st
         return
     results: dict[str, Any] = {"counts": {}}
     if distributed.is_first():
-        jobs = plan(cfg, stage.path)
+        jobs = plan(cfg, stage)
         extract(jobs, stage, engine, address, workers)
         results = merge(jobs, cfg, stage.path, engine, address)
     distributed.barrier(f"segments {stage.path}", _WEEK)
     stage.finish(**results)
 
 
-def plan(cfg: Segments, out: epath.Path) -> list[Job]:
+def plan(cfg: Segments, stage: Stage) -> list[Job]:
     """The jobs. UserError when the inputs, or the evaluation's prompts, are not those that this folder's parts were begun with."""
     inputs = readers.list_inputs(",".join(resolve(path) for path in cfg.input.split(",")), lambda text: say(f"segments: {text}"))
     names = [[given.source, *(source for source, _ in given.files)] for given in inputs]
     if cfg.contamination:
         say(f"segments: {Contamination(cfg.contamination)}")  # and a mistake in these files is told before any work
         names += [[path.strip(), storage.sha256_file(path.strip())] for path in cfg.contamination.split(",") if path.strip()]
-    listed = out / "parts" / "inputs.json"
+    parts = stage.path / "parts"
+    listed = parts / "inputs.json"
     if listed.exists() and storage.read_json(listed) != names:
         given = " ".join(filter(None, (cfg.input, cfg.contamination)))
-        raise UserError(f"{out}: was begun with other files in {given}; use another directory, or delete this one to begin anew")
+        raise UserError(f"{stage.path}: was begun with other files in {given}; use another directory, or delete this one to begin anew")
+    stage.begin()
     storage.publish_json(listed, names)
-    return [Job(number, given, cfg, os.fspath(out / "parts")) for number, given in enumerate(inputs)]
+    return [Job(number, given, cfg, os.fspath(parts)) for number, given in enumerate(inputs)]
 
 
 def extract(jobs: list[Job], stage: Stage, engine: str, address: str, workers: int | None) -> None:

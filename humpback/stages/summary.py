@@ -25,7 +25,7 @@ def define_flags() -> None:
 
 def summarize(run: Run) -> dict[str, Any]:
     """Writes summary.json, timing.json and report.md, and returns the summary. They derive from the stages and are replaced."""
-    stages = _stage_names(run)
+    stages = stage_names(run.cfg.iterations)
     manifests = {name: read_manifest(run, name) for name in stages}
     summary = {
         "stages": {name: {"counts": m["counts"], "dropped": m["dropped"]} for name, m in manifests.items()},
@@ -40,6 +40,7 @@ def summarize(run: Run) -> dict[str, Any]:
     }
     timing = {name: storage.read_json(run.workdir / name / "timing.json") for name in stages}
     if distributed.is_first():
+        run.place.begin()
         storage.publish_json(run.workdir / "summary.json", summary, replace=True)
         storage.publish_json(run.workdir / "timing.json", timing, replace=True)
         storage.publish(run.workdir / "report.md", report.render(summary, timing), replace=True)
@@ -49,8 +50,9 @@ def summarize(run: Run) -> dict[str, Any]:
     return summary
 
 
-def _stage_names(run: Run) -> list[str]:
-    rounds = [f"{kind}-{t}" for t in range(1, run.cfg.iterations + 1) for kind in ("ratings", "curated", "forward")]
+def stage_names(iterations: int) -> list[str]:
+    """The folders of a run, in the order in which they are made."""
+    rounds = [f"{kind}-{t}" for t in range(1, iterations + 1) for kind in ("ratings", "curated", "forward")]
     return ["base", "seed", "segments", "backward", "candidates", "forward-0", *rounds]
 
 

@@ -149,7 +149,7 @@ def test_a_folder_that_was_begun_is_continued(tmp_path: Path, monkeypatch: pytes
     stage, cfg = stage_of(config_for(pages), tmp_path / "whole")
     segment_into(stage, cfg, workers=1)
     begun, cfg = stage_of(config_for(pages), tmp_path / "begun")
-    jobs = plan(cfg, begun.path)
+    jobs = plan(cfg, begun)
     local_engine.extract_all(jobs[:2], 1, lambda *_: None)
     asked: list[int] = []
     run = Worker.run
@@ -162,16 +162,17 @@ def test_a_folder_that_was_begun_is_continued(tmp_path: Path, monkeypatch: pytes
 def test_other_files_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     pages = put_pages(tmp_path / "pages")
     stage, cfg = stage_of(config_for(pages), tmp_path)
-    plan(cfg, stage.path)
+    plan(cfg, stage)
     (pages / "new.html").write_text("<h1>New</h1>")
     with pytest.raises(UserError, match="other files"):
-        plan(cfg, stage.path)
+        plan(cfg, stage)
 
 
 def one_job(tmp_path: Path, **fields) -> Job:
     for number in (0, 2, 4):
         put(tmp_path / "pages" / f"{number}.html", number)
-    return plan(config_for(tmp_path / "pages", **fields), tmp_path / "out")[0]
+    stage, cfg = stage_of(config_for(tmp_path / "pages", **fields), tmp_path / "out")
+    return plan(cfg, stage)[0]
 
 
 def outcome(job: Job) -> tuple[dict[str, int], dict[str, int]]:
