@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -123,15 +123,31 @@ def barrier(name: str, timeout_seconds: float = BARRIER_SECONDS) -> None:
         raise PeerLost(f"barrier {name!r}: another process has died; its own output says why") from error
 
 
-def exchange(name: str, text: str) -> list[str]:
+def exchange(name: str, text: str, timeout_seconds: float = BARRIER_SECONDS) -> list[str]:
     """The texts of all processes that are not empty, by process. Every process calls it; like `barrier`, without any device."""
     if jax.process_count() == 1:
         return [text] if text else []
     client = internals.coordination_client()
     place = f"exchange {name} #{_barriers[name] + 1}"
     client.key_value_set(f"{place}/{jax.process_index():06d}", json.dumps(text))
-    barrier(name)
+    barrier(name, timeout_seconds)
     return [text for _, value in sorted(client.key_value_dir_get(place)) if (text := json.loads(value))]
+
+
+def by_first(name: str, work: Callable[[], Any], timeout_seconds: float = BARRIER_SECONDS) -> Any:
+    """What `work()` comes to in the first process, a JSON value or a UserError: the same in all of them. Every process calls it."""
+    if jax.process_count() == 1:
+        return work()
+    text = ""
+    if is_first():
+        try:
+            text = json.dumps({"value": work()})
+        except UserError as error:
+            text = json.dumps({"error": str(error)})
+    found = json.loads(exchange(name, text, timeout_seconds)[0])
+    if "error" in found:
+        raise UserError(found["error"])
+    return found["value"]
 
 
 def agree(flag: bool) -> bool:

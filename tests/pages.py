@@ -21,7 +21,7 @@ def segment_pages(cfg: Segments, **how) -> tuple[list[Segment], dict[str, int], 
     whole.segments = cfg
     with tempfile.TemporaryDirectory() as folder:
         run = Run(config.finish(whole), folder)
-        stage = run.stage("segments", ("segments.",))
+        stage = run.stage("segments", ("segments.",), module="")
         segment_into(stage, run.cfg.segments, **how)
         manifest = storage.read_json(stage.path / "manifest.json")
         return list(read_shards(stage.path, "segments", Segment)), manifest["counts"], manifest["dropped"]

@@ -24,7 +24,8 @@ from humpback.decoding.serving import engine_at, serve
 from humpback.errors import UserError
 from humpback.models import folders
 from humpback.rounding import round_up
-from humpback.stages.directory import Stage, check_shared
+from humpback.stages.commandline import define_accept_code
+from humpback.stages.directory import Place, Stage, check_shared
 from humpback.tokens.tokenizer import Tokenizer
 
 _WRAPPED = {"forward": prompts.forward_prompt, "base": prompts.forward_prompt, "backward": prompts.backward_prompt}
@@ -74,6 +75,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("slots", defaults.slots, "sequences decoded at once by a replica", lower_bound=4)
     flags.DEFINE_integer("tensor", 1, "devices that share a model", lower_bound=1)
     flags.DEFINE_integer("processes_per_replica", defaults.processes_per_replica, "that hold a model together", lower_bound=1)
+    define_accept_code()
     flags.DEFINE_float("publish_seconds", defaults.publish_seconds, "what a kill costs, at most", lower_bound=0)
 
 
@@ -99,7 +101,8 @@ def main() -> None:
         "--model": f"sha256 {storage.read_json(epath.Path(values.model) / folders.CHECKSUMS).get('sha256')}",
     }
     recorded = {f"--{name}": values[name].value for name in ("slots", "tensor", "processes_per_replica")}
-    stage = Stage(epath.Path(values.out), decided, recorded, {})
+    place = Place(values.out, decided, accept_code=values.accept_code)
+    stage = Stage(place.path, decided, recorded, place=place, module=__name__)
     if not stage.complete:
         generate(stage, info, length, wrap)
 
@@ -128,7 +131,7 @@ def generate(stage: Stage, info: folders.ModelInfo, length: int, wrap: bool) -> 
         sampler=Sampler(values.temperature, values.top_p, values.top_k),
         stop_ids=frozenset([model.tokenizer.eos_id]),
     )
-    done = serve(engine, task, inputs, offline.Output(stage.path, "generated", stage.name, stage.metrics, stage.begin), decoding)
+    done = serve(engine, task, inputs, offline.Output(stage.path, "generated", stage.name, stage.metrics, stage), decoding)
     stage.finish(counts=done.counts, files=done.files, tokens=done.tokens)
 
 

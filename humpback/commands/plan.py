@@ -26,7 +26,7 @@ from humpback.model.sizes import SIZES
 from humpback.planning import cache, finetuning, serving, tpu_slices, workload
 from humpback.planning.stage import StagePlan
 from humpback.planning.tpu_slices import Slice
-from humpback.stages.curate import read_rubric
+from humpback.stages.contents import read_rubric
 
 _GIB = 2**30
 _IDLE = 0.5  # a slice that wastes more than this on a stage is not the right one for it

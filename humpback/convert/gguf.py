@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +9,10 @@ import gguf
 import numpy as np
 
 from humpback.convert import names, vocabulary
-from humpback.convert.lazy_model import LazyModel
+from humpback.convert.lazy_model import SPLIT, LazyModel
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, RopeScaling, leaves
 
-_SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _STRIP = 1 << 20  # numbers that are dequantised at once
 _ROPE_FREQS = "rope_freqs.weight"
 _REQUIRED: Any = object()
@@ -66,7 +64,7 @@ def _readers(path: str) -> dict[str, gguf.GGUFReader]:
     count = 1 if split is None else int(split.contents())
     if count < 2:
         return {path: reader}
-    stem = _SPLIT.fullmatch(path)
+    stem = SPLIT.fullmatch(path)
     if stem is None or int(stem[3]) != count:
         raise UserError(f"{path}: is one of {count} files of a model and must be called NAME-00001-of-{count:05d}.gguf; give back its name")
     files = [f"{stem[1]}-{number + 1:05d}-of-{count:05d}.gguf" for number in range(count)]

@@ -14,9 +14,11 @@ from humpback.convert.tensor_ops import DTYPES, same_numbers
 from humpback.convert.tensorfiles import AGAIN
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, RopeScaling, leaves
+from humpback.tokens import tokenizer as tokenizers
 from humpback.tokens.tokenizer import Tokenizer
 
 CONFIG = "config.json"
+_TEMPLATE = "chat_template.jinja"
 # What the weights may be in, in the order in which they are looked for: an index and what it names, one file, several.
 _KINDS = (
     ("model.safetensors.index.json", "model.safetensors", "*.safetensors"),
@@ -75,6 +77,22 @@ def read_folder(path: str) -> LazyModel:
     return LazyModel(config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes), chat_template=template)
 
 
+def list_files(path: str) -> list[str]:
+    """The names of the files that `read_folder` reads."""
+    names = [CONFIG, _TEMPLATE, *tokenizers.FILES]
+    for index, single, pattern in _KINDS:
+        if os.path.exists(os.path.join(path, index)):
+            weight_map = storage.read_json(os.path.join(path, index)).get("weight_map", {})
+            return _existing(path, [*names, index, *sorted(set(weight_map.values()))])
+        if found := [single] if os.path.exists(os.path.join(path, single)) else sorted(glob.glob(pattern, root_dir=path)):
+            return _existing(path, [*names, *found])
+    return _existing(path, names)
+
+
+def _existing(path: str, names: list[str]) -> list[str]:
+    return [name for name in names if os.path.exists(os.path.join(path, name))]
+
+
 def read_purpose(path: str) -> tuple[str, str | None]:
     """(direction, wrapper) that an export left in config.json; ("base", None) for other people's models."""
     note = storage.read_json(os.path.join(path, CONFIG)).get("humpback") or {}
@@ -83,7 +101,7 @@ def read_purpose(path: str) -> tuple[str, str | None]:
 
 def _read_template(path: str) -> str:
     """The chat template, in the file that transformers 5 writes or the field of before; "" without one, or with several."""
-    file = os.path.join(path, "chat_template.jinja")
+    file = os.path.join(path, _TEMPLATE)
     if os.path.exists(file):
         with open(file, encoding="utf-8") as template_file:
             return template_file.read()

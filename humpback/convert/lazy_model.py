@@ -1,6 +1,7 @@
 """What every reader of weights gives: a model that is opened and checked, and whose tensors are read when they are asked for."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from humpback.convert.names import Path, outside_name
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, Params, make_tree
 from humpback.tokens.tokenizer import Tokenizer
+
+SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # one file of a GGUF model that comes in several
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,12 @@ def is_meta(path: str) -> bool:
     return os.path.isfile(os.path.join(path, PARAMS)) and bool(glob.glob(os.path.join(glob.escape(path), "consolidated.*.pth")))
 
 
+def list_files(path: str) -> list[str]:
+    """The names of the files that `read_folder` reads; the tokenizer may be in the folder above."""
+    above = [name for name in (MODEL_FILE, f"../{MODEL_FILE}") if os.path.exists(os.path.join(path, name))]
+    return [PARAMS, *sorted(glob.glob("consolidated.*.pth", root_dir=path)), *above[:1]]
+
+
 def read_folder(path: str) -> LazyModel:
     """Opens a folder. Needs PyTorch. UserError naming the file and the field or tensor."""
     where = os.path.join(path, PARAMS)

@@ -11,9 +11,9 @@ from etils import epath
 
 from humpback import prompts, storage
 from humpback.convert import huggingface, meta
-from humpback.convert.lazy_model import LazyModel, checked
+from humpback.convert.lazy_model import SPLIT, LazyModel, checked
 from humpback.errors import UserError
-from humpback.models import folders, weight_files
+from humpback.models import checksums, folders, weight_files
 from humpback.tokens.tokenizer import Tokenizer
 
 _PACKAGE = "package:"
@@ -85,6 +85,24 @@ def _source(
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     wrapper = wrapper or guess_wrapper(model.tokenizer, model.chat_template)
     return Source(**fields, format=kind, path=path, direction=direction, wrapper=wrapper)
+
+
+def list_files(path: str) -> list[tuple[str, str]]:
+    """(name, path) of the files that `open_source` reads. UserError as there, as far as no weights are read."""
+    path = resolve(path)
+    if (epath.Path(path) / "model.json").exists():
+        names = [*checksums.read(epath.Path(path)), checksums.CHECKSUMS]
+    elif os.path.isfile(os.path.join(path, huggingface.CONFIG)):
+        names = huggingface.list_files(path)
+    elif meta.is_meta(path):
+        names = meta.list_files(path)
+    elif os.path.isfile(path):
+        path, name = os.path.split(path)
+        split = SPLIT.fullmatch(name)
+        names = sorted(glob.glob(f"{glob.escape(split[1])}-*-of-{split[3]}.gguf", root_dir=path or ".")) if split else [name]
+    else:
+        raise UserError(f"{path}: no such file, and no folder with weights")
+    return [(name, f"{path}/{name}" if path else name) for name in names]
 
 
 def resolve(path: str) -> str:

@@ -84,6 +84,11 @@ def list_inputs(inputs: str, warn: Warn = logging.warning) -> list[Input]:
     return units
 
 
+def list_files(inputs: str) -> list[tuple[str, str]]:
+    """(source, path) of the files that `list_inputs` finds, in their order."""
+    return [file for unit in list_inputs(inputs, lambda _: None) for file in unit.files]
+
+
 def read_pages(given: Input, on_drop: OnDrop, warn: Warn) -> Iterator[Page]:
     """Yields the pages of one unit, always the same in the same order for the same bytes; holds one page and a little more.
 

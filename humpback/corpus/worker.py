@@ -24,8 +24,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from humpback.corpus import duplicates, readers
 from humpback.corpus.contamination import Contamination
 from humpback.corpus.segments import PageDropped, Tree, choose, cut
 from humpback.corpus.tally import SAMPLE_CHARS, Tally
+from humpback.digests import Digest, check_unchanged
 from humpback.errors import UserError
 from humpback.records import Page, Segment, from_json, to_json
 
@@ -56,6 +57,8 @@ class Job:
     given: readers.Input
     cfg: Segments
     out: str
+    identity: str = ""  # of what the part is made from, which it says
+    before: Mapping[str, Digest] = field(default_factory=dict)  # the files' digests, by path
 
     @property
     def name(self) -> str:
@@ -240,6 +243,7 @@ class _Child:
                 if self.end is not None:
                     self._left_out(self.job.given.source, "unreadable")
                 spool.write(self._marker(number + 1, 0))
+        check_unchanged(self.job.before)
         self._mark(number, _PUBLISHING)
         self._publish()
 
@@ -319,7 +323,7 @@ class _Child:
         buffer = io.BytesIO()
         np.save(buffer, np.array(rows, duplicates.ROW))
         storage.publish(part.index, buffer.getvalue())
-        found = {"source": self.job.given.source, "segments": len(rows), **total.to_json()}
+        found = {"source": self.job.given.source, "identity": self.job.identity, "segments": len(rows), **total.to_json()}
         storage.publish_json(epath.Path(self.job.out) / f"{self.job.name}.json", found)
 
 

@@ -2,7 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
+from etils import epath
+
+from humpback import storage
 from humpback.datasets.pair_files import distinct, pair_of_fields, read_file
 from humpback.errors import UserError
 from humpback.records import Example, record_id
@@ -24,7 +28,16 @@ def read_pairs(source: str, single_reply: str = "drop") -> tuple[list[Example], 
     raise UserError("seed_pairs.source is empty: name an Open Assistant export, a JSONL file of pairs, or tfds:NAME")
 
 
-def _from_tfds(source: str) -> Iterator[Example]:
+def list_files(source: str) -> list[tuple[str, str]]:
+    """(name, path) of the files that `read_pairs` reads. UserError for a dataset that is not prepared."""
+    if not source.startswith(_TFDS):
+        return [(os.path.basename(source), source)]
+    folder = _open_tfds(source)[2]
+    return [(name, os.fspath(folder / name)) for name in storage.list_files(folder)]
+
+
+def _open_tfds(source: str) -> tuple[str, Any, epath.Path]:
+    """What a prepared dataset's records are said to come from, the records, and their folder. UserError when it is not prepared."""
     import tensorflow_datasets as tfds  # only here: it takes a second to import
 
     import humpback.datasets.oasst_seed  # noqa: F401  (registers the builder)
@@ -46,12 +59,16 @@ def _from_tfds(source: str) -> Iterator[Example]:
     except Exception as error:  # tfds raises a dozen kinds for a name, split or format that is not there
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{source}: cannot be read ({type(error).__name__}: {first_line}); {way_out}") from error
+    return f"{_TFDS}{name}:{split}", data, epath.Path(builder.data_path)
+
+
+def _from_tfds(source: str) -> Iterator[Example]:
+    place, data, _ = _open_tfds(source)
     for number, row in enumerate(data):
         row = {key: value.decode() if isinstance(value, bytes) else value for key, value in row.items()}
         try:
             pair = pair_of_fields(row)
         except ValueError as error:
             raise UserError(f"{source}: record {number}: no seed pair: {error}; its features are {sorted(row)}") from error
-        place = f"{_TFDS}{name}:{split}"
         key = row.get("id") or record_id(place, number, number + 1, "\0".join(pair))
         yield Example(str(key), pair.instruction, pair.response, "seed", str(row.get("source") or f"{place}:{number}"))

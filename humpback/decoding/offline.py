@@ -14,7 +14,7 @@ import numpy as np
 
 from humpback import distributed, keys, storage
 from humpback.decoding.engine import Engine, Request, Result
-from humpback.decoding.parts import Inputs, Parts, Reject, Totals
+from humpback.decoding.parts import Inputs, Maker, Parts, Reject, Totals
 from humpback.decoding.sampling import Sampler
 from humpback.progress import Bar
 
@@ -52,14 +52,14 @@ class Task:
 class Output:
     """Where the records go, FOLDER/NAME-….jsonl, and who hears how far it is: the terminal by `label`, `metrics` by rows.
 
-    begin: called before the first of them is written.
+    maker: who writes them, from what; see parts.py.
     """
 
     folder: storage.PathLike
     name: str
     label: str
     metrics: Callable[[dict[str, Any]], None]
-    begin: Callable[[], None] = lambda: None
+    maker: Maker | None = None
 
 
 class Done(NamedTuple):
@@ -76,7 +76,7 @@ def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: 
     What is done is in FOLDER/parts after `seconds`. The bytes depend neither on the replicas nor on what was killed. Every process
     calls it, each with its replica's engine.
     """
-    parts = Parts(f"{output.folder}/parts", inputs, replica, seconds, output.begin)
+    parts = Parts(f"{output.folder}/parts", inputs, replica, seconds, output.maker)
     progress = _Progress(output, parts, engine, len(inputs))
     _Replica(engine, task, inputs, parts, replica, progress.show).serve()
     parts.publish(now=True)

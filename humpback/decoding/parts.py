@@ -7,17 +7,21 @@ parts are merged, where it lies.
 import array
 import hashlib
 import itertools
+import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from etils import epath
 
 from humpback import distributed, records, storage
+from humpback.errors import UserError
 
 _MERGED_AT_ONCE = 4_096  # records held in memory while shards are written
+_MADE_FROM = "made_from"
+_HEAD = f'{{"{_MADE_FROM}"'.encode()
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -100,6 +104,7 @@ class PartName(NamedTuple):
     """The name of a part tells what was done, so that a look at the folder is enough to know how far all replicas are."""
 
     kind: str  # `made` or `rejects`
+    lock: int  # number of the lock that its maker held: who has lost it meanwhile writes under names of its own
     replica: int
     number: int  # of the replica's parts
     records: int
@@ -107,12 +112,35 @@ class PartName(NamedTuple):
     output_tokens: int
 
     def __str__(self) -> str:
-        return f"{self.kind}-{self.replica:04d}-{self.number:06d}-{self.records}-{self.prompt_tokens}-{self.output_tokens}.jsonl"
+        who = f"{self.lock:04d}-{self.replica:04d}-{self.number:06d}"
+        return f"{self.kind}-{who}-{self.records}-{self.prompt_tokens}-{self.output_tokens}.jsonl"
 
     @classmethod
     def parse(cls, name: str) -> "PartName | None":
-        match = re.fullmatch(r"(made|rejects)-(\d{4,})-(\d{6,})-(\d+)-(\d+)-(\d+)\.jsonl", name)
-        return match and cls(match[1], *map(int, match.groups()[1:]))
+        match = re.fullmatch(r"(made|rejects)-(?:(\d{4,})-)?(\d{4,})-(\d{6,})-(\d+)-(\d+)-(\d+)\.jsonl", name)
+        return match and cls(match[1], *(int(number or 0) for number in match.groups()[1:]))  # before there were locks, names had none
+
+
+class Maker(Protocol):
+    """Who makes parts: what from, which each part says in its first line, and what parts of others may say.
+
+    lock: the number of the lock that it holds. begin: is called before the first part is written.
+    """
+
+    identity: str
+    identities: Collection[str]
+    lock: int
+
+    def begin(self) -> None: ...
+
+
+class Anybody:
+    """A maker without a lock, of parts that say nothing."""
+
+    identity, identities, lock = "", ("",), 0
+
+    def begin(self) -> None:
+        """Nothing."""
 
 
 class Totals(NamedTuple):
@@ -127,7 +155,7 @@ class Parts:
     """The parts in FOLDER, of any number of replicas, earlier ones included. `done` says of each input whether it is in one.
 
     Every process makes one, and all of one replica see the same; only the first process of a replica publishes, what is older than
-    `seconds`, and calls `begin` before it.
+    `seconds`. UserError for a part that was made from something else.
     """
 
     def __init__(
@@ -136,9 +164,9 @@ class Parts:
         inputs: Inputs,
         replica: distributed.Replica,
         seconds: float,
-        begin: Callable[[], None] = lambda: None,
+        maker: Maker | None = None,
     ):
-        self._begin = begin
+        self._maker = maker or Anybody()
         self.folder, self._inputs, self._replica, self._seconds = epath.Path(folder), inputs, replica, seconds
         self.done = np.zeros(len(inputs), bool)
         if distributed.is_first():
@@ -150,7 +178,8 @@ class Parts:
             for _, position, _ in self._lines(name):
                 self.done[position] = True
         distributed.barrier(f"parts read {folder}")  # nobody publishes before all have seen the same
-        self._next = 1 + max((name.number for name in self._names if name.replica == replica.index), default=-1)
+        mine = (name.number for name in self._names if (name.lock, name.replica) == (self._maker.lock, replica.index))
+        self._next = 1 + max(mine, default=-1)
         self._waiting: dict[str, list[bytes]] = {"made": [], "rejects": []}
         self._tokens = {"made": [0, 0], "rejects": [0, 0]}
         self._published = time.monotonic()
@@ -171,10 +200,11 @@ class Parts:
         for kind, lines in self._waiting.items():
             if not lines:
                 continue
-            name = PartName(kind, self._replica.index, self._next, len(lines), *self._tokens[kind])
+            name = PartName(kind, self._maker.lock, self._replica.index, self._next, len(lines), *self._tokens[kind])
             if self._replica.is_first:
-                self._begin()
-                storage.publish(self.folder / str(name), b"".join(lines))
+                self._maker.begin()
+                head = json.dumps({_MADE_FROM: self._maker.identity}).encode() + b"\n"
+                storage.publish(self.folder / str(name), b"".join([head, *lines]))
                 self._names.add(name)
             self._next += 1
             self._waiting[kind], self._tokens[kind] = [], [0, 0]
@@ -203,7 +233,7 @@ class Parts:
         return merged
 
     def _merge(self, target: storage.PathLike, name: str) -> tuple[list[str], int, int]:
-        self._begin()  # of no inputs there are no parts
+        self._maker.begin()  # of no inputs there are no parts
         self.look()
         found = {kind: _Found(self, kind) for kind in ("made", "rejects")}
         made, rejected = (found[kind].positions for kind in ("made", "rejects"))
@@ -231,9 +261,15 @@ class Parts:
             yield number, records.from_json(Reject, line).position if rejects else self._inputs.position(records.id_of(line)), line
 
     def raw_lines(self, name: PartName) -> Iterator[tuple[int, bytes]]:
-        """Yields (number of the line, line) of a part."""
-        with (self.folder / str(name)).open("rb") as file:
-            yield from enumerate(file)
+        """Yields (number of the line, line) of a part, but for the line that says what it was made from."""
+        path = self.folder / str(name)
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                if number or not line.startswith(_HEAD):  # of versions before there is none
+                    yield number, line
+                elif json.loads(line)[_MADE_FROM] not in self._maker.identities:
+                    folder = self.folder.parent
+                    raise UserError(f"{path}: was not made from what {folder} is made from now; delete {folder} to begin it anew")
 
 
 class _Found:

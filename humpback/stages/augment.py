@@ -23,11 +23,11 @@ def augment(run: Run) -> None:
     """Makes candidates/: one Candidate per segment that can be served, sampled once (they are only rated again later)."""
     cfg = run.cfg
     stage = run.stage(
-        "candidates", ("augment.", "decoding.", "wrapper", "seed", "mesh."), ("segments", "backward")
+        "candidates", ("augment.", "decoding.", "wrapper", "seed", "mesh."), ("segments", "backward"), module=__name__
     )
     if stage.complete:
         return
-    writer = read_manifest(run, "backward")["weights_sha256"]
+    writer = read_manifest(run.workdir, "backward")["weights_sha256"]
     model, engine = open_engine(run, "backward", {"backward"}, prompts.backward_prompt)
     room = cfg.decoding.length - cfg.augment.max_new_tokens
 
@@ -49,7 +49,7 @@ def augment(run: Run) -> None:
         sampler=Sampler(cfg.augment.temperature, cfg.augment.top_p),
         stop_ids=frozenset([model.tokenizer.eos_id]),
     )
-    output = Output(stage.path, "candidates", stage.name, stage.metrics, stage.begin)
+    output = Output(stage.path, "candidates", stage.name, stage.metrics, stage)
     done = serve(engine, task, stage_inputs(run, "segments", Segment), output, cfg.decoding)
     reasons = Counter(candidate.reason for candidate in read_shards(stage.path, "candidates", Candidate))
     counts = {**done.counts, "usable": reasons[""]}

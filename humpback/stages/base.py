@@ -14,7 +14,7 @@ from humpback.stages.directory import Run
 def convert_base(run: Run) -> None:
     """Makes base/, a model folder with direction `base`."""
     cfg = run.cfg.base
-    stage = run.stage("base", ("base.", "wrapper"))
+    stage = run.stage("base", ("base.", "wrapper"), module=__name__)
     if stage.complete:
         return
     if not cfg.source:
@@ -35,5 +35,6 @@ def convert_base(run: Run) -> None:
 
     stage.begin()
     folders.save_streamed(stage.path, info, source.read, lambda leaf: DTYPES[source.dtype(leaf)], source.tokenizer, source.attend, look)
+    stage.check_contents()
     digests = dict(sorted(digests.items()))  # as folders.weights_digest gives them
     stage.finish(counts={"weights": len(digests)}, weights=digests, weights_sha256=digest_of(digests))

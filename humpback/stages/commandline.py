@@ -22,9 +22,15 @@ _FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """--config and --workdir."""
+    """--config, --workdir and --accept_code."""
     config_flags.DEFINE_config_file("config", None, "the experiment, configs/NAME.py[:VARIANT]; --config.FIELD=VALUE changes a field")
     flags.DEFINE_string("workdir", None, "the run's directory (local or gs://)")
+    define_accept_code()
+
+
+def define_accept_code() -> None:
+    """--accept_code, which every command has that continues what is half done."""
+    flags.DEFINE_bool("accept_code", False, "continue what another version of the code has begun; both versions are recorded")
 
 
 def open_run() -> Run:
@@ -36,7 +42,7 @@ def open_run() -> Run:
         cfg = configs.finish(_FLAGS.config)
     except OSError as error:  # a file that cannot be read shows only when the config is looked at
         raise UserError(f"--config: {' '.join(str(error).split())}") from error
-    run = Run(cfg, _FLAGS.workdir)
+    run = Run(cfg, _FLAGS.workdir, accept_code=_FLAGS.accept_code)
     # What was compiled once is read by the next process that needs it: after a preemption, or for the other stages of a shape.
     if not getattr(jax.config, _CACHE_OPTION):  # JAX_COMPILATION_CACHE_DIR names another one
         jax.config.update(_CACHE_OPTION, os.fspath(run.workdir / CACHE / _processor()))

@@ -5,9 +5,8 @@ import math
 
 import numpy as np
 from absl import flags
-from etils import epath
 
-from humpback import prompts
+from humpback import distributed, prompts
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import Output, Task
 from humpback.decoding.sampling import Sampler
@@ -41,14 +40,14 @@ def rate(run: Run, iteration: int) -> None:
         ["samples", "temperature", "top_p", "max_new_tokens"] if cfg.curate.mode == "sampled" else []
     )
     fields = [*(f"curate.{name}" for name in mode_fields), "decoding.", "wrapper", "seed", "mesh."]
-    stage = run.stage(f"ratings-{iteration}", fields, ("candidates", judge))
+    stage = run.stage(f"ratings-{iteration}", fields, ("candidates", judge), module=__name__)
     if stage.complete:
         return
-    rubric = read_rubric(cfg.curate.rubric_file)
+    rubric = distributed.by_first("rubric", run.place.now.contents.rubric)
     template = lambda text: prompts.rating_prompt(text, text, cfg.curate.mode, rubric)  # noqa: E731
     model, engine = open_engine(run, judge, {"forward"}, template)
-    rater = _Rater(run, iteration, rubric, read_manifest(run, judge)["weights_sha256"], model)
-    output = Output(stage.path, "ratings", stage.name, stage.metrics, stage.begin)
+    rater = _Rater(run, iteration, rubric, read_manifest(run.workdir, judge)["weights_sha256"], model)
+    output = Output(stage.path, "ratings", stage.name, stage.metrics, stage)
     done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
     rateable = valid = 0
     for rated in read_shards(stage.path, "ratings", Rated):
@@ -143,7 +142,7 @@ def softmax(logits: np.ndarray) -> tuple[float, ...]:
 def select(run: Run, iteration: int) -> None:
     """Makes curated-t/: the candidates rated best, as augmented Examples. UserError when none is good enough."""
     stage = run.stage(
-        f"curated-{iteration}", ("curate.select", "curate.threshold", "curate.fraction"), (f"ratings-{iteration}",)
+        f"curated-{iteration}", ("curate.select", "curate.threshold", "curate.fraction"), (f"ratings-{iteration}",), module=__name__
     )
     if stage.complete:
         return
@@ -190,16 +189,6 @@ def choose(scored: list[tuple[float, str]], total: int, curate_config) -> set[st
 def top_count(candidates: int, fraction: float) -> int:
     """How many the top fraction of all candidates is: rounded, and at least one."""
     return max(1, round(candidates * fraction)) if candidates else 0
-
-
-def read_rubric(path: str) -> str:
-    """The text of curate.rubric_file, or this project's own."""
-    if not path:
-        return prompts.RUBRIC
-    try:
-        return epath.Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config field curate.rubric_file: {path!r} cannot be read ({error})") from error
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ stage.json, written just before the first of what a stage makes, holds what deci
 last, repeats it with counts and checksums. A folder with a manifest is complete. One that was begun with other values is never touched.
 """
 
+import functools
 import json
 import os
 import time
@@ -15,10 +16,12 @@ from etils import epath
 
 from humpback import config as configs
 from humpback import distributed, storage
+from humpback.digests import CACHE, Digest, Digests, check_unchanged
 from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.progress import say
-from humpback.stages import identity
+from humpback.stages import code, contents, identity
+from humpback.stages.contents import Contents
 
 _METRICS_SECONDS = 10
 WORK_FOLDERS = ("parts", "steps")  # what a stage leaves while it works, for itself to continue from
@@ -27,25 +30,29 @@ WORK_FOLDERS = ("parts", "steps")  # what a stage leaves while it works, for its
 class Place:
     """Where a command writes: a run's directory, or the folder of a command of its own.
 
-    values: what every field that may decide a result is now, by name. at_begin: called before the first write into the place.
+    values: what every field that may decide a result is now, by name. accept_code: a half-done stage of another version of the code is
+    continued. at_begin: called before the first write into the place.
     """
 
-    def __init__(self, path: storage.PathLike, values: Mapping[str, Any]):
-        self.path, self.values = epath.Path(path), values
+    def __init__(self, path: storage.PathLike, values: Mapping[str, Any], *, accept_code: bool = False):
+        self.path, self.accept_code = epath.Path(path), accept_code
+        self.digests = Digests(self.path / CACHE)
+        self.now = identity.Now(values, Contents(values, self.digests))
         self.at_begin: list[Callable[[], None]] = []
 
     def begin(self) -> None:
-        """To be called before something is written."""
+        """To be called in the first process before something is written."""
         while self.at_begin:
             self.at_begin.pop(0)()
+        self.digests.save()
 
 
 class Run:
     """A config and the directory that holds what it makes."""
 
-    def __init__(self, cfg: configs.Config, workdir: storage.PathLike):
+    def __init__(self, cfg: configs.Config, workdir: storage.PathLike, *, accept_code: bool = False):
         self.cfg, self.workdir = cfg, epath.Path(workdir)
-        self.place = Place(workdir, dict(configs.leaves(cfg)))
+        self.place = Place(workdir, dict(configs.leaves(cfg)), accept_code=accept_code)
         check_shared("workdir", self.workdir)
 
     def mesh(self) -> jax.sharding.Mesh:
@@ -58,27 +65,26 @@ class Run:
 
     def check(self, names: Iterable[str]) -> None:
         """UserError when one of these stages was made, or begun, with another config, before anything is done or written."""
-        for name in names:
-            path = self.workdir / name
-            if not (record := identity.read(path)) or _nothing_made(path):
-                continue
-            inputs = {other: identity.manifest_digest(self.workdir / other) for other in record["inputs"]}
-            if found := identity.differences(record, self.place.values) or identity.other_inputs(record, inputs):
-                raise UserError(identity.refusal(path, found, self.workdir, self.place.values))
 
-    def stage(self, name: str, fields: Iterable[str], inputs: Collection[str] = ()) -> "Stage":
-        """Opens the folder of a stage that reads these config fields ("augment." for a whole part) and these stages."""
-        values = self.place.values
-        read = {k: v for k, v in values.items() if any(k == f or (f.endswith(".") and k.startswith(f)) for f in fields)}
-        made_from = {other: read_manifest(self, other) for other in inputs}
-        return Stage(
-            self.workdir / name,
-            {k: v for k, v in read.items() if configs.compared(k)},
-            {k: v for k, v in read.items() if not configs.compared(k)},
-            {other: str(identity.manifest_digest(self.workdir / other)) for other in made_from},
-            identity.upstream_of(made_from.values()),
-            place=self.place,
-        )
+        def check() -> None:
+            for name in names:
+                path = self.workdir / name
+                if not (record := identity.read(path)) or identity.nothing_made(path):
+                    continue
+                inputs = {other: identity.manifest_digest(self.workdir / other) for other in record["inputs"]}
+                if found := identity.compare(record, self.place.now).found or identity.other_inputs(record, inputs):
+                    raise UserError(identity.refusal(path, found, self.workdir, self.place.now))
+
+        distributed.by_first(f"check {self.workdir}", check)
+
+    def stage(self, name: str, fields: Iterable[str], inputs: Collection[str] = (), *, module: str) -> "Stage":
+        """Opens the folder of a stage that reads these config fields ("augment." for a whole part) and these stages.
+
+        name: "" for a run that is a single stage. module: the stage's own, whose version is recorded.
+        """
+        read = {k: v for k, v in self.place.now.values.items() if any(k == f or (f.endswith(".") and k.startswith(f)) for f in fields)}
+        recorded = {k: v for k, v in read.items() if not configs.compared(k)}
+        return Stage(self.workdir / name, read, recorded, inputs, place=self.place, module=module)
 
 
 class Stage:
@@ -87,39 +93,65 @@ class Stage:
     def __init__(
         self,
         path: epath.Path,
-        config: dict[str, Any],
-        recorded: dict[str, Any],
-        inputs: dict[str, str],
-        upstream: dict[str, Any] | None = None,
+        fields: Mapping[str, Any],
+        recorded: Mapping[str, Any],
+        inputs: Collection[str] = (),
         *,
         place: Place | None = None,
+        module: str = "",
     ):
-        """place: that which the folder is in, or is; without one it is alone, and has no other fields than `config`."""
-        self.path, self.name, self._recorded = path, path.name, recorded
-        self._place = place or Place(path, config)
-        self._made_from = {"stage": path.name, "config": config, "inputs": inputs, "upstream": upstream or {"config": {}}}
+        """fields: those that decide, and those in `recorded`. place: that which the folder is in, or is; without one it is alone."""
+        self.path, self.name, self._recorded = path, path.name, dict(recorded)
+        self._place = place or Place(path, fields)
+        self._fields = {k: v for k, v in fields.items() if k not in recorded}
+        self._inputs, self._module = list(inputs), module
         self._metrics: list[dict[str, Any]] = []
         self._published = self._started = time.monotonic()
         self._begun = False
-        self._check_unchanged()
-        self.complete = (path / identity.MANIFEST).exists()
+        self._lists: dict[str, contents.Listed] = {}  # of the first process
+        found = distributed.by_first(f"stage {path}", self._open)
+        self.complete, self._made_from, self._codes, self._accepted = (found[k] for k in ("complete", "made_from", "codes", "accepted"))
         if self.complete:
             self._clear_work()  # a kill may have come between the manifest and this
-            say(f"{self.name}: done before")
+            say(f"{self.name}: done before{found['told']}")
             return
         say(f"{self.name}: …")
-        if distributed.is_first():
-            storage.clean(path)
-        distributed.barrier(f"stage {path}")
 
-    def _check_unchanged(self) -> None:
-        """Refuses a folder that was made, or begun, with another config or from other inputs, naming the difference."""
-        if not (record := identity.read(self.path)) or _nothing_made(self.path):
-            return
-        found = identity.differences(record, self._place.values, self._made_from["config"])
-        if found := found or identity.other_inputs(record, self._made_from["inputs"]):
-            workdir = self._place.path if self._place.path != self.path else None
-            raise UserError(identity.refusal(self.path, found, workdir, self._place.values))
+    def _open(self) -> dict[str, Any]:
+        """What the first process finds in the folder. UserError for one that was made, or begun, from something else."""
+        now, record = self._place.now, identity.read(self.path)
+        if record and identity.nothing_made(self.path):
+            record = None
+        made_from = [read_manifest(self._place.path, other) for other in self._inputs]
+        inputs = {other: identity.manifest_digest(self._place.path / other) for other in self._inputs}
+        unproven: list[str] = []
+        if record:
+            found, unproven = identity.compare(record, now, self._fields)
+            if found := found or identity.other_inputs(record, inputs):
+                raise UserError(identity.refusal(self.path, found, self._place.path, now))
+        if (self.path / identity.MANIFEST).exists():
+            self._place.digests.save()
+            mine = [name for name in unproven if name in self._fields]
+            told = f" (unproven: whether {' and '.join(mine)} still holds what it was made from)" if mine else ""
+            return {"complete": True, "made_from": record, "codes": [], "accepted": [], "told": told}
+        files = [name for name in self._fields if name in contents.FIELDS]
+        version = code.version(self._module)
+        codes = identity.codes(self.path, record) if record else [version]
+        if version not in codes and not self._place.accept_code:
+            raise UserError(identity.other_code(self.path, codes, version))
+        accepted = [version] if version not in codes else []
+        self._lists = {name: listed for name in files if (listed := now.contents.listed(name))}
+        storage.clean(self.path)
+        if not record or "contents" not in record:  # what has begun it says what it is made from, but for versions that did not say all
+            record = {
+                "stage": self.path.name,
+                "config": {k: v for k, v in self._fields.items() if k not in files},
+                "contents": {name: now.contents.of(name) for name in files},
+                "inputs": inputs,
+                "upstream": identity.upstream_of(made_from),
+                "code": codes[:1],
+            }
+        return {"complete": False, "made_from": record, "codes": [*codes, *accepted], "accepted": accepted, "told": ""}
 
     def begin(self) -> None:
         """To be called before the first of what the stage makes is written; writes what it is made from. Any process may be the first."""
@@ -128,9 +160,41 @@ class Stage:
         if distributed.is_first():
             self._place.begin()
         file = self.path / identity.STAGE
-        if not file.exists() or _nothing_made(self.path):  # of a try that made nothing there may be one
+        if not file.exists() or identity.nothing_made(self.path):  # of a try that made nothing there may be one
+            if self._lists:
+                storage.publish_json(self.path / identity.LISTS, self._lists, replace=True)
             storage.publish_json(file, self._made_from, replace=True)
+        for version in self._accepted:
+            identity.add_code(self.path, version)
         self._begun = True
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """What the parts that are made now say that they are made from, the version of the code included."""
+        return identity.of(self._made_from, code.version(self._module))
+
+    @functools.cached_property
+    def identities(self) -> set[str]:
+        """What parts in this folder may say that they are made from."""
+        return {identity.of(self._made_from, version) for version in self._codes}
+
+    @property
+    def lock(self) -> int:
+        """The number of the run's lock, which the names of parts have."""
+        return 0
+
+    def seen(self, field: str) -> dict[str, Digest]:
+        """The digest of each file that a field names. Of the first process."""
+        return self._place.now.contents.seen(field)
+
+    def check_contents(self) -> None:
+        """To be called when the files that the fields name were read: UserError when one was changed meanwhile."""
+
+        def check() -> None:
+            for name in self._made_from["contents"]:
+                check_unchanged(self.seen(name))
+
+        distributed.by_first(f"contents of {self.path}", check)
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Adds a row to the stage's metrics, which are published in parts so that a kill costs seconds of them."""
@@ -171,7 +235,8 @@ class Stage:
             storage.publish_json(self.path / "timing.json", timing, replace=True)
             manifest = {
                 **self._made_from,
-                "config_sha256": identity.digest(self._made_from["config"]),
+                "code": self._codes,
+                "config_sha256": storage.sha256_json(self._made_from["config"]),
                 "recorded": self._recorded,
                 "counts": counts,
                 "dropped": dropped or {},
@@ -195,14 +260,9 @@ def check_shared(flag: str, path: storage.PathLike) -> None:
         )
 
 
-def read_manifest(run: Run, name: str) -> dict[str, Any]:
+def read_manifest(workdir: epath.Path, name: str) -> dict[str, Any]:
     """A complete stage's manifest. UserError when the stage is not complete."""
-    path = run.workdir / name / identity.MANIFEST
+    path = workdir / name / identity.MANIFEST
     if not path.exists():
         raise UserError(f"{path.parent}: not complete; run that stage first, or `humpback run` for all of them")
     return storage.read_json(path)
-
-
-def _nothing_made(folder: epath.Path) -> bool:
-    """Whether a folder holds nothing but what a stage is to be made from: then nothing was, and it may be made from something else."""
-    return all(item.name == identity.STAGE or item.name.startswith(storage.TEMPORARY) for item in folder.iterdir())

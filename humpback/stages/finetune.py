@@ -39,7 +39,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     if task == "forward":
         name, field = f"forward-{iteration}", "forward" if iteration else "forward_seed"
         inputs += [f"curated-{iteration}"] if iteration else []
-    stage = run.stage(name, (f"{field}.", "wrapper", "seed", "decoding.length", "mesh."), inputs)
+    stage = run.stage(name, (f"{field}.", "wrapper", "seed", "decoding.length", "mesh."), inputs, module=__name__)
     if stage.complete:
         return
     ft: configs.Finetune = getattr(run.cfg, field)

@@ -1,10 +1,10 @@
 """What a stage's folder was made from, as stage.json and manifest.json record it; how that differs from what is asked for now.
 
-A record is {"stage", "config": {field: value}, "inputs": {stage: sha256 of its manifest}, "upstream": {"config": …} of all stages before
-it}. A refusal names the fields that a user has changed, and all folders that hang on them.
+A record is {"stage", "config": {field: value}, "contents": {field: content of the files that it names}, "inputs": {stage: sha256 of
+its manifest}, "upstream": {"config", "contents"} of all stages before it, "code": [versions that made it]}. A refusal names the fields
+that a user has changed, and all folders that hang on them.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -14,16 +14,24 @@ from etils import epath
 
 from humpback import config as configs
 from humpback import storage
+from humpback.stages import contents
+from humpback.stages.contents import Content, Contents
 
 STAGE, MANIFEST = "stage.json", "manifest.json"
-# Fields that name files.
-FILES = ("base.source", "segments.input", "segments.contamination", "seed_pairs.source", "seed_pairs.held_out_source",
-         "seed_pairs.dev_source", "curate.rubric_file")  # fmt: skip
+LISTS = "inputs.json"  # beside them: {field: list of its files} of fields that name several
+_UNRECORDED = {"humpback": "of a version that recorded neither itself nor contents"}
+_CODE = "code-"  # what the name of a file with a further version begins with
 # Fields that follow from another one unless they are given: `humpback generate` has them of the model.
 _DERIVED = {"--length": "--model", "--wrap": "--model"}
-_MISSING = object()
 
 Record = dict[str, Any]
+
+
+class Now(NamedTuple):
+    """What is asked for: the values of all fields, and the contents of the files that they name."""
+
+    values: Mapping[str, Any]
+    contents: Contents
 
 
 class Difference(NamedTuple):
@@ -32,12 +40,28 @@ class Difference(NamedTuple):
     name: str
     was: Any
     now: Any
-    is_input: bool = False
 
-    def __str__(self) -> str:
-        if self.is_input:
+    def text(self, files: str = "") -> str:
+        """For a refusal; files: how the files differ, where that is known."""
+        if isinstance(self.was, _Manifest):
             return f"from another {self.name}/ than is there now"
-        return f"with {self.name} = {self.was!r}, now it is {self.now!r}"
+        if not isinstance(self.was, dict):
+            return f"with {self.name} = {self.was!r}, now it is {self.now!r}"
+        if self.was["path"] == self.now["path"]:
+            return f"with {self.name} = {self.was['path']!r}, whose contents have changed since" + (f" ({files})" if files else "")
+        about = f" ({files})" if files else " of other contents" if self.was["path"] and self.now["path"] else ""
+        return f"with {self.name} = {self.was['path']!r}, now it is {self.now['path']!r}{about}"
+
+
+class _Manifest(str):
+    """The sha256 of an input's manifest."""
+
+
+class Comparison(NamedTuple):
+    """How a record differs from what is asked for, and the fields that name files of which that cannot be told."""
+
+    found: list[Difference]
+    unproven: list[str]
 
 
 def read(folder: epath.Path) -> Record | None:
@@ -56,65 +80,139 @@ def read_all(workdir: epath.Path) -> dict[str, Record]:
     return {name: record for name, record in found.items() if record is not None and "config" in record}
 
 
+def nothing_made(folder: epath.Path) -> bool:
+    """Whether a folder holds nothing but what a stage is to be made from: then it may be made from something else."""
+    ours = (STAGE, LISTS)
+    return all(item.name in ours or item.name.startswith((_CODE, storage.TEMPORARY)) for item in folder.iterdir())
+
+
 def manifest_digest(folder: epath.Path) -> str | None:
     """What stages that are made from this one record of it; None when it is not complete."""
     path = folder / MANIFEST
     return storage.sha256_file(path) if path.exists() else None
 
 
-def fields_of(record: Record) -> dict[str, Any]:
-    """All fields that decided a folder: the stage's own, and those of the stages before it."""
-    return {**record.get("upstream", {}).get("config", {}), **record["config"]}
-
-
 def upstream_of(inputs: Collection[Record]) -> dict[str, Any]:
     """What a stage that is made from these hands on of them."""
-    fields: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {"config": {}, "contents": {}}
     for record in inputs:
-        fields |= fields_of(record)
-    return {"config": dict(sorted(fields.items()))}
+        for part, values in found.items():
+            values |= _all_of(record, part)
+    return {part: dict(sorted(values.items())) for part, values in found.items()}
 
 
-def differences(record: Record, values: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> list[Difference]:
-    """The fields whose values are others than a record's. values: all that there are now; own: those that the stage itself reads.
+def compare(record: Record, now: Now, own: Collection[str] = ()) -> Comparison:
+    """The fields whose values are others than a record's. own: those that the stage itself reads.
 
-    A field that a record does not know came later, and then its default did what had been done before.
+    A field that a record does not know came later, and then its default did what had been done before. UserError for a path of now
+    at which nothing is.
     """
-    recorded, defaults = fields_of(record), dict(configs.leaves(configs.Config()))
-    for name in (own or {}).keys() - recorded.keys():
-        recorded[name] = defaults.get(name, _MISSING)
-    found = []
-    for name, was in sorted(recorded.items()):
-        if name in values and not _same(name, was, values[name]):
-            found.append(Difference(name, None if was is _MISSING else was, values[name]))
+    config, files = _all_of(record, "config"), _all_of(record, "contents")
+    defaults = dict(configs.leaves(configs.Config()))
+    for name in set(own) - config.keys() - files.keys():
+        if name in defaults:
+            config[name] = defaults[name]
+    found, unproven = [], []
+    for name, was in sorted((config | files).items()):
+        if name not in now.values:
+            continue
+        value = json.loads(json.dumps(now.values[name]))
+        if name in files:
+            other, known = _compare_content(name, was, now)
+            found += other
+            unproven += [] if known else [name]
+        elif name in contents.FIELDS and _paths(was) == _paths(value):  # of a run before contents were recorded
+            unproven += [name] if was else []
+        elif was != value:
+            found.append(Difference(name, was, value))
     changed = {difference.name for difference in found}
-    return [difference for difference in found if _DERIVED.get(difference.name) not in changed]
+    return Comparison([difference for difference in found if _DERIVED.get(difference.name) not in changed], unproven)
 
 
 def other_inputs(record: Record, inputs: Mapping[str, str | None]) -> list[Difference]:
     """The inputs that are complete and not those that a record names."""
     return [
-        Difference(name, was, now, is_input=True)
+        Difference(name, _Manifest(was), now)
         for name, was in sorted(record["inputs"].items())
         if (now := inputs.get(name)) is not None and now != was
     ]
 
 
-def refusal(folder: epath.Path, found: list[Difference], workdir: epath.Path | None, values: Mapping[str, Any]) -> str:
+def refusal(folder: epath.Path, found: list[Difference], workdir: epath.Path, now: Now) -> str:
     """What to say of a folder that was made from something else: the differences, the way out, all folders that hang on them."""
     word = "made" if (folder / MANIFEST).exists() else "begun"
-    records = read_all(workdir) if workdir is not None else {}
-    names = {folder.name} | {
-        name for name, record in records.items() if any(d in differences(record, values) for d in found if not d.is_input)
-    }
+    records = read_all(workdir) if workdir != folder else {folder.name: read(folder)}
+    fields = {difference.name for difference in found if not isinstance(difference.was, _Manifest)}
+    names = {folder.name}
+    for name, record in records.items():
+        if fields & {other.name for other in compare(record, now).found}:
+            names.add(name)
     hanging = _downstream(records, names)
-    what = "delete the folders that hang on it: " + ", ".join(map(str, hanging)) if len(hanging) > 1 else f"delete {folder}"
-    if any(difference.is_input for difference in found):
-        out = f"{what} to make {'them' if len(hanging) > 1 else 'it'} again"
+    several = len(hanging) > 1
+    what = f"delete the folders that hang on it: {', '.join(hanging)}" if several else f"delete {folder}"
+    if fields:
+        out = f"put back what it was, use another directory, or {what}"
     else:
-        out = f"put the old value back, use another directory, or {what}"
-    place = f" (in {workdir})" if len(hanging) > 1 else ""
-    return f"{folder}: was {word} {'; '.join(map(str, found))}; {out}{place}"
+        out = f"{what} to make {'them' if several else 'it'} again"
+    told = "; ".join(difference.text(_files(difference, records, workdir, now)) for difference in found)
+    return f"{folder}: was {word} {told}; {out}" + (f" (in {workdir})" if several else "")
+
+
+def of(made_from: Record, version: Mapping[str, str]) -> str:
+    """16 hex digits that tell what a part was made from, and by which version of the code."""
+    return storage.sha256_json({**made_from, "code": version})[:16]
+
+
+def codes(folder: epath.Path, record: Record) -> list[dict[str, str]]:
+    """The versions of the code that have worked at a folder."""
+    more = [name for name in storage.list_files(folder) if name.startswith(_CODE)]
+    return [*record.get("code", [_UNRECORDED]), *(storage.read_json(folder / name) for name in more)]
+
+
+def add_code(folder: epath.Path, version: Mapping[str, str]) -> None:
+    """Records a further version."""
+    storage.publish_json(folder / f"{_CODE}{storage.sha256_json(version)[:16]}.json", version)
+
+
+def other_code(folder: epath.Path, before: list[dict[str, str]], version: Mapping[str, str]) -> str:
+    """What to say of a half-done folder that other versions of the code have begun."""
+    said = " and by ".join(map(_versions, before))
+    return (
+        f"{folder}: was begun by {said}, this is {_versions(version)}; --accept_code continues it and records both, "
+        f"or delete {folder} to begin it anew"
+    )
+
+
+def _versions(version: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in version.items())
+
+
+def _all_of(record: Record, part: str) -> dict[str, Any]:
+    return {**record.get("upstream", {}).get(part, {}), **record.get(part, {})}
+
+
+def _compare_content(name: str, was: Content, now: Now) -> tuple[list[Difference], bool]:
+    """The difference, and whether it is known."""
+    given = now.values[name]
+    if name == "base.source" and not given:
+        return [], True  # base/ is enough
+    try:
+        content = now.contents.of(name)
+    except contents.Missing:
+        if given and _paths(was["path"]) == _paths(given):
+            return [], False
+        raise
+    return ([] if contents.same(was, content) else [Difference(name, was, content)]), True
+
+
+def _files(difference: Difference, records: Mapping[str, Record], workdir: epath.Path, now: Now) -> str:
+    """How the files of a field differ, "" where it is one or the list is not there."""
+    for name, record in records.items():
+        folder = workdir / name if len(records) > 1 or (workdir / name).exists() else workdir
+        if record.get("contents", {}).get(difference.name) == difference.was and (folder / LISTS).exists():
+            before = storage.read_json(folder / LISTS).get(difference.name)
+            return contents.changes(before, now.contents.listed(difference.name)) if before is not None else ""
+    return ""
 
 
 def _downstream(records: Mapping[str, Record], names: Collection[str]) -> list[str]:
@@ -132,12 +230,6 @@ def _downstream(records: Mapping[str, Record], names: Collection[str]) -> list[s
     return sorted(hanging, key=lambda name: (len(above(name)), name))
 
 
-def _same(name: str, was: Any, now: Any) -> bool:
-    if name in FILES and isinstance(was, str) and isinstance(now, str):
-        return _paths(was) == _paths(now)
-    return was == json.loads(json.dumps(now))
-
-
 def _paths(given: str) -> list[str]:
     """Comma-separated paths, in one form for all ways to write them."""
     return [_path(path.strip()) for path in given.split(",") if path.strip()]
@@ -147,8 +239,3 @@ def _path(path: str) -> str:
     if path.startswith(("package:", "tfds:")):
         return path
     return path.rstrip("/") if "://" in path else os.path.realpath(os.path.expanduser(path))
-
-
-def digest(value: Any) -> str:
-    """sha256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

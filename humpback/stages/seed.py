@@ -17,7 +17,7 @@ define_flags = commandline.define_flags
 def seed(run: Run) -> None:
     """Makes seed/: the training pairs, the held-out ones and those of the dev set, as Examples of kind `seed`."""
     cfg = run.cfg.seed_pairs
-    stage = run.stage("seed", ("seed_pairs.",))
+    stage = run.stage("seed", ("seed_pairs.",), module=__name__)
     if stage.complete:
         return
     pairs, dropped = read_pairs(resolve(cfg.source), cfg.single_reply)
@@ -25,6 +25,7 @@ def seed(run: Run) -> None:
     if cfg.held_out_source:
         held_out, _ = read_pairs(resolve(cfg.held_out_source), cfg.single_reply)
     dev = read_pairs(resolve(cfg.dev_source), cfg.single_reply)[0] if cfg.dev_source else []
+    stage.check_contents()
     train, held_out, counts = split_seed(pairs, held_out, cfg, dev)
     stage.begin()
     files = []

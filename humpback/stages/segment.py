@@ -18,7 +18,7 @@ from absl import flags
 from etils import epath
 
 from humpback import config as configs
-from humpback import distributed, machine, records, storage
+from humpback import digests, distributed, machine, records, storage
 from humpback.config import Segments
 from humpback.convert.sources import resolve
 from humpback.corpus import duplicates, local_engine, ray_engine, readers, tally
@@ -52,7 +52,7 @@ def define_flags() -> None:
 
 def segment(run: Run) -> None:
     """Makes segments/: every kept Segment, sorted by id."""
-    segment_into(run.stage("segments", ("segments.",)), run.cfg.segments)
+    segment_into(run.stage("segments", ("segments.",), module=__name__), run.cfg.segments)
 
 
 def segment_into(stage: Stage, cfg: Segments, engine: str = "local", address: str = "auto", workers: int | None = None) -> None:
@@ -63,26 +63,26 @@ def segment_into(stage: Stage, cfg: Segments, engine: str = "local", address: st
     if distributed.is_first():
         jobs = plan(cfg, stage)
         extract(jobs, stage, engine, address, workers)
-        results = merge(jobs, cfg, stage.path, engine, address)
+        digests.check_unchanged(stage.seen("segments.contamination"))
+        results = merge(jobs, cfg, stage, engine, address)
     distributed.barrier(f"segments {stage.path}", _WEEK)
     stage.finish(**results)
 
 
 def plan(cfg: Segments, stage: Stage) -> list[Job]:
-    """The jobs. UserError when the inputs, or the evaluation's prompts, are not those that this folder's parts were begun with."""
+    """The jobs. UserError for inputs that are none."""
     inputs = readers.list_inputs(",".join(resolve(path) for path in cfg.input.split(",")), lambda text: say(f"segments: {text}"))
-    names = [[given.source, *(source for source, _ in given.files)] for given in inputs]
     if cfg.contamination:
         say(f"segments: {Contamination(cfg.contamination)}")  # and a mistake in these files is told before any work
-        names += [[path.strip(), storage.sha256_file(path.strip())] for path in cfg.contamination.split(",") if path.strip()]
-    parts = stage.path / "parts"
-    listed = parts / "inputs.json"
-    if listed.exists() and storage.read_json(listed) != names:
-        given = " ".join(filter(None, (cfg.input, cfg.contamination)))
-        raise UserError(f"{stage.path}: was begun with other files in {given}; use another directory, or delete this one to begin anew")
+    before = stage.seen("segments.input")
+    if {path for given in inputs for _, path in given.files} != before.keys():
+        raise UserError(f"segments.input: {cfg.input}: files came or went while they were listed; run the same command again")
     stage.begin()
-    storage.publish_json(listed, names)
-    return [Job(number, given, cfg, os.fspath(parts)) for number, given in enumerate(inputs)]
+    parts = os.fspath(stage.path / "parts")
+    return [
+        Job(number, given, cfg, parts, stage.identity, {path: before[path] for _, path in given.files})
+        for number, given in enumerate(inputs)
+    ]
 
 
 def extract(jobs: list[Job], stage: Stage, engine: str, address: str, workers: int | None) -> None:
@@ -135,8 +135,9 @@ def _size(path: str) -> int:
         return 0
 
 
-def merge(jobs: list[Job], cfg: Segments, out: epath.Path, engine: str, address: str) -> dict[str, Any]:
+def merge(jobs: list[Job], cfg: Segments, stage: Stage, engine: str, address: str) -> dict[str, Any]:
     """Writes what the parts hold without duplicates, and the yield. Returns counts, drops and files for the manifest."""
+    out = stage.path
     pairs = functools.partial(ray_engine.verified_pairs, address=address) if engine == "ray" else None
     parts = [job.part() for job in jobs]
     say("segments: looking for duplicates …")
@@ -147,7 +148,7 @@ def merge(jobs: list[Job], cfg: Segments, out: epath.Path, engine: str, address:
     total, sources = tally.Tally(), {}
     position = 0
     for job in jobs:
-        part = storage.read_json(epath.Path(job.out) / f"{job.name}.json")
+        part = _read_part(job, stage)
         total.add(part)
         mine = fates[position : position + part["segments"]]
         sources[part["source"]] = _counts(part["counts"], part["segments"], mine, part["dropped"])
@@ -172,6 +173,15 @@ def merge(jobs: list[Job], cfg: Segments, out: epath.Path, engine: str, address:
     say(tally.table({**counts, "over the limit": over, "warnings": warned}, dropped, len(jobs)))
     counts = {"pages": counts["pages"], "cut": counts["segments"], "segments": int(kept.sum()), "over_limit": over, "warnings": warned}
     return {"counts": counts, "dropped": dropped, "files": [*files, "yield.json", "samples.json"]}
+
+
+def _read_part(job: Job, stage: Stage) -> dict[str, Any]:
+    """What a part says of itself. UserError when it is of something else, which versions before parts said what did not look for."""
+    path = epath.Path(job.out) / f"{job.name}.json"
+    part = storage.read_json(path)
+    if part.get("identity", stage.identity) not in stage.identities or part["source"] != job.given.source:
+        raise UserError(f"{path}: was not made from what {stage.path} is made from now; delete {stage.path} to begin it anew")
+    return part
 
 
 def _counts(counts: dict[str, int], segments: int, fates: np.ndarray, dropped: dict[str, int]) -> dict[str, Any]:
@@ -215,7 +225,7 @@ def main() -> None:
     """`humpback segment`."""
     if _FLAGS.input is None and _FLAGS.out is None:
         run = commandline.open_run()
-        cfg, stage = run.cfg.segments, run.stage("segments", ("segments.",))
+        cfg, stage = run.cfg.segments, run.stage("segments", ("segments.",), module=__name__)
     else:
         cfg, stage = _alone()
     segment_into(stage, cfg, _FLAGS.engine, _FLAGS.ray_address, _FLAGS.workers)
@@ -234,5 +244,5 @@ def _alone() -> tuple[Segments, Stage]:
     if _FLAGS.language is not None:
         cfg.segments.language = _FLAGS.language
     out = epath.Path(_FLAGS.out)
-    run = Run(configs.finish(cfg), out.parent)
-    return run.cfg.segments, run.stage(out.name, ("segments.",))
+    run = Run(configs.finish(cfg), out, accept_code=_FLAGS.accept_code)
+    return run.cfg.segments, run.stage("", ("segments.",), module=__name__)

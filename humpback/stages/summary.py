@@ -26,7 +26,7 @@ def define_flags() -> None:
 def summarize(run: Run) -> dict[str, Any]:
     """Writes summary.json, timing.json and report.md, and returns the summary. They derive from the stages and are replaced."""
     stages = stage_names(run.cfg.iterations)
-    manifests = {name: read_manifest(run, name) for name in stages}
+    manifests = {name: read_manifest(run.workdir, name) for name in stages}
     summary = {
         "stages": {name: {"counts": m["counts"], "dropped": m["dropped"]} for name, m in manifests.items()},
         "lengths": _lengths(run),

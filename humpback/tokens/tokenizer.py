@@ -19,6 +19,7 @@ JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
 _SPECIALS_FILE = "special_tokens_map.json"
+FILES = (JSON_FILE, MODEL_FILE, CONFIG_FILE, _SPECIALS_FILE)
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 

@@ -139,7 +139,7 @@ def rated(number: int, score: float | None) -> Rated:
 )
 def test_no_candidate_above_the_threshold_says_how_far_and_the_way_out(make_run, scores, message):
     run = make_run(curate__select="threshold")
-    stage = Stage(run.workdir / "ratings-1", {}, {}, {})
+    stage = Stage(run.workdir / "ratings-1", {}, {})
     made = [rated(i, score) for i, score in enumerate(scores)]
     stage.finish(counts={}, files=write_shards(stage.path, "ratings", made, len(made)))
     with pytest.raises(UserError, match=message):
@@ -164,10 +164,10 @@ def test_a_changed_input_is_refused_with_its_name(make_run, tmp_path):
     run = make_run()
     for stage in (convert_base, seed):
         stage(run)
-    first = run.stage("x", ("seed",), ("seed",))
+    first = run.stage("x", ("seed",), ("seed",), module="")
     first.finish(counts={})
     shutil.rmtree(run.workdir / "seed")
     other = make_run(seed_pairs__limit=15)
     seed(other)
     with pytest.raises(UserError, match=r"x: was made with seed_pairs.limit = 16, now it is 15; .* or delete .*/x$"):
-        other.stage("x", ("seed",), ("seed",))
+        other.stage("x", ("seed",), ("seed",), module="")

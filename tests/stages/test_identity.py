@@ -1,19 +1,33 @@
 """What a folder was made from: written when something is made, refused with the field that was changed, and left alone when refused."""
 
+import importlib.metadata
 import json
 import pathlib
 import shutil
 
 import pytest
 
-from humpback import storage
+from humpback import distributed, records, storage
+from humpback.decoding.parts import Inputs, Parts
 from humpback.errors import UserError
-from humpback.stages import identity
+from humpback.records import Segment
+from humpback.stages import code, identity
+from humpback.stages import segment as stages_segment
 from humpback.stages.base import convert_base
 from humpback.stages.directory import Place, Stage
 from humpback.stages.seed import seed
 from humpback.stages.segment import segment
+from tests import tiny
 from tests.forks import Humpback
+
+ALONE = distributed.Replica(0, 1, (), is_first=True)
+
+
+def segments_in(folder: pathlib.Path) -> Inputs:
+    """Two records to serve."""
+    made = [Segment(f"{number:016x}", "text", "h", ("h",), "u", "s", 0, 1) for number in (1, 2)]
+    (folder / "in.jsonl").write_bytes(b"".join(records.to_json(record) for record in made))
+    return Inputs([folder / "in.jsonl"], lambda line, where: records.from_json(Segment, line, where))
 
 
 def tree(folder: pathlib.Path) -> dict[str, bytes]:
@@ -26,7 +40,7 @@ def tree(folder: pathlib.Path) -> dict[str, bytes]:
     [
         (seed, "seed_pairs.source", "no such file"),
         (segment, "segments.input", "no such file or folder"),
-        (convert_base, "base.source", "no such file or folder"),
+        (convert_base, "base.source", "no such file, and no folder with weights"),
     ],
 )
 def test_a_try_that_failed_is_not_remembered(make_run, tmp_path, stage, field, message):
@@ -77,7 +91,7 @@ def three_stages(make_run, tmp_path):
     convert_base(made)
     seed(made)
     for name, fields, inputs in (("backward", ("backward.",), ("base", "seed")), ("candidates", ("augment.",), ("backward",))):
-        made.stage(name, fields, inputs).finish(counts={})
+        made.stage(name, fields, inputs, module="").finish(counts={})
     return made
 
 
@@ -86,13 +100,13 @@ def test_a_refusal_names_the_field_and_all_folders_that_hang_on_it(make_run, tmp
     with pytest.raises(UserError) as refused:
         seed(make_run(seed_pairs__limit=15))
     assert str(refused.value) == (
-        f"{tmp_path}/run/seed: was made with seed_pairs.limit = 16, now it is 15; put the old value back, use another directory, or "
+        f"{tmp_path}/run/seed: was made with seed_pairs.limit = 16, now it is 15; put back what it was, use another directory, or "
         f"delete the folders that hang on it: seed, backward, candidates (in {tmp_path}/run)"
     )
     with pytest.raises(UserError, match=r"candidates: was made with augment.top_p = 0.9, now it is 0.5; .* or delete .*/candidates$"):
-        make_run(augment__top_p=0.5).stage("candidates", ("augment.",), ("backward",))
+        make_run(augment__top_p=0.5).stage("candidates", ("augment.",), ("backward",), module="")
     with pytest.raises(UserError, match=r"with backward.lr = 0.001, now it is 0.5; with backward.steps = 4, now it is 5"):
-        make_run(backward__lr=0.5, backward__steps=5).stage("backward", ("backward.",), ("base", "seed"))
+        make_run(backward__lr=0.5, backward__steps=5).stage("backward", ("backward.",), ("base", "seed"), module="")
 
 
 def test_a_field_of_a_folder_that_is_gone_is_named_by_what_was_made_of_it(make_run, tmp_path):
@@ -106,9 +120,9 @@ def test_a_field_of_a_folder_that_is_gone_is_named_by_what_was_made_of_it(make_r
 def test_an_input_that_another_version_made_is_refused_with_what_hangs_on_it(make_run, tmp_path):
     made = three_stages(make_run, tmp_path)
     shutil.rmtree(tmp_path / "run" / "seed")
-    made.stage("seed", ("seed_pairs.",)).finish(counts={"other": 1})
+    made.stage("seed", ("seed_pairs.",), module="").finish(counts={"other": 1})
     with pytest.raises(UserError, match=r"backward: was made from another seed/ than is there now; .*: backward, candidates to make them"):
-        made.stage("backward", ("backward.",), ("base", "seed"))
+        made.stage("backward", ("backward.",), ("base", "seed"), module="")
 
 
 def test_a_field_that_is_newer_than_a_record_had_its_default(make_run, tmp_path):
@@ -142,11 +156,11 @@ def test_a_refused_command_changes_nothing(inputs, tmp_path, humpback: Humpback)
 def test_of_generate_the_flag_that_was_given_is_named(tmp_path):
     """--length and --wrap follow from the model."""
     values = {"--model": "a", "--length": 512, "--wrap": True, "--top_k": 0}
-    Stage(tmp_path / "out", values, {}, {}, place=Place(tmp_path / "out", values)).finish(counts={})
+    Stage(tmp_path / "out", values, {}, place=Place(tmp_path / "out", values)).finish(counts={})
     for changed, named in (({"--model": "b", "--length": 2048, "--wrap": False}, "--model = 'a'"), ({"--length": 64}, "--length = 512")):
         other = values | changed
-        with pytest.raises(UserError, match=f"out: was made with {named}, now it is [^;]*; put the old value back, use another d[^:]*$"):
-            Stage(tmp_path / "out", other, {}, {}, place=Place(tmp_path / "out", other))
+        with pytest.raises(UserError, match=f"out: was made with {named}, now it is [^;]*; put back what it was, use another d[^:]*$"):
+            Stage(tmp_path / "out", other, {}, place=Place(tmp_path / "out", other))
 
 
 def test_the_config_is_written_with_the_first_thing_made(make_run, tmp_path):
@@ -156,3 +170,202 @@ def test_the_config_is_written_with_the_first_thing_made(make_run, tmp_path):
     seed(made)
     segment(made)
     assert written == [[]]
+
+
+RUBRICS = {"old": "Rate it from 1 to 5.", "new": "Rate it from 1 to 9."}
+
+
+def edited(make_run, tmp_path):
+    """make(): a run whose files are copies in tmp_path/files, to be edited."""
+    files = tmp_path / "files"
+    files.mkdir()
+    first = make_run().cfg
+    (files / "pairs.jsonl").write_bytes(pathlib.Path(first.seed_pairs.source).read_bytes())
+    shutil.copytree(first.base.source, files / "base")
+    (files / "pages").mkdir()
+    for number, page in enumerate(sorted((tiny.DEMO / "pages").glob("*.html"))[:3]):
+        shutil.copy(page, files / "pages" / f"{number}.html")
+    (files / "rubric.txt").write_text(RUBRICS["old"])
+
+    def make(**fields):
+        return make_run(**{"segments__max_chars": 3_000, **places(files), **fields})
+
+    return files, make
+
+
+def places(files):
+    """The fields that name the files of a folder."""
+    names = {"seed_pairs__source": "pairs.jsonl", "base__source": "base", "segments__input": "pages", "curate__rubric_file": "rubric.txt"}
+    return {field: str(files / name) for field, name in names.items()}
+
+
+def rate(run):
+    """ratings-1 of nothing, as its own stage begins and ends it."""
+    return run.stage("ratings-1", ("curate.mode", "curate.rubric_file"), module="")
+
+
+def test_an_edited_file_is_another_input(make_run, tmp_path):
+    files, make = edited(make_run, tmp_path)
+    for stage in (convert_base, seed, segment):
+        stage(make())
+    rate(make()).finish(counts={})
+    (files / "rubric.txt").write_text(RUBRICS["new"])
+    with pytest.raises(UserError, match=r"ratings-1: was made with curate.rubric_file = .*rubric.txt., whose contents have changed since;"):
+        rate(make())
+    with (files / "pairs.jsonl").open("a") as pairs:
+        pairs.write('{"instruction": "one more", "response": "yes"}\n')
+    with pytest.raises(UserError, match=r"seed: was made with seed_pairs.source = '.*pairs.jsonl', whose contents have changed since;"):
+        seed(make())
+    (files / "pages" / "1.html").write_text("<h1>Other</h1>")
+    (files / "pages" / "3.html").write_text("<h1>New</h1>")
+    with pytest.raises(UserError, match=r"whose contents have changed since \(3.html is new, 1.html has changed\); put back what it was"):
+        segment(make())
+    (files / "base" / "model.json").write_text((files / "base" / "model.json").read_text() + " ")
+    with pytest.raises(UserError, match=r"base: was made with base.source = .*changed since \(model.json has changed\)"):
+        convert_base(make())
+    with pytest.raises(UserError, match=r"base: was made with base.source"):
+        make().check(["base", "seed", "segments", "ratings-1"])
+
+
+def test_only_another_content_is_another_input(make_run, tmp_path):
+    """Other times, another place, another spelling: done before."""
+    files, make = edited(make_run, tmp_path)
+    for stage in (convert_base, seed, segment):
+        stage(make())
+    rate(make()).finish(counts={})
+    before = {name: data for name, data in tree(tmp_path / "run").items() if name != "digests.json"}
+    for path in files.rglob("*"):
+        path.touch()
+    shutil.copytree(files, tmp_path / "moved")
+    for run in (make(), make(**places(tmp_path / "moved"))):
+        run.check(["base", "seed", "segments", "ratings-1"])
+        for stage in (convert_base, seed, segment):
+            stage(run)
+    assert {name: data for name, data in tree(tmp_path / "run").items() if name != "digests.json"} == before
+
+
+def test_files_that_are_gone_are_not_missed_by_what_is_complete(make_run, tmp_path, capsys):
+    files, make = edited(make_run, tmp_path)
+    seed(make())
+    (files / "pairs.jsonl").unlink()
+    seed(make())
+    assert "seed: done before (unproven: whether seed_pairs.source still holds what it was made from)" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"pairs2.jsonl: no such file"):
+        seed(make(seed_pairs__source=str(files / "pairs2.jsonl")))
+
+
+def test_the_default_rubric_is_contents_too(make_run, tmp_path, monkeypatch):
+    run = make_run(curate__rubric_file="")
+    rate(run).finish(counts={})
+    rate(make_run(curate__rubric_file=""))
+    monkeypatch.setattr("humpback.prompts.RUBRIC", "Another one.")
+    with pytest.raises(UserError, match=r"ratings-1: was made with curate.rubric_file = '', whose contents have changed since;"):
+        rate(make_run(curate__rubric_file=""))
+
+
+def test_a_rubric_edited_while_half_done_is_refused(make_run, tmp_path):
+    """By the stage that has begun, and by a part that was made meanwhile by somebody else."""
+    files, make = edited(make_run, tmp_path)
+    inputs = segments_in(tmp_path)
+    begun = rate(make())
+    half = Parts(begun.path / "parts", inputs, ALONE, -1.0, begun)
+    half.add(0, Segment(f"{1:016x}", "text", "h", ("h",), "u", "s", 0, 1))
+    (files / "rubric.txt").write_text(RUBRICS["new"])
+    with pytest.raises(UserError, match=r"ratings-1: was begun with curate.rubric_file = .*have changed since; .* or delete .*ratings-1$"):
+        rate(make())
+    (files / "rubric.txt").write_text(RUBRICS["old"])
+    again = rate(make())
+    assert Parts(begun.path / "parts", inputs, ALONE, -1.0, again).done.tolist() == [True, False]
+    other = make()
+    other.workdir = tmp_path / "other"
+    (files / "rubric.txt").write_text(RUBRICS["new"])
+    with pytest.raises(UserError, match=r"parts/made-.*jsonl: was not made from what .*ratings-1 is made from now"):
+        Parts(begun.path / "parts", inputs, ALONE, -1.0, rate(other))
+
+
+def test_a_page_that_changes_while_it_is_read_ends_the_run(make_run, tmp_path, monkeypatch):
+    files, make = edited(make_run, tmp_path)
+    listed = stages_segment.plan
+
+    def plan(*arguments):
+        jobs = listed(*arguments)
+        (files / "pages" / "1.html").write_text("<h1>Other</h1>")
+        return jobs
+
+    monkeypatch.setattr(stages_segment, "plan", plan)
+    with pytest.raises(UserError, match=r"1.html: was changed while it was read"):
+        segment(make())
+    assert not (tmp_path / "run/segments/manifest.json").exists()
+
+
+def test_seed_pairs_that_change_while_they_are_read_end_the_run(make_run, tmp_path, monkeypatch):
+    files, make = edited(make_run, tmp_path)
+    run = make()
+    run.place.now.contents.of("seed_pairs.source")
+    (files / "pairs.jsonl").write_text('{"instruction": "one more", "response": "yes"}\n')
+    with pytest.raises(UserError, match=r"pairs.jsonl: was changed while it was read"):
+        seed(run)
+    assert not (tmp_path / "run/seed").exists()
+
+
+def age(folder: pathlib.Path) -> None:
+    """Takes from a folder's records what earlier versions did not write."""
+    for name in ("stage.json", "manifest.json"):
+        if (folder / name).exists():
+            record = json.loads((folder / name).read_text())
+            paths = {field: content["path"] for field, content in record.pop("contents").items()}
+            del record["upstream"], record["code"]
+            (folder / name).write_text(json.dumps({**record, "config": {**record["config"], **paths}}))
+
+
+def test_of_a_run_of_an_earlier_version_what_is_finished_is_taken(make_run, tmp_path, capsys):
+    files, make = edited(make_run, tmp_path)
+    seed(make())
+    age(tmp_path / "run" / "seed")
+    capsys.readouterr()
+    seed(make())
+    assert capsys.readouterr().err == "seed: done before (unproven: whether seed_pairs.source still holds what it was made from)\n"
+    with pytest.raises(UserError, match=r"seed: was made with seed_pairs.source = '.*/files/pairs.jsonl', now it is '.*/pairs.jsonl'; put"):
+        seed(make_run())
+    with pytest.raises(UserError, match=r"seed: was made with seed_pairs.limit = 16, now it is 15; put"):
+        seed(make(seed_pairs__limit=15))
+
+
+def test_what_an_earlier_version_has_half_done_is_refused(make_run, tmp_path):
+    _, make = edited(make_run, tmp_path)
+    begun = rate(make())
+    begun.metrics({})
+    begun.publish_metrics()
+    age(begun.path)
+    with pytest.raises(UserError, match=r"ratings-1: was begun by humpback of a version that recorded .*, this is humpback \w{16}, jax 0"):
+        rate(make())
+    run = make()
+    run.place.accept_code = True
+    rate(run).begin()
+    rate(make()).finish(counts={})  # it is recorded, and need not be said again
+    codes = json.loads((begun.path / "manifest.json").read_text())["code"]
+    assert len(codes) == 2 and codes[1]["jax"] == importlib.metadata.version("jax")
+
+
+def test_what_another_version_has_half_done_is_refused_with_both_named(make_run, tmp_path, monkeypatch):
+    _, make = edited(make_run, tmp_path)
+    begun, version = rate(make()), code.version("")
+    half = Parts(begun.path / "parts", inputs := segments_in(tmp_path), ALONE, -1.0, begun)
+    half.add(0, Segment(f"{1:016x}", "text", "h", ("h",), "u", "s", 0, 1))
+    monkeypatch.setattr(code, "version", lambda module: {**version, "jaxlib": "9.9", "humpback": "0" * 16})
+    message = rf"was begun by humpback {version['humpback']}, jax .*, this is humpback 0{{16}}, jax .*jaxlib 9.9.*; --accept_code continues"
+    with pytest.raises(UserError, match=message):
+        rate(make())
+    assert not list(begun.path.glob("code-*"))
+    run = make()
+    run.place.accept_code = True
+    accepted = rate(run)
+    parts = Parts(begun.path / "parts", inputs, ALONE, -1.0, accepted)
+    assert parts.done.tolist() == [True, False]
+    parts.add(1, Segment(f"{2:016x}", "text", "h", ("h",), "u", "s", 0, 1))
+    assert accepted.identity != begun.identity and {accepted.identity, begun.identity} == accepted.identities
+    rate(make()).finish(counts={})
+    manifest = json.loads((begun.path / "manifest.json").read_text())
+    assert [each["jaxlib"] for each in manifest["code"]] == [version["jaxlib"], "9.9"]
+    monkeypatch.undo()
+    rate(make())  # what is finished is not compared

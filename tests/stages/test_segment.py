@@ -59,7 +59,7 @@ def stage_of(cfg: Segments, folder: Path):
     whole = config.Config()
     whole.segments = cfg
     run = Run(config.finish(whole), folder)
-    return run.stage("segments", ("segments.",)), run.cfg.segments
+    return run.stage("segments", ("segments.",), module=""), run.cfg.segments
 
 
 def contents(folder: Path) -> dict[str, bytes]:
