@@ -3,7 +3,9 @@
 import bisect
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+Id = TypeVar("Id", str, int)
 
 
 def mean_sd(values: Sequence[float]) -> dict[str, float | None]:
@@ -32,7 +34,7 @@ def correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     return products / ((len(xs) - 1) * x_sd * y_sd)
 
 
-def length_matched(chosen: Sequence[tuple[str, int]], others: Sequence[tuple[str, int]]) -> list[str]:
+def length_matched(chosen: Sequence[tuple[Id, int]], others: Sequence[tuple[Id, int]]) -> list[Id]:
     """For each chosen (id, length), in the order of ids, the other of the nearest length that is not taken yet.
 
     Ids are hashes, so among equal lengths this is a random control. It shows what of a selection is not length.
@@ -42,7 +44,7 @@ def length_matched(chosen: Sequence[tuple[str, int]], others: Sequence[tuple[str
     for _, length in sorted(chosen):
         if not free:
             break
-        right = bisect.bisect_left(free, (length, ""))
+        right = bisect.bisect_left(free, (length,))
         places = [place for place in (right - 1, right) if 0 <= place < len(free)]
         nearest = min(places, key=lambda place: (abs(free[place][0] - length), free[place][1]))
         control.append(free.pop(nearest)[1])

@@ -14,6 +14,7 @@ from humpback import distributed, prompts, storage
 from humpback.errors import UserError
 from humpback.models import folders
 from humpback.models.folders import digest_of
+from humpback.progress import say
 from humpback.records import Example, read_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run
@@ -81,6 +82,9 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}
     measured = measure_held_out(run, task, base, models, ft.compute_dtype)
+    if not measured:
+        length = run.cfg.decoding.length
+        say(f"{name}: not measured, as no pair is held out (seed_pairs.held_out) or none fits into decoding.length = {length}")
     if distributed.is_first():
         storage.publish(stage.path / HELD_OUT_FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
     digests = folders.weights_digest(trained)

@@ -7,26 +7,29 @@ _MODEL_NAMES = {"base": "base", "backward": "M_yx"}
 
 
 def render(summary: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
-    """report.md, whole. Times stand in its last section only."""
-    sections = [
-        "# Report of a run",
-        "## Stages\n\n" + _markdown(("stage", "counts", "dropped"), _stage_rows(summary)),
-        "## Lengths in characters, mean ± sd\n\n" + _markdown(("set", "examples", "instruction", "output"), _length_rows(summary)),
-        "## Held-out pairs, nats per target token\n\n" + _held_out_text(summary),
-        "## Candidates\n\n" + _candidates_text(summary),
-        *(_rating_section(rating) for rating in summary["ratings"]),
-        "## Overlap of the curated sets\n\n" + _overlap_text(summary),
-        "## The five candidates rated best by the last judge\n\n" + _examples(summary["best"]),
-        "## The five rated worst\n\n" + _examples(summary["worst"]),
-        "## Timing\n\n" + _markdown(("stage", "seconds", "tokens", "tokens/s"), _timing_rows(timing)),
-    ]
-    return "\n\n".join(sections) + "\n"
+    """report.md, whole; of what has not been made yet it says nothing. Times stand in its last section only."""
+    rounds = {
+        f"Ratings of iteration {rating['iteration']}, by M_{rating['iteration'] - 1}": _rating_text(rating) for rating in summary["ratings"]
+    }
+    sections = {
+        "Stages": _markdown(("stage", "counts", "dropped"), _stage_rows(summary)),
+        "Lengths in characters, mean ± sd": _markdown(("set", "examples", "instruction", "output"), _length_rows(summary)),
+        "Held-out pairs, nats per target token": _held_out_text(summary),
+        "Candidates": _candidates_text(summary["candidates"]) if summary["candidates"] else "",
+        **rounds,
+        "Overlap of the curated sets": _overlap_text(summary) if "curated-1" in summary["stages"] else "",
+        "The five candidates rated best by the last judge": _examples(summary["best"]),
+        "The five rated worst": _examples(summary["worst"]),
+        "Timing": _markdown(("stage", "seconds", "tokens", "tokens/s"), _timing_rows(timing)),
+    }
+    return "\n\n".join(["# Report of a run", *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
 
 
 def table(summary: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
     """What a person wants to see at the end: stages with counts and seconds, then the likelihoods."""
     rows = [(name, counts, f"{timing[name]['seconds']:.0f} s") for name, counts, _ in _stage_rows(summary)]
-    return "\n\n".join((_plain(("stage", "counts", "time"), rows), _plain(_HELD_OUT_HEADER, _held_out_rows(summary))))
+    held_out = _held_out_rows(summary)
+    return "\n\n".join([_plain(("stage", "counts", "time"), rows), *([_plain(_HELD_OUT_HEADER, held_out)] if held_out else [])])
 
 
 def verdict(learned: Mapping[str, Any]) -> list[str]:
@@ -34,6 +37,9 @@ def verdict(learned: Mapping[str, Any]) -> list[str]:
     what = {"backward": "M_yx, instruction given response", "forward-0": "M_0, response given instruction"}
     lines = []
     for name, row in learned.items():
+        if row is None:
+            lines.append(f"{what[name]}: not measured")
+            continue
         needed = f"at most {row['needed']:+.2f}" if row["needed"] else "below 0"
         outcome = "learned" if row["passed"] else "NOT LEARNED"
         error = _number(row["standard_error"], 3)
@@ -41,6 +47,10 @@ def verdict(learned: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+_NOT_MEASURED = (
+    "Not measured: there is no model yet, no pair is held out (seed_pairs.held_out, seed_pairs.held_out_source), or none fits into "
+    "decoding.length."
+)
 _HELD_OUT_HEADER = ("held-out", "model", "nats/token", "minus base", "± s.e.", "pairs")
 
 
@@ -72,27 +82,28 @@ def _held_out_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _held_out_text(summary: Mapping[str, Any]) -> str:
-    return _markdown(_HELD_OUT_HEADER, _held_out_rows(summary)) + "\n\n" + "\n".join(f"- {line}" for line in verdict(summary["learned"]))
+    rows = _held_out_rows(summary)
+    table_ = _markdown(_HELD_OUT_HEADER, rows) if rows else _NOT_MEASURED
+    return table_ + "\n\n" + "\n".join(f"- {line}" for line in verdict(summary["learned"]))
 
 
-def _candidates_text(summary: Mapping[str, Any]) -> str:
-    c = summary["candidates"]
+def _candidates_text(c: Mapping[str, Any]) -> str:
     return (
         f"{c['candidates']} candidates; echo rate {c['echo_rate']:.1%}, unfinished {c['unfinished_rate']:.1%}, "
         f"empty {c['empty_rate']:.1%}. None of these is rated."
     )
 
 
-def _rating_section(rating: Mapping[str, Any]) -> str:
+def _rating_text(rating: Mapping[str, Any]) -> str:
     control = _markdown(
         ("set", "examples", "score", "instruction", "output"),
         [
             (name, str(part["examples"]), _mean_sd(part["score"], 2), _mean_sd(part["instruction"]), _mean_sd(part["output"]))
             for name, part in (("curated", rating["curated"]), ("control of the same lengths", rating["length_matched_control"]))
+            if part is not None
         ],
     )
     return (
-        f"## Ratings of iteration {rating['iteration']}, by M_{rating['iteration'] - 1}\n\n"
         f"Invalid: {rating['invalid_rate']:.1%}; score {_mean_sd(rating['score'], 2)}; correlation of score and output length "
         f"{_number(rating['score_length_correlation'], 2)}.\n\n"
         + _markdown(("rating", "candidates"), [(score, str(count)) for score, count in rating["histogram"].items()])

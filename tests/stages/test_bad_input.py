@@ -149,7 +149,7 @@ def test_no_candidate_above_the_threshold_says_how_far_and_the_way_out(make_run,
 def test_a_stage_without_its_inputs_names_them(make_run):
     with pytest.raises(UserError, match=r"candidates: not complete; run that stage first"):
         curate.rate(make_run(), 1)
-    with pytest.raises(UserError, match=r"base: not complete"):
+    with pytest.raises(UserError, match=r"run: no stage is complete; `humpback run` makes them all"):
         summarize(make_run())
 
 

@@ -8,6 +8,7 @@ from humpback.errors import UserError
 from humpback.stages.base import convert_base
 from humpback.stages.finetune import finetune, read_profile
 from humpback.stages.seed import seed
+from humpback.stages.summary import summarize
 
 
 @pytest.mark.parametrize("asked", ["3", "3:", ":4", "0:2", "5:4", "a:b", "1:2:3"])
@@ -33,3 +34,14 @@ def test_the_dev_set_is_looked_at_and_a_profile_is_written(make_run, tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     finetune(run, "forward", 0)  # done before, and what was to be kept stays
     assert (stage / "steps" / "00000004" / "checksums.json").exists()
+
+
+@pytest.mark.parametrize("fields", [{"seed_pairs__held_out": 0}, {"decoding__length": 32}])
+def test_without_a_held_out_pair_that_fits_nothing_is_measured(make_run, capsys, fields):
+    run = make_run(forward_seed__steps=1, augment__max_new_tokens=4, curate__max_new_tokens=4, **fields)
+    convert_base(run)
+    seed(run)
+    finetune(run, "forward", 0)
+    assert (run.workdir / "forward-0" / "held_out.jsonl").read_text() == ""
+    assert "forward-0: not measured, as no pair is held out (seed_pairs.held_out) or none fits into" in capsys.readouterr().err
+    assert summarize(run) == {"backward": None, "forward-0": None}
