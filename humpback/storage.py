@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -41,17 +42,17 @@ def publish(path: PathLike, data: bytes | str | Iterable[bytes | memoryview], *,
     """Writes a whole file once and returns the sha256 of its bytes as hex digits.
 
     A file that is already there with the same bytes counts as done. One with other bytes raises FileExistsError unless `replace`,
-    which is only for files derived from everything else (summary.json, timing.json, report.md).
+    which is only for what derives from everything else (summary.json, timing.json, report.md), config.json and caches.
     """
     chunks = _chunks(data)
     target = epath.Path(path)
     if not is_local(target):
         return _publish_remote(target, chunks, replace)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f"{TEMPORARY}{os.getpid()}-{target.name}"
+    temporary = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"  # process ids are not unique where several hosts write
     digest = hashlib.sha256()
     try:
-        with open(temporary, "wb") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        with open(temporary, "xb") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
             syncing, begun = None, 0
             for chunk in chunks:
                 digest.update(chunk)
@@ -130,6 +131,16 @@ def crc32c(data: bytes) -> str:
     checksum = Crc32c()
     checksum.update(data)
     return checksum.hexdigest().decode()
+
+
+def read_generation(path: PathLike) -> tuple[bytes | None, str]:
+    """The bytes of an object of gs:// and its generation; (None, "0") when there is none."""
+    return fsspec.filesystem("gs").read_generation(os.fspath(path))
+
+
+def replace_generation(path: PathLike, data: bytes, generation: str) -> str | None:
+    """Writes a small object of gs:// where that of a generation still is ("0": none); the new generation, None where it is not."""
+    return fsspec.filesystem("gs").replace_generation(os.fspath(path), data, generation)
 
 
 def clean(folder: PathLike) -> None:

@@ -34,6 +34,20 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_two_hosts_with_equal_process_ids_write_one_file_whole(tmp_path, monkeypatch):
+    """On a shared disk: the other one writes the same file while this one is in the middle."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+
+    def chunks():
+        yield b"a" * 5_000
+        storage.publish(tmp_path / "file", b"a" * 5_000 + b"b" * 5_000)
+        yield b"b" * 5_000
+
+    storage.publish(tmp_path / "file", chunks())
+    assert (tmp_path / "file").read_bytes() == b"a" * 5_000 + b"b" * 5_000
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path, monkeypatch):
     storage.publish(tmp_path / "file", b"old")
 
