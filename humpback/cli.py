@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from humpback import config as configs
-from humpback import credentials, distributed
+from humpback import credentials, distributed, locks
 from humpback.errors import Stopped, UserError
 from humpback.training.stopping import PREEMPTED, Sigterm, heed_preemption
 
@@ -35,6 +35,7 @@ COMMANDS = {
     "chat": ("humpback.commands.chat", "talk to a model folder"),
 }
 EXIT_USER_ERROR = 2
+_RELEASE_SECONDS = 10  # of a store that does not answer
 # Every command's flags that say which of several processes this is, and the variables that say the same.
 PLACE_FLAGS = {
     "coordinator_address": "JAX_COORDINATOR_ADDRESS",
@@ -87,7 +88,10 @@ def _run(module) -> None:
             configuration = _configuration()
             credentials.refuse(configuration)  # before anything is written, or told to other processes
             distributed.start(configuration)  # before anything asks JAX for its devices
-            module.main()
+            try:
+                module.main()
+            finally:
+                locks.release_all(_RELEASE_SECONDS)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{error.filename or 'the disk'}: no room left; free some space and run the same command again") from error

@@ -7,6 +7,7 @@ Orbax hands them to TensorStore's own driver, which retries by itself and has it
 import asyncio
 import random
 import time
+import urllib.parse
 from typing import Any
 
 import aiohttp
@@ -88,6 +89,35 @@ class Gcs(gcsfs.core.GCSFileSystem):
     async def _delete_files(self, files: list[str], batchsize: int) -> list:
         """One request each, as gcsfs does it elsewhere than at Google: these `_request` repeats, parts of a batch it would not."""
         return await _run_in_chunks([self._rm_file(file) for file in files], return_exceptions=True, batch_size=_DELETED_AT_ONCE)
+
+
+    async def _read_generation(self, path: str) -> tuple[bytes | None, str]:
+        """An object's bytes and its generation, of one moment; (None, "0") when there is none."""
+        bucket, key, _ = self.split_path(path)
+        try:
+            headers, data = await self._call("GET", "b/{}/o/{}", bucket, key, alt="media")
+        except FileNotFoundError:
+            return None, "0"
+        return data, headers["x-goog-generation"]
+
+    async def _replace_generation(self, path: str, data: bytes, generation: str) -> str | None:
+        """Writes a small object where that of this generation still is, and returns the new generation; None where it is not.
+
+        None also where it was written and the answer was lost.
+        """
+        bucket, key, _ = self.split_path(path)
+        place = f"{self._location}/upload/storage/v1/b/{urllib.parse.quote(bucket)}/o"
+        kind = {"Content-Type": "application/octet-stream"}
+        try:
+            made = await self._call(
+                "POST", place, uploadType="media", name=key, ifGenerationMatch=generation, headers=kind, data=data, json_out=True
+            )
+        except FileExistsError:
+            return None
+        return made["generation"]
+
+    read_generation = _sync(_read_generation)
+    replace_generation = _sync(_replace_generation)
 
 
 def may_pass(error: Exception) -> bool:

@@ -23,7 +23,7 @@ USED = {
         "gcsfs.core": [
             f"GCSFileSystem.{name}"
             for name in ("_request.__wrapped__", "_mkdir", "_makedirs", "_info", "_isdir", "_delete_files", "_rm_file", "_strip_protocol",
-                         "split_path", "_get_object", "_get_directory_info")
+                         "split_path", "_get_object", "_get_directory_info", "_call", "_location")
         ],
         "gcsfs.retry": ["is_retriable"],
     },

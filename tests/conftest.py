@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from humpback import locks
 from tests import compilation
 from tests.forks import Humpback
 
@@ -23,6 +24,13 @@ def test_data() -> pathlib.Path:
     if not pathlib.Path(folder).is_dir():
         pytest.skip(f"HUMPBACK_TEST_DATA={folder} is not a folder")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def no_locks() -> Iterator[None]:
+    """What a test's runs hold is given up, or this process would go on renewing it."""
+    yield
+    locks.release_all()
 
 
 @pytest.fixture(scope="session")

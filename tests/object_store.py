@@ -1,9 +1,9 @@
 """An object store on this machine: fake-gcs-server over HTTP, behind a proxy that adds what it lacks, and trouble.
 
 fake-gcs-server (github.com/fsouza/fake-gcs-server) serves the JSON API of Cloud Storage: uploads whole, of several parts and resumable,
-ranges, listings with a delimiter. It asks for if-generation-match only of uploads of several parts; gcsfs needs it of resumable ones,
-TensorStore of whole ones and deletions, too, so the proxy asks for it. It also says again how a resumable upload ended, as Cloud
-Storage does when it is asked once more.
+ranges, listings with a delimiter. It asks for if-generation-match only of uploads of several parts, so the proxy asks for it of every
+write: of whole ones, resumable ones, copies, changes and deletions. It also says again how a resumable upload ended, as Cloud Storage
+does when it is asked once more.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 BUCKET = "bucket"
+_NAME = re.compile(rb'"name": *("(?:[^"\\\\]|\\\\.)*")')  # in what describes an object
 _HOP = {"connection", "transfer-encoding", "content-length", "date", "server", "keep-alive"}
 _KINDS = ("503", "429", "lost request", "lost answer", "half an answer")
 
@@ -77,26 +78,27 @@ class ObjectStore:
         with self._lock:
             return self._writes.setdefault(name, threading.Lock())
 
-    def wanted(self, method: str, path: str) -> tuple[str, str] | None:
+    def wanted(self, method: str, path: str, body: bytes | None) -> tuple[str, str] | None:
         """(object, generation) that a request must find for it to be done; "" for any generation, None for a request that reads."""
         parsed = urllib.parse.urlsplit(path)
         query = {key: values[0] for key, values in urllib.parse.parse_qs(parsed.query).items()}
-        if match := re.fullmatch(r"/upload/storage/v1/b/[^/]+/o", parsed.path):
-            if upload := query.get("upload_id"):
-                return self._conditions.get(upload, ("", ""))
-            if query.get("uploadType") == "media":
-                return query["name"], query.get("ifGenerationMatch", "")
-        match = re.fullmatch(r"/storage/v1/b/[^/]+/o/([^/]+)", parsed.path)
-        if match and method == "DELETE":
-            return urllib.parse.unquote(match[1]), query.get("ifGenerationMatch", "")
-        return None
+        if method not in ("POST", "PUT", "PATCH", "DELETE"):
+            return None
+        if upload := query.get("upload_id"):
+            return self._conditions.get(upload, ("", ""))
+        name = query.get("name", "")
+        if parsed.path.startswith("/upload/") and not name and (found := _NAME.search((body or b"")[:4096])):
+            name = json.loads(found[1])
+        if match := re.fullmatch(r"/(?:upload/)?storage/v1/b/[^/]+/o/([^/]+)(?:/.*/o/([^/]+)|/compose)?", parsed.path):
+            name = urllib.parse.unquote(match[2] or match[1])  # of a copy the target's
+        return (name, query.get("ifGenerationMatch", "")) if name else None
 
-    def remember(self, path: str, location: str) -> None:
+    def remember(self, path: str, name: str, location: str) -> None:
         """Keeps the condition of a resumable upload that begins, for its end."""
         query = {key: values[0] for key, values in urllib.parse.parse_qs(urllib.parse.urlsplit(path).query).items()}
         upload = urllib.parse.parse_qs(urllib.parse.urlsplit(location).query).get("upload_id")
         if upload and "ifGenerationMatch" in query:
-            self._conditions[upload[0]] = query["name"], query["ifGenerationMatch"]
+            self._conditions[upload[0]] = name, query["ifGenerationMatch"]
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None):
         """(status, headers, body) of a request to fake-gcs-server."""
@@ -147,7 +149,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         if self.command == "DELETE" and "upload_id=" in self.path:  # gives a resumable upload up
             return 499, [], b""
         kept = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}  # Host is told to clients
-        wanted = self.store.wanted(self.command, self.path)
+        wanted = self.store.wanted(self.command, self.path, body)
         upload = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query).get("upload_id", [""])[0]
         if upload in self.store.finished:
             return self.store.finished[upload]
@@ -156,7 +158,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
                 return 412, [], b'{"error": {"code": 412, "message": "conditionNotMet"}}'
             status, headers, answer = self.store.ask(self.command, self.path, body, kept)
         if "uploadType=resumable" in self.path and status == 200:
-            self.store.remember(self.path, dict(headers).get("Location", ""))
+            self.store.remember(self.path, wanted[0], dict(headers).get("Location", ""))
         if upload and status in (200, 201):
             self.store.finished[upload] = status, headers, answer
         return status, headers, answer

@@ -5,6 +5,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
 import urllib.request
 
 import aiohttp
@@ -14,7 +18,7 @@ import pytest
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from humpback import gcs, storage
+from humpback import digests, gcs, locks, storage
 from humpback.commands.convert import convert
 from humpback.convert import sources
 from humpback.errors import UserError
@@ -134,6 +138,106 @@ def test_an_array_whose_store_falls_silent_arrives(store, monkeypatch):
     done = subprocess.run([sys.executable, "-c", ARRAY], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[1, 2, 3]\n", done.stderr
     assert store.faults == {"silence": 3}
+
+
+WRITES = {
+    "whole": ("POST", "/upload/storage/v1/b/bucket/o?uploadType=media&name={name}", b"new", "application/octet-stream"),
+    "of several parts": (
+        "POST", "/upload/storage/v1/b/bucket/o?uploadType=multipart",
+        b'--x\nContent-Type: application/json\n\n{{"name": "{name}"}}\n--x\nContent-Type: text/plain\n\nnew\n--x--',
+        'multipart/related; boundary="x"',
+    ),
+    "resumable": ("POST", "/upload/storage/v1/b/bucket/o?uploadType=resumable", b'{{"name": "{name}"}}', "application/json"),
+    "a change": ("PATCH", "/storage/v1/b/bucket/o/{quoted}?", b'{{"metadata": {{"a": "b"}}}}', "application/json"),
+    "a copy": ("POST", "/storage/v1/b/bucket/o/source/rewriteTo/b/bucket/o/{quoted}?", b"{{}}", "application/json"),
+    "a deletion": ("DELETE", "/storage/v1/b/bucket/o/{quoted}?", b"", "application/json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_the_store_of_these_tests_asks_every_write_for_the_generation(store, kind):
+    """So that what a client forgets is seen here."""
+    method, path, body, content = WRITES[kind]
+    name = f"generations/{kind}"
+    storage.publish("gs://bucket/source", b"other")
+    storage.publish(f"gs://bucket/{name}", b"old")
+    there = storage.read_generation(f"gs://bucket/{name}")[1]
+
+    def status(generation: str) -> int:
+        where = path.format(name=urllib.parse.quote(name), quoted=urllib.parse.quote(name, safe="")) + f"&ifGenerationMatch={generation}"
+        sent = body.decode().format(name=name).encode()
+        request = urllib.request.Request(store.url + where, sent, {"Content-Type": content}, method=method)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert status("0") == status(str(int(there) + 1)) == 412
+    assert storage.read_generation(f"gs://bucket/{name}") == (b"old", there)
+    assert status(there) in (200, 204)
+
+
+def test_a_small_object_is_replaced_only_where_it_is_what_was_read(store):
+    path = "gs://bucket/generation/a lock"
+    assert storage.read_generation(path) == (None, "0")
+    first = storage.replace_generation(path, b"a", "0")
+    assert storage.replace_generation(path, b"b", "0") is None and storage.read_generation(path) == (b"a", first)
+    second = storage.replace_generation(path, b"b", first)
+    assert storage.replace_generation(path, b"c", first) is None and storage.read_generation(path) == (b"b", second)
+
+
+def test_a_lock_there_goes_from_one_to_the_next(store, monkeypatch):
+    for name, value in (("BEAT_SECONDS", 0.1), ("STALE_SECONDS", 2.0), ("_SURE_SECONDS", 0.3), ("_LOOK_SECONDS", 0.1)):
+        monkeypatch.setattr(locks, name, value)
+    ended = []
+    monkeypatch.setattr(locks, "_end", lambda path, holder: ended.append(holder["number"]))
+    monkeypatch.setattr(locks, "_born", lambda pid: "then")  # as if each were alive
+    store.trouble(7, refused=0.1, cut=0.1)  # an answer that is lost is none
+    first, second = (locks.Lock(epath.Path("gs://bucket/run/lock")) for _ in range(2))
+    assert first.acquire() and first.number == 1
+    time.sleep(1)
+    waiting = threading.Thread(target=second.acquire)
+    waiting.start()
+    waiting.join(3)
+    assert waiting.is_alive()  # its holder gives signs
+    first.release()
+    waiting.join(10)
+    assert second.number == 2 and not ended
+    first.number = 1  # as one that had been silent and did not know
+    first.check()
+    assert ended == [2]
+    first.number = 0
+    second.release()
+    assert store.faults
+
+
+def test_of_many_that_want_it_one_gets_it(store):
+    taken = [locks.Lock(epath.Path("gs://bucket/many locks/lock")) for _ in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        tokens = list(pool.map(lambda lock: lock._store.swap("0", lock._word(1)), taken))
+    assert len([token for token in tokens if token is not None]) == 1
+
+
+def test_an_objects_own_digest_is_taken(store):
+    """Not one of them is read; many in a folder cost one listing."""
+    names = [f"gs://bucket/digests/{number}" for number in range(20)]
+    for number, name in enumerate(names):
+        storage.publish(name, b"%d" % number)
+    before = store.served["GET"]
+    found = digests.Digests().measure([*names, "gs://bucket/digests/none"])
+    assert store.served["GET"] == before + 1
+    assert [(d.size, d.crc32c) for d in found[:-1]] == [(len(str(n)), storage.crc32c(b"%d" % n)) for n in range(20)]
+    assert found[-1].crc32c == "unreadable"
+    some = digests.Digests().measure(names[:2])
+    assert some == found[:2]
+    seen = dict(zip(names, found, strict=False))
+    digests.check_unchanged(seen)
+    storage.publish(names[3], b"3", replace=True)
+    digests.check_unchanged(seen)  # another generation of the same content
+    storage.publish(names[3], b"4", replace=True)
+    with pytest.raises(UserError, match="digests/3: was changed while it was read"):
+        digests.check_unchanged(seen)
 
 
 def test_mistakes_are_named(store):

@@ -13,7 +13,7 @@ errors rounding machine metadata
 internals credentials
 gcs
 storage prompts chips model
-records config keys distributed tokens evaluation digests
+records config keys distributed tokens evaluation digests locks
 progress corpus datasets models
 convert decoding training
 planning pages

@@ -7,6 +7,7 @@ so nothing is done twice, and publishes the part when the input is at its end: N
 
 import base64
 import contextlib
+import ctypes
 import functools
 import gc
 import io
@@ -44,6 +45,7 @@ from humpback.records import Page, Segment, from_json, to_json
 _STATE = struct.Struct("<qqqq")  # pages begun, bytes of them, bytes of the input up to them, and what is done:
 _READING, _AT_PAGE, _PUBLISHING = range(3)
 _GRACE = 2.0  # a page that the child's own alarm does not end, since it is in C code, is ended from outside after so many times its limit
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _SILENT = 300.0  # seconds in which a child may read on without a page
 GARBAGE_THRESHOLD = 100_000  # objects between two searches for cycles: a page makes ten thousand objects, and hardly any cycle
 _TRIES = 2  # at one place; a third is not made, and what is behind it stays unread
@@ -182,6 +184,8 @@ class Worker:
 
 def main() -> None:
     """The child: an order a line on stdin, an answer a line on stdout, until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C goes to all; the parent ends, and its children with it
+    _die_with_parent()
     gc.set_threshold(GARBAGE_THRESHOLD)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
@@ -356,6 +360,12 @@ def _complete_pages(spool: str) -> int:
             page = json.loads(line[1:])["page"]
     os.truncate(spool, size)
     return page
+
+
+def _die_with_parent() -> None:
+    """Linux is to kill this process when the thread that has started it ends: who takes over from its parent is to be the only writer."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @functools.cache  # once, when the process has nothing of a page yet

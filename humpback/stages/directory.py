@@ -18,12 +18,14 @@ from humpback import config as configs
 from humpback import distributed, storage
 from humpback.digests import CACHE, Digest, Digests, check_unchanged
 from humpback.errors import UserError
+from humpback.locks import lock_of
 from humpback.model import sharding
 from humpback.progress import say
 from humpback.stages import code, contents, identity
 from humpback.stages.contents import Contents
 
 _METRICS_SECONDS = 10
+_WAIT_SECONDS = 30 * 24 * 3600.0  # for the first process, while that waits for who holds the lock
 WORK_FOLDERS = ("parts", "steps")  # what a stage leaves while it works, for itself to continue from
 
 
@@ -36,12 +38,21 @@ class Place:
 
     def __init__(self, path: storage.PathLike, values: Mapping[str, Any], *, accept_code: bool = False):
         self.path, self.accept_code = epath.Path(path), accept_code
+        self.lock = lock_of(path)
         self.digests = Digests(self.path / CACHE)
         self.now = identity.Now(values, Contents(values, self.digests))
         self.at_begin: list[Callable[[], None]] = []
 
+    def take(self) -> bool:
+        """Makes this process the place's only writer, for all of its run; whether it was not that before, and looks at files anew."""
+        if not self.lock.acquire():
+            return False
+        self.now = identity.Now(self.now.values, Contents(self.now.values, self.digests))  # it may have waited for long
+        return True
+
     def begin(self) -> None:
-        """To be called in the first process before something is written."""
+        """To be called in the first process, the lock's holder, before something is written."""
+        self.lock.check()
         while self.at_begin:
             self.at_begin.pop(0)()
         self.digests.save()
@@ -62,6 +73,10 @@ class Run:
             return sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor)
         except ValueError as error:
             raise UserError(f"config fields mesh.*: {error}") from error
+
+    def weights_digest(self, name: str) -> str:
+        """The digest of a complete stage's weights, which stands for the model."""
+        return distributed.by_first(f"weights of {name}", lambda: read_manifest(self.workdir, name)["weights_sha256"])
 
     def check(self, names: Iterable[str]) -> None:
         """UserError when one of these stages was made, or begun, with another config, before anything is done or written."""
@@ -109,16 +124,27 @@ class Stage:
         self._published = self._started = time.monotonic()
         self._begun = False
         self._lists: dict[str, contents.Listed] = {}  # of the first process
-        found = distributed.by_first(f"stage {path}", self._open)
+        found = distributed.by_first(f"stage {path}", self._open, _WAIT_SECONDS)
         self.complete, self._made_from, self._codes, self._accepted = (found[k] for k in ("complete", "made_from", "codes", "accepted"))
+        self.lock: int = found["lock"]  # its number, which the names of parts have
         if self.complete:
-            self._clear_work()  # a kill may have come between the manifest and this
             say(f"{self.name}: done before{found['told']}")
             return
         say(f"{self.name}: …")
 
     def _open(self) -> dict[str, Any]:
-        """What the first process finds in the folder. UserError for one that was made, or begun, from something else."""
+        """What the first process finds in the folder; becomes its only writer if there is something to do."""
+        found = self._look()
+        if (not found["complete"] or self._work_folders()) and self._place.take():
+            found = self._look()  # another process may have had it
+        if found["complete"]:
+            self._clear_work()  # a kill may have come between the manifest and this
+        else:
+            storage.clean(self.path)
+        return {**found, "lock": self._place.lock.number}
+
+    def _look(self) -> dict[str, Any]:
+        """What there is, and what it is to be made from. UserError for what was made, or begun, from something else."""
         now, record = self._place.now, identity.read(self.path)
         if record and identity.nothing_made(self.path):
             record = None
@@ -141,7 +167,6 @@ class Stage:
             raise UserError(identity.other_code(self.path, codes, version))
         accepted = [version] if version not in codes else []
         self._lists = {name: listed for name in files if (listed := now.contents.listed(name))}
-        storage.clean(self.path)
         if not record or "contents" not in record:  # what has begun it says what it is made from, but for versions that did not say all
             record = {
                 "stage": self.path.name,
@@ -178,23 +203,14 @@ class Stage:
         """What parts in this folder may say that they are made from."""
         return {identity.of(self._made_from, version) for version in self._codes}
 
-    @property
-    def lock(self) -> int:
-        """The number of the run's lock, which the names of parts have."""
-        return 0
-
     def seen(self, field: str) -> dict[str, Digest]:
         """The digest of each file that a field names. Of the first process."""
         return self._place.now.contents.seen(field)
 
     def check_contents(self) -> None:
-        """To be called when the files that the fields name were read: UserError when one was changed meanwhile."""
-
-        def check() -> None:
-            for name in self._made_from["contents"]:
-                check_unchanged(self.seen(name))
-
-        distributed.by_first(f"contents of {self.path}", check)
+        """To be called in the first process when the files that the fields name were read: UserError when one was changed meanwhile."""
+        for name in self._made_from["contents"]:
+            check_unchanged(self.seen(name))
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Adds a row to the stage's metrics, which are published in parts so that a kill costs seconds of them."""
@@ -211,11 +227,15 @@ class Stage:
             storage.publish(self.path / "metrics" / f"metrics-{number:05d}.jsonl", lines)
         self._metrics, self._published = [], time.monotonic()
 
-    def _clear_work(self) -> None:
+    def _work_folders(self) -> list[epath.Path]:
+        """What is there of work that is over once the stage is complete."""
         kept = any(value for name, value in self._recorded.items() if name.endswith(".checkpoint_keep_every"))
-        for name in WORK_FOLDERS:
-            if distributed.is_first() and (self.path / name).exists() and not (kept and name == "steps"):
-                (self.path / name).rmtree()
+        folders = (self.path / name for name in WORK_FOLDERS if not (kept and name == "steps"))
+        return [folder for folder in folders if folder.exists()]
+
+    def _clear_work(self) -> None:
+        for folder in self._work_folders() if distributed.is_first() else ():
+            folder.rmtree()
 
     def finish(
         self,
@@ -230,6 +250,7 @@ class Stage:
         self.begin()
         self.publish_metrics()
         if distributed.is_first():
+            self._place.lock.check()
             seconds = time.monotonic() - self._started
             timing = {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds, "devices": jax.device_count()}
             storage.publish_json(self.path / "timing.json", timing, replace=True)

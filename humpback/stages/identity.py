@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from humpback import config as configs
-from humpback import storage
+from humpback import digests, locks, storage
 from humpback.stages import contents
 from humpback.stages.contents import Content, Contents
 
@@ -82,7 +82,7 @@ def read_all(workdir: epath.Path) -> dict[str, Record]:
 
 def nothing_made(folder: epath.Path) -> bool:
     """Whether a folder holds nothing but what a stage is to be made from: then it may be made from something else."""
-    ours = (STAGE, LISTS)
+    ours = (STAGE, LISTS, locks.NAME, digests.CACHE)  # the last two of a folder that is a place of its own
     return all(item.name in ours or item.name.startswith((_CODE, storage.TEMPORARY)) for item in folder.iterdir())
 
 

@@ -162,15 +162,18 @@ def test_a_folder_that_was_begun_is_continued(tmp_path: Path, monkeypatch: pytes
 def test_other_files_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     pages = put_pages(tmp_path / "pages")
     stage, cfg = stage_of(config_for(pages), tmp_path)
-    plan(cfg, stage)
+    local_engine.extract_all(plan(cfg, stage), 1, lambda *_: None)
     (pages / "new.html").write_text("<h1>New</h1>")
-    with pytest.raises(UserError, match="other files"):
-        plan(cfg, stage)
+    with pytest.raises(UserError, match=r"segments: was begun with segments.input = '.*/pages', whose .* \(new.html is new\); put back"):
+        stage_of(config_for(pages), tmp_path)
 
 
-def one_job(tmp_path: Path, **fields) -> Job:
+def one_job(tmp_path: Path, second: str = "", **fields) -> Job:
+    """Three pages, of which one may be another."""
     for number in (0, 2, 4):
         put(tmp_path / "pages" / f"{number}.html", number)
+    if second:
+        (tmp_path / "pages" / "2.html").write_text(second)
     stage, cfg = stage_of(config_for(tmp_path / "pages", **fields), tmp_path / "out")
     return plan(cfg, stage)[0]
 
@@ -190,9 +193,8 @@ def outcome_of_hurt(job: Job, program: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_page_that_takes_too_long_costs_itself(tmp_path: Path) -> None:
-    job = one_job(tmp_path, page_seconds=0.3)
     many = "".join(f"<li>{text(n, 20)}" for n in range(40_000))
-    (tmp_path / "pages" / "2.html").write_text(f"<h1>Long</h1><ul>{many}</ul>")
+    job = one_job(tmp_path, f"<h1>Long</h1><ul>{many}</ul>", page_seconds=0.3)
     guard = Worker()
     guard.run(job)
     guard.close()
@@ -275,8 +277,7 @@ def test_a_worker_that_fails_otherwise_fails_the_run(tmp_path: Path, monkeypatch
 
 
 def test_memory_is_limited(tmp_path: Path) -> None:
-    job = one_job(tmp_path, page_megabytes=100)
-    (tmp_path / "pages" / "2.html").write_text("<h1>Wide</h1>" + "<i>x</i>" * 1_200_000)
+    job = one_job(tmp_path, "<h1>Wide</h1>" + "<i>x</i>" * 1_200_000, page_megabytes=100)
     guard = Worker()
     guard.run(job)
     guard.close()
