@@ -1,11 +1,15 @@
 """The start of `humpback` and of `python -m humpback`, before anything that takes time is imported."""
 
 import os
+import signal
 import sys
+from typing import NoReturn
 
 
 def main() -> None:
     """The console script."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored
+        signal.signal(signal.SIGINT, _interrupted)  # until a command has begun, there is nothing to save
     use_huge_pages()
     from humpback import cli
 
@@ -24,6 +28,11 @@ def use_huge_pages() -> None:
     if libc >= (2, 35) and "glibc.malloc.hugetlb" not in tunables:
         os.environ["GLIBC_TUNABLES"] = f"{tunables}:glibc.malloc.hugetlb=1".removeprefix(":")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _interrupted(*_: object) -> NoReturn:
+    os.write(2, b"\nhumpback: Ctrl-C\n")
+    os._exit(130)  # errors.INTERRUPTED; an exception would come with a traceback from the midst of an import
 
 
 def _libc() -> tuple[int, ...]:

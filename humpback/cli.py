@@ -1,8 +1,8 @@
 """`humpback COMMAND --flags`: finds the command's module, lets it define its flags, and runs it.
 
 Exit codes: 0 done; 2 a user's mistake, which the same command would repeat; 3 `verify` found a difference; 70 a training step that
-hung; 75 stopped by SIGTERM or because the machine is being taken away; 134 another process of the run was lost, or did not come; 1
-anything else, with a traceback. After 70, 75 and 134 the same command continues.
+hung; 75 stopped by SIGTERM or because the machine is being taken away; 130 stopped by Ctrl-C; 134 another process of the run was lost,
+or did not come; 1 anything else, with a traceback. After 70, 75, 130 and 134 the same command continues.
 """
 
 import errno
@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from humpback import config as configs
 from humpback import credentials, distributed, locks
 from humpback.errors import Stopped, UserError
-from humpback.training.stopping import PREEMPTED, Sigterm, heed_preemption
+from humpback.training.stopping import StopRequest, heed_preemption
 
 COMMANDS = {
     "run": ("humpback.stages.run", "the whole loop: every stage in order, skipping what is done"),
@@ -62,7 +62,7 @@ def main() -> None:
     except UserError as error:
         _fail(error)
     except Stopped as error:
-        _fail(error, PREEMPTED)
+        _fail(error, error.code)
     except Exception as error:
         distributed.leave(error, code=1)
         raise
@@ -82,8 +82,8 @@ def _run(module) -> None:
     logging.set_verbosity(logging.WARNING)
     os.environ |= place_variables({name: flags.FLAGS[name].value for name in PLACE_FLAGS})
     try:
-        with Sigterm() as sigterm:
-            sigterm.nothing_to_save = True  # but what is published; a training says otherwise while it has more
+        with StopRequest() as stop:
+            stop.nothing_to_save = True  # but what is published; a training says otherwise while it has more
             heed_preemption()
             configuration = _configuration()
             credentials.refuse(configuration)  # before anything is written, or told to other processes

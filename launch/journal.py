@@ -14,7 +14,7 @@ from launch.gcloud import Refused
 
 FLAGS = flags.FLAGS
 GRACE_SECONDS = 120  # from SIGTERM to SIGKILL: what a save may take
-DONE, FAILED, MISUSED, OVER_BUDGET = 0, 1, 2, 3  # how a supervision ends: its exit codes
+DONE, FAILED, MISUSED, OVER_BUDGET, STOPPED = 0, 1, 2, 3, 130  # how a supervision ends: its exit codes
 NEW = {"command": None, "begun": "", "attempt": 0, "errors": 0, "chip_hours": 0.0, "seen": 0.0, "seen_chips": 0, "ends": 0.0,
        "answered": False, "outcome": None, "finished": False}  # fmt: skip
 

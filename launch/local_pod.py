@@ -7,7 +7,7 @@
 `humpback` and `python` are those of the Python that runs this file. Process 0 writes to the terminal as if it were alone; the
 lines of the others come on standard error behind their number, "[1] …", or go to DIR/process-1.log with --log_dir=DIR. The
 first process that fails gives the exit code; 134 says that it was killed, and the others ended because they had lost it. All
-belong to the process group of this launcher, and none outlives it.
+belong to the process group of this launcher, and none outlives it; Ctrl-C lets them save, and a second one ends them at once.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 
 PEER_LOST = 134  # humpback.distributed.PEER_LOST, whose import would bring JAX
+INTERRUPTED = 130  # humpback.errors.INTERRUPTED
 HEARTBEAT_SECONDS = 10  # on one machine no network can be slow
 LOST = (PEER_LOST, -signal.SIGABRT)  # the latter is how the former looks to a parent process
 LAUNCHER = os.getpid()
@@ -47,7 +48,8 @@ def main() -> int:
     if options.processes < 1 or options.devices < 1:
         parser.error("--processes and --devices must be at least 1")
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))  # by way of `finally`
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
     processes: list[subprocess.Popen] = []
     try:
         for environment in environments(options.processes, options.devices):
@@ -61,7 +63,15 @@ def main() -> int:
             process.wait()
     for printer in printers:
         printer.join(5)  # seconds; a grandchild may hold the pipe open
-    return report(first, codes)
+    return INTERRUPTED if INTERRUPTED in codes else report(first, codes)
+
+
+def end(number: int, _: object) -> None:
+    """Ends all by way of `finally`; but the first Ctrl-C a terminal has sent to all, and they save what they have before they end."""
+    if number == signal.SIGINT:
+        signal.signal(signal.SIGINT, lambda number, _: sys.exit(128 + number))
+    else:
+        sys.exit(128 + number)
 
 
 def environments(count: int, devices: int) -> Iterator[dict[str, str]]:

@@ -8,13 +8,14 @@ from absl import flags
 
 from launch import gcloud
 from launch.gcloud import NoKey, Refused, persist, say
-from launch.journal import DONE, FAILED, MISUSED, OVER_BUDGET, Journal
+from launch.journal import DONE, FAILED, MISUSED, OVER_BUDGET, STOPPED, Journal
 from launch.slices import FLEX, Pod, chips, create, delete, family, nodes, run_seconds
 from launch.workers import STATUS, answers, check_command, describe_worker, git, run, setup, status, stop
 
 FLAGS = flags.FLAGS
 UNREACHABLE = 3  # looks in a row without an answer of all workers, after which the slices are made anew
-WORKER_ERROR, WORKER_MISUSED = 1, 2  # exit codes of humpback; others but 0 (70 hung, 75 preempted, 134 peer lost) are worth a try
+# Exit codes of humpback; others but 0 (70 hung, 75 preempted, 134 peer lost) are worth a try.
+WORKER_ERROR, WORKER_MISUSED, WORKER_STOPPED = 1, 2, 130
 ERRORS = 3  # in a row, after which it has failed
 ON, SILENT = -1, -2  # of `tend`
 LIMIT_SLACK_SECONDS = 60  # by which the workers' limit may differ from what is left
@@ -54,8 +55,8 @@ def supervise(journal: Journal, command: list[str]) -> int:
             outcome = FAILED
         journal.write(outcome=outcome)
     outcome = journal.values["outcome"]  # which one had when it was killed while it deleted
-    words = {DONE: "done", FAILED: "failed", MISUSED: "called wrongly", OVER_BUDGET: "over the budget"}[outcome]
-    say(f"{FLAGS.name}: {words} after {journal.values['attempt']} starts")
+    words = {DONE: "done", FAILED: "failed", MISUSED: "called wrongly", OVER_BUDGET: "over the budget", STOPPED: "stopped on a worker"}
+    say(f"{FLAGS.name}: {words[outcome]} after {journal.values['attempt']} starts")
     if FLAGS.autodelete:
         persist(lambda: delete(journal))
     if journal.values["seen"]:
@@ -146,6 +147,8 @@ def tend(journal: Journal, command: list[str], pod: Pod) -> int:
         return DONE
     if WORKER_MISUSED in codes:
         return MISUSED
+    if WORKER_STOPPED in codes:  # somebody has sent SIGINT there: all save, and none is to begin again
+        return ON if any(answer.get("running") for answer in mine) else STOPPED
     if mine and not any(codes):
         if len(mine) < pod.workers:  # the connection broke while it was started
             run(journal, command, journal.attempt)

@@ -15,8 +15,8 @@ finds done what is done. --dry_run prints the gcloud lines and runs none. Beside
 gcloud command; for more than one worker do `ssh-add ~/.ssh/google_compute_engine` first.
 
 `supervise` may be killed and started again; what it knows is in --journal. It ends with 0 when the command is done; 2 when it was
-called wrongly, 1 when it failed (--tries times, or three times in a row by an error), 3 when --max_chip_hours are used up. Then
-the slices are deleted, unless --noautodelete. Ctrl-C leaves them running.
+called wrongly, 1 when it failed (--tries times, or three times in a row by an error), 3 when --max_chip_hours are used up, 130 when
+somebody stopped the command on a worker by SIGINT. Then the slices are deleted, unless --noautodelete. Ctrl-C here leaves them running.
 
 Only what was made from here is set up, run on, stopped or deleted: --journal has its type, number and the label that it carries.
 A command that leaves something that costs money names it in its last line. --max_chip_hours is kept by the supervisor, and by worker 0

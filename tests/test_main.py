@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -132,3 +133,32 @@ def test_what_is_set_for_malloc_stays_set(monkeypatch):
     monkeypatch.setattr(start, "_libc", lambda: ())
     start.use_huge_pages()
     assert len(started) == 2 and started[0] == (sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+@pytest.mark.parametrize("moment", ["while it is imported", "while it works"])
+def test_ctrl_c_is_one_line(moment):
+    """And no traceback, whenever it comes."""
+    script = f"""
+import signal, sys, time, types
+from humpback import __main__ as start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["humpback", "work"]
+if {moment!r} == "while it works":
+    from humpback import cli
+    work = types.ModuleType("work")
+    work.define_flags = lambda: None
+    work.main = lambda: (print("ready", flush=True), time.sleep(60))
+    cli.COMMANDS["work"] = ("work", "")
+    sys.modules["work"] = work
+    start.use_huge_pages = lambda: None
+else:
+    start.use_huge_pages = lambda: (print("ready", flush=True), time.sleep(60))
+start.main()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and len(err.strip().splitlines()) == 1 and err.strip().startswith("humpback: Ctrl-C"), err

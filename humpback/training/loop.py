@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from humpback import distributed
 from humpback.config import Finetune, recorded
-from humpback.errors import UserError
+from humpback.errors import Stopped, UserError
 from humpback.model import llama, sharding
 from humpback.models.folders import Model, ModelInfo
 from humpback.progress import Bar
@@ -26,7 +26,7 @@ from humpback.tokens.examples import TokenExample
 from humpback.training import batches, evaluate, flops, placement, update
 from humpback.training import optimizer as optimizers
 from humpback.training.checkpoint import TrainingCheckpoints
-from humpback.training.stopping import Sigterm, Stopped, Watchdog
+from humpback.training.stopping import StopRequest, Watchdog
 
 Metrics = Callable[[dict[str, Any]], None]
 
@@ -98,7 +98,7 @@ def train(
     tokens_per_second, tokens_per_second_per_device, model_flops (flops.step_flops), mfu (the share of the devices' peak that this
     makes, where that is known), dev_loss (where it was looked at)}. After a stop, steps since the last checkpoint come again.
     Raises UserError without examples or for checkpoints of another run, TrainingError for a loss that is not finite, Stopped after
-    SIGTERM, when what was done is saved.
+    SIGTERM or Ctrl-C, when what was done is saved.
     """
     ft, seed, purpose = training.ft, training.seed, training.purpose
     if not examples:
@@ -109,12 +109,12 @@ def train(
     cfg = model.info.config
     plan = batches.make_plan(examples, ft, seed, purpose, sharding.batch_shards(mesh))
     meta = _describe(model, examples, dev, training, plan)
-    with jax.set_mesh(mesh), Sigterm() as sigterm, _saved_first(checkpoints):
+    with jax.set_mesh(mesh), StopRequest() as stop, _saved_first(checkpoints):
         optimizer = optimizers.make_optimizer(ft)
         shapes = update.state_shapes(cfg, optimizer, mesh)
         state, done, dev_loss = _start(model, optimizer, shapes, mesh, checkpoints, meta)
-        compiled = sigterm.run_interruptibly(lambda: _compile(cfg, ft, optimizer, plan, done, shapes, mesh))
-        keeper = _Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, sigterm)
+        compiled = stop.run_interruptibly(lambda: _compile(cfg, ft, optimizer, plan, done, shapes, mesh))
+        keeper = _Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, stop)
         if dev and dev_loss is None and keeper.looks_after(done):  # a stop came between the step and the look
             keeper.settle(done, state)
             keeper.stop_if_asked(done)
@@ -169,10 +169,10 @@ class _Keeper:
         dev: Sequence[TokenExample],
         checkpoints: TrainingCheckpoints | None,
         meta: dict[str, Any],
-        sigterm: Sigterm,
+        stop: StopRequest,
     ):
         self._cfg, self._ft, self._steps, self._mesh, self._dev = cfg, ft, plan.steps, mesh, dev
-        self._checkpoints, self._meta, self._sigterm, self._stopping = checkpoints, meta, sigterm, False
+        self._checkpoints, self._meta, self._stop, self._stopping = checkpoints, meta, stop, False
         before = checkpoints.best() if dev and checkpoints is not None else None
         self._lowest = before[1][_DEV_LOSS] if before else math.inf
 
@@ -181,9 +181,9 @@ class _Keeper:
         return bool(self._dev) and (done == self._steps or _is_due(done, self._ft.dev_every))
 
     def settle(self, done: int, state: update.State) -> dict[str, float]:
-        """Looks and saves after a step, where that is due or SIGTERM has come; {dev_loss} where it was looked at."""
+        """Looks and saves after a step, where that is due or a stop is asked for; {dev_loss} where it was looked at."""
         loss = self._look(state) if self.looks_after(done) else None
-        self._stopping = distributed.agree(self._sigterm.came)
+        self._stopping = distributed.agree(self._stop.came)
         due = done == self._steps or _is_due(done, self._ft.checkpoint_every) or loss is not None or self._stopping
         if self._checkpoints is not None and due:
             self._checkpoints.save(done, state, {**self._meta, _DEV_LOSS: loss}, best=loss is not None and loss < self._lowest)
@@ -192,22 +192,22 @@ class _Keeper:
         return {} if loss is None else {_DEV_LOSS: loss}
 
     def stop_if_asked(self, done: int) -> None:
-        """Raises Stopped when SIGTERM had come by the last `settle`, what that saved being on disk."""
+        """Raises Stopped when that was asked for by the last `settle`, what that saved being on disk."""
         if not self._stopping:
             return
         if self._checkpoints is None:
-            raise Stopped(f"stopped after step {done} of {self._steps}; nothing was saved")
+            raise Stopped(f"stopped after step {done} of {self._steps}; nothing was saved", self._stop.code)
         self._checkpoints.wait()
-        raise Stopped(f"stopped after step {done} of {self._steps}, which is saved; the same command continues")
+        raise Stopped(f"stopped after step {done} of {self._steps}, which is saved; the same command continues", self._stop.code)
 
     def _look(self, state: update.State) -> float | None:
-        """Nats per target token of the dev set; None when SIGTERM came meanwhile."""
+        """Nats per target token of the dev set; None when a stop was asked for meanwhile."""
 
         class Enough(Exception):
             pass
 
         def between() -> None:
-            if distributed.agree(self._sigterm.came):
+            if distributed.agree(self._stop.came):
                 raise Enough
 
         with contextlib.suppress(Enough):

@@ -1,4 +1,4 @@
-"""Ending early: on SIGTERM, or when the machine is taken away, a training is saved first; a step that hangs ends the process."""
+"""Ending early: on SIGTERM, Ctrl-C, or when the machine is taken away, a training is saved first; a step that hangs ends the process."""
 
 import bisect
 import contextlib
@@ -13,11 +13,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
-from humpback import internals, metadata
-from humpback.errors import Stopped as Stopped  # raised where `Sigterm.came` is answered; `distributed` must know it, too
+from humpback import internals, locks, metadata
+from humpback.errors import INTERRUPTED, PREEMPTED, Stopped
 
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command continues
 STALLED = 70  # EX_SOFTWARE
+_CODES = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
+_RELEASE_SECONDS = 5  # of a store that does not answer, for who ends at once
 _TICK_SECONDS = 1.0
 # cloud.google.com/compute/docs/instances/create-use-spot ("detect preemption"), …/docs/metadata/querying-metadata (wait_for_change)
 _NOTICE = "instance/preempted?wait_for_change=true&timeout_sec=60"
@@ -27,58 +28,64 @@ _STDERR = 2
 T = TypeVar("T")
 
 
-class Sigterm:
-    """`with Sigterm() as sigterm:` SIGTERM is only remembered, so that the work can end in order at its next look at `came`.
+class StopRequest:
+    """`with StopRequest() as stop:` SIGTERM and SIGINT, Ctrl-C's, are only remembered, so that work can end in order when it next looks.
 
-    Whoever finds `came` set saves and raises Stopped. Set `nothing_to_save` while all that there is can be had again
-    (loading, compiling): SIGTERM then ends the process at once with PREEMPTED. So does a second one at any time, for a save
-    that hangs. A block that ends although SIGTERM came, too late for its last look, raises Stopped.
+    Whoever finds `came` set saves and raises Stopped with `code`. Set `nothing_to_save` while all that there is can be had again
+    (loading, compiling): a signal then ends the process at once. So does a second one at any time, for a save that hangs. A block
+    that ends although one came, too late for its last look, raises Stopped. Where SIGINT is ignored, as in the background of a
+    shell script, it stays so.
 
     A thread of its own acts on the signal: Python calls a handler only in the main thread, and not before C++ code there has
     returned, which for a compilation takes minutes. Outside the main thread, where Python takes no handlers, nothing happens
-    and SIGTERM stays what it was.
+    and the signals stay what they were.
     """
 
     def __init__(self) -> None:
         self.came = False
+        self.code = PREEMPTED  # of the process that ends for it; INTERRUPTED says that a user wished it
         self._nothing_to_save = False
         self._restore = contextlib.ExitStack()
 
     @property
     def nothing_to_save(self) -> bool:
-        """Whether SIGTERM may end the process at once; when it has come before this is set, it does so then."""
+        """Whether a signal may end the process at once; when one has come before this is set, it does so then."""
         return self._nothing_to_save
 
     @nothing_to_save.setter
     def nothing_to_save(self, value: bool) -> None:
         self._nothing_to_save = value
         if value and self.came:
-            _end_preempted()
+            _end_at_once(self.code)
 
-    def __enter__(self) -> "Sigterm":
+    def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self
         ours, pythons = socket.socketpair()
         pythons.setblocking(False)
-        listener = threading.Thread(target=self._listen, args=(ours,), name="sigterm", daemon=True)
+        listener = threading.Thread(target=self._listen, args=(ours,), name="signals", daemon=True)
         listener.start()
         # Called last to first: when no more signal can come, the thread reads to the end of what has come.
         self._restore.callback(listener.join)
         self._restore.callback(pythons.close)
         # Python's own handler, which is not bound to a thread, writes the number of each signal there at once.
         self._restore.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False))
-        former = signal.signal(signal.SIGTERM, lambda *_: None)
-        # None stands for a handler that is not Python's, which cannot be put back.
-        self._restore.callback(signal.signal, signal.SIGTERM, signal.SIG_DFL if former is None else former)
+        for number in _CODES:
+            former = signal.getsignal(number)
+            if number == signal.SIGINT and former == signal.SIG_IGN:
+                continue
+            signal.signal(number, lambda *_: None)
+            # None stands for a handler that is not Python's, which cannot be put back.
+            self._restore.callback(signal.signal, number, signal.SIG_DFL if former is None else former)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore.close()
         if self.came and kind is None:
-            raise Stopped("stopped by SIGTERM; what was done by then is saved, and the same command continues")
+            raise Stopped(f"stopped by {_name(self.code)}; what was done by then is saved, and the same command continues", self.code)
 
     def run_interruptibly(self, function: Callable[[], T]) -> T:
-        """Returns function(), called with `nothing_to_save` set: a compilation, say, which ends at once on SIGTERM."""
+        """Returns function(), called with `nothing_to_save` set: a compilation, say, which ends at once on a signal."""
         before, self.nothing_to_save = self.nothing_to_save, True
         try:
             return function()
@@ -88,12 +95,15 @@ class Sigterm:
     def _listen(self, ours: socket.socket) -> None:
         with ours:
             while numbers := ours.recv(64):
-                for _ in range(numbers.count(signal.SIGTERM)):  # others, such as SIGINT, are told here, too
+                for number in numbers:
+                    if number not in _CODES:  # others are told here, too
+                        continue
+                    self.code = max(self.code, _CODES[number])
                     # In this order, so that of this thread and one that sets nothing_to_save one sees the other.
                     second, self.came = self.came, True
                     if second or self._nothing_to_save:
-                        _end_preempted()
-                    _say("SIGTERM: saving as soon as this step is done; a second one ends at once")
+                        _end_at_once(self.code)
+                    _say(f"{_name(self.code)}: saving as soon as this step is done; a second one ends at once")
 
 
 def heed_preemption() -> None:
@@ -165,12 +175,18 @@ class Watchdog:
             "stacks of all its threads:"
         )
         faulthandler.dump_traceback(_STDERR, all_threads=True)
+        locks.release_all(_RELEASE_SECONDS)
         os._exit(STALLED)  # sys.exit would wait for the main thread
 
 
-def _end_preempted() -> NoReturn:
-    _say(f"SIGTERM: ending at once with exit code {PREEMPTED}; the same command continues from what was saved")
-    os._exit(PREEMPTED)
+def _end_at_once(code: int) -> NoReturn:
+    _say(f"{_name(code)}: ending at once with exit code {code}; the same command continues from what was saved")
+    locks.release_all(_RELEASE_SECONDS)
+    os._exit(code)
+
+
+def _name(code: int) -> str:
+    return "Ctrl-C" if code == INTERRUPTED else "SIGTERM"
 
 
 def _say(text: str) -> None:

@@ -24,7 +24,8 @@ def launch(*command, processes=2, devices=4, flags=(), **environment):
     arguments = [sys.executable, ROOT / "launch" / "local_pod.py", f"--processes={processes}", f"--devices={devices}", *flags, "--"]
     environment = {**os.environ, "HUMPBACK_HEARTBEAT_SECONDS": "5", **environment}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*arguments, *command], cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 (who runs the tests may ignore it)
+    return subprocess.Popen([*arguments, *command], cwd=ROOT, env=environment, start_new_session=True, preexec_fn=heed, **pipes)
 
 
 def finish(launcher, timeout=60):
@@ -127,6 +128,25 @@ def test_no_process_outlives_the_launcher(number, group, tmp_path):
     (os.killpg if group else os.kill)(launcher.pid, number)
     code, _, _ = finish(launcher)
     assert code == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    wait_until_gone(pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of the processes' states")
+def test_ctrl_c_is_the_processes_own_to_answer_and_a_second_one_ends_them(tmp_path):
+    """A terminal sends it to the group. The first process saves and ends; the second one hangs."""
+    saving = (
+        "import os, signal, sys, time; path = sys.argv[1] + os.environ['JAX_PROCESS_ID']; first = os.environ['JAX_PROCESS_ID'] == '0'\n"
+        "signal.signal(signal.SIGINT, lambda *_: (time.sleep(0.5), print('saved', flush=True), os._exit(130)) if first else None)\n"
+        "open(path, 'w').write(str(os.getpid()))\nwhile True: time.sleep(1)"
+    )
+    launcher = launch("python", "-c", saving, f"{tmp_path}/", HUMPBACK_HEARTBEAT_SECONDS="60")
+    pids = process_ids(tmp_path)
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert launcher.stdout.readline() == "saved\n"
+    wait_until_gone(pids[:1])
+    assert not gone(pids[1])
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert finish(launcher)[0] == 130
     wait_until_gone(pids)
 
 

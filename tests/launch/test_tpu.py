@@ -84,6 +84,7 @@ def test_a_supervisor_that_is_killed_goes_on(cloud, tmp_path, moment):
     ("flags", "more", "code", "told"),
     [
         (["--exit=1"], [], 1, "failed after 3 starts"),
+        (["--exit=130"], [], 130, "stopped on a worker after 1 starts"),
         (["--steps=100000"], ["--max_chip_hours=0.001"], 3, "over the budget"),
         (["--steps=1"], ["--type=v3-8"], 2, "INVALID_ARGUMENT"),
         (["--steps=1"], ["--type=v2-8"], 2, "is not there"),

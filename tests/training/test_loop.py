@@ -392,17 +392,21 @@ def test_the_dev_set_chooses_the_checkpoint(tmp_path, base, examples, finetune):
         run(base, **options)
 
 
-def test_sigterm_saves_and_the_rest_is_the_same(tmp_path, base, examples, finetune, shared_programs):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stop_saves_and_the_rest_is_the_same(tmp_path, base, examples, finetune, shared_programs, number, code):
     ft = finetune()
     whole, _ = run(base, examples, ft)
 
     def stop(row):
         if row["step"] == 3:
-            signal.raise_signal(signal.SIGTERM)  # for this thread, and not for one that may get it later
+            signal.raise_signal(number)  # for this thread, and not for one that may get it later
 
-    with pytest.raises(Stopped, match="stopped after step 4 of 8, which is saved"):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
+    with pytest.raises(Stopped, match="stopped after step 4 of 8, which is saved") as stopped:
         train(base, examples, Training(ft, 1, "forward-1"), mesh=one_device(), metrics=stop,
               checkpoints=TrainingCheckpoints(tmp_path / "c"))  # fmt: skip
+    signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == code
     resumed, rows = run(base, examples, ft, tmp_path / "c")
     assert [row["step"] for row in rows] == [5, 6, 7, 8] and weights_digest(resumed) == weights_digest(whole)
 

@@ -1,5 +1,6 @@
 """SIGTERM and steps that hang, in processes of their own: what they end with, and what they let go on."""
 
+import json
 import pathlib
 import signal
 import subprocess
@@ -10,13 +11,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from humpback.training.stopping import PREEMPTED, STALLED, Sigterm, Stopped, Watchdog
+from humpback.errors import INTERRUPTED, PREEMPTED
+from humpback.training.stopping import STALLED, Stopped, StopRequest, Watchdog
 
 ROOT = pathlib.Path(__file__).parents[2]
 BEGINNING = """
 import hashlib, os, signal, sys, time
 from humpback.training import stopping
-from humpback.training.stopping import Sigterm, Stopped, Watchdog
+from humpback.training.stopping import StopRequest, Stopped, Watchdog
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
 
 def say(text):
     print(text, flush=True)
@@ -25,9 +29,9 @@ def hang():  # minutes in C without the interpreter's lock, which no signal inte
     say("ready")
     hashlib.pbkdf2_hmac("sha256", b"x", b"x", 2**31 - 1)
 
-def wait(sigterm):
+def wait(stop):
     say("ready")
-    while not sigterm.came:
+    while not stop.came:
         time.sleep(0.01)
 """
 
@@ -68,8 +72,8 @@ def test_sigterm_is_remembered_and_the_handler_before_comes_back(start):
     script = start("""
 signal.signal(signal.SIGTERM, lambda *_: say("the handler before"))
 try:
-    with Sigterm() as sigterm:
-        wait(sigterm)
+    with StopRequest() as stop:
+        wait(stop)
         raise Stopped("saved at step 7 of 60")
 except Stopped as error:
     say(error)
@@ -84,8 +88,8 @@ os.kill(os.getpid(), signal.SIGTERM)
 
 def test_a_second_sigterm_ends_at_once_even_a_main_thread_that_hangs(start):
     script = start("""
-with Sigterm() as sigterm:
-    wait(sigterm)
+with StopRequest() as stop:
+    wait(stop)
     hang()
 """)
     script.wait_for("ready")
@@ -97,33 +101,91 @@ with Sigterm() as sigterm:
     assert "humpback: SIGTERM: ending at once with exit code 75" in err and "Traceback" not in err
 
 
+def test_ctrl_c_is_like_sigterm_with_a_code_of_its_own(start):
+    """Remembered first; then at once, whatever came before."""
+    script = start("""
+try:
+    with StopRequest() as stop:
+        wait(stop)
+        raise Stopped("saved", stop.code)
+except Stopped as error:
+    say(error.code)
+with StopRequest() as stop:
+    wait(stop)
+    hang()
+""")
+    script.wait_for("ready")
+    script.process.send_signal(signal.SIGINT)
+    script.wait_for(f"{INTERRUPTED}")
+    script.wait_for("ready")
+    script.process.terminate()
+    script.wait_for("ready")
+    script.process.send_signal(signal.SIGINT)
+    code, out, err = script.end()
+    assert (code, out) == (INTERRUPTED, "") == (130, "") and "Traceback" not in err
+    assert [line for line in err.splitlines() if line] == [
+        "humpback: Ctrl-C: saving as soon as this step is done; a second one ends at once",
+        "humpback: SIGTERM: saving as soon as this step is done; a second one ends at once",
+        "humpback: Ctrl-C: ending at once with exit code 130; the same command continues from what was saved",
+    ]
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so(start):
+    """As in the background of a shell script."""
+    script = start("""
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+with StopRequest() as stop:
+    stop.nothing_to_save = True
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0.2)
+    say(stop.came)
+say(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
+""")
+    assert script.end() == (0, "False\nTrue\n", "")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize(
     "body",
     [
-        "sigterm.nothing_to_save = True; say('ready'); time.sleep(60)",
-        "wait(sigterm); sigterm.nothing_to_save = True; time.sleep(60)",  # it came before
-        "sigterm.run_interruptibly(hang)",
-        "wait(sigterm); sigterm.run_interruptibly(lambda: time.sleep(60))",
+        "stop.nothing_to_save = True; say('ready'); time.sleep(60)",
+        "wait(stop); stop.nothing_to_save = True; time.sleep(60)",  # it came before
+        "stop.run_interruptibly(hang)",
+        "wait(stop); stop.run_interruptibly(lambda: time.sleep(60))",
     ],
 )
-def test_with_nothing_to_save_the_first_one_ends_at_once(start, body):
-    script = start(f"with Sigterm() as sigterm:\n    {body}\n")
+def test_with_nothing_to_save_the_first_one_ends_at_once(start, body, name):
+    script = start(f"with StopRequest() as stop:\n    {body}\n")
     script.wait_for("ready")
     asked = time.monotonic()
-    script.process.terminate()
+    script.process.send_signal(signal.Signals[name])
     code, out, err = script.end()
-    assert (code, out) == (PREEMPTED, "") and "ending at once" in err
+    assert (code, out) == ({"SIGTERM": PREEMPTED, "SIGINT": INTERRUPTED}[name], "") and "ending at once" in err
     assert time.monotonic() - asked < 10
+
+
+def test_what_a_process_holds_is_given_up_when_it_ends_at_once(start, tmp_path):
+    script = start(f"""
+from humpback import locks
+locks.lock_of({str(tmp_path)!r}).acquire()
+with StopRequest() as stop:
+    stop.nothing_to_save = True
+    say("ready")
+    time.sleep(60)
+""")
+    script.wait_for("ready")
+    script.process.terminate()
+    assert script.end()[0] == PREEMPTED and json.loads((tmp_path / "lock").read_text()) == {"number": 1, "released": True}
 
 
 def test_other_signals_are_not_taken_for_it(start):
     script = start("""
 signal.signal(signal.SIGUSR1, lambda *_: say("another"))
-with Sigterm() as sigterm:
-    sigterm.nothing_to_save = True
+with StopRequest() as stop:
+    stop.nothing_to_save = True
     os.kill(os.getpid(), signal.SIGUSR1)
     time.sleep(0.2)
-    say(sigterm.came)
+    say(stop.came)
 say(signal.set_wakeup_fd(-1))
 """)
     assert script.end() == (0, "another\nFalse\n-1\n", "")
@@ -134,13 +196,13 @@ def test_after_an_interruptible_call_there_is_something_to_save_again(start):
 def fail():
     raise TimeoutError("of the function's own")
 
-with Sigterm() as sigterm:
-    say(sigterm.run_interruptibly(lambda: 3))
+with StopRequest() as stop:
+    say(stop.run_interruptibly(lambda: 3))
     try:
-        sigterm.run_interruptibly(fail)
+        stop.run_interruptibly(fail)
     except TimeoutError as error:
         say(error)
-    wait(sigterm)
+    wait(stop)
     say("saved")
     os._exit(0)
 """)
@@ -158,7 +220,7 @@ with Sigterm() as sigterm:
     ],
 )
 def test_no_sigterm_is_swallowed_by_the_end_of_the_block(start, end, expected):
-    script = start(f"with Sigterm() as sigterm:\n    wait(sigterm)\n    {end}\n")
+    script = start(f"with StopRequest() as stop:\n    wait(stop)\n    {end}\n")
     script.wait_for("ready")
     script.process.terminate()
     code, _, err = script.end()
@@ -166,16 +228,16 @@ def test_no_sigterm_is_swallowed_by_the_end_of_the_block(start, end, expected):
 
 
 def test_a_block_without_a_signal_ends_quietly(start):
-    assert start("with Sigterm() as sigterm:\n    say(sigterm.came)\n").end() == (0, "False\n", "")
+    assert start("with StopRequest() as stop:\n    say(stop.came)\n").end() == (0, "False\n", "")
 
 
 def test_outside_the_main_thread_nothing_changes():
     found = []
 
     def work() -> None:
-        with Sigterm() as sigterm:
-            found.extend([signal.getsignal(signal.SIGTERM), sigterm.came])
-            found.append(sigterm.run_interruptibly(threading.current_thread))
+        with StopRequest() as stop:
+            found.extend([signal.getsignal(signal.SIGTERM), stop.came])
+            found.append(stop.run_interruptibly(threading.current_thread))
 
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=work)
@@ -279,9 +341,9 @@ stopping._NOTICE_RETRY_SECONDS = 0.1
 stopping.heed_preemption()  # not a TPU machine: nothing
 assert len(answers) == 3
 cloud_tpu_init.running_in_cloud_tpu_vm = True
-with Sigterm() as sigterm:
+with StopRequest() as stop:
     stopping.heed_preemption()
-    wait(sigterm)
+    wait(stop)
 """)
     script.wait_for("ready")
     code, _, err = script.end()
