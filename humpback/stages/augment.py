@@ -4,14 +4,14 @@ from collections import Counter
 
 import numpy as np
 
-from humpback import prompts
+from humpback import distributed, prompts, storage
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import Output, Task, Unservable
 from humpback.decoding.sampling import Sampler
 from humpback.decoding.serving import encode_prompt, serve
 from humpback.records import Candidate, Segment, read_shards
 from humpback.stages import commandline
-from humpback.stages.directory import Run, read_manifest
+from humpback.stages.directory import Run
 from humpback.stages.models import open_engine, stage_inputs
 
 define_flags = commandline.define_flags
@@ -27,7 +27,7 @@ def augment(run: Run) -> None:
     )
     if stage.complete:
         return
-    writer = read_manifest(run.workdir, "backward")["weights_sha256"]
+    writer = run.weights_digest("backward")
     model, engine = open_engine(run, "backward", {"backward"}, prompts.backward_prompt)
     room = cfg.decoding.length - cfg.augment.max_new_tokens
 
@@ -51,10 +51,14 @@ def augment(run: Run) -> None:
     )
     output = Output(stage.path, "candidates", stage.name, stage.metrics, stage)
     done = serve(engine, task, stage_inputs(run, "segments", Segment), output, cfg.decoding)
-    reasons = Counter(candidate.reason for candidate in read_shards(stage.path, "candidates", Candidate))
-    counts = {**done.counts, "usable": reasons[""]}
-    dropped = {reason: reasons[reason] for reason in REASONS}
+    reasons = distributed.by_first("candidates by reason", lambda: _count_reasons(stage.path))
+    counts = {**done.counts, "usable": reasons.get("", 0)}
+    dropped = {reason: reasons.get(reason, 0) for reason in REASONS}
     stage.finish(counts=counts, dropped=dropped, files=done.files, tokens=done.tokens)
+
+
+def _count_reasons(folder: storage.PathLike) -> dict[str, int]:
+    return dict(Counter(candidate.reason for candidate in read_shards(folder, "candidates", Candidate)))
 
 
 def judge(instruction: str, result: Result, segment: Segment) -> str:

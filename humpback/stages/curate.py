@@ -2,11 +2,12 @@
 
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 from absl import flags
 
-from humpback import distributed, prompts
+from humpback import distributed, prompts, storage
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import Output, Task
 from humpback.decoding.sampling import Sampler
@@ -14,7 +15,7 @@ from humpback.decoding.serving import encode_prompt, serve
 from humpback.errors import UserError
 from humpback.records import Candidate, Example, Rated, read_shards, write_shards
 from humpback.stages import commandline
-from humpback.stages.directory import Run, read_manifest
+from humpback.stages.directory import Run, Stage
 from humpback.stages.models import open_engine, stage_inputs
 from humpback.tokens.tokenizer import Tokenizer
 
@@ -46,17 +47,23 @@ def rate(run: Run, iteration: int) -> None:
     rubric = distributed.by_first("rubric", run.place.now.contents.rubric)
     template = lambda text: prompts.rating_prompt(text, text, cfg.curate.mode, rubric)  # noqa: E731
     model, engine = open_engine(run, judge, {"forward"}, template)
-    rater = _Rater(run, iteration, rubric, read_manifest(run.workdir, judge)["weights_sha256"], model)
+    rater = _Rater(run, iteration, rubric, run.weights_digest(judge), model)
     output = Output(stage.path, "ratings", stage.name, stage.metrics, stage)
     done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
-    rateable = valid = 0
-    for rated in read_shards(stage.path, "ratings", Rated):
-        rateable += not rated.candidate.reason
-        valid += rated.score is not None
+    rateable, valid = distributed.by_first("ratings counted", lambda: _count_ratings(stage.path))
     counts = {**done.counts, "asked": rateable, "valid": valid}
     dropped = {"not usable": done.counts["out"] - rateable, "no valid rating": rateable - valid}
     digest = hashlib.sha256(rubric.encode()).hexdigest()
     stage.finish(counts=counts, dropped=dropped, files=done.files, tokens=done.tokens, rubric_sha256=digest)
+
+
+def _count_ratings(folder: storage.PathLike) -> tuple[int, int]:
+    """How many candidates could be rated, and how many were."""
+    rateable = valid = 0
+    for rated in read_shards(folder, "ratings", Rated):
+        rateable += not rated.candidate.reason
+        valid += rated.score is not None
+    return rateable, valid
 
 
 class _Rater:
@@ -144,8 +151,12 @@ def select(run: Run, iteration: int) -> None:
     stage = run.stage(
         f"curated-{iteration}", ("curate.select", "curate.threshold", "curate.fraction"), (f"ratings-{iteration}",), module=__name__
     )
-    if stage.complete:
-        return
+    if not stage.complete:
+        stage.finish(**distributed.by_first(f"curated-{iteration}", lambda: _select(run, iteration, stage)))
+
+
+def _select(run: Run, iteration: int, stage: Stage) -> dict[str, Any]:
+    """Writes the shards; returns what the manifest says of them."""
     ratings = lambda: read_shards(run.workdir / f"ratings-{iteration}", "ratings", Rated)  # noqa: E731
     total, scored = 0, []
     for rated in ratings():
@@ -175,7 +186,7 @@ def select(run: Run, iteration: int) -> None:
         "rated at least 4.5 (A_5)": sum(score >= 4.5 for score, _ in scored),
         "in the top fraction": top_count(total, run.cfg.curate.fraction),
     }
-    stage.finish(counts=counts, dropped={"not selected": total - len(chosen)}, files=files)
+    return {"counts": counts, "dropped": {"not selected": total - len(chosen)}, "files": files}
 
 
 def choose(scored: list[tuple[float, str]], total: int, curate_config) -> set[str]:

@@ -1,7 +1,9 @@
 """The human pairs: read by the paper's rule (section 3.1) and dealt, by id, into those that train and those that measure."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from humpback import distributed
 from humpback.config import Seed
 from humpback.convert.sources import resolve
 from humpback.corpus.duplicates import normalised
@@ -9,17 +11,20 @@ from humpback.datasets.seed_pairs import read_pairs
 from humpback.errors import UserError
 from humpback.records import Example, write_shards
 from humpback.stages import commandline
-from humpback.stages.directory import Run
+from humpback.stages.directory import Run, Stage
 
 define_flags = commandline.define_flags
 
 
 def seed(run: Run) -> None:
     """Makes seed/: the training pairs, the held-out ones and those of the dev set, as Examples of kind `seed`."""
-    cfg = run.cfg.seed_pairs
     stage = run.stage("seed", ("seed_pairs.",), module=__name__)
-    if stage.complete:
-        return
+    if not stage.complete:
+        stage.finish(**distributed.by_first("seed", lambda: _deal(run.cfg.seed_pairs, stage)))
+
+
+def _deal(cfg: Seed, stage: Stage) -> dict[str, Any]:
+    """Writes the shards; returns what the manifest says of them."""
     pairs, dropped = read_pairs(resolve(cfg.source), cfg.single_reply)
     held_out: list[Example] = []
     if cfg.held_out_source:
@@ -33,7 +38,7 @@ def seed(run: Run) -> None:
         files += write_shards(stage.path, name, examples, len(examples))
     read = dropped.pop("kept")
     dropped |= {name: counts.pop(name) for name in ("instruction_held_out", "over_limit")}
-    stage.finish(counts={"read": read, **counts}, dropped=dropped, files=files)
+    return {"counts": {"read": read, **counts}, "dropped": dropped, "files": files}
 
 
 def split_seed(
