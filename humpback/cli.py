@@ -22,6 +22,7 @@ from humpback.training.stopping import StopRequest, heed_preemption
 
 COMMANDS = {
     "run": ("humpback.stages.run", "the whole loop: every stage in order, skipping what is done"),
+    "base": ("humpback.stages.base", "the base weights in a run's own form"),
     "segment": ("humpback.stages.segment", "web pages to segments"),
     "seed": ("humpback.stages.seed", "human pairs to seed and held-out examples"),
     "finetune": ("humpback.stages.finetune", "train M_yx (--task=backward) or M_t (--task=forward --iteration=T)"),

@@ -8,7 +8,7 @@ import jax
 from absl import flags, logging
 from etils import epath
 
-from humpback import distributed, prompts
+from humpback import distributed, locks, prompts
 from humpback.convert import card, export, huggingface, sources
 from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
@@ -68,8 +68,7 @@ def convert(
     """
     start = time.monotonic()
     target = os.path.expanduser(target)
-    _check_target(target, to_format)
-    distributed.barrier(f"convert {target} is free")
+    distributed.by_first(f"convert {target} is free", lambda: _check_target(target, to_format))
     model = sources.open_source(source, sha256, dtype)
     wrapper = wrapper or model.wrapper
     about = f"{model.direction} model, {model.config.num_layers} layers, wrapper {wrapper}"
@@ -106,7 +105,10 @@ def _bar(model: sources.Source, shown: bool) -> Bar:
 
 
 def _check_target(target: str, to_format: str) -> None:
+    """UserError when something is there. A run's base/ belongs to who writes in the run, which is waited for."""
     folder = epath.Path(target)
+    if (folder.parent / locks.NAME).exists():
+        locks.lock_of(folder.parent).acquire()
     if not folder.exists():
         return
     if not folder.is_dir():
