@@ -6,6 +6,7 @@ size, times and inode, and holds as long as these are the same. No other file co
 
 import base64
 import concurrent.futures
+import contextlib
 import os
 import stat
 import time
@@ -68,9 +69,10 @@ class Digests:
         return [found[path] for path in paths]
 
     def save(self) -> None:
-        """Writes what was found since it was written."""
+        """Writes what was found since it was written, where that is allowed."""
         if self._changed and self._cache is not None:
-            storage.publish_json(self._cache, self._known, replace=True)
+            with contextlib.suppress(OSError):
+                storage.publish_json(self._cache, self._known, replace=True)
             self._changed = False
 
     def _before(self) -> dict[str, list]:

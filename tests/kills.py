@@ -21,14 +21,14 @@ def humpback(*arguments: str) -> list[str]:
 def finish(command: Sequence[str], timeout: float = 600) -> tuple[float, str]:
     """Runs a command to its end and returns (seconds, standard error); fails when its exit code is not 0."""
     started = time.monotonic()
-    done = subprocess.run(command, cwd=REPOSITORY, env=_environment(60), capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(60), capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-3000:]
     return time.monotonic() - started, done.stderr
 
 
 def terminate_at(command: Sequence[str], seconds: float, timeout: float = 120) -> int:
     """Starts a command, sends it SIGTERM after `seconds` and returns its exit code."""
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=_environment(60), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(60), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     process.terminate()
@@ -41,7 +41,7 @@ def kill_at(command: Sequence[str], seconds: float, victim: int | None = None) -
     victim: of a command that starts others, kills only the one of this number among them, and waits until all have ended.
     """
     nothing = subprocess.DEVNULL
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=_environment(10), stdout=nothing, stderr=nothing, start_new_session=True)
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(10), stdout=nothing, stderr=nothing, start_new_session=True)
     try:
         process.wait(seconds)
         return False
@@ -83,6 +83,6 @@ def moments(seed: int, count: int, duration: float) -> list[float]:
     return [generator.uniform(0, duration) for _ in range(count)]
 
 
-def _environment(heartbeat: int) -> dict[str, str]:
-    """heartbeat: seconds after which a process of a pod counts as lost; many that compile on two cores were silent for 5."""
+def environment(heartbeat: int) -> dict[str, str]:
+    """Of a command. heartbeat: seconds after which a process of a pod counts as lost; many that compile on two cores were silent for 5."""
     return {**os.environ, "JAX_PLATFORMS": "cpu", "HUMPBACK_HEARTBEAT_SECONDS": str(heartbeat)}

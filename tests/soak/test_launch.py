@@ -1,5 +1,7 @@
 """Soak: `launch/tpu.py supervise` while two workers are taken away at random moments: the bytes of an undisturbed run, no VM left."""
 
+import contextlib
+import json
 import os
 import pathlib
 import random
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 
 from tests import compare, kills, tiny
 from tests.launch.fake_gcloud import Cloud
+from tests.soak import faults
 
 # Every stage, as short as it can be: this is about the way from one to the next, and two steps of one training are enough to
 # be stopped between.
@@ -39,7 +42,7 @@ def test_launch(tmp_path, monkeypatch):
         folder = tmp_path / f"cloud-{number}"
         cloud = begin(folder, limited=0.05, breaks=0.05, seed=number)
         moments = [chance.uniform(0, duration) for _ in range(chance.randint(1, 2))]
-        outcome = live(cloud, [*inputs, f"--workdir={folder / 'run'}"], moments, chance)
+        outcome = live(cloud, [*inputs, f"--workdir={folder / 'run'}"], moments, chance, tmp_path)
         found, left = compare.differences(folder / "run", expected), cloud.left()
         hits += outcome["taken at work"] > 0
         told = f"taken after {' and '.join(f'{moment:.1f}' for moment in moments)} s, {outcome}, {found or 'same bytes'}, left: {left}"
@@ -103,28 +106,69 @@ def test_a_worker_that_cannot_be_set_up_is_replaced(tmp_path):
     assert (tmp_path / "run" / "count").read_text() == "3" and cloud.left() == []
 
 
-def live(cloud: Cloud, command: list[str], moments: list[float], chance: random.Random) -> dict[str, int]:
-    """From nothing to done. moments: seconds between the start of the work and its being taken; half of these kill the supervisor."""
+def live(cloud: Cloud, command: list[str], moments: list[float], chance: random.Random, inputs: pathlib.Path) -> dict[str, int]:
+    """From nothing to done. moments: seconds between the start of the work and its being taken; half of these kill the supervisor.
+
+    In between somebody else begins the same run, sends Ctrl-C to a worker, or edits a file that was used.
+    """
     how = [chance.choice(["--queued", "--noqueued"])]
-    supervisor, taken, killed = start(cloud, command, how), 0, 0
+    supervisor = start(cloud, command, how)
+    told, rivals = {"taken at work": 0, "supervisors killed": 0, "interrupted": 0, "rivals": 0, "edited": 0}, []
     try:
         for moment in moments:
             wait_for_start(cloud, supervisor)
             if wait(supervisor, moment):
                 break
+            if chance.random() < 0.3:
+                rivals.append(faults.start(kills.pod(2, 1, "run", *command)))
+                told["rivals"] += 1
+            if chance.random() < 0.3 and interrupt_worker(cloud, chance.randrange(2)):
+                supervisor, again = resume(cloud, supervisor, command, how)
+                told["interrupted"] += again
+                continue
             if chance.random() < 0.5:
                 supervisor.send_signal(signal.SIGKILL)
                 supervisor.wait()
-                killed += 1
-            taken += at_work(cloud)
+                told["supervisors killed"] += 1
+            told["taken at work"] += at_work(cloud)
             cloud.preempt(notice=chance.choice([0.0, 1.0]))
             if supervisor.poll() is not None:
+                if not rivals and chance.random() < 0.5:
+                    faults.edit(inputs, command[-1].partition("=")[2], lambda field: refuse(command, field))
+                    told["edited"] += 1
                 supervisor = start(cloud, command, how)
         assert supervisor.wait(600) == 0, (cloud.folder / "log").read_text()[-5000:]
+        for rival in rivals:
+            _, said = rival.communicate(timeout=600)
+            assert rival.returncode == 0 and "Traceback" not in said, said[-3000:]
     finally:
         supervisor.kill()
+        for rival in rivals:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(rival.pid, signal.SIGKILL)
         cloud.preempt()
-    return {"taken at work": taken, "supervisors killed": killed}
+    return told
+
+
+def interrupt_worker(cloud: Cloud, number: int) -> bool:
+    """Sends SIGINT to the command on a worker; whether it was there."""
+    job = cloud.worker("pod", number) / "humpback-job" / "job.json"
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        os.kill(kills.children(json.loads(job.read_text())["pid"])[0], signal.SIGINT)
+        return True
+    return False
+
+
+def resume(cloud: Cloud, supervisor: subprocess.Popen, command: list[str], how: list[str]) -> tuple[subprocess.Popen, bool]:
+    """What follows a Ctrl-C on a worker: the supervisor stops, unless the command was done by then, and goes on when it is asked to."""
+    code = supervisor.wait(600)
+    assert code in (0, 130), (cloud.folder / "log").read_text()[-5000:]
+    return (start(cloud, command, how), True) if code else (supervisor, False)
+
+
+def refuse(command: list[str], field: str) -> None:
+    """Who continues with an edited file is told so, and nothing changes."""
+    faults.refuse(kills.pod(2, 1, "run", *command), field, command[-1].partition("=")[2])
 
 
 def wait(process: subprocess.Popen, seconds: float) -> bool:

@@ -131,6 +131,6 @@ def test_kills(tmp_path: pathlib.Path) -> None:
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
     """All files but those that say how the folder came about."""
-    names = ("timing.json", "stage.json", "manifest.json")
+    names = ("timing.json", "stage.json", "manifest.json", "lock", "digests.json")
     found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in names}
     return found | {"files": json.dumps(json.loads((folder / "manifest.json").read_text())["files"]).encode()}

@@ -1,10 +1,12 @@
 import pathlib
+import shutil
 
 import pytest
 
 from humpback import config
 from humpback.stages.directory import Run
 from tests import tiny, tiny_config
+from tests.stages import hand_made
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,22 @@ def make_run(inputs, tmp_path):
         return Run(config.finish(cfg), workdir or tmp_path / "run")
 
     return make
+
+
+@pytest.fixture
+def edited(make_run, tmp_path):
+    """(files, make): a folder of files to be edited, and make(**fields), a run that is given them."""
+    files = tmp_path / "files"
+    files.mkdir()
+    first = make_run().cfg
+    (files / "pairs.jsonl").write_bytes(pathlib.Path(first.seed_pairs.source).read_bytes())
+    shutil.copytree(first.base.source, files / "base")
+    (files / "pages").mkdir()
+    for number, page in enumerate(sorted((tiny.DEMO / "pages").glob("*.html"))[:3]):
+        shutil.copy(page, files / "pages" / f"{number}.html")
+    (files / "rubric.txt").write_text(hand_made.OLD_RUBRIC)
+
+    def make(**fields):
+        return make_run(**{"segments__max_chars": 3_000, **hand_made.places(files), **fields})
+
+    return files, make

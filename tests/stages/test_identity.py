@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from humpback import distributed, records, storage
-from humpback.decoding.parts import Inputs, Parts
+from humpback import storage
+from humpback.decoding.parts import Parts
 from humpback.errors import UserError
 from humpback.records import Segment
 from humpback.stages import code, identity
@@ -17,17 +17,8 @@ from humpback.stages.base import convert_base
 from humpback.stages.directory import Place, Stage
 from humpback.stages.seed import seed
 from humpback.stages.segment import segment
-from tests import tiny
 from tests.forks import Humpback
-
-ALONE = distributed.Replica(0, 1, (), is_first=True)
-
-
-def segments_in(folder: pathlib.Path) -> Inputs:
-    """Two records to serve."""
-    made = [Segment(f"{number:016x}", "text", "h", ("h",), "u", "s", 0, 1) for number in (1, 2)]
-    (folder / "in.jsonl").write_bytes(b"".join(records.to_json(record) for record in made))
-    return Inputs([folder / "in.jsonl"], lambda line, where: records.from_json(Segment, line, where))
+from tests.stages import hand_made
 
 
 def tree(folder: pathlib.Path) -> dict[str, bytes]:
@@ -172,46 +163,14 @@ def test_the_config_is_written_with_the_first_thing_made(make_run, tmp_path):
     assert written == [[]]
 
 
-RUBRICS = {"old": "Rate it from 1 to 5.", "new": "Rate it from 1 to 9."}
-
-
-def edited(make_run, tmp_path):
-    """make(): a run whose files are copies in tmp_path/files, to be edited."""
-    files = tmp_path / "files"
-    files.mkdir()
-    first = make_run().cfg
-    (files / "pairs.jsonl").write_bytes(pathlib.Path(first.seed_pairs.source).read_bytes())
-    shutil.copytree(first.base.source, files / "base")
-    (files / "pages").mkdir()
-    for number, page in enumerate(sorted((tiny.DEMO / "pages").glob("*.html"))[:3]):
-        shutil.copy(page, files / "pages" / f"{number}.html")
-    (files / "rubric.txt").write_text(RUBRICS["old"])
-
-    def make(**fields):
-        return make_run(**{"segments__max_chars": 3_000, **places(files), **fields})
-
-    return files, make
-
-
-def places(files):
-    """The fields that name the files of a folder."""
-    names = {"seed_pairs__source": "pairs.jsonl", "base__source": "base", "segments__input": "pages", "curate__rubric_file": "rubric.txt"}
-    return {field: str(files / name) for field, name in names.items()}
-
-
-def rate(run):
-    """ratings-1 of nothing, as its own stage begins and ends it."""
-    return run.stage("ratings-1", ("curate.mode", "curate.rubric_file"), module="")
-
-
-def test_an_edited_file_is_another_input(make_run, tmp_path):
-    files, make = edited(make_run, tmp_path)
+def test_an_edited_file_is_another_input(edited, tmp_path):
+    files, make = edited
     for stage in (convert_base, seed, segment):
         stage(make())
-    rate(make()).finish(counts={})
-    (files / "rubric.txt").write_text(RUBRICS["new"])
+    hand_made.rate(make()).finish(counts={})
+    (files / "rubric.txt").write_text(hand_made.NEW_RUBRIC)
     with pytest.raises(UserError, match=r"ratings-1: was made with curate.rubric_file = .*rubric.txt., whose contents have changed since;"):
-        rate(make())
+        hand_made.rate(make())
     with (files / "pairs.jsonl").open("a") as pairs:
         pairs.write('{"instruction": "one more", "response": "yes"}\n')
     with pytest.raises(UserError, match=r"seed: was made with seed_pairs.source = '.*pairs.jsonl', whose contents have changed since;"):
@@ -227,25 +186,25 @@ def test_an_edited_file_is_another_input(make_run, tmp_path):
         make().check(["base", "seed", "segments", "ratings-1"])
 
 
-def test_only_another_content_is_another_input(make_run, tmp_path):
+def test_only_another_content_is_another_input(edited, tmp_path):
     """Other times, another place, another spelling: done before."""
-    files, make = edited(make_run, tmp_path)
+    files, make = edited
     for stage in (convert_base, seed, segment):
         stage(make())
-    rate(make()).finish(counts={})
+    hand_made.rate(make()).finish(counts={})
     before = {name: data for name, data in tree(tmp_path / "run").items() if name != "digests.json"}
     for path in files.rglob("*"):
         path.touch()
     shutil.copytree(files, tmp_path / "moved")
-    for run in (make(), make(**places(tmp_path / "moved"))):
+    for run in (make(), make(**hand_made.places(tmp_path / "moved"))):
         run.check(["base", "seed", "segments", "ratings-1"])
         for stage in (convert_base, seed, segment):
             stage(run)
     assert {name: data for name, data in tree(tmp_path / "run").items() if name != "digests.json"} == before
 
 
-def test_files_that_are_gone_are_not_missed_by_what_is_complete(make_run, tmp_path, capsys):
-    files, make = edited(make_run, tmp_path)
+def test_files_that_are_gone_are_not_missed_by_what_is_complete(edited, tmp_path, capsys):
+    files, make = edited
     seed(make())
     (files / "pairs.jsonl").unlink()
     seed(make())
@@ -256,35 +215,47 @@ def test_files_that_are_gone_are_not_missed_by_what_is_complete(make_run, tmp_pa
 
 def test_the_default_rubric_is_contents_too(make_run, tmp_path, monkeypatch):
     run = make_run(curate__rubric_file="")
-    rate(run).finish(counts={})
-    rate(make_run(curate__rubric_file=""))
+    hand_made.rate(run).finish(counts={})
+    hand_made.rate(make_run(curate__rubric_file=""))
     monkeypatch.setattr("humpback.prompts.RUBRIC", "Another one.")
     with pytest.raises(UserError, match=r"ratings-1: was made with curate.rubric_file = '', whose contents have changed since;"):
-        rate(make_run(curate__rubric_file=""))
+        hand_made.rate(make_run(curate__rubric_file=""))
 
 
-def test_a_rubric_edited_while_half_done_is_refused(make_run, tmp_path):
+def test_a_stage_goes_on_from_what_the_stages_before_it_were_made_from(edited):
+    """iterations 2 -> 3: A^(3) is not rated by another rubric than A^(1) and A^(2)."""
+    files, make = edited
+    hand_made.rate(make()).finish(counts={})
+    make().stage("forward-1", ("wrapper",), ("ratings-1",), module="").finish(counts={})
+    (files / "rubric.txt").write_text(hand_made.NEW_RUBRIC)
+    message = r"forward-1: was made with curate.rubric_file = .*whose contents have changed since; .*: ratings-1, forward-1 \("
+    for name in ("ratings-2", "curated-2"):
+        with pytest.raises(UserError, match=message):
+            make().stage(name, ("curate.mode", "curate.rubric_file"), ("forward-1",), module="")
+
+
+def test_a_rubric_edited_while_half_done_is_refused(edited, tmp_path):
     """By the stage that has begun, and by a part that was made meanwhile by somebody else."""
-    files, make = edited(make_run, tmp_path)
-    inputs = segments_in(tmp_path)
-    begun = rate(make())
-    half = Parts(begun.path / "parts", inputs, ALONE, -1.0, begun)
+    files, make = edited
+    inputs = hand_made.segments_in(tmp_path)
+    begun = hand_made.rate(make())
+    half = Parts(begun.path / "parts", inputs, hand_made.ALONE, -1.0, begun)
     half.add(0, Segment(f"{1:016x}", "text", "h", ("h",), "u", "s", 0, 1))
-    (files / "rubric.txt").write_text(RUBRICS["new"])
+    (files / "rubric.txt").write_text(hand_made.NEW_RUBRIC)
     with pytest.raises(UserError, match=r"ratings-1: was begun with curate.rubric_file = .*have changed since; .* or delete .*ratings-1$"):
-        rate(make())
-    (files / "rubric.txt").write_text(RUBRICS["old"])
-    again = rate(make())
-    assert Parts(begun.path / "parts", inputs, ALONE, -1.0, again).done.tolist() == [True, False]
+        hand_made.rate(make())
+    (files / "rubric.txt").write_text(hand_made.OLD_RUBRIC)
+    again = hand_made.rate(make())
+    assert Parts(begun.path / "parts", inputs, hand_made.ALONE, -1.0, again).done.tolist() == [True, False]
     other = make()
     other.workdir = tmp_path / "other"
-    (files / "rubric.txt").write_text(RUBRICS["new"])
+    (files / "rubric.txt").write_text(hand_made.NEW_RUBRIC)
     with pytest.raises(UserError, match=r"parts/made-.*jsonl: was not made from what .*ratings-1 is made from now"):
-        Parts(begun.path / "parts", inputs, ALONE, -1.0, rate(other))
+        Parts(begun.path / "parts", inputs, hand_made.ALONE, -1.0, hand_made.rate(other))
 
 
-def test_a_page_that_changes_while_it_is_read_ends_the_run(make_run, tmp_path, monkeypatch):
-    files, make = edited(make_run, tmp_path)
+def test_a_page_that_changes_while_it_is_read_ends_the_run(edited, tmp_path, monkeypatch):
+    files, make = edited
     listed = stages_segment.plan
 
     def plan(*arguments):
@@ -298,8 +269,8 @@ def test_a_page_that_changes_while_it_is_read_ends_the_run(make_run, tmp_path, m
     assert not (tmp_path / "run/segments/manifest.json").exists()
 
 
-def test_seed_pairs_that_change_while_they_are_read_end_the_run(make_run, tmp_path, monkeypatch):
-    files, make = edited(make_run, tmp_path)
+def test_seed_pairs_that_change_while_they_are_read_end_the_run(edited, tmp_path, monkeypatch):
+    files, make = edited
     run = make()
     run.place.now.contents.of("seed_pairs.source")
     (files / "pairs.jsonl").write_text('{"instruction": "one more", "response": "yes"}\n')
@@ -318,8 +289,8 @@ def age(folder: pathlib.Path) -> None:
             (folder / name).write_text(json.dumps({**record, "config": {**record["config"], **paths}}))
 
 
-def test_of_a_run_of_an_earlier_version_what_is_finished_is_taken(make_run, tmp_path, capsys):
-    files, make = edited(make_run, tmp_path)
+def test_of_a_run_of_an_earlier_version_what_is_finished_is_taken(make_run, edited, tmp_path, capsys):
+    files, make = edited
     seed(make())
     age(tmp_path / "run" / "seed")
     capsys.readouterr()
@@ -331,41 +302,41 @@ def test_of_a_run_of_an_earlier_version_what_is_finished_is_taken(make_run, tmp_
         seed(make(seed_pairs__limit=15))
 
 
-def test_what_an_earlier_version_has_half_done_is_refused(make_run, tmp_path):
-    _, make = edited(make_run, tmp_path)
-    begun = rate(make())
+def test_what_an_earlier_version_has_half_done_is_refused(edited, tmp_path):
+    _, make = edited
+    begun = hand_made.rate(make())
     begun.metrics({})
     begun.publish_metrics()
     age(begun.path)
     with pytest.raises(UserError, match=r"ratings-1: was begun by humpback of a version that recorded .*, this is humpback \w{16}, jax 0"):
-        rate(make())
+        hand_made.rate(make())
     run = make()
     run.place.accept_code = True
-    rate(run).begin()
-    rate(make()).finish(counts={})  # it is recorded, and need not be said again
+    hand_made.rate(run).begin()
+    hand_made.rate(make()).finish(counts={})  # it is recorded, and need not be said again
     codes = json.loads((begun.path / "manifest.json").read_text())["code"]
     assert len(codes) == 2 and codes[1]["jax"] == importlib.metadata.version("jax")
 
 
-def test_what_another_version_has_half_done_is_refused_with_both_named(make_run, tmp_path, monkeypatch):
-    _, make = edited(make_run, tmp_path)
-    begun, version = rate(make()), code.version("")
-    half = Parts(begun.path / "parts", inputs := segments_in(tmp_path), ALONE, -1.0, begun)
+def test_what_another_version_has_half_done_is_refused_with_both_named(edited, tmp_path, monkeypatch):
+    _, make = edited
+    begun, version = hand_made.rate(make()), code.version("")
+    half = Parts(begun.path / "parts", inputs := hand_made.segments_in(tmp_path), hand_made.ALONE, -1.0, begun)
     half.add(0, Segment(f"{1:016x}", "text", "h", ("h",), "u", "s", 0, 1))
     monkeypatch.setattr(code, "version", lambda module: {**version, "jaxlib": "9.9", "humpback": "0" * 16})
     message = rf"was begun by humpback {version['humpback']}, jax .*, this is humpback 0{{16}}, jax .*jaxlib 9.9.*; --accept_code continues"
     with pytest.raises(UserError, match=message):
-        rate(make())
+        hand_made.rate(make())
     assert not list(begun.path.glob("code-*"))
     run = make()
     run.place.accept_code = True
-    accepted = rate(run)
-    parts = Parts(begun.path / "parts", inputs, ALONE, -1.0, accepted)
+    accepted = hand_made.rate(run)
+    parts = Parts(begun.path / "parts", inputs, hand_made.ALONE, -1.0, accepted)
     assert parts.done.tolist() == [True, False]
     parts.add(1, Segment(f"{2:016x}", "text", "h", ("h",), "u", "s", 0, 1))
     assert accepted.identity != begun.identity and {accepted.identity, begun.identity} == accepted.identities
-    rate(make()).finish(counts={})
+    hand_made.rate(make()).finish(counts={})
     manifest = json.loads((begun.path / "manifest.json").read_text())
     assert [each["jaxlib"] for each in manifest["code"]] == [version["jaxlib"], "9.9"]
     monkeypatch.undo()
-    rate(make())  # what is finished is not compared
+    hand_made.rate(make())  # what is finished is not compared
