@@ -15,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, NoReturn
+from collections.abc import Collection
+from typing import Any, NoReturn, Protocol
 
 from etils import epath
 
@@ -122,6 +123,34 @@ class Lock:
 
     def _word(self, number: int) -> dict[str, Any]:
         return {"number": number, "key": self._key, "time": time.time(), **_me()}
+
+
+class Maker(Protocol):
+    """Who makes parts of something: what from, which each part says, and what parts that are there already may say.
+
+    lock: the number of the lock that it holds. begin: is called before the first part is written. check: ends the process when
+    another one holds the lock by now.
+    """
+
+    identity: str
+    identities: Collection[str]
+    lock: int
+
+    def begin(self) -> None: ...
+
+    def check(self) -> None: ...
+
+
+class Anybody:
+    """A maker without a lock, of parts that say nothing."""
+
+    identity, identities, lock = "", ("",), 0
+
+    def begin(self) -> None:
+        """Nothing."""
+
+    def check(self) -> None:
+        """Nothing."""
 
 
 class _Waiting:

@@ -14,8 +14,9 @@ import numpy as np
 
 from humpback import distributed, keys, storage
 from humpback.decoding.engine import Engine, Request, Result
-from humpback.decoding.parts import Inputs, Maker, Parts, Reject, Totals
+from humpback.decoding.parts import Inputs, Parts, Reject, Totals
 from humpback.decoding.sampling import Sampler
+from humpback.locks import Maker
 from humpback.progress import Bar
 
 _KEYS_AT_ONCE = 512

@@ -10,14 +10,15 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
 from humpback import distributed, records, storage
 from humpback.errors import UserError
+from humpback.locks import Anybody, Maker
 
 _MERGED_AT_ONCE = 4_096  # records held in memory while shards are written
 _MADE_FROM = "made_from"
@@ -119,28 +120,6 @@ class PartName(NamedTuple):
     def parse(cls, name: str) -> "PartName | None":
         match = re.fullmatch(r"(made|rejects)-(?:(\d{4,})-)?(\d{4,})-(\d{6,})-(\d+)-(\d+)-(\d+)\.jsonl", name)
         return match and cls(match[1], *(int(number or 0) for number in match.groups()[1:]))  # before there were locks, names had none
-
-
-class Maker(Protocol):
-    """Who makes parts: what from, which each part says in its first line, and what parts of others may say.
-
-    lock: the number of the lock that it holds. begin: is called before the first part is written.
-    """
-
-    identity: str
-    identities: Collection[str]
-    lock: int
-
-    def begin(self) -> None: ...
-
-
-class Anybody:
-    """A maker without a lock, of parts that say nothing."""
-
-    identity, identities, lock = "", ("",), 0
-
-    def begin(self) -> None:
-        """Nothing."""
 
 
 class Totals(NamedTuple):

@@ -197,6 +197,10 @@ class Stage:
             identity.add_code(self.path, version)
         self._begun = True
 
+    def check(self) -> None:
+        """Ends the process when another one writes in the run by now. For the first process, which holds the lock."""
+        self._place.lock.check()
+
     @functools.cached_property
     def identity(self) -> str:
         """What the parts that are made now say that they are made from, the version of the code included."""
@@ -254,7 +258,7 @@ class Stage:
         self.begin()
         self.publish_metrics()
         if distributed.is_first():
-            self._place.lock.check()
+            self.check()
             seconds = time.monotonic() - self._started
             timing = {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds, "devices": jax.device_count()}
             storage.publish_json(self.path / "timing.json", timing, replace=True)

@@ -14,6 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from humpback import distributed, storage
 from humpback.errors import UserError
+from humpback.locks import Anybody, Maker
 from humpback.model import weights as model_weights
 from humpback.models import checksums, weight_files
 from humpback.models.checksums import CHECKSUMS
@@ -29,13 +30,14 @@ class TrainingCheckpoints:
 
     keep_last: how many of the newest whole steps stay; two, so that there is a step before a damaged one.
     keep_every: steps that are a multiple of it stay, too; 0 for none. So does the newest step that was saved as the best.
+    maker: who saves, and what the training is made from, which each step says.
     """
 
-    def __init__(self, path: storage.PathLike, keep_last: int = 2, keep_every: int = 0) -> None:
+    def __init__(self, path: storage.PathLike, keep_last: int = 2, keep_every: int = 0, maker: Maker | None = None) -> None:
         if keep_last < 1 or keep_every < 0:
             raise ValueError(f"keep_last = {keep_last}, keep_every = {keep_every}: at least 1 and at least 0 are needed")
         self.path = epath.Path(path)
-        self._keep_last, self._keep_every = keep_last, keep_every
+        self._keep_last, self._keep_every, self._maker = keep_last, keep_every, maker or Anybody()
         self._damage: dict[int, str | None] = {}  # of the steps that were saved or looked at; None for a whole one
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future[None] | None = None
@@ -54,12 +56,14 @@ class TrainingCheckpoints:
         best: whether this is the step with the lowest loss so far.
         """
         self.wait()
-        folder, description = self._folder(step), {"meta": dict(meta), "best": best}
+        folder = self._folder(step)
+        description = {"meta": dict(meta), "best": best, "made_from": self._maker.identity, "lock": self._maker.lock}
         if _word_of_the_first(step in self._damage and self._damage[step] is None):
             self._saving = self._thread.submit(self._describe_anew, step, description)
             return
         self._damage.pop(step, None)
         if jax.process_index() == 0:
+            self._maker.check()  # of a step that another one has saved nothing is deleted
             self._delete_step(step)
         distributed.barrier(f"training save clear {folder}")
         with weight_files.told_when_full(folder):
@@ -78,7 +82,10 @@ class TrainingCheckpoints:
             saved.result()
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, meta) of the newest step that is whole; None without one. Newer ones that are not are named in a warning."""
+        """(step, meta) of the newest step that is whole; None without one. Newer ones that are not are named in a warning.
+
+        UserError for one that was made from something else.
+        """
         return self._newest()
 
     def best(self) -> tuple[int, dict[str, Any]] | None:
@@ -156,7 +163,10 @@ class TrainingCheckpoints:
         if newest < 0:
             return None
         self._damage[newest] = None
-        return newest, self._description(newest)["meta"]
+        description = self._description(newest)
+        if description.get("made_from", self._maker.identity) not in {self._maker.identity, *self._maker.identities}:
+            raise UserError(f"{self._folder(newest)}: was not made from what this training is made from; delete {self.path} to begin anew")
+        return newest, description["meta"]
 
     def _description(self, step: int) -> dict[str, Any]:
         folder = self._folder(step)

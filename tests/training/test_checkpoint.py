@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import errno
 import functools
+import json
 import math
 import os
 import shutil
@@ -23,6 +24,7 @@ from orbax.checkpoint._src.serialization import jax_array_handlers
 
 from humpback import storage
 from humpback.errors import UserError
+from humpback.locks import Anybody
 from humpback.model.sharding import make_mesh
 from humpback.models import weight_files
 from humpback.training import checkpoint
@@ -51,6 +53,30 @@ def made(path: Path, *steps: int, **fields) -> TrainingCheckpoints:
         checkpoints.save(step, tree(step), {"at": step})
     checkpoints.wait()
     return checkpoints
+
+
+class Made(Anybody):
+    """A maker of something by name."""
+
+    def __init__(self, identity: str, *others: str):
+        self.identity, self.identities, self.lock, self.asked = identity, {identity, *others}, 3, 0
+
+    def check(self) -> None:
+        self.asked += 1
+
+
+def test_a_step_says_what_it_was_made_from(tmp_path):
+    """It is continued by what may, before anything of it is deleted who saves is asked whether it still may."""
+    maker, state = Made("one"), {"w": np.zeros(3)}
+    checkpoints = TrainingCheckpoints(tmp_path / "c", maker=maker)
+    checkpoints.save(1, state, {"at": 1})
+    checkpoints.wait()
+    assert maker.asked == 1
+    described = json.loads((tmp_path / "c" / "00000001" / "meta.json").read_text())
+    assert described == {"meta": {"at": 1}, "best": False, "made_from": "one", "lock": 3}
+    assert TrainingCheckpoints(tmp_path / "c", maker=Made("two", "one")).latest() == (1, {"at": 1})
+    with pytest.raises(UserError, match=r"00000001: was not made from what this training is made from; delete .*/c to begin anew"):
+        TrainingCheckpoints(tmp_path / "c", maker=Made("two")).latest()
 
 
 def test_relative_paths_work_as_well(tmp_path, monkeypatch):
