@@ -78,7 +78,7 @@ class Contents:
             else:
                 try:
                     files = _function(_LISTS[field])(_resolved(field, given))
-                except UserError as error:
+                except (UserError, ImportError) as error:  # the latter: a package that reads them is not installed here
                     raise Missing(str(error)) from error
                 with _Progress(field) as progress:
                     found = self._digests.measure([path for _, path in files], progress)
