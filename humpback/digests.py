@@ -39,7 +39,8 @@ class Digests:
     """Measures files, and remembers in the file `cache` what it found of local ones."""
 
     def __init__(self, cache: epath.Path | None = None):
-        self._cache, self._known, self._changed = cache, None, False
+        self._cache, self._changed = cache, False
+        self._known: dict[str, list[Any]] | None = None
 
     def measure(self, paths: Sequence[str], progress: Callable[[int, int], None] = lambda done, of: None) -> list[Digest]:
         """The digests of files, in their order; of what is missing or cannot be read, too.
@@ -75,7 +76,7 @@ class Digests:
                 storage.publish_json(self._cache, self._known, replace=True)
             self._changed = False
 
-    def _before(self) -> dict[str, list]:
+    def _before(self) -> dict[str, list[Any]]:
         if self._known is None:
             try:
                 self._known = dict(storage.read_json(self._cache)) if self._cache is not None and self._cache.exists() else {}

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 from etils import epath
 
@@ -55,8 +55,8 @@ class Lock:
 
     def __init__(self, path: epath.Path):
         self.path, self.number = path, 0
-        self._store = _Local(path) if storage.is_local(path) else _Remote(path)
-        self._key, self._token = "", None
+        self._store: _Store = _Local(path) if storage.is_local(path) else _Remote(path)
+        self._key, self._token = "", cast(Any, None)  # a token is the store's own
         self._over = threading.Event()
         self._mutex = threading.Lock()
 
@@ -67,7 +67,7 @@ class Lock:
         self._key, waiting = secrets.token_hex(8), _Waiting(self.path)
         while True:
             token, holder = self._store.read()
-            if (holder or {}).get("key") == self._key:  # the answer to our write was lost
+            if holder is not None and holder.get("key") == self._key:  # the answer to our write was lost
                 break
             if waiting.seconds_left(token, holder) <= 0:
                 number = int((holder or {}).get("number", 0)) + 1
@@ -125,6 +125,14 @@ class Lock:
         return {"number": number, "key": self._key, "time": time.time(), **_me()}
 
 
+class _Store(Protocol):
+    """Where a lock's word lies: `swap` writes another one if the token is still the last word's, and returns the new one's."""
+
+    def read(self) -> tuple[Any, dict[str, Any] | None]: ...
+
+    def swap(self, token: Any, word: dict[str, Any]) -> Any: ...
+
+
 class Maker(Protocol):
     """Who makes parts of something: what from, which each part says, and what parts that are there already may say.
 
@@ -132,9 +140,14 @@ class Maker(Protocol):
     another one holds the lock by now.
     """
 
-    identity: str
-    identities: Collection[str]
-    lock: int
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def identities(self) -> Collection[str]: ...
+
+    @property
+    def lock(self) -> int: ...
 
     def begin(self) -> None: ...
 

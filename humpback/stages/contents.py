@@ -45,7 +45,7 @@ class Contents:
     def __init__(self, values: Mapping[str, Any], measured: digests.Digests):
         self._values, self._digests = values, measured
         self._found: dict[str, tuple[Content, list[tuple[str, str]], list[digests.Digest]]] = {}
-        self._rubric: str | None = None
+        self._rubric = ""
 
     def of(self, field: str) -> Content:
         """The content that a field names. Missing when something is not there, UserError for what cannot be told apart or read."""
@@ -146,7 +146,8 @@ class _Progress:
     """A bar of the bytes that are read, where they are many."""
 
     def __init__(self, field: str):
-        self._field, self._bar = field, None
+        self._field = field
+        self._bar: Bar | None = None
 
     def __enter__(self) -> "_Progress":
         return self

@@ -141,7 +141,7 @@ def other_inputs(record: Record, inputs: Mapping[str, str | None]) -> list[Diffe
 def refusal(folder: epath.Path, found: list[Difference], workdir: epath.Path, now: Now) -> str:
     """What to say of a folder that was made from something else: the differences, the way out, all folders that hang on them."""
     word = "made" if (folder / MANIFEST).exists() else "begun"
-    records = read_all(workdir) if workdir != folder else {folder.name: read(folder)}
+    records = read_all(workdir) if workdir != folder else {folder.name: read(folder) or {}}
     fields = {difference.name for difference in found if not isinstance(difference.was, _Manifest)}
     names = {folder.name}
     for name, record in records.items():

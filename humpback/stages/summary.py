@@ -49,7 +49,7 @@ def _summarize(run: Run) -> dict[str, Any]:
     candidates = _Candidates(run) if "candidates" in stages else None
     ratings = {t: _Ratings(run, t) for t in iterations if f"ratings-{t}" in stages}
     last = ratings[max(ratings)] if ratings else None
-    summary = {
+    summary: dict[str, Any] = {
         "stages": {name: {"counts": m["counts"], "dropped": m["dropped"]} for name, m in manifests.items()},
         "lengths": _lengths(_Pairs.of_seed(run) if "seed" in stages else None, curated, candidates),
         "candidates": candidates.rates() if candidates else None,
@@ -165,7 +165,7 @@ class _Ratings(_Pairs):
     def _of(self, rows: list[int] | None) -> dict[str, Any] | None:
         if rows is None:
             return None
-        columns = {"score": self.scores, "instruction": self.instructions, "output": self.outputs}
+        columns: dict[str, array] = {"score": self.scores, "instruction": self.instructions, "output": self.outputs}
         return {"examples": len(rows), **{name: statistics.mean_sd([column[row] for row in rows]) for name, column in columns.items()}}
 
 
@@ -173,7 +173,9 @@ class _First:
     """The few items with the lowest keys, in their order."""
 
     def __init__(self, count: int):
-        self._count, self._keys, self.items = count, [], []
+        self._count = count
+        self._keys: list[tuple] = []
+        self.items: list[Rated] = []
 
     def add(self, key: tuple, item: Rated) -> None:
         if len(self._keys) == self._count and key > self._keys[-1]:

@@ -98,7 +98,7 @@ class StopRequest:
                 for number in numbers:
                     if number not in _CODES:  # others are told here, too
                         continue
-                    self.code = max(self.code, _CODES[number])
+                    self.code = max(self.code, _CODES[signal.Signals(number)])
                     # In this order, so that of this thread and one that sets nothing_to_save one sees the other.
                     second, self.came = self.came, True
                     if second or self._nothing_to_save:
