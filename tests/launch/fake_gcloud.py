@@ -42,6 +42,7 @@ PYTHON = """#!/bin/bash
 # The Python of a worker: makes no environment and installs nothing, and runs another program as humpback when there is one.
 case "$1 $2" in
   "-c import sys; print("*) echo 3.11 ;;
+  "-c import sys"*"(3, 14)"*) exit 1 ;;
   "-c import "*) ;;
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-m pip") if [[ $3 == freeze ]]; then cat "$HOME/freeze" 2>/dev/null || true; elif [[ -e $HOME/broken ]]; then exit 1; fi ;;
