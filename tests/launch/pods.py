@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+from launch import local_pod
 from tests.launch.fake_gcloud import Cloud
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,7 +35,9 @@ def start(cloud, verb, *more, script=None):
 
 
 def heed_signals():
-    """In the child, before the command: a shell that starts this suite in the background has SIGINT ignored, and nohup SIGHUP."""
+    """In the child, before the command: a shell that starts this suite in the background has SIGINT ignored, and nohup SIGHUP. And it
+    ends when the suite is killed."""
+    local_pod.die_with_launcher()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

@@ -345,9 +345,8 @@ assert "--max-run-duration=3600s" in next(line for line in open("cloud/calls.log
     paths(tmp_path, script)
 
 
-def test_a_test_leaves_no_process(tmp_path):
+def test_a_test_leaves_no_process(cloud, tmp_path):
     """Whatever a test has started on this project ends with it: supervisors, gcloud and the workers' processes."""
-    cloud = pods.begin(tmp_path / "cloud")
     supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=100000"))
     wait_for(lambda: count(tmp_path))
     cloud.end()
