@@ -11,9 +11,10 @@ import time
 
 import pytest
 
+from launch import guard, local_pod, worker
 from tests.launch import pods
 from tests.launch.fake_gcloud import Cloud, services
-from tests.launch.pods import ROOT, TYPE, calls, count, job, start, tpu, wait_for
+from tests.launch.pods import ROOT, TYPE, calls, count, job, start, wait_for
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are Linux machines")
 
@@ -138,9 +139,6 @@ assert any("done after" in line for line in lines)
 costs(lines)
 """,
     "a second Ctrl-C": """
-supervision.tend = lambda *_: supervision.ON
-def patient(*_, **__):
-    time.sleep(60)
 child = os.fork()
 if child == 0:
     sys.stderr = open("said", "w", buffering=1)
@@ -222,8 +220,7 @@ assert "nothing is left" in str(do("delete")) and cloud.left() == []
 with cloud.state() as state:
     state["nodes"] = state["queued"] = {}
 up()
-cloud.queued_resources_delete  # by hand, elsewhere
-with cloud.state() as state:
+with cloud.state() as state:  # deleted by hand, elsewhere
     state["nodes"], state["queued"] = {}, {}
 assert "there is none" in do("status")[-1]
 do("create", "--type=v4-8")  # the journal's note of the other one does not stand against it
@@ -282,58 +279,99 @@ assert "not made from here" in do("delete")[-1] and cloud.left() == ["pod"]
     paths(tmp_path, script)
 
 
-def test_a_supervisor_that_nobody_hears_goes_on(cloud, tmp_path):
+def test_a_supervisor_that_nobody_hears_goes_on(tmp_path):
     """Its output is a pipe that is closed: that is no reason to leave what costs money, nor to end the work."""
-    supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=2"))
-    supervisor.stdout.close()
-    assert supervisor.wait(120) == 0
-    assert count(tmp_path) == 2 and cloud.left() == []
+    script = """
+class Closed(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError
+io.StringIO = Closed
+looks = []
+supervision.tend = lambda *_: journal.DONE if len(looks) == 3 else looks.append(gcloud.say("a look")) or supervision.ON
+tpu.FLAGS(["tpu.py", "--name=pod", "--zone=z", "--journal=journal", "--poll_seconds=0.01", TYPE])
+with contextlib.redirect_stdout(Closed()), contextlib.redirect_stderr(Closed()):
+    try:
+        tpu.main(["tpu.py", "supervise", "run"])
+    except SystemExit as end:
+        assert end.code == 0
+assert len(looks) == 3 and cloud.left() == []
+"""
+    paths(tmp_path, script)
 
 
-@pytest.mark.parametrize("may_delete", [True, False])
-def test_the_limit_holds_without_the_laptop(may_delete, tmp_path):
-    """Worker 0 deletes its own slice, where it may; what is not so is not claimed."""
+def test_the_limit_holds_without_the_laptop(tmp_path):
+    """Worker 0 deletes its own slice."""
     cloud = Cloud(tmp_path / "cloud")
     with services(cloud) as variables:
         pods.begin(cloud.folder, **variables)
-        cloud.set(may_delete=may_delete)
         supervisor = start(cloud, "supervise", TYPE, "--max_chip_hours=8", *job(tmp_path, "--steps=100000"))
         said = []
         try:
             for line in supervisor.stdout:
                 said.append(line)
-                if "worker 0 keeps the limit, too" in line or "the limit ends with this machine" in line:
+                if "worker 0 keeps the limit, too: it deletes its slice at" in line:
                     break
-            text = "".join(said)
-            assert "8 chip-hours is kept by this process and ends with it" in text
-            assert ("worker 0 keeps the limit, too: it deletes its slice at" in text) == may_delete
-            assert may_delete or "the service account has no tpu.nodes.delete" in text
+            assert "8 chip-hours is kept by this process and ends with it" in "".join(said)
             supervisor.send_signal(signal.SIGKILL)
             guard = json.loads((cloud.worker("pod", 0) / "humpback-guard.json").read_text())
-            assert guard["allowed"] == may_delete and 3000 < guard["ends"] - time.time() <= 3600
+            assert guard["allowed"] and 3000 < guard["ends"] - time.time() <= 3600
             assert not (cloud.worker("pod", 1) / "humpback-guard.json").exists()
-            if may_delete:
-                words = "cd humpback && .venv/bin/python launch/worker.py limit --seconds=0.2 --node=pod --zone=z"
-                wait_for(lambda: count(tmp_path))
-                cloud.run(["compute", "tpus", "tpu-vm", "ssh", "pod", "--worker=0", f"--command={words}", "--zone=z"])
-                wait_for(lambda: not cloud.worker("pod", 0).exists())
-                assert cloud.left() == ["pod"]  # the request for it: it costs nothing
+            words = "cd humpback && .venv/bin/python launch/worker.py limit --seconds=0.2 --node=pod --zone=z"
+            wait_for(lambda: count(tmp_path))
+            cloud.run(["compute", "tpus", "tpu-vm", "ssh", "pod", "--worker=0", f"--command={words}", "--zone=z"])
+            wait_for(lambda: not cloud.worker("pod", 0).exists())
+            assert cloud.left() == ["pod"]  # the request for it: it costs nothing
         finally:
             cloud.end()
 
 
-def test_a_limit_that_is_no_longer_given_is_taken_back(tmp_path):
-    cloud = Cloud(tmp_path / "cloud")
+def test_what_is_not_so_is_not_claimed(tmp_path):
+    """A limit is set where there is none or another, taken back where none is given, and said to be kept when all slices may."""
+    script = """
+tpu.FLAGS(["tpu.py", "--name=pod", "--zone=z", "--journal=journal", TYPE, "--slices=2", "--max_chip_hours=32"])
+asked, said, record = [], [], journal.Journal()
+record.ask("v5litepod-8", 2)
+gcloud.ssh = lambda node, command, **more: asked.append((node, command.partition(" limit ")[2], more))
+supervision.say = said.append
+def look(*limits):
+    del asked[:], said[:]
+    found = [{"slice": n, "worker": str(w), "limit": limits[n] if w == 0 else None} for n in range(2) for w in range(2)]
+    supervision.limit_on_workers(record, found)
+    return asked
+kept = lambda left: {"left": left, "allowed": True, "why": ""}
+refused = {"left": 7200, "allowed": False, "why": "the service account has no tpu.nodes.delete"}
+assert look(None, kept(7190)) == [("pod-0", "--seconds=7200 --node=pod-0 --zone=z", {"worker": "0"})] and not said
+assert look(kept(9000), kept(3000))[1][1] == "--seconds=7200 --node=pod-1 --zone=z" and len(asked) == 2
+record.values["ends"] = 0.0
+assert look(kept(7200), refused) == [] and said == ["pod: the limit ends with this machine: the service account has no tpu.nodes.delete"]
+assert look(kept(7200), refused) == [] and said == [] and record.values["ends"] == 0  # it is said once
+assert look(kept(7200), kept(7210)) == [] and "worker 0 keeps the limit, too: it deletes its slice at" in said[0]
+assert 7100 < record.values["ends"] - time.time() <= 7200
+tpu.FLAGS.max_chip_hours = 0
+assert look(kept(7200), None) == [("pod-0", "--seconds=0 --node=pod-0 --zone=z", {"worker": "0"})] and record.values["ends"] == 0
+"""
+    paths(tmp_path, script)
+
+
+@pytest.mark.parametrize(("may_delete", "answers"), [(True, True), (False, True), (True, False)])
+def test_whether_a_worker_may_delete_is_asked(may_delete, answers, tmp_path, monkeypatch):
+    """Where it cannot be asked it is not claimed, and no token is in what is said."""
+    cloud = Cloud(tmp_path / "cloud").begin()
+    cloud.set(may_delete=may_delete)
+    monkeypatch.setattr(worker, "GUARD", tmp_path / "guard.json")
     with services(cloud) as variables:
-        pods.begin(cloud.folder, **variables)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        if not answers:
+            monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER", f"http://127.0.0.1:{local_pod.free_ports()}")
         try:
-            tpu(cloud, "supervise", TYPE, "--max_chip_hours=8", "--noautodelete", *job(tmp_path, "--steps=1"))
-            guard = cloud.worker("pod", 0) / "humpback-guard.json"
-            wait_for(guard.exists)
-            tpu(cloud, "supervise", "--noautodelete", *job(tmp_path, "--steps=2"))
-            assert not guard.exists()
+            guard.begin(3600, "pod", "z", "")
+            limit = worker.limit()
         finally:
-            cloud.end()
+            guard.begin(0, "pod", "z", "")
+    assert limit["allowed"] == (may_delete and answers) and 3590 < limit["left"] <= 3600 and worker.limit() is None
+    assert ("cannot be asked" in limit["why"]) == (not answers) and ("has no tpu.nodes.delete" in limit["why"]) == (not may_delete)
+    assert "of-the-machine" not in str(limit)
 
 
 def test_flex_start_gives_google_the_limit(tmp_path):
@@ -348,7 +386,7 @@ assert "--max-run-duration=3600s" in next(line for line in open("cloud/calls.log
 def test_a_test_leaves_no_process(cloud, tmp_path):
     """Whatever a test has started on this project ends with it: supervisors, gcloud and the workers' processes."""
     supervisor = start(cloud, "supervise", TYPE, *job(tmp_path, "--steps=100000"))
-    wait_for(lambda: count(tmp_path))
+    wait_for(lambda: calls(cloud))
     cloud.end()
     assert supervisor.wait(10) == -signal.SIGKILL
     mark = str(cloud.folder).encode()
@@ -359,4 +397,3 @@ def test_a_test_leaves_no_process(cloud, tmp_path):
             continue
         assert mark not in text, (path / "cmdline").read_bytes()
     supervisor.communicate()
-    assert calls(cloud)
