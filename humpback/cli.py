@@ -5,38 +5,69 @@ hung; 75 stopped by SIGTERM or because the machine is being taken away; 130 stop
 or did not come; 1 anything else, with a traceback. After 70, 75, 130 and 134 the same command continues.
 """
 
+import difflib
 import errno
 import gc
 import importlib
 import os
+import re
 import sys
-from collections.abc import Mapping
-from typing import Any, NoReturn
+import textwrap
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
+import humpback
 from humpback import config as configs
 from humpback import credentials, distributed, locks
 from humpback.errors import Stopped, UserError
 from humpback.training.stopping import StopRequest, heed_preemption
 
+
+class Command(NamedTuple):
+    """Where a command's flags and main are, what it does, and a command line to begin with."""
+
+    module: str
+    does: str
+    example: str
+
+
+_RUN = "--config=configs/demo.py --workdir=runs/demo"
 COMMANDS = {
-    "run": ("humpback.stages.run", "the whole loop: every stage in order, skipping what is done"),
-    "base": ("humpback.stages.base", "the base weights in a run's own form"),
-    "segment": ("humpback.stages.segment", "web pages to segments"),
-    "seed": ("humpback.stages.seed", "human pairs to seed and held-out examples"),
-    "finetune": ("humpback.stages.finetune", "train M_yx (--task=backward) or M_t (--task=forward --iteration=T)"),
-    "augment": ("humpback.stages.augment", "write one candidate instruction per segment"),
-    "curate": ("humpback.stages.curate", "rate the candidates and keep the best (--iteration=T)"),
-    "summary": ("humpback.stages.summary", "summary.json and report.md of a run"),
-    "convert": ("humpback.commands.convert", "GGUF, Hugging Face or Meta weights in, Hugging Face out"),
-    "verify": ("humpback.commands.verify", "whether two models are the same, tensor by tensor and on texts"),
-    "generate": ("humpback.commands.generate", "a file of prompts through a model folder (resumable, any number of replicas)"),
-    "plan": ("humpback.commands.plan", "will it fit on a TPU slice, how fast, at what cost: compiled without a TPU"),
-    "chat": ("humpback.commands.chat", "talk to a model folder"),
-}
+    "run": Command("humpback.stages.run", "the whole loop: every stage in order, skipping what is done", _RUN),
+    "base": Command("humpback.stages.base", "the base weights in a run's own form", _RUN),
+    "segment": Command("humpback.stages.segment", "web pages to segments", "--input=pages --out=segments"),
+    "seed": Command("humpback.stages.seed", "human pairs to seed and held-out examples", _RUN),
+    "finetune": Command(
+        "humpback.stages.finetune", "train M_yx (--task=backward) or M_t (--task=forward --iteration=T)", f"{_RUN} --task=backward"
+    ),
+    "augment": Command("humpback.stages.augment", "write one candidate instruction per segment", _RUN),
+    "curate": Command("humpback.stages.curate", "rate the candidates and keep the best (--iteration=T)", f"{_RUN} --iteration=1"),
+    "summary": Command("humpback.stages.summary", "summary.json and report.md of a run", _RUN),
+    "convert": Command(
+        "humpback.commands.convert", "GGUF, Hugging Face or Meta weights in, Hugging Face out",
+        "--source=runs/demo/forward-2 --target=humpback-135m --to_format=huggingface",
+    ),
+    "verify": Command(
+        "humpback.commands.verify", "whether two models are the same, tensor by tensor and on texts",
+        "--source=runs/demo/forward-2 --target=humpback-135m",
+    ),
+    "generate": Command(
+        "humpback.commands.generate", "a file of prompts through a model (resumable, any number of replicas)",
+        "--model=runs/demo/forward-2 --input=prompts.jsonl --out=answers",
+    ),
+    "plan": Command(
+        "humpback.commands.plan", "will it fit on a TPU slice, how fast, at what cost: compiled without a TPU",
+        "--config=configs/llama_7b.py --tpu=v5e-32,v4-32",
+    ),
+    "chat": Command("humpback.commands.chat", "talk to a model", "--model=runs/demo/forward-2"),
+}  # fmt: skip
 EXIT_USER_ERROR = 2
 _RELEASE_SECONDS = 10  # of a store that does not answer
+_REQUIRED = "must have a value other than None"  # absl's words
+_HELP = {"-h", "--help", "-help", "--helpshort", "--helpfull"}
 # Every command's flags that say which of several processes this is, and the variables that say the same.
 PLACE_FLAGS = {
     "coordinator_address": "JAX_COORDINATOR_ADDRESS",
@@ -48,15 +79,23 @@ PLACE_FLAGS = {
 def main() -> None:
     """The console script; a user's mistake and a stop are told without a traceback."""
     command = sys.argv[1] if len(sys.argv) > 1 else "help"
-    if command in ("help", "-h", "--help"):
+    if command in ("help", *_HELP):
         print(_usage())
         return
+    if command in ("version", "--version"):
+        print(_version())
+        return
     if command not in COMMANDS:
-        print(f"humpback: no command {command!r}\n\n{_usage()}", file=sys.stderr)
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        print(f"humpback: no command {command!r}{f'; did you mean {near[0]}?' if near else ''}\n\n{_usage()}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    module = _import(COMMANDS[command][0])
-    _define_flags(module)
+    module = _import(COMMANDS[command].module)
+    mine = _define_flags(module)
+    if asked := _HELP & set(sys.argv[2:]):
+        print(_help(command, mine, full="--helpfull" in asked))
+        return
     try:
+        sys.argv[2:] = with_config(sys.argv[2:], module)
         app.run(lambda _: _run(module), argv=[f"humpback {command}", *sys.argv[2:]], flags_parser=_parse)
     except distributed.PeersMissing as error:
         _fail(error, distributed.PEER_LOST)
@@ -99,16 +138,29 @@ def _run(module) -> None:
         raise
 
 
-def _define_flags(module) -> None:
-    """The command's flags and those of all commands."""
+def _define_flags(module) -> list[str]:
+    """Defines the command's flags and then those of all commands, and returns their names."""
     others = set(flags.FLAGS)  # absl's, Orbax's
     module.define_flags()
     same = {name: f"(as {variable} in the environment)" for name, variable in PLACE_FLAGS.items()}
     flags.DEFINE_string("coordinator_address", None, f"several processes: HOST:PORT of the first {same['coordinator_address']}")
     flags.DEFINE_integer("num_processes", None, f"several processes: how many {same['num_processes']}", lower_bound=1)
     flags.DEFINE_integer("process_id", None, f"several processes: which this is, from 0 {same['process_id']}", lower_bound=0)
-    for name in set(flags.FLAGS) - others:  # --help lists what is said to belong to the program
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    return [name for name in flags.FLAGS if name not in others]
+
+
+def with_config(arguments: list[str], module: Any) -> list[str]:
+    """A command's arguments; before fields of a config that is not named comes the command's own, where it has one (DEFAULT_CONFIG).
+
+    UserError for a field that the config does not have, with the nearest one.
+    """
+    named = [argument.partition("=")[0] for argument in arguments]
+    fields = [match[1] for name in named if (match := re.fullmatch(r"--?(?:no)?config\.(.*)", name))]
+    for field in fields:
+        if wrong := configs.unknown_field(field):
+            raise UserError(f"--config.{field}: {wrong}")
+    default = getattr(module, "DEFAULT_CONFIG", "")
+    return [f"--config={default}", *arguments] if default and fields and not {"--config", "-config"} & set(named) else arguments
 
 
 def place_variables(given: Mapping[str, Any]) -> dict[str, str]:
@@ -157,6 +209,42 @@ def _fail(error: UserError | Stopped, code: int = EXIT_USER_ERROR) -> NoReturn:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<10}{command.does}" for name, command in COMMANDS.items()]
     several = "several processes: --coordinator_address=HOST:PORT --num_processes=N --process_id=I (not needed on Cloud TPU)"
     return "\n".join(["usage: humpback COMMAND --flags   (humpback COMMAND --help lists them)", "", *lines, "", several])
+
+
+def _version() -> str:
+    """Humpback's version and those of what decides its numbers."""
+    packages = ("jax", "jaxlib", "flax", "orbax-checkpoint")
+    return f"humpback {humpback.__version__} ({', '.join(f'{name} {metadata.version(name)}' for name in packages)})"
+
+
+def _help(command: str, names: Sequence[str], full: bool) -> str:
+    """The help of a command: how it is called, what it does, an example, its flags. full: every field of the config, too."""
+    about = COMMANDS[command]
+    lines = [f"usage: humpback {command} --flags", "", f"{about.does[0].upper()}{about.does[1:]}.", ""]
+    lines += [f"  humpback {command} {about.example}", ""]
+    lines += [line for name in names for line in _entry(f"--{name}:", f"{flags.FLAGS[name].help} {_default(name)}")]
+    if "config" in names and full:
+        lines += ["", "--config.FIELD=VALUE changes a field of the config. The defaults, and what is allowed:", ""]
+        for field, item, value in configs.fields(configs.Config()):
+            rule = item.metadata["rule"].text
+            allowed = "" if rule.startswith(configs.anything("").text) else f" (allowed: {rule})"
+            lines += _entry(f"--config.{field}={value}", item.metadata["reason"] + allowed)
+    elif "config" in names:
+        lines += ["", f"humpback {command} --helpfull lists every field of the config."]
+    return "\n".join(lines)
+
+
+def _default(name: str) -> str:
+    """What a flag is when it is not given."""
+    flag = flags.FLAGS[name]
+    if any(_REQUIRED in str(validator.message) for validator in flag.validators):
+        return "(required)"
+    return "" if flag.default in (None, "", []) else f"(default: {flag.default})"
+
+
+def _entry(name: str, text: str) -> list[str]:
+    """A name, and below it what is to be said of it."""
+    return [f"  {name}", *textwrap.wrap(" ".join(text.split()), 100, initial_indent="      ", subsequent_indent="      ")]

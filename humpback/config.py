@@ -7,8 +7,10 @@ everything else sees. "The paper's" are values of its sections 2 and 3.1 and app
 
 import copy
 import dataclasses
+import difflib
 import inspect
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,12 +29,22 @@ class Rule(NamedTuple):
 
 def at_least(low: float) -> Rule:
     """Allows numbers from `low` on."""
-    return Rule(lambda value: value >= low, f"at least {low:g}")
+    return Rule(lambda value: value >= low, f"at least {low}")
 
 
 def within(low: float, high: float) -> Rule:
     """Allows numbers from `low` to `high`, both among them."""
-    return Rule(lambda value: low <= value <= high, f"from {low:g} to {high:g}")
+    return Rule(lambda value: low <= value <= high, f"from {low} to {high}")
+
+
+def below(low: float, high: float) -> Rule:
+    """Allows numbers from `low` to `high`, the second not among them."""
+    return Rule(lambda value: low <= value < high, f"from {low} to below {high}")
+
+
+def above(low: float) -> Rule:
+    """Allows numbers greater than `low`."""
+    return Rule(lambda value: value > low, f"above {low}")
 
 
 def one_of(*values: str) -> Rule:
@@ -50,7 +62,8 @@ DTYPE = one_of("float32", "bfloat16")
 LANGUAGE = Rule(lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and v == v.lower(), "a code of ISO 639-1, such as en")
 OPENED = anything("what cannot be opened is said when it is read")
 CHECKED = anything("what differs from the file is said when it is read")
-FITS = anything("what does not fit the devices is said when they are known")
+AXIS = Rule(lambda value: value == -1 or value >= 1, "at least 1, or -1 for what is left over")
+MOST_EXAMPLES = 2_047  # of a step: dropout numbers tokens in 31 bits, of which an example has 20
 
 
 def setting(default: Any, rule: Rule, reason: str, *, recorded: bool = False) -> Any:
@@ -129,11 +142,12 @@ class Segments(Node):
 class Seed(Node):
     """The human pairs."""
 
-    source: str = setting("", OPENED, "Open Assistant export, JSONL of `instruction` and `response`, or tfds:NAME[:SPLIT]")
+    source: str = setting("", OPENED, "Open Assistant's trees, JSON lines of pairs (plain, Alpaca's, Dolly's), or tfds:NAME[:SPLIT]")
     single_reply: str = setting("drop", one_of("drop", "reviewed"), "`reviewed` also keeps a reviewed only reply, whose rank is null")
-    limit: int = setting(0, at_least(0), "training pairs, the first by id; 0 keeps all")
+    language: str = setting("en", LANGUAGE, "the paper's; messages of an export that are in another are dropped")
+    limit: int = setting(0, at_least(0), "training pairs, drawn by their texts; 0 keeps all")
     held_out_source: str = setting("", OPENED, "the pairs that measure every model; empty: they are taken from `source`")
-    held_out: int = setting(0, at_least(0), "how many are held out, the first by id; 0 with a held_out_source takes all of it")
+    held_out: int = setting(0, at_least(0), "how many are held out, drawn by their texts; 0 with a held_out_source takes all of it")
     dev_source: str = setting("", OPENED, "pairs that choose the checkpoint (dev_every); the held-out ones never do")
 
 
@@ -144,14 +158,14 @@ class Finetune(Node):
     length: int = setting(
         2_048, at_least(8), "tokens of an example, and of the longest rows: shorter rows (512, 1,024) are taken where few are filled"
     )
-    batch: int = setting(0, at_least(0), "examples in a step; 0 takes the paper's table by number of examples")
+    batch: int = setting(0, within(0, MOST_EXAMPLES), "examples in a step; 0 takes the paper's table by number of examples")
     steps: int = setting(0, at_least(0), "updates; 0 takes the paper's table by number of examples")
     lr: float = setting(1e-5, at_least(0), "the paper's, at the first step; linearly to end_lr")
     end_lr: float = setting(9e-6, at_least(0), "the paper's, at the last step, exactly")
     weight_decay: float = setting(0.1, at_least(0), "the paper's; of the matrices, not the norms")
-    beta1: float = setting(0.9, SHARE, "the paper is silent on the betas, epsilon and the clip: LLaMA's")
-    beta2: float = setting(0.95, SHARE, "LLaMA's, see beta1")
-    eps: float = setting(1e-8, at_least(0), "LLaMA's, see beta1")
+    beta1: float = setting(0.9, below(0, 1), "the paper is silent on the betas, epsilon and the clip: LLaMA's")
+    beta2: float = setting(0.95, below(0, 1), "LLaMA's, see beta1")
+    eps: float = setting(1e-8, above(0), "LLaMA's, see beta1")
     clip: float = setting(1.0, at_least(0), "of the gradient's norm; LLaMA's, see beta1. 0: never")
     dropout: float = setting(0.1, within(0, 0.99), "the paper's; on the residual branches")
     compute_dtype: str = setting(
@@ -224,9 +238,9 @@ class Decoding(Node):
 class Mesh(Node):
     """How many devices share what; -1 is what is left over."""
 
-    data: int = setting(1, FITS, "copies of the model, which share the rows of a batch", recorded=True)
-    fsdp: int = setting(-1, FITS, "devices that share the rows and the weights", recorded=True)
-    tensor: int = setting(1, FITS, "devices that share heads and the feed-forward width", recorded=True)
+    data: int = setting(1, AXIS, "copies of the model, which share the rows of a batch", recorded=True)
+    fsdp: int = setting(-1, AXIS, "devices that share the rows and the weights", recorded=True)
+    tensor: int = setting(1, AXIS, "devices that share heads and the feed-forward width", recorded=True)
 
 
 @dataclass
@@ -315,6 +329,8 @@ def finish(config: Config) -> Config:
             _set(config, name, value)
         if type(value) is not expected:
             raise UserError(f"config field {name}: {value!r} is not of type {expected.__name__}")
+        if expected is float and not math.isfinite(value):
+            raise UserError(f"config field {name}: {value!r} is not allowed; it must be a finite number")
     for name, item, value in fields(config):
         rule: Rule = item.metadata["rule"]
         if not rule.allows(value):
@@ -323,6 +339,17 @@ def finish(config: Config) -> Config:
     credentials.refuse({f"config field {name}": value for name, value in leaves(config)})
     _freeze(config)
     return config
+
+
+def unknown_field(name: str) -> str:
+    """Says what is wrong with the name of a field that is none, with the nearest that is one; "" for a field, or a part of the tree."""
+    known = [known for known, _ in leaves(Config())]
+    if any(field == name or field.startswith(f"{name}.") for field in known):
+        return ""
+    # The last part, such as `topp`, is what somebody has misspelt more often than the path to it.
+    last = difflib.get_close_matches(name.rpartition(".")[2], {field.rpartition(".")[2] for field in known}, 1)
+    near = difflib.get_close_matches(name, [field for field in known if not last or field.endswith(last[0])], 1, 0.4)
+    return f"there is no config field {name!r}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _check_together(config: Config) -> None:

@@ -1,16 +1,39 @@
 """What the terminal hears of work that takes a while: lines and bars on standard error, of the first process only."""
 
 import sys
+import unicodedata
 
 from tqdm import tqdm
 
 from humpback import distributed
+
+_TURNS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))  # classes of characters that turn a line's direction
 
 
 def say(text: str) -> None:
     """A line about the state of the run."""
     if distributed.is_first():
         print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """A line about what changes the meaning of a result."""
+    say(f"WARNING: {text}")
+
+
+def warn_of_many(stage: str, part: int, whole: int, what: str) -> None:
+    """Warns of `what` happened in a stage to `part` of `whole`, when that is more than a tenth."""
+    if part * 10 > whole:
+        warn(f"{stage}: {part} of {whole} {what}")
+
+
+def printable(text: str) -> str:
+    """A model's or a page's text for a terminal: characters that would control it, or turn a line's direction, become U+FFFD."""
+    return "".join("\ufffd" if _controls(character) else character for character in text)
+
+
+def _controls(character: str) -> bool:
+    return character not in "\n\t" and (unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _TURNS)
 
 
 class Bar:

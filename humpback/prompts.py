@@ -3,7 +3,9 @@
 Source: the paper's section 2 and tables 19 and 20 for what the prompts ask; the wording here is this project's own.
 """
 
+import itertools
 import re
+import unicodedata
 from typing import NamedTuple
 
 # The paper's two tags, exact constants, appended to the instruction and never a system turn (section 2.1).
@@ -61,14 +63,22 @@ _EXPECTED_CLOSING = 'Answer with one line only: "Score: " and the rating from 1 
 SCORE_LEAD = "Score: "
 
 
+def bare(instruction: str) -> str:
+    """An instruction without white space around it and without tags that end it: somebody's data, or question, may have them already."""
+    instruction = instruction.strip()
+    while (shorter := instruction.removesuffix(SEED_TAG).removesuffix(WEB_TAG).rstrip()) != instruction:
+        instruction = shorter
+    return instruction
+
+
 def forward_training_prompt(instruction: str, tag: str) -> Prompt:
-    """A training example's prompt: the instruction, one space, the tag of where its pair comes from."""
-    return Prompt("", instruction.strip(), " " + tag)
+    """A training example's prompt: the bare instruction, one space, the tag of where its pair comes from."""
+    return Prompt("", bare(instruction), " " + tag)
 
 
 def forward_prompt(instruction: str) -> Prompt:
     """The prompt of a question to a finished model: both tags, the seed's first (the paper's best setting, table 8)."""
-    return Prompt("", instruction.strip(), f" {SEED_TAG} {WEB_TAG}")
+    return Prompt("", bare(instruction), f" {SEED_TAG} {WEB_TAG}")
 
 
 def backward_prompt(response: str) -> Prompt:
@@ -83,20 +93,142 @@ def rating_prompt(instruction: str, response: str, mode: str, rubric: str = RUBR
     return Prompt(head, response.strip(), f"\n\n{closing}")
 
 
-# What may stand around the number: emphasis, brackets, quotes. "4/5" and "4 out of 5" are a 4; "9/10" is no rating.
-_SCORE = re.compile(r"score\s*[*_`\"']*\s*:\s*(.*)", re.IGNORECASE)
-_VALUE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(?:\s*(?:/|out of)\s*5)?$")
+# A statement begins with a line, a sentence or a part of one, may be qualified, and names a score. Of other words before "score" nothing
+# is known: an "accuracy score" is an aspect's, "the user's score" a game's, the "maximum score" nobody's.
+_QUALIFIER = (
+    r"(?:(?:so|thus|hence|therefore|overall|final|total|average|my|our|the|this|response|revised|updated|corrected|new"
+    r"|on\s+reflection|actually|in\s+conclusion|(?:answer|output|result|verdict|judge?ment|conclusion|score):),?\s+)*"
+)
+_STATEMENT = re.compile(
+    rf"""(?:(?P<begins>^\W*|(?<!\.\w)[.!?]\s+)|[;|]\s*|\s-\s+|[{{,]\s*["'](?=[\w ]+["']\s*:))
+    (?:{_QUALIFIER}(?:score|rating)(?:\s*/\s*(?:score|rating))?\b["']?(?:\s+for\s+(?:this|the)\s+(?:response|answer|pair))?
+        (?P<note>\s*[(\[][^()\[\]]*[)\]](?=\s*(?:[:=|-]|is\b)))?
+        (?P<mark>\s*(?:[:=|]|->|is\b|would\s+be\b)(?:\s*[:=|])*|\s+-(?=\s)|(?=\s|$))\s*
+      |{_QUALIFIER}I(?:\s+would|'d|\s+will|'ll)?\s+(?:rate|give|score)\s+
+        (?:(?:it|this|the|an?|response|answer|pair|score|rating|as|of|at)\s+)*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+_VALUE = re.compile(
+    r"""(?:["'(\[{]|<(?=[^<>]*>))*\s*(?:(?:an?|about|around|approximately|roughly|solid|strong|level)\s+)*[+~≈]?\s*
+    (?:(?P<digits>\d+(?:\.\d+|,\d\d?)?)|(?P<word>one|two|three|four|five)\b|(?P<stars>[★⭐🌟](?:\s?[★⭐🌟☆])*))
+    (?P<half>\s+and\s+a\s+half)?
+    (?:(?:\s*-?(?:stars?|points?))?\s*[,(]?\s*(?:/|-?out[ -]of-?(?:\s+a\s+possible)?|\bof\b)\s*(?:5(?:\.0)?|five)(?![\w%]|[.,/]\d)
+      |\s*(?:\(|\bon\b)[^()\d]*1\s*(?:-|to)\s*5\b(?:\s+scale)?)?
+    (?:\s*-?(?:stars?|points?|pts)\b)?(?![\w%/+]|[.,]\d)["'\])}>]*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# After a value: nothing, or an explanation, but no other number, alternative or scale.
+_REST = re.compile(
+    r"""(?!\W*(?:\d|(?:if|unless|had)\b
+      |(?:or|to|and|but|now|was|revised|rounded|changed|maybe|perhaps|possibly|no|wait|actually|out\s+of|of|on|scale)\b
+        [^.!?]*(?:\d|\b(?:ten|five)\b)))
+    \s*(?:$|[.!;,:(\[|-]|(?:because|since|as|due|given|overall)\b|[^\w?%/+]+$)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# What may stand in brackets behind "score": the scale, which ends with 5, or that it is the last word.
+_NOTE = re.compile(r"|(?!.*(?:[06-9]|\d\d)).*(?:5|five).*|\W*(?:final|overall|revised|updated)\W*", re.IGNORECASE)
+_OTHER_SCALE = re.compile(r"\bscale\s+(?:(?:of|from)\s+)?(?:\d+\s*(?:to|-)\s*)?(?:[6-9]|\d\d+)\b", re.IGNORECASE)
+_TAKEN_BACK = re.compile(r"\W*(?:on\s+(?:reflection|second\s+thought)|actually|wait|correction|scratch\s+that|hmm|no,)", re.IGNORECASE)
+_NEXT_PAIR = re.compile(r"\W*(?:instruction|user|human)\s*:", re.IGNORECASE)
 
 
-def parse_rating(text: str) -> float | None:
-    """The rating in a judge's answer: the number on the last `Score:` line, from 1 to 5, fractions allowed; otherwise None."""
-    lines = [match.group(1) for line in text.splitlines() if (match := _SCORE.search(line))]
-    if not lines:
+def parse_rating(text: str, cut: bool = False) -> float | None:
+    r"""The rating, from 1 to 5, that a judge's answer settles on, or None. A false rating is worse than a lost one.
+
+    A rating stands in a statement: a line, a sentence or a part of one that begins by naming a score. The last statement counts, also
+    where its value cannot be read. `cut`: the answer ended with its length. The statement's line must then be whole and more text must
+    follow it, for the rest of the number, or a change of mind, may be what is missing. (⏎ is the end of a line.)
+
+    ==============================================  ====  ================================================================
+    Score: 4                                        4     what the judge was asked for
+    It is clear. My final **Rating** is *4*.        4     or "rating", qualified, behind "=", "-", "is" or nothing; markup says nothing
+    Score:⏎4                                        4     or the value has the next line for itself
+    I would give this response 4 out of 5.          4     or "I" and a verb name it
+    {"reason": "clear", "score": 4}                 4     or JSON, a table's row, a tag,
+    \boxed{4}                                       4     or a box, which needs no name
+    Score: 4,5                                      4.5   fractions, also ½ and "and a half"
+    Score: Four                                     4     words, stars, digits of any script
+    Score (1-5): 4 / 5 stars                        4     a scale that ends with 5
+    Score: 8/10                                     none  no other, wherever it is said
+    Score: 4-5                                      none  no range, alternative or list
+    Score: 4, because it is clear                   4     a reason may follow,
+    Score: 3 goals                                  none  other words may not
+    Score: 4, if it were shorter                    none  nor conditions
+    Score 5: an ideal answer                        none  the rubric, quoted
+    Score: 1⏎Score: 2⏎Score: 3                      none  so are three levels in a row
+    Score: 3⏎On reflection, it is good.⏎Score: 4    4     the last statement counts,
+    Score: 4⏎Score:                                 none  whether it says something or not
+    Score: 4⏎On reflection, it is good.             none  and unless it is taken back
+    Score: 4⏎Reason: it says Score: on each page    4     within a sentence is no statement
+    Score: 4⏎Accuracy score: 2                      4     nor is an aspect's
+    <think>Score: 2</think>                         none  nor what is thought, struck out or quoted with ">"
+    Score: 4⏎Instruction: Why?⏎Score: 1             4     nor what stands in another pair, which the model goes on with
+    4                                               none  a number alone may be anything
+    ==============================================  ====  ================================================================
+    """
+    plain = _as_read(text)
+    lines = [line.strip() for line in plain.splitlines() if line.strip() and not line.lstrip().startswith(">")]
+    values: list[float | None] = []  # of the statements
+    end = 0  # the line on which the last one ends
+    for number, (line, following) in enumerate(itertools.pairwise([*lines, ""])):
+        if values and _NEXT_PAIR.match(line):
+            break
+        if values and _TAKEN_BACK.match(line):
+            values.append(None)
+        for value, more in _last_statement(line, following):
+            values.append(value)
+            end = number + more
+    if not values or (cut and end >= len(lines) - 1) or _OTHER_SCALE.search(plain):
         return None
-    value = _VALUE.fullmatch(lines[-1].strip().strip("*_`\"'<>[]() .").strip())
-    if value is None or not 1 <= float(value.group(1)) <= 5:
-        return None
-    return float(value.group(1))
+    steps = [after - before for before, after in itertools.pairwise(values[-3:]) if before is not None and after is not None]
+    return None if steps in ([1.0, 1.0], [-1.0, -1.0]) else values[-1]
+
+
+def _as_read(text: str) -> str:
+    """What a reader sees: without what is thought before the answer, markup and tags; with one form of digits, dashes and quotes."""
+    text = re.split(r"<(?:think|thought|reason)\w*>", re.split(r"</(?:think|thought|reason)\w*>", text)[-1])[0]
+    text = re.sub(r"\s*½|(?<=\d)\s+1/2\b", " and a half", re.sub(r"~~.*?~~", "", text))
+    text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) not in ("Cf", "Me", "Mn"))
+    text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+    for form, characters in (("-", "‐‑‒–—―−"), ("/", "⁄∕"), ("->", "→"), ("'", "‘’"), ('"', "“”")):
+        text = re.sub(f"[{characters}]", form, text)
+    text = re.sub(r"<(?:score|rating)>", "\nscore: ", text, flags=re.IGNORECASE)
+    text = re.sub(r"</?[a-z][^<>\n]*>|<\|[^<>\n]*\|>", " ", text, flags=re.IGNORECASE)
+    text = re.sub(r"\$*\\boxed\{([^{}]*)\}\$*|\[\[\s*(\d[^\[\]]*)\]\]", lambda boxed: f"\nscore: {boxed[1] or boxed[2]}\n", text)
+    return re.sub("[*`]", "", text).replace("_", " ")
+
+
+def _last_statement(line: str, following: str) -> list[tuple[float | None, int]]:
+    """[(value, 1 if it stands in the line that follows, else 0)] of the last statement in a line, None for a value that cannot be read;
+    [] when there is no statement."""
+    for match in reversed(list(_STATEMENT.finditer(line))):
+        rest, mark = line[match.end() :], match["mark"] or ""
+        value, behind = _value(rest)
+        if value is not None and _REST.match(behind) and (mark.strip(" -") or not behind.lstrip().startswith(":")):
+            return [(value if _NOTE.fullmatch(match["note"] or "") else None, 0)]
+        below, behind = _value(following)
+        if not rest and below is not None and not behind.strip(" .|"):
+            return [(below, 1)]
+        if match["begins"] is not None and (mark.strip() or rest[:1].isdigit()):
+            return [(None, 0)]
+    return []
+
+
+def _value(text: str) -> tuple[float | None, str]:
+    """The number from 1 to 5 that a text begins with, None where it begins with no such, and what stands behind."""
+    match = _VALUE.match(text)
+    if match is None:
+        return None, text
+    shown = re.sub(r"\s", "", match["stars"] or "")
+    if match["digits"]:
+        number = float(match["digits"].replace(",", "."))
+    elif match["word"]:
+        number = float(_WORDS[match["word"].lower()])
+    else:
+        number = float(len(shown.rstrip("☆"))) if len(shown) == 5 or "☆" not in shown else 0.0
+    number += 0.5 if match["half"] else 0.0
+    return number if 1 <= number <= 5 else None, text[match.end() :]
 
 
 def echoes(instruction: str, segment_text: str, words: int = 8) -> bool:

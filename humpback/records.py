@@ -55,7 +55,7 @@ class Segment(Record, frozen=True):
     confidence: float = 0.0  # … and in which share of it
 
 
-class Candidate(Record, frozen=True):
+class Candidate(Record, frozen=True, omit_defaults=True):
     """A segment and the instruction that the backward model wrote for it; `reason` says why it is not usable ("" if it is)."""
 
     segment: Segment
@@ -63,9 +63,10 @@ class Candidate(Record, frozen=True):
     reason: str
     model: str  # digest of the weights that wrote it
     seed: int
+    prompt_cut: bool = False  # the model saw only the beginning of the segment
 
 
-class Rated(Record, frozen=True):
+class Rated(Record, frozen=True, omit_defaults=True):
     """A candidate with its rating: raw texts and scores of the samples (`sampled`), or none and the five probabilities (`expected`)."""
 
     candidate: Candidate
@@ -76,6 +77,7 @@ class Rated(Record, frozen=True):
     reason: str
     model: str
     seed: int
+    prompt_cut: bool = False  # the judge saw only the beginning of the segment
 
 
 class Example(Record, frozen=True):
@@ -94,6 +96,11 @@ Kind = TypeVar("Kind", bound=Record)
 def record_id(source: str, start: int, end: int, text: str) -> str:
     """The first 16 hex digits of sha256(source, byte range, text)."""
     return hashlib.sha256("\0".join((source, f"{start}-{end}", text)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def half_surrogate(text: str) -> bool:
+    """Whether half of a surrogate pair is in a text, as JSON can bring it; UTF-8 cannot hold one."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def to_json(record: Record, errors: str = "strict") -> bytes:

@@ -88,7 +88,7 @@ def parsed(arguments: list[str], whole: bool) -> str:
 
 def dataset(arguments: list[str]) -> str:
     """`python -m humpback.datasets NAME --flags`; what it would prepare is left out."""
-    datasets.prepare_oasst_seed = datasets.prepare_segments = lambda *_: None
+    datasets.prepare_oasst_seed = datasets.prepare_segments = lambda *_, **__: None
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):

@@ -94,6 +94,6 @@ def stop() -> None:
 TASKS = {task.__name__: task for task in (meet, wait, reduce, fail_alone, fail_together, stop)}
 
 if __name__ == "__main__":
-    humpback.cli.COMMANDS["work"] = ("tests.distributed_worker", "")
+    humpback.cli.COMMANDS["work"] = humpback.cli.Command("tests.distributed_worker", "", "")
     os.environ.setdefault("HUMPBACK_RENDEZVOUS_SECONDS", "30")
     humpback.cli.main()

@@ -52,7 +52,7 @@ def rounded(cfg: LlamaConfig, params: Params) -> Params:
 
 def held_out_nll(model: folders.Model, params: Params, task: str, mesh: Mesh, pairs: int = 0) -> float:
     """Nats per target token of the demo's held-out pairs, the first `pairs` of them (0: all)."""
-    read, _ = read_pairs(sources.resolve(demo.get_config().seed_pairs.held_out_source), "drop")
+    read = read_pairs(sources.resolve(demo.get_config().seed_pairs.held_out_source)).pairs
     wrapper = prompts.WRAPPERS[model.info.wrapper]
     built = [build_example(model.tokenizer, pair.id, *inference_pair(pair, task), wrapper, LENGTH) for pair in read[: pairs or None]]
     examples = [example for example in built if isinstance(example, TokenExample)]

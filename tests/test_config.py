@@ -7,6 +7,7 @@ import pytest
 from humpback import config
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
+from humpback.training import placement
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.py"))
@@ -87,6 +88,16 @@ def test_finish_freezes_a_copy():
         ("decoding.slots", 2, "at least 4"),
         ("seed", -1, "from 0 to"),
         ("seed", True, "not of type int"),
+        ("backward.eps", 0.0, "above 0"),
+        ("forward.beta1", 1.0, "from 0 to below 1"),
+        ("forward.beta2", 1.0, "from 0 to below 1"),
+        ("forward.lr", float("inf"), "a finite number"),
+        ("curate.temperature", float("nan"), "a finite number"),
+        ("mesh.fsdp", 0, "at least 1, or -1"),
+        ("mesh.tensor", -2, "at least 1, or -1"),
+        ("segments.max_code_share", 70.0, "from 0 to 1"),
+        ("forward.batch", 2_048, "from 0 to 2047"),
+        ("seed_pairs.language", "english language", "ISO 639-1"),
         ("forward.dev_every", 5, "needs seed_pairs.dev_source"),
         ("segments.min_chars", 5000, "above max_chars"),
         ("segments.max_code_share", 1.5, "from 0 to 1"),
@@ -103,6 +114,33 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name, value, what):
     setattr(node, last, value)
     with pytest.raises(UserError, match=f"config field {name}: .*{what}"):
         config.finish(cfg)
+
+
+def test_the_largest_batch_is_the_most_that_dropout_can_number():
+    last = (config.MOST_EXAMPLES + 1) * placement.TOKEN_NUMBERS - 1  # of the last example's tokens, as make_rows numbers them
+    assert last == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("augment.topp", "augment.top_p"),
+        ("augment.top_p", None),
+        ("augment", None),
+        ("forward.learning_rate", ""),
+        ("forwrad.batch", "forward.batch"),
+        ("max_new_token", "curate.max_new_tokens"),
+        ("wraper", "wrapper"),
+        ("decoding.slot", "decoding.slots"),
+        ("seed.limit", "seed_pairs.limit"),
+    ],
+)
+def test_an_unknown_field_is_told_with_the_nearest(name, near):
+    told = config.unknown_field(name)
+    if near is None:
+        assert told == ""
+    else:
+        assert told.startswith(f"there is no config field '{name}'") and (not near or told.endswith(f"; did you mean {near}?"))
 
 
 def test_what_is_compared_and_what_is_recorded():

@@ -1,14 +1,18 @@
 """`humpback`: the flags that every command has, how it ends when it is stopped, and huge pages."""
 
+import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
 
+import humpback as humpback_package
 from humpback import __main__ as start
+from humpback import cli, config
 from humpback.cli import place_variables
 from humpback.errors import UserError
 from launch import local_pod
@@ -84,11 +88,55 @@ def test_one_process_that_is_stopped():
     assert done.stderr == STOPPED
 
 
-def test_help_lists_the_flags_of_the_command_and_those_of_all():
-    shown = run(sys.executable, "-m", "humpback", "finetune", "--help").stdout
-    for flag in ("config", "workdir", "iteration", "task", "coordinator_address", "num_processes", "process_id"):
-        assert f"--{flag}:" in shown, shown
-    assert "logtostderr" not in shown and "orbax" not in shown
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_says_how_a_command_is_called(command, humpback):
+    shown = humpback(command, "--help").stdout
+    about = cli.COMMANDS[command]
+    usage, _, sentence, _, example, *_ = shown.splitlines()
+    assert usage == f"usage: humpback {command} --flags" and sentence.lower() == f"{about.does.lower()}."
+    assert example == f"  humpback {command} {about.example}"
+    named = re.findall(r"^  --(\w+):$", shown, re.MULTILINE)
+    assert named[-3:] == list(cli.PLACE_FLAGS)  # of pods, last
+    assert "logtostderr" not in shown and "orbax" not in shown and ("helpfull" in shown) == ("config" in named)
+
+
+def test_the_examples_of_help_parse():
+    lines = [[["humpback", name, *about.example.split()], True] for name, about in cli.COMMANDS.items()]
+    command = [sys.executable, "-m", "tests.command_lines"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), input=json.dumps(lines), capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout) == [""] * len(lines), done.stderr
+
+
+def test_helpfull_lists_every_field_of_the_config(humpback):
+    shown = " ".join(humpback("run", "--helpfull").stdout.split())
+    for name, item, value in config.fields(config.Config()):
+        assert f"--config.{name}={value} {item.metadata['reason']}" in shown
+    assert "--config.augment.top_p=0.9 the paper's (allowed: from 0 to 1) --config." in shown
+
+
+def test_version(humpback):
+    assert re.match(rf"humpback {re.escape(humpback_package.__version__)} \(jax \d", humpback("--version").stdout)
+
+
+def test_fields_of_a_config_that_is_not_named():
+    class Segment:
+        DEFAULT_CONFIG = "default.py"
+
+    fields = ["--input=x", "--config.segments.limit=3"]
+    assert cli.with_config(fields, Segment) == ["--config=default.py", *fields]
+    for arguments in (["--config=mine.py", *fields], ["--input=x"], ["--config", "mine.py", *fields]):
+        assert cli.with_config(arguments, Segment) == arguments
+    assert cli.with_config(fields, None) == fields  # a command that needs a config says so itself
+    with pytest.raises(UserError, match=r"^--config.segments.limits: there is no config field .*; did you mean segments.limit\?"):
+        cli.with_config(["--config.segments.limits=3"], Segment)
+
+
+def test_segments_by_the_default_config(tmp_path, humpback):
+    (tmp_path / "page.html").write_text("<h1>How bread is made</h1><p>" + "First you mix the flour and the water of the day. " * 3 + "</p>")
+    flags = [f"--input={tmp_path / 'page.html'}", f"--out={tmp_path / 'out'}", "--config.segments.min_chars=50"]
+    done = humpback("segment", *flags)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]["segments.min_chars"] == 50
 
 
 THP = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")

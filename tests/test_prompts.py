@@ -1,3 +1,8 @@
+import json
+import pathlib
+import re
+import time
+
 import pytest
 
 from humpback import prompts
@@ -29,6 +34,17 @@ def test_inference_carries_both_tags_the_seeds_first():
     assert (prompt.content, target) == (expected, "Because.")
 
 
+@pytest.mark.parametrize("given", [f"Why? {prompts.SEED_TAG}", f"Why?\n{prompts.WEB_TAG} {prompts.SEED_TAG} {prompts.WEB_TAG}\n"])
+def test_an_instruction_that_ends_with_tags_gets_its_own_once(given):
+    assert prompts.forward_prompt(given) == prompts.forward_prompt("Why?")
+    for kind in ("seed", "augmented"):
+        for task in ("forward", "backward"):
+            made, bare = (finetune.training_pair(Example("0" * 16, text, "So.", kind, ""), task) for text in (given, "Why?"))
+            assert made == bare
+    within = f"Say: {prompts.SEED_TAG} Then explain."
+    assert prompts.forward_prompt(within).body == within
+
+
 @pytest.mark.parametrize("kind", ["seed", "augmented"])
 def test_backward_asks_with_the_response_and_the_seed_tag_for_the_bare_instruction(kind):
     prompt, target = finetune.training_pair(Example("0" * 16, " Why? ", "Because.", kind, ""), "backward")
@@ -52,44 +68,52 @@ def test_the_two_modes_differ_in_the_closing_line_only():
     assert "reason" in sampled.tail and "one line only" in expected.tail
 
 
+RATINGS = pathlib.Path(__file__).parent / "cases" / "ratings.tsv"
+
+
+def ratings() -> list[tuple[str, float | None]]:
+    """The texts of cases/ratings.tsv and what a reader says of each; None: nothing."""
+    rows = (line.rsplit("\t", 1) for line in RATINGS.read_text().splitlines()[1:])
+    return [(json.loads(text), float(rating) if rating else None) for text, rating in rows]
+
+
+@pytest.mark.parametrize(("text", "rating"), ratings())
+def test_ratings_are_read_as_a_reader_reads_them(text, rating):
+    assert prompts.parse_rating(text) == rating
+
+
+def test_the_table_of_the_rating_parser_is_true():
+    table = prompts.parse_rating.__doc__.split("====\n")[1]
+    rows = [re.split(r" {2,}", line.strip()) for line in table.splitlines()[:-1]]
+    assert len(rows) > 20
+    for text, rating, _ in rows:
+        assert prompts.parse_rating(text.replace("⏎", "\n")) == (None if rating == "none" else float(rating)), text
+
+
 @pytest.mark.parametrize(
-    ("text", "rating"),
+    ("text", "whole", "rating"),
     [
-        ("It is clear.\nScore: 4", 4.0),
-        ("Score: 4.5", 4.5),
-        ("**Score: 5**", 5.0),
-        ("Score: **3**", 3.0),
-        ("score : 2.", 2.0),
-        ("Score: 4/5", 4.0),
-        ("Score: 3 out of 5", 3.0),
-        ("Final Score: 1", 1.0),
-        ("Score: 2\nOn reflection it is better.\nScore: 4", 4.0),
-        ("Score: [5]", 5.0),
-        ("", None),
-        ("no rating here", None),
-        ("In 1986 there were 10502 of them.", None),
-        ("4", None),
-        ("Score: 10502", None),
-        ("Score: 1986", None),
-        ("Score: 0", None),
-        ("Score: 6", None),
-        ("Score: 5.5", None),
-        ("Score: -3", None),
-        ("Score: 4-5", None),
-        ("Score: 4 or 5", None),
-        ("Score: 9/10", None),
-        ("Score: 80%", None),
-        ("Score: five", None),
-        ("Score: <rating>", None),
-        ("Score:", None),
-        ("Score: 4\nScore: <rating>", None),
-        ("Score: nan", None),
-        ("Score: 1e0", None),
-        ("Score: ٤", None),
+        ("Score: 4", 4.0, None),
+        ("Score: 4\n", 4.0, None),
+        ("Score: 4. The resp", 4.0, None),
+        ("Score:\n4", 4.0, None),
+        ("Score: 4\nThe", 4.0, 4.0),
+        ("Score:\n4\nThe", 4.0, 4.0),
+        ("Score: 4\n</answer>", 4.0, None),
+        ("Score: 3\nOn reflection", None, None),
+        ("Score: 3\nIt is better.\nScore: 4", 4.0, None),
     ],
 )
-def test_rating_parser_on_hostile_outputs(text, rating):
-    assert prompts.parse_rating(text) == rating
+def test_of_a_cut_text_a_rating_counts_that_more_text_follows(text, whole, rating):
+    assert (prompts.parse_rating(text), prompts.parse_rating(text, cut=True)) == (whole, rating)
+
+
+@pytest.mark.parametrize("piece", ["so, ", "score: ", "★ ", "(", "| ", ". ", "or ", "score (", "<", "[[", "~~", "a ", '{"a ', "\n> "])
+def test_hostile_texts_take_no_time(piece):
+    start = time.monotonic()
+    for text in (piece * 1_000, "Score: " + piece * 1_000, "Score: 4 " + piece * 1_000):
+        prompts.parse_rating(text)
+    assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize(

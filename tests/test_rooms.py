@@ -19,8 +19,9 @@ convert decoding training
 planning pages
 stages
 commands api
+__init__
 cli
-__init__ __main__
+__main__
 """
 LINES = {room: number for number, line in enumerate(ORDER.split("\n")) for room in line.split()}
 

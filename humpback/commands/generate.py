@@ -1,7 +1,8 @@
-"""`humpback generate --model=DIR --input=FILE.jsonl --out=DIR`: the engine as a tool of its own, for any prompts.
+"""`humpback generate --model=MODEL --input=FILE.jsonl --out=DIR`: the engine as a tool of its own, for any prompts.
 
-A line of the input is {"prompt": text} or {"ids": [token ids]}, with an "id" if the user has one. The same prompts, flags and model
-give the same lines, in the order of the input, however many replicas share the work and whatever was killed.
+A line of the input is {"prompt": text}, {"instruction": text}, {"messages": [{"role": …, "content": …}, …]} or {"ids": [token ids]}, with
+an "id", a text or a whole number, if the user has one. The same prompts, flags and model give the same lines, in the order of the input,
+however many replicas share the work and whatever was killed.
 """
 
 import hashlib
@@ -11,41 +12,63 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from absl import flags
 from etils import epath
 
 from humpback import config as configs
 from humpback import prompts, records, storage
+from humpback.commands.models import OpenModel, open_model
+from humpback.datasets import forms
 from humpback.decoding import offline
 from humpback.decoding.engine import Result
 from humpback.decoding.sampling import Sampler
-from humpback.decoding.serving import engine_at, serve
+from humpback.decoding.serving import serve
 from humpback.errors import UserError
 from humpback.models import folders
 from humpback.rounding import round_up
 from humpback.stages.commandline import define_accept_code
 from humpback.stages.directory import Place, Stage, check_shared
+from humpback.tokens.examples import exchange
 from humpback.tokens.tokenizer import Tokenizer
 
 _WRAPPED = {"forward": prompts.forward_prompt, "base": prompts.forward_prompt, "backward": prompts.backward_prompt}
 
+_ASKS = ("prompt", "instruction", "messages", "ids")  # the fields of which a line of the input has one
 _SPECIAL = 8  # tokens that no byte of a prompt stands for, such as the one that begins a text, at most
 _GRAIN = 128  # lengths are multiples of it
 
 
+class Message(msgspec.Struct, frozen=True):
+    """A turn of a conversation; `role` is user or assistant, in turns."""
+
+    role: str
+    content: str
+
+
 @dataclass(frozen=True)
 class PromptLine:
-    """A line of the input: text or token ids."""
+    """A line of the input: one of its fields, beside `id`, is there."""
 
     id: str
     prompt: str | None
     ids: tuple[int, ...] | None
+    instruction: str | None = None
+    messages: tuple[Message, ...] | None = None
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The texts, the user's first and last; none for ids."""
+        if self.messages is not None:
+            return tuple(message.content for message in self.messages)
+        text = self.instruction if self.prompt is None else self.prompt
+        return () if text is None else (text,)
 
 
-class Generated(records.Record, frozen=True):
+class Generated(records.Record, frozen=True, omit_defaults=True):
     """A line of the output: for each sample the text, why it ended (`stop` or `length`), and the sum of the log-probabilities of its
-    tokens, the one that ended it included, and their number."""
+    tokens, the one that ended it included, and their number. `output` is the first text, beside `instruction` as AlpacaEval reads it."""
 
     prompt: str | None
     ids: tuple[int, ...] | None
@@ -54,13 +77,16 @@ class Generated(records.Record, frozen=True):
     log_probs: tuple[float, ...]
     prompt_tokens: int
     output_tokens: tuple[int, ...]
+    output: str
+    instruction: str | None = None
+    messages: tuple[Message, ...] | None = None
 
 
 def define_flags() -> None:
     """The command's flags."""
     defaults = configs.Decoding()
-    flags.DEFINE_string("model", None, "a model folder, of a run or of `humpback convert`", required=True)
-    flags.DEFINE_string("input", None, 'a JSONL file of {"prompt": text} or {"ids": [token ids]}, "id" optional', required=True)
+    flags.DEFINE_string("model", None, "a model folder, GGUF file, Hugging Face or Meta folder", required=True)
+    flags.DEFINE_string("input", None, 'JSON lines of {"prompt"}, {"instruction"}, {"messages"} or {"ids"}; "id" optional', required=True)
     flags.DEFINE_string("out", None, "the folder to make: generated-….jsonl, rejects-….jsonl, manifest.json", required=True)
     flags.DEFINE_float("temperature", 0.7, "0 is greedy", lower_bound=0)
     flags.DEFINE_float("top_p", 0.9, "nucleus", lower_bound=0, upper_bound=1)
@@ -83,7 +109,8 @@ def main() -> None:
     """Makes the folder, or completes it."""
     values = flags.FLAGS
     check_shared("out", values.out)
-    info = folders.read_info(values.model)
+    opened = open_model(values.model, folders.DIRECTIONS)
+    info = opened.info
     length = values.length or min(info.config.max_positions, configs.Decoding().length)
     for wrong, text in (
         (length > info.config.max_positions, f"--length={length} is more than the model's {info.config.max_positions} positions"),
@@ -98,18 +125,18 @@ def main() -> None:
     decided |= {"--length": length, "--dtype": values.dtype, "--wrap": wrap}
     decided |= {
         "--input": f"sha256 {storage.sha256_file(values.input)}",
-        "--model": f"sha256 {storage.read_json(epath.Path(values.model) / folders.CHECKSUMS).get('sha256')}",
+        "--model": f"sha256 {opened.digest()}",
     }
     recorded = {f"--{name}": values[name].value for name in ("slots", "tensor", "processes_per_replica")}
     place = Place(values.out, decided, accept_code=values.accept_code)
     stage = Stage(place.path, decided, recorded, place=place, module=__name__)
     if not stage.complete:
-        generate(stage, info, length, wrap)
+        generate(stage, opened, length, wrap)
 
 
-def generate(stage: Stage, info: folders.ModelInfo, length: int, wrap: bool) -> None:
+def generate(stage: Stage, opened: OpenModel, length: int, wrap: bool) -> None:
     """Serves the prompts that the flags name."""
-    values = flags.FLAGS
+    values, info = flags.FLAGS, opened.info
     inputs = offline.Inputs([values.input], parse, any_id=True)  # before the model is loaded, as a line may be wrong
     template = _WRAPPED[info.direction] if wrap else None
     decoding = configs.Decoding(
@@ -119,7 +146,7 @@ def generate(stage: Stage, info: folders.ModelInfo, length: int, wrap: bool) -> 
         slots=values.slots,
         publish_seconds=values.publish_seconds,
     )
-    model, engine = engine_at(values.model, decoding, values.tensor, folders.DIRECTIONS, template)
+    model, engine = opened.engine(decoding, values.tensor, template)
     writer = Writer(model, template, tuple(values.stop))
     task = offline.Task(
         writer.encode,
@@ -141,7 +168,10 @@ def room_for(inputs: offline.Inputs, info: folders.ModelInfo, template: Any, max
     around = "".join([*prompts.WRAPPERS[info.wrapper], template("").content]) if template else ""
 
     def size(line: PromptLine) -> int:
-        return len((around + (line.prompt or "")).encode("utf-8", "surrogatepass")) if line.ids is None else len(line.ids)
+        if line.ids is not None:
+            return len(line.ids)
+        texts = sum(len((around + turn).encode("utf-8", "surrogatepass")) for turn in line.turns)
+        return texts + _SPECIAL * (len(line.turns) - 1)
 
     most = max((size(line) for _, _, line in inputs), default=0)
     return round_up(most + max_new + _SPECIAL, _GRAIN)
@@ -153,20 +183,40 @@ def parse(line: str, where: str) -> PromptLine:
         row = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})") from error
-    if not isinstance(row, dict) or ("prompt" in row) == ("ids" in row):
-        raise UserError(f'{where}: must be an object with either "prompt", a text, or "ids", a list of token ids')
-    prompt, ids = row.get("prompt"), row.get("ids")
-    if "prompt" in row and not isinstance(prompt, str):
-        raise UserError(f'{where}: "prompt" must be a text, not {prompt!r:.60}')
-    if "ids" in row and not (isinstance(ids, list) and all(type(token) is int for token in ids)):
-        raise UserError(f'{where}: "ids" must be a list of whole numbers, not {ids!r:.60}')
-    content = prompt if ids is None else ids
-    number = where.rpartition(":")[2]
+    asked = [name for name in _ASKS if isinstance(row, dict) and name in row]
+    if len(asked) != 1:
+        raise UserError(f"{where}: must be an object with one of {', '.join(map(repr, _ASKS))}")
+    [name] = asked
+    content, number = row[name], where.rpartition(":")[2]
+    if name in ("prompt", "instruction") and not isinstance(content, str):
+        raise UserError(f'{where}: "{name}" must be a text, not {content!r:.60}')
+    if name == "ids" and not (isinstance(content, list) and all(type(token) is int for token in content)):
+        raise UserError(f'{where}: "ids" must be a list of whole numbers, not {content!r:.60}')
     default = hashlib.sha256(json.dumps([number, content]).encode()).hexdigest()[:16]
-    record_id = row.get("id", default)
-    if not isinstance(record_id, str) or not record_id:
-        raise UserError(f'{where}: "id" must be a text that is not empty, not {record_id!r:.60}')
-    return PromptLine(record_id, prompt, None if ids is None else tuple(ids))
+    record_id = str(row["id"]) if type(row.get("id")) is int else row.get("id", default)
+    if not isinstance(record_id, str) or not record_id or records.half_surrogate(record_id):
+        raise UserError(f'{where}: "id" must be a whole number, or a text in valid Unicode that is not empty, not {record_id!r:.60}')
+    if name == "messages":
+        content = messages(content, where)
+    if name == "instruction":
+        try:
+            content = forms.instruction_of(row)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
+    fields: dict[str, Any] = {"prompt": None, "ids": None, name: tuple(content) if isinstance(content, list) else content}
+    return PromptLine(record_id, **fields)
+
+
+def messages(turns: Any, where: str) -> tuple[Message, ...]:
+    """The turns of a conversation, the user's first and last. UserError with their place; no training example had a system turn."""
+    try:
+        read = msgspec.convert(turns, tuple[Message, ...])
+    except msgspec.ValidationError as error:
+        raise UserError(f'{where}: "messages" must be a list of {{"role": …, "content": text}} ({error})') from error
+    roles = [message.role for message in read]
+    if len(roles) % 2 == 0 or roles != (["user", "assistant"] * len(roles))[: len(roles)]:
+        raise UserError(f'{where}: the roles of "messages" must be user, assistant, … and end with user, not {", ".join(roles) or "none"}')
+    return read
 
 
 class Writer:
@@ -177,25 +227,37 @@ class Writer:
 
     def encode(self, line: PromptLine) -> np.ndarray:
         """Ids int32 of a prompt, never cut. A text's special tokens are ordinary text; who wants others gives ids."""
-        text = line.prompt or ""
         if line.ids is not None:
             ids: Sequence[int] = line.ids
             if any(not 0 <= token < self._model.info.config.vocab_size for token in ids):
                 raise offline.Unservable("ids outside the vocabulary")
-        elif not text.strip():
+        elif not all(turn.strip() for turn in line.turns):
             raise offline.Unservable("empty")
-        elif self._template:
-            prefix, suffix = prompts.WRAPPERS[self._model.info.wrapper]
-            ids = self._model.tokenizer.encode_wrapped(prefix, self._template(text).content, suffix)
+        elif any(map(records.half_surrogate, line.turns)):
+            raise offline.Unservable("half of a surrogate pair")
+        elif len(line.turns) > 1 and (self._template is None or self._model.info.direction == "backward"):
+            raise offline.Unservable("several turns, which take --wrap and a model that answers")
         else:
-            ids = self._model.tokenizer.encode_wrapped("", text, "")
+            ids = self._encode_turns(line.turns)
         return np.array(ids, np.int32)
+
+    def _encode_turns(self, turns: Sequence[str]) -> list[int]:
+        tokenizer = self._model.tokenizer
+        if self._template is None:
+            return tokenizer.encode_wrapped("", turns[0], "")
+        wrapper = prompts.WRAPPERS[self._model.info.wrapper]
+        asked = [tokenizer.encode_wrapped(wrapper.prefix, self._template(turn).content, wrapper.suffix) for turn in turns[::2]]
+        before = [exchange(tokenizer, ids, tokenizer.encode(answer), wrapper) for ids, answer in zip(asked, turns[1::2], strict=False)]
+        return [token for ids in (*before, asked[-1]) for token in ids]
 
     def make(self, line: PromptLine, answers: list[Result]) -> Generated:
         """The line of the output."""
         ends = [cut(self._model.tokenizer, answer, self._stops) for answer in answers]
         texts, finish, log_probs, tokens = zip(*ends, strict=True)
-        return Generated(line.id, line.prompt, line.ids, texts, finish, log_probs, len(self.encode(line)), tokens)
+        return Generated(
+            line.id, line.prompt, line.ids, texts, finish, log_probs, len(self.encode(line)), tokens, texts[0], line.instruction,
+            line.messages,
+        )  # fmt: skip
 
 
 def cut(tokenizer: Tokenizer, answer: Result, stops: tuple[str, ...]) -> tuple[str, str, float, int]:

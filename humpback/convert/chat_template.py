@@ -9,6 +9,7 @@ from tokenizers import processors
 from humpback import prompts
 from humpback.convert import vocabulary
 from humpback.errors import UserError
+from humpback.tokens.examples import cut_suffix
 from humpback.tokens.tokenizer import CONFIG_FILE, JSON_FILE, MODEL_FILE, Tokenizer
 
 # An exported tokenizer.json must give these texts the ids of the sentencepiece model it replaces.
@@ -41,7 +42,7 @@ def chat_template(wrapper: prompts.Wrapper, around: prompts.Prompt, tokenizer: T
     settings = tokenizer.settings
     eos = settings["eos_token"]
     bos = settings["bos_token"] if tokenizer.bos_id is not None else ""
-    closing, opening, after = _cut_suffix(wrapper.suffix, tokenizer)
+    closing, opening, after = cut_suffix(wrapper.suffix, tokenizer)
     before = _literal(bos + wrapper.prefix + around.head)
     lines = [
         "{% for message in messages %}",
@@ -57,18 +58,6 @@ def chat_template(wrapper: prompts.Wrapper, around: prompts.Prompt, tokenizer: T
         "{% endfor %}",
     ]
     return "".join(lines)
-
-
-def _cut_suffix(suffix: str, tokenizer: Tokenizer) -> tuple[str, str, str]:
-    """(what closes the user's turn, what opens the answer, what follows an answer's eos before the next turn)."""
-    pieces = [piece if isinstance(piece, str) else piece.text for piece in tokenizer.split(suffix)]
-    eos = tokenizer.settings["eos_token"]
-    if eos not in pieces:
-        return suffix, "", ""
-    end = pieces.index(eos) + 1
-    after = pieces[end] if end + 1 < len(pieces) and pieces[end] not in tokenizer.specials else ""
-    closing = "".join(pieces[:end]) + after
-    return closing, suffix[len(closing) :], after
 
 
 def _literal(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,26 @@ class LazyModel:
     def params(self) -> Params:
         """All weights as the unstacked tree of model/weights.py, in memory."""
         return make_tree(self.config, lambda path, _: self.read(path))
+
+
+class LazyParams(Mapping[str, Any]):
+    """The unstacked tree of a model whose weights, or a layer's, are read each time that they are asked for. Nothing is kept."""
+
+    def __init__(self, model: LazyModel, paths: Mapping[str, Any] | None = None) -> None:
+        self._model = model
+        self._paths = make_tree(model.config, lambda path, _: path) if paths is None else paths
+
+    def __getitem__(self, name: str) -> Any:
+        paths = self._paths[name]
+        if name == "layers":
+            return LazyParams(self._model, paths)
+        return {leaf: self._model.read(path) for leaf, path in paths.items()} if isinstance(paths, dict) else self._model.read(paths)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
 
 
 def number(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> Any:

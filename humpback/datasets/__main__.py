@@ -1,6 +1,7 @@
 """`python -m humpback.datasets NAME --source=PATH [--data_dir=DIR]` prepares a dataset as array_record, without TensorFlow."""
 
 import argparse
+import functools
 import os
 import sys
 from typing import Any
@@ -15,6 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     seed = names.add_parser("oasst_seed", allow_abbrev=False, help="human pairs")
     seed.add_argument("--source", required=True, help="Open Assistant export or JSONL of pairs (.jsonl, .jsonl.gz)")
     seed.add_argument("--single_reply", default="drop", choices=["drop", "reviewed"], help="an only reply, which has no rank")
+    seed.add_argument("--language", default="en", help="of the trees' messages, ISO 639-1")
+    seed.add_argument("--strict", action="store_true", help="end at the first bad line instead of dropping it")
     segments = names.add_parser("segments", allow_abbrev=False, help="segments of web pages")
     segments.add_argument("--source", required=True, help="the folder that `humpback segment --out=DIR` made")
     for command in (seed, segments):
@@ -22,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     try:
         if flags.name == "oasst_seed":
-            prepare_oasst_seed(flags.source, flags.data_dir, flags.single_reply)
+            rules = {"single_reply": flags.single_reply, "language": flags.language, "strict": flags.strict}
+            prepare_oasst_seed(flags.source, flags.data_dir, **rules)
         else:
             prepare_segments(flags.source, flags.data_dir)
     except UserError as error:
@@ -31,16 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def prepare_oasst_seed(source: str, data_dir: str | None, single_reply: str = "drop") -> None:
-    """Writes the dataset below `data_dir`. UserError when it is already there (a prepared dataset is never rewritten)."""
+def prepare_oasst_seed(source: str, data_dir: str | None, **rules: Any) -> None:
+    """Writes the dataset below `data_dir`; `rules` are those of `pair_files.Reader`. UserError when it is there: it is never rewritten."""
     from humpback.datasets import pair_files
     from humpback.datasets.oasst_seed import OasstSeed
 
-    pairs, counts = pair_files.read_file(source, single_reply)  # first, so that a mistake in it leaves no half-made folder
-    if not pairs:
-        raise UserError(f"{source}: no seed pair in it ({counts})")
+    reader = pair_files.Reader(**rules, say=functools.partial(print, file=sys.stderr))
+    counts = pair_files.read_file(source, reader).counts  # first, so that a mistake in it leaves no half-made folder
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
-    builder = OasstSeed(source=source, single_reply=single_reply, data_dir=data_dir, file_format="array_record")
+    builder = OasstSeed(source=source, **rules, data_dir=data_dir, file_format="array_record")
     _prepare(builder)
     for reason, count in counts.items():
         print(f"{count:8,}  {reason}")

@@ -1,5 +1,6 @@
 """The rule that takes a seed pair from an Open Assistant message tree (paper, section 3.1)."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 # Why a tree gives no pair, in the order in which the rule looks.
@@ -17,15 +18,15 @@ class Pair(NamedTuple):
     response: str
 
 
-def pair_of_tree(tree: dict[str, Any], single_reply: str = "drop") -> Pair | str:
+def pair_of_tree(tree: Mapping[str, Any], single_reply: str = "drop", language: str = "en") -> Pair | str:
     """The first turn's pair of an exported tree (`{"prompt": {…, "replies": […]}}`), or the reason why there is none.
 
-    Prompt and reply are English, by a human, not deleted and not failed in review; the reply is the direct one with rank 0. An only reply
-    has no rank: it is dropped (`single_reply="drop"`), or kept when its review went well (`"reviewed"`). Raises ValueError, naming the
-    field, when the tree is not of the export's form or the pair has no text.
+    Prompt and reply are in `language` (ISO 639-1; the paper's is English), by a human, not deleted and not failed in review; the reply is
+    the direct one with rank 0. An only reply has no rank: it is dropped (`single_reply="drop"`), or kept when its review went well
+    (`"reviewed"`). Raises ValueError, naming the field, when the tree is not of the export's form or the pair has no text.
     """
     prompt = _message(tree, "prompt")
-    if reason := _unusable(prompt):
+    if reason := _unusable(prompt, language):
         return f"prompt: {reason}"
     replies = prompt.get("replies") or []
     if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
@@ -39,20 +40,20 @@ def pair_of_tree(tree: dict[str, Any], single_reply: str = "drop") -> Pair | str
         if single_reply != "reviewed" or replies[0].get("review_result") is not True:
             return "single reply, no rank"
         best = replies[0]
-    if reason := _unusable(best):
+    if reason := _unusable(best, language):
         return f"best reply: {reason}"
     return Pair(_text(prompt, "prompt.text"), _text(best, "the best reply's text"))
 
 
-def _message(tree: dict[str, Any], field: str) -> dict[str, Any]:
+def _message(tree: Mapping[str, Any], field: str) -> dict[str, Any]:
     message = tree.get(field)
     if not isinstance(message, dict):
         raise ValueError(f"{field!r} is missing or not a message")
     return message
 
 
-def _unusable(message: dict[str, Any]) -> str:
-    if message.get("lang") != "en":
+def _unusable(message: Mapping[str, Any], language: str) -> str:
+    if str(message.get("lang")).lower().partition("-")[0] != language:  # the export has pt-BR and uk-UA
         return "other language"
     if message.get("synthetic"):
         return "synthetic"
@@ -61,7 +62,7 @@ def _unusable(message: dict[str, Any]) -> str:
     return "failed review" if message.get("review_result") is False else ""
 
 
-def _text(message: dict[str, Any], name: str) -> str:
+def _text(message: Mapping[str, Any], name: str) -> str:
     text = message.get("text")
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{name} is empty or missing")

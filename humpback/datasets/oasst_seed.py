@@ -9,8 +9,8 @@ from humpback.datasets import pair_files
 from humpback.errors import UserError
 
 _DESCRIPTION = """\
-Instruction and response pairs for instruction backtranslation: the first turn of Open Assistant message trees, English, written by
-people, with the reply that was ranked best.
+Instruction and response pairs for instruction backtranslation: the first turn of Open Assistant message trees, in one language, written
+by people, with the reply that was ranked best.
 """
 _CITATION = """\
 @article{koepf2023openassistant,
@@ -28,9 +28,11 @@ class OasstSeed(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
-    def __init__(self, *, source: str = "", single_reply: str = "drop", **kwargs: Any) -> None:
+    def __init__(
+        self, *, source: str = "", single_reply: str = "drop", language: str = "en", strict: bool = False, **kwargs: Any
+    ) -> None:
         self._source = source
-        self._single_reply = single_reply
+        self._reader = pair_files.Reader(single_reply, language, strict)
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -50,6 +52,5 @@ class OasstSeed(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, str]]]:
-        pairs, _ = pair_files.read_file(self._source, self._single_reply)
-        for pair in pairs:
+        for pair in pair_files.read_file(self._source, self._reader).pairs:
             yield pair.id, {"id": pair.id, "instruction": pair.instruction, "response": pair.response, "source": pair.source}

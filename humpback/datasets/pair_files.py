@@ -1,101 +1,153 @@
-"""Seed pairs from a file: Open Assistant tree export, or JSONL of {"instruction", "response"}."""
+"""Seed pairs from a file of JSON lines, and what every reading of pairs counts, drops and says (the forms: forms.py)."""
 
+import codecs
+import contextlib
 import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from etils import epath
 
-from humpback.datasets.oasst import Pair, pair_of_tree
+from humpback.datasets import forms
+from humpback.datasets.oasst import Pair
 from humpback.errors import UserError
 from humpback.records import Example, record_id
 
-_EXPECTED = 'expected an Open Assistant tree ({"prompt": {…}}) or {"instruction": …, "response": …}'
+_HEAD = 4_096  # bytes that tell what a file is
+_SHOWN = 3  # bad lines
+BAD_LINE = "bad line"
+# What a user can do about a reason.
+_WAYS_OUT = {
+    "single reply, no rank": "see seed_pairs.single_reply",
+    "prompt: other language": "see seed_pairs.language",
+    "best reply: other language": "see seed_pairs.language",
+}
 
 
-def read_file(path: str, single_reply: str = "drop") -> tuple[list[Example], dict[str, int]]:
-    """Returns (pairs in the order of the file, counts: "kept" and each reason why a record gave no pair).
+class SeedPairs(NamedTuple):
+    """Of a source: its pairs, in its order; how many were kept, and dropped by reason; in how many records a field was not read."""
 
-    `path` is a `.jsonl` or `.jsonl.gz` file, its lines of either form. An id is made of the file's name, the line's bytes in the
-    (uncompressed) file and the texts, so it is the same on every machine. Of equal pairs the first stays. UserError names the file and
-    line of what is malformed or without text.
+    pairs: list[Example]
+    counts: dict[str, int]
+    unread: dict[str, int]
+
+
+@dataclass
+class Reader:
+    """One reading of a source: its rules, and what it counts. `say` hears of the first bad lines and of fields that are not read."""
+
+    single_reply: str = "drop"
+    language: str = "en"
+    strict: bool = False
+    say: Callable[[str], None] = lambda _: None
+    counts: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
+    first_bad: str = ""
+
+    def pair(self, record: Any, known: frozenset[str] = forms.KNOWN) -> Pair | None:
+        """A record's pair, or None where its reason is counted. ValueError for a form that is not read."""
+        found = forms.pair_of_record(record, self.single_reply, self.language)
+        if isinstance(found, str):
+            self.counts[found] += 1
+            return None
+        if "instruction" in record:
+            self.unread.update(key for key in record if key not in known)
+        return found
+
+    def bad(self, where: str, what: str) -> None:
+        """Counts a line that gives no pair for its form, and shows the first ones. UserError when `strict`."""
+        if self.strict:
+            raise UserError(f"{where}: {what}")
+        self.first_bad = self.first_bad or f"{where}: {what}"
+        self.counts[BAD_LINE] += 1
+        if self.counts[BAD_LINE] <= _SHOWN:
+            self.say(f"{where}: dropped, {what}")
+
+    def collect(self, source: str, examples: Iterable[Example]) -> SeedPairs:
+        """Of equal pairs the first, and all counts. UserError, with the reasons, when no pair is left."""
+        distinct: dict[Pair, Example] = {}
+        for example in examples:
+            if distinct.setdefault(Pair(example.instruction, example.response), example) is not example:
+                self.counts["duplicate"] += 1
+        if not distinct:
+            raise UserError(f"{source}: no seed pair in it: {self._reasons()}")
+        if self.counts[BAD_LINE] > _SHOWN:
+            self.say(f"{source}: {self.counts[BAD_LINE]} bad lines are dropped; --strict ends at the first")
+        if self.unread:
+            fields = ", ".join(f"{key!r} ({count} records)" for key, count in sorted(self.unread.items()))
+            self.say(f"{source}: fields that are not read: {fields}")
+        counts = {**self.counts, "kept": len(distinct)}
+        return SeedPairs(list(distinct.values()), dict(sorted(counts.items())), dict(sorted(self.unread.items())))
+
+    def _reasons(self) -> str:
+        """Why no pair is left, the commonest reason first."""
+        ways_out = {**_WAYS_OUT, BAD_LINE: self.first_bad}
+        told = []
+        for reason, count in self.counts.most_common():
+            told.append(f"{count} dropped: {reason}" + (f" ({ways_out[reason]})" if reason in ways_out else ""))
+        return "; ".join(told) or "it is empty"
+
+
+def read_file(path: str, reader: Reader) -> SeedPairs:
+    """Reads a `.jsonl` or `.jsonl.gz` file.
+
+    An id is made of the file's name, the line's bytes in the (uncompressed) file and the texts, so it is the same on every machine. Of
+    equal pairs the first stays. A line that is malformed or without text is dropped and counted. UserError for such a line when
+    `reader.strict`; for a file of another form, with its name; and when no pair is left, with the reasons.
     """
-    return distinct(_from_file(epath.Path(path), single_reply))
+    return reader.collect(path, _from_file(epath.Path(path), reader))
 
 
-def distinct(examples: Iterable[Example | str]) -> tuple[list[Example], dict[str, int]]:
-    """Of equal pairs the first, and the counts; a text stands for a record without a pair, and says why."""
-    pairs: list[Example] = []
-    counts: Counter[str] = Counter(kept=0)
-    seen: set[Pair] = set()
-    for example in examples:
-        if isinstance(example, str):
-            counts[example] += 1
-        elif (pair := Pair(example.instruction, example.response)) in seen:
-            counts["duplicate"] += 1
-        else:
-            seen.add(pair)
-            pairs.append(example)
-    counts["kept"] = len(pairs)
-    return pairs, dict(sorted(counts.items()))
-
-
-def pair_of_record(record: Any, single_reply: str) -> Pair | str:
-    """The pair of one line's JSON value, or the reason why there is none. ValueError says what is wrong with its form."""
-    if not isinstance(record, dict):
-        raise ValueError(_EXPECTED)
-    if "prompt" in record and "instruction" not in record:
-        return pair_of_tree(record, single_reply)
-    if "message_id" in record:
-        raise ValueError("this is Open Assistant's export of messages; take the one of trees")
-    if not {"instruction", "response"} & record.keys():
-        raise ValueError(_EXPECTED)
-    return pair_of_fields(record)
-
-
-def pair_of_fields(record: Mapping[str, Any]) -> Pair:
-    """The pair of a record with `instruction` and `response`. ValueError names the one that is empty or missing."""
-    for field in Pair._fields:
-        if not isinstance(record.get(field), str) or not record[field].strip():
-            raise ValueError(f"{field!r} is empty or missing")
-    return Pair(record["instruction"].strip(), record["response"].strip())
-
-
-def _from_file(path: epath.Path, single_reply: str) -> Iterator[Example | str]:
+def _from_file(path: epath.Path, reader: Reader) -> Iterator[Example]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; seed_pairs.source names a .jsonl or .jsonl.gz file, or tfds:NAME")
+    head = b""
+    if not path.is_dir():
+        with _opened(path) as file:
+            head = file.read(_HEAD)
+    if foreign := forms.foreign_file(path, head):
+        raise UserError(f"{path}: this is {foreign}. seed_pairs.source takes JSON lines (.jsonl, .jsonl.gz) or tfds:NAME")
+    if head.startswith(codecs.BOM_UTF8):
+        reader.say(f"{path}: begins with a byte order mark, which is passed over")
     for number, start, end, line in _lines(path):
         where = f"{path}:{number}"
         try:
             text = line.decode("utf-8-sig" if start == 0 else "utf-8")
             if not text.strip():
                 continue
-            pair = pair_of_record(json.loads(text), single_reply)
+            pair = reader.pair(json.loads(text))
         except UnicodeDecodeError as error:
-            raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from error
+            reader.bad(where, f"not UTF-8 ({error.reason} at byte {error.start} of the line)")
         except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error.msg} at character {error.pos + 1}); every line must be one JSON object") from error
+            what = "a comma follows the object" if text.rstrip().endswith("},") else f"{error.msg} at character {error.pos + 1}"
+            reader.bad(where, f"not JSON ({what}); every line must be one JSON object")
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: no seed pair: {error}") from error
-        if isinstance(pair, str):
-            yield pair
+            reader.bad(where, str(error))
         else:
-            key = record_id(path.name, start, end, "\0".join(pair))
-            yield Example(key, pair.instruction, pair.response, "seed", f"{path.name}:{number}")
+            if pair:
+                key = record_id(path.name, start, end, "\0".join(pair))
+                yield Example(key, pair.instruction, pair.response, "seed", f"{path.name}:{number}")
 
 
 def _lines(path: epath.Path) -> Iterator[tuple[int, int, int, bytes]]:
     """(number from 1, start byte, end byte without the line break, bytes) of each line; positions are those of the uncompressed file."""
-    if not path.exists() or path.is_dir():
-        raise UserError(f"{path}: no such file; seed_pairs.source names a .jsonl or .jsonl.gz file, or tfds:NAME")
     position = 0
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            content = line.rstrip(b"\r\n")
+            yield number, position, position + len(content), content
+            position += len(line)
+
+
+@contextlib.contextmanager
+def _opened(path: epath.Path) -> Iterator[Any]:
+    """The file, unpacked where its name ends with .gz. UserError when it is damaged."""
     with path.open("rb") as raw:
-        file = gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
         try:
-            for number, line in enumerate(file, 1):
-                content = line.rstrip(b"\r\n")
-                yield number, position, position + len(content), content
-                position += len(line)
+            yield gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{path}: not a whole gzip file ({error}); fetch it again") from error

@@ -1,30 +1,36 @@
-"""Seed pairs from a file or a tfds dataset: Open Assistant tree export, JSONL of {"instruction", "response"}, `tfds:NAME[:SPLIT]`."""
+"""Seed pairs from a file (Open Assistant's trees, JSON lines of pairs) or a tfds dataset (`tfds:NAME[:SPLIT]`)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
 
 from humpback import storage
-from humpback.datasets.pair_files import distinct, pair_of_fields, read_file
+from humpback.datasets import forms
+from humpback.datasets.pair_files import Reader, SeedPairs, read_file
 from humpback.errors import UserError
 from humpback.records import Example, record_id
 
 _TFDS = "tfds:"
+_TFDS_FIELDS = forms.KNOWN | {"id", "source"}
 
 
-def read_pairs(source: str, single_reply: str = "drop") -> tuple[list[Example], dict[str, int]]:
-    """Returns (pairs in the order of the source, counts: "kept" and each reason why a record gave no pair).
+def read_pairs(
+    source: str, single_reply: str = "drop", language: str = "en", *, strict: bool = False, say: Callable[[str], None] = lambda _: None
+) -> SeedPairs:
+    """Reads the human pairs of a source, by the rules of oasst.py and forms.py.
 
     `source` is a file that `read_file` reads, or `tfds:NAME[:SPLIT][?data_dir=DIR]`: a prepared dataset with the features `instruction`
     and `response` (and `id`, `source` if it has them); SPLIT is train by default, DIR the environment's TFDS_DATA_DIR or else tfds' own.
-    Of equal pairs the first stays. UserError names what is malformed or without text.
+    A record that is malformed or without text is dropped and counted, or ends it when `strict`. `say` is told of the first of them, and
+    of fields that are not read. UserError as `read_file`.
     """
+    reader = Reader(single_reply, language, strict, say)
     if source.startswith(_TFDS):
-        return distinct(_from_tfds(source))
+        return reader.collect(source, _from_tfds(source, reader))
     if source:
-        return read_file(source, single_reply)
+        return read_file(source, reader)
     raise UserError("seed_pairs.source is empty: name an Open Assistant export, a JSONL file of pairs, or tfds:NAME")
 
 
@@ -62,13 +68,16 @@ def _open_tfds(source: str) -> tuple[str, Any, epath.Path]:
     return f"{_TFDS}{name}:{split}", data, epath.Path(builder.data_path)
 
 
-def _from_tfds(source: str) -> Iterator[Example]:
+def _from_tfds(source: str, reader: Reader) -> Iterator[Example]:
     place, data, _ = _open_tfds(source)
     for number, row in enumerate(data):
         row = {key: value.decode() if isinstance(value, bytes) else value for key, value in row.items()}
         try:
-            pair = pair_of_fields(row)
+            pair = reader.pair(row, _TFDS_FIELDS)
         except ValueError as error:
-            raise UserError(f"{source}: record {number}: no seed pair: {error}; its features are {sorted(row)}") from error
+            reader.bad(f"{source}: record {number}", str(error))
+            continue
+        if pair is None:
+            continue
         key = row.get("id") or record_id(place, number, number + 1, "\0".join(pair))
         yield Example(str(key), pair.instruction, pair.response, "seed", str(row.get("source") or f"{place}:{number}"))

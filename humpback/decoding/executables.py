@@ -49,6 +49,11 @@ class Layout:
     weights: str = "compute"  # in the compute type, or "int8"
 
     @property
+    def padded(self) -> llama.LlamaConfig:
+        """The model with a vocabulary that the mesh can split; no logits of what it is filled up with leave the programs."""
+        return sharding.padded(self.config, self.mesh)
+
+    @property
     def own(self) -> int:
         """Tokens of a row after the prefix."""
         return self.length - self.prefix
@@ -152,11 +157,14 @@ def decoding_params(layout: Layout, params: Mapping[str, Any]) -> dict:
 
 def _turn(layout: Layout, params: Mapping[str, Any]) -> dict:
     turned, dtype = llama.decoding_params(layout.config, params), jnp.dtype(layout.dtype)
+    more = layout.padded.vocab_size - layout.config.vocab_size
+    if more:  # with ones, whose largest is not 0 as int8 would need it
+        turned |= {name: jnp.pad(turned[name], ((0, more), (0, 0)), constant_values=1) for name in sharding.with_vocabulary(layout.config)}
     return quantization.quantize(turned, dtype) if layout.weights == "int8" else jax.tree.map(lambda x: x.astype(dtype), turned)
 
 
 def _params_shardings(layout: Layout) -> dict:
-    placed = sharding.decoding_shardings(layout.config, layout.mesh)
+    placed = sharding.decoding_shardings(layout.padded, layout.mesh)
     return quantization.shardings(placed) if layout.weights == "int8" else placed
 
 
@@ -222,7 +230,7 @@ def empty_state(layout: Layout) -> dict:
 @functools.partial(jax.jit, static_argnums=0)
 def prefix_cache(layout, params, ids_1P):
     """What stands before every row, read once: per layer keys (K, H, P) and values (K, P, H)."""
-    _, cache = llama.prefill(layout.config, params, ids_1P, jnp.full(1, layout.prefix, jnp.int32), dtypes=layout.dtypes)
+    _, cache = llama.prefill(layout.padded, params, ids_1P, jnp.full(1, layout.prefix, jnp.int32), dtypes=layout.dtypes)
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[0], layout.by_head(rows=False)), cache)
 
 
@@ -230,7 +238,7 @@ def prefix_cache(layout, params, ids_1P):
 def prefill(layout, params, prefix, ids_PT, lengths_P, shared_P):
     """Reads prompts of one bucket: f32 logits [P, V] after each, and their cache."""
     before = llama.Prefix(prefix, shared_P) if prefix else None
-    logits_PV, chunk = llama.prefill(layout.config, params, ids_PT, lengths_P, before, dtypes=layout.dtypes)
+    logits_PV, chunk = llama.prefill(layout.padded, params, ids_PT, lengths_P, before, dtypes=layout.dtypes)
     chunk = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout.by_head()), chunk)
     return _gather_logits(layout, logits_PV), chunk
 
@@ -274,7 +282,7 @@ def generate(layout, sampler, params, prefix, state, stops):
         active_B = state["remaining"] > 0
         before = llama.Prefix(prefix, state["shared"]) if prefix else None
         rows = (state["cache"], state["ids"], state["filled"], before)
-        logits_BV, cache = llama.decode_step(layout.config, params, *rows, dtypes=layout.dtypes)
+        logits_BV, cache = llama.decode_step(layout.padded, params, *rows, dtypes=layout.dtypes)
         filled_B = state["filled"] + active_B
         ids_B, log_probs_B = sampler(_gather_logits(layout, logits_BV), _fold(state["keys"], state["shared"] + filled_B))
         after = {
@@ -301,9 +309,8 @@ def generate(layout, sampler, params, prefix, state, stops):
 def _gather_logits(layout: Layout, logits_BV: jax.Array) -> jax.Array:
     """Every row's logits whole, for the sampler."""
     # First split as the head's matrix, then gathered: otherwise the compiler may gather the matrix.
-    vocab = "tensor" if layout.config.vocab_size % layout.mesh.shape["tensor"] == 0 else None
-    logits_BV = jax.lax.with_sharding_constraint(logits_BV, NamedSharding(layout.mesh, PartitionSpec(sharding.BATCH_AXES, vocab)))
-    return jax.lax.with_sharding_constraint(logits_BV, layout.by_row())
+    logits_BV = jax.lax.with_sharding_constraint(logits_BV, NamedSharding(layout.mesh, PartitionSpec(sharding.BATCH_AXES, "tensor")))
+    return jax.lax.with_sharding_constraint(logits_BV, layout.by_row())[:, : layout.config.vocab_size]
 
 
 def _fold(keys_B: jax.Array, positions_B: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from humpback.decoding.engine import Engine
 from humpback.decoding.executables import shareable
 from humpback.errors import UserError
 from humpback.model import sharding
+from humpback.model.weights import Params
 from humpback.models import folders
 from humpback.tokens import examples
 
@@ -35,22 +37,38 @@ def engine_at(
     """
     info, mesh = folders.read_info(path), replica_mesh(decoding.processes_per_replica, tensor)
     info.check_length("decoding.length", decoding.length)
-    placed = sharding.param_shardings(info.config, mesh, sharding.DECODING_RULES)
-    model = folders.load_model(path, shardings=placed, directions=directions, whole=False)  # the engine takes layer by layer
+    model = folders.load_model(path, shardings=_split(info, mesh), directions=directions, whole=False)  # the engine takes layer by layer
+    return engine_of(model, mesh, decoding, template)
+
+
+def engine_of(
+    model: folders.Model, mesh: jax.sharding.Mesh, decoding: configs.Decoding, template: Callable[[str], prompts.Prompt] | None
+) -> tuple[folders.Model, Engine]:
+    """`engine_at` for a model that is opened: of its `params` a weight, or a layer's, is asked for when its turn has come."""
+    model.info.check_length("decoding.length", decoding.length)
+    _split(model.info, mesh)
     prefix = shared_prefix(model, template, decoding.length) if template else ()
-    engine = Engine(info.config, model.params, mesh, decoding, prefix)
+    engine = Engine(model.info.config, model.params, mesh, decoding, prefix)
     return dataclasses.replace(model, params={}), engine
+
+
+def _split(info: folders.ModelInfo, mesh: jax.sharding.Mesh) -> Params:
+    """Where the weights lie. UserError for a `tensor` axis that does not divide them."""
+    try:
+        return sharding.unpadded_shardings(info.config, mesh, sharding.DECODING_RULES)
+    except ValueError as error:
+        raise UserError(f"decoding.tensor, or --tensor: {mesh.shape['tensor']} does not divide the model ({error})") from error
 
 
 def replica_mesh(processes: int, tensor: int) -> jax.sharding.Mesh:
     """The mesh of this process' replica: `tensor` devices share a model, its copies share the slots. UserError when they do not fit."""
     devices = distributed.replica_layout(processes).devices
     try:
-        return sharding.make_mesh(1, -1, tensor, devices=devices)
+        return sharding.make_mesh(1, 1 if tensor == -1 else -1, tensor, devices=devices)
     except ValueError as error:
         raise UserError(
-            f"config field decoding.tensor (0: mesh.tensor): {tensor} does not divide the {len(devices)} devices of a replica, which is "
-            f"decoding.processes_per_replica = {processes} processes"
+            f"config field decoding.tensor (0: mesh.tensor) or --tensor: {tensor} does not divide the {len(devices)} devices of a replica, "
+            f"which is decoding.processes_per_replica = {processes} processes"
         ) from error
 
 
@@ -77,8 +95,21 @@ def shared_prefix(model: folders.Model, template: Callable[[str], prompts.Prompt
 
 
 def encode_prompt(model: folders.Model, prompt: prompts.Prompt, room: int, lead: str = "") -> np.ndarray | None:
-    """Ids int32 of a wrapped prompt in at most `room`, its body cut where needed, then of `lead`; None when it cannot fit."""
+    """`fit_prompt` for whom it is no matter whether the prompt is cut."""
+    fitted = fit_prompt(model, prompt, room, lead)
+    return fitted.ids if fitted else None
+
+
+class PromptIds(NamedTuple):
+    """A prompt as the model reads it: ids int32 [T], and whether its body lost its end for them."""
+
+    ids: np.ndarray
+    cut: bool
+
+
+def fit_prompt(model: folders.Model, prompt: prompts.Prompt, room: int, lead: str = "") -> PromptIds | None:
+    """A wrapped prompt, then `lead`, in at most `room` ids, its body cut where needed; None when it cannot fit."""
     lead_ids = model.tokenizer.encode(lead) if lead else []
     wrapper = prompts.WRAPPERS[model.info.wrapper]
-    ids = examples.fit_condition(model.tokenizer, prompt, wrapper, room - len(lead_ids))
-    return np.array(ids + lead_ids, np.int32) if ids else None
+    condition = examples.fit_condition(model.tokenizer, prompt, wrapper, room - len(lead_ids))
+    return PromptIds(np.array(condition.ids + lead_ids, np.int32), condition.cut) if condition else None

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from humpback.model.weights import WEIGHTS, LlamaConfig, Params, Weight, make_tree, map_weights
+from humpback.model.weights import WEIGHTS, LlamaConfig, Params, Weight, make_tree, map_weights, outer_names
 from humpback.rounding import round_up
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -67,7 +67,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
     return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * 3)  # the compiler places the collectives
 
 
-def padded(cfg: LlamaConfig, mesh: Mesh) -> LlamaConfig:
+def padded(cfg: LlamaConfig, mesh: Mesh | AbstractMesh) -> LlamaConfig:
     """Fills the vocabulary up to what the mesh can split: the smallest multiple of `tensor` that holds it."""
     return dataclasses.replace(cfg, vocab_size=round_up(cfg.vocab_size, mesh.shape["tensor"]))
 
@@ -92,7 +92,7 @@ def place(array: np.ndarray, where: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
-def param_shardings(cfg: LlamaConfig, mesh: Mesh, rules: Rules, stacked: bool = False) -> Params:
+def param_shardings(cfg: LlamaConfig, mesh: Mesh | AbstractMesh, rules: Rules, stacked: bool = False) -> Params:
     """Derives a NamedSharding for every weight of the model, in the shape of its (stacked or unstacked) tree.
 
     Raises ValueError naming leaf, dimension and axis: a logical axis without a rule, a rule nothing uses, a mesh axis
@@ -103,6 +103,28 @@ def param_shardings(cfg: LlamaConfig, mesh: Mesh, rules: Rules, stacked: bool = 
     check_rules(mesh, rules)
     return make_tree(cfg, lambda path, weight: NamedSharding(mesh, _spec(cfg, mesh, rules, path, weight, stacked)),
                      stacked=stacked)  # fmt: skip
+
+
+def unpadded_shardings(cfg: LlamaConfig, mesh: Mesh, rules: Rules) -> Params:
+    """Derives where the arrays of an unstacked tree lie before `padded` fills up their vocabulary.
+
+    An array whose vocabulary the mesh cannot split is split over its other axes alone.
+    """
+    filled = padded(cfg, mesh)
+    placed = param_shardings(filled, mesh, rules)
+    if filled == cfg:
+        return placed
+
+    def without_vocabulary(name: str, where: NamedSharding) -> NamedSharding:
+        axes = WEIGHTS[name].axes
+        return NamedSharding(mesh, PartitionSpec(*(None if axis == "vocab" else at for axis, at in zip(axes, where.spec, strict=True))))
+
+    return placed | {name: without_vocabulary(name, placed[name]) for name in with_vocabulary(cfg)}
+
+
+def with_vocabulary(cfg: LlamaConfig) -> list[str]:
+    """Names the weights that have the vocabulary as an axis; they stand outside the layers."""
+    return [name for name in outer_names(cfg) if "vocab" in WEIGHTS[name].axes]
 
 
 def matrix_spec(cfg: LlamaConfig, mesh: Any, name: str) -> PartitionSpec:
@@ -122,7 +144,7 @@ def decoding_shardings(cfg: LlamaConfig, mesh: Mesh) -> Params:
     return map_weights(turn, param_shardings(cfg, mesh, DECODING_RULES))
 
 
-def check_rules(mesh: Mesh, rules: Rules) -> None:
+def check_rules(mesh: Mesh | AbstractMesh, rules: Rules) -> None:
     """Raises ValueError when the table and the weights' logical axes are not the same set, or name no mesh axis."""
     used = {axis for weight in WEIGHTS.values() for axis in weight.axes} | {"layers"}
     if missing := sorted(used - set(rules)):
@@ -140,7 +162,7 @@ def _axes(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _spec(
-    cfg: LlamaConfig, mesh: Mesh, rules: Rules, path: tuple[str, ...], weight: Weight, stacked: bool
+    cfg: LlamaConfig, mesh: Mesh | AbstractMesh, rules: Rules, path: tuple[str, ...], weight: Weight, stacked: bool
 ) -> PartitionSpec:
     name = "/".join(path)
     dims = list(zip(weight.shape, weight.axes, weight.sizes(cfg), strict=True))

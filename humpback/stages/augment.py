@@ -8,11 +8,13 @@ from humpback import distributed, prompts, storage
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import Output, Task, Unservable
 from humpback.decoding.sampling import Sampler
-from humpback.decoding.serving import encode_prompt, serve
+from humpback.decoding.serving import fit_prompt, serve
+from humpback.progress import warn_of_many
 from humpback.records import Candidate, Segment, read_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run
 from humpback.stages.models import open_engine, stage_inputs
+from humpback.tokens.examples import PROMPTS_CUT
 
 define_flags = commandline.define_flags
 # Why a candidate is not usable; it stays in the file with the reason and is never rated or selected.
@@ -30,15 +32,20 @@ def augment(run: Run) -> None:
     writer = run.weights_digest("backward")
     model, engine = open_engine(run, "backward", {"backward"}, prompts.backward_prompt)
     room = cfg.decoding.length - cfg.augment.max_new_tokens
+    cut_prompts: set[str] = set()
 
     def encode(segment: Segment) -> np.ndarray | None:
         if not segment.text.strip():
             raise Unservable("empty")
-        return encode_prompt(model, prompts.backward_prompt(segment.text), room)
+        prompt = fit_prompt(model, prompts.backward_prompt(segment.text), room)
+        if prompt and prompt.cut:
+            cut_prompts.add(segment.id)
+        return prompt and prompt.ids
 
     def make(segment: Segment, answers: list[Result]) -> Candidate:
         instruction = model.tokenizer.decode(answers[0].ids).strip()
-        return Candidate(segment.id, segment, instruction, judge(instruction, answers[0], segment), writer, cfg.seed)
+        reason = judge(instruction, answers[0], segment)
+        return Candidate(segment.id, segment, instruction, reason, writer, cfg.seed, segment.id in cut_prompts)
 
     task = Task(
         encode,
@@ -51,14 +58,22 @@ def augment(run: Run) -> None:
     )
     output = Output(stage.path, "candidates", stage.name, stage.metrics, stage)
     done = serve(engine, task, stage_inputs(run, "segments", Segment), output, cfg.decoding)
-    reasons = distributed.by_first("candidates by reason", lambda: _count_reasons(stage.path))
-    counts = {**done.counts, "usable": reasons.get("", 0)}
+    reasons, cut = distributed.by_first("candidates by reason", lambda: _count_candidates(stage.path))
+    counts = {**done.counts, "usable": reasons.get("", 0), PROMPTS_CUT: cut}
     dropped = {reason: reasons.get(reason, 0) for reason in REASONS}
     stage.finish(counts=counts, dropped=dropped, files=done.files, tokens=done.tokens)
+    room_for = f"decoding.length = {cfg.decoding.length} less augment.max_new_tokens = {cfg.augment.max_new_tokens} holds no more"
+    warn_of_many(stage.name, cut, sum(reasons.values()), f"instructions are written from the beginning of their segment; {room_for}")
 
 
-def _count_reasons(folder: storage.PathLike) -> dict[str, int]:
-    return dict(Counter(candidate.reason for candidate in read_shards(folder, "candidates", Candidate)))
+def _count_candidates(folder: storage.PathLike) -> tuple[dict[str, int], int]:
+    """How many candidates have which reason, and how many are written from a cut prompt."""
+    reasons: Counter[str] = Counter()
+    cut = 0
+    for candidate in read_shards(folder, "candidates", Candidate):
+        reasons[candidate.reason] += 1
+        cut += candidate.prompt_cut
+    return dict(reasons), cut
 
 
 def judge(instruction: str, result: Result, segment: Segment) -> str:

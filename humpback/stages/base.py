@@ -12,6 +12,7 @@ from humpback.models import folders
 from humpback.models.checksums import CHECKSUMS
 from humpback.stages import commandline, identity
 from humpback.stages.directory import Run, Stage
+from humpback.stages.models import check_split
 
 define_flags = commandline.define_flags
 
@@ -21,6 +22,7 @@ def convert_base(run: Run) -> None:
     cfg = run.cfg.base
     stage = run.stage("base", ("base.", "wrapper"), module=__name__)
     if stage.complete:
+        check_split(run, folders.read_info(stage.path).config)
         return
     if (stage.path / CHECKSUMS).exists() and not (stage.path / identity.STAGE).exists():
         return _take(run, stage)
@@ -70,6 +72,7 @@ def _open(run: Run, path: str, sha256: str = "") -> sources.Source:
             f"config field base.architecture: {name!r} is {SIZES.get(name, 'not a known size')}, but {path} is {source.config}; "
             "name the right one, or leave it empty"
         )
+    check_split(run, source.config)
     if source.direction != "base":
         raise UserError(f"config field base.source: {path} is a {source.direction} model; every training starts from a base")
     return source

@@ -43,14 +43,7 @@ def open_run() -> Run:
     except OSError as error:  # a file that cannot be read shows only when the config is looked at
         raise UserError(f"--config: {' '.join(str(error).split())}") from error
     run = Run(cfg, _FLAGS.workdir, accept_code=_FLAGS.accept_code)
-    # What was compiled once is read by the next process that needs it: after a preemption, or for the other stages of a shape.
-    if not getattr(jax.config, _CACHE_OPTION):  # JAX_COMPILATION_CACHE_DIR names another one
-        jax.config.update(_CACHE_OPTION, os.fspath(run.workdir / CACHE / _processor()))
-    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # GPUs' own; their path would be part of every key
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        # All processes of a simulated pod read what the first, the only one that JAX lets write, has compiled. A CPU's key has the
-        # process' own view of the devices; without it the same program has the same key in all.
-        internals.share_cache_keys()
+    keep_programs(run.workdir / CACHE)
     run.place.at_begin.append(functools.partial(_record, run))
     return run
 
@@ -62,6 +55,18 @@ def _record(run: Run) -> None:
     if source.exists():
         digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
         storage.publish(run.workdir / "sources" / f"{digest}.json", source.read_bytes())
+
+
+def keep_programs(folder: storage.PathLike) -> None:
+    """Lets what was compiled once be read by the next process that needs it: after a preemption, for the other stages of a shape, for
+    the next start of a command."""
+    if not getattr(jax.config, _CACHE_OPTION):  # JAX_COMPILATION_CACHE_DIR names another one
+        jax.config.update(_CACHE_OPTION, os.path.join(folder, _processor()))
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # GPUs' own; their path would be part of every key
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        # All processes of a simulated pod read what the first, the only one that JAX lets write, has compiled. A CPU's key has the
+        # process' own view of the devices; without it the same program has the same key in all.
+        internals.share_cache_keys()
 
 
 def _processor() -> str:

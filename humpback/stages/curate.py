@@ -11,14 +11,18 @@ from humpback import distributed, prompts, storage
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import Output, Task
 from humpback.decoding.sampling import Sampler
-from humpback.decoding.serving import encode_prompt, serve
+from humpback.decoding.serving import fit_prompt, serve
 from humpback.errors import UserError
+from humpback.progress import warn_of_many
 from humpback.records import Candidate, Example, Rated, read_shards, write_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run, Stage
 from humpback.stages.models import open_engine, stage_inputs
+from humpback.tokens.examples import PROMPTS_CUT
 from humpback.tokens.tokenizer import Tokenizer
 
+# Why a candidate that was asked about has no rating: a text ended with its length before one was safe, or none settles on one.
+CUT, UNREAD = "rating cut off", "no valid rating"
 DIGITS = (1, 2, 3, 4, 5)
 
 
@@ -50,20 +54,32 @@ def rate(run: Run, iteration: int) -> None:
     rater = _Rater(run, iteration, rubric, run.weights_digest(judge), model)
     output = Output(stage.path, "ratings", stage.name, stage.metrics, stage)
     done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
-    rateable, valid = distributed.by_first("ratings counted", lambda: _count_ratings(stage.path))
-    counts = {**done.counts, "asked": rateable, "valid": valid}
-    dropped = {"not usable": done.counts["out"] - rateable, "no valid rating": rateable - valid}
+    found = distributed.by_first("ratings counted", lambda: _count_ratings(stage.path))
+    counts = {**done.counts, "asked": found["asked"], "valid": found["asked"] - found[CUT] - found[UNREAD], PROMPTS_CUT: found[PROMPTS_CUT]}
+    dropped = {"not usable": done.counts["out"] - found["asked"], CUT: found[CUT], UNREAD: found[UNREAD]}
     digest = hashlib.sha256(rubric.encode()).hexdigest()
     stage.finish(counts=counts, dropped=dropped, files=done.files, tokens=done.tokens, rubric_sha256=digest)
+    warn_of_many(
+        stage.name, found["invalid"], found["texts"],
+        f"texts have no valid rating; {found[CUT]} candidates have none because curate.max_new_tokens = {cfg.curate.max_new_tokens} cut "
+        f"them off, {found[UNREAD]} for other reasons; look at `texts` in {stage.path}/ratings-*.jsonl, raise curate.max_new_tokens, or "
+        "use curate.mode='expected', which needs no parsing",
+    )  # fmt: skip
+    what = f"ratings are of the beginning of a segment; decoding.length = {cfg.decoding.length} holds no more"
+    warn_of_many(stage.name, found[PROMPTS_CUT], found["asked"], what)
 
 
-def _count_ratings(folder: storage.PathLike) -> tuple[int, int]:
-    """How many candidates could be rated, and how many were."""
-    rateable = valid = 0
+def _count_ratings(folder: storage.PathLike) -> dict[str, int]:
+    """How many candidates could be asked about, which of them lost their rating and had their prompt cut; how many texts are invalid."""
+    found = dict.fromkeys(("asked", "texts", "invalid", PROMPTS_CUT, CUT, UNREAD), 0)
     for rated in read_shards(folder, "ratings", Rated):
-        rateable += not rated.candidate.reason
-        valid += rated.score is not None
-    return rateable, valid
+        found["asked"] += not rated.candidate.reason
+        found["texts"] += len(rated.scores)
+        found["invalid"] += rated.scores.count(None)
+        found[PROMPTS_CUT] += rated.prompt_cut
+        if rated.reason in (CUT, UNREAD):
+            found[rated.reason] += 1
+    return found
 
 
 class _Rater:
@@ -72,6 +88,7 @@ class _Rater:
     def __init__(self, run: Run, iteration: int, rubric: str, digest: str, model):
         self.cfg, self.rubric, self.digest, self.model = run.cfg, rubric, digest, model
         self.purpose = f"rate-{iteration}"
+        self.cut_prompts: set[str] = set()
 
     def task(self) -> Task:
         """expected: the five digits' logits after "Score: ", prefill only. sampled: `samples` texts. UserError for a wrong tokenizer."""
@@ -94,7 +111,10 @@ class _Rater:
         c, length = self.cfg.curate, self.cfg.decoding.length
         room, lead = (length, prompts.SCORE_LEAD) if c.mode == "expected" else (length - c.max_new_tokens, "")
         prompt = prompts.rating_prompt(candidate.instruction, candidate.segment.text, c.mode, self.rubric)
-        return encode_prompt(self.model, prompt, room, lead)
+        fitted = fit_prompt(self.model, prompt, room, lead)
+        if fitted and fitted.cut:
+            self.cut_prompts.add(candidate.id)
+        return fitted and fitted.ids
 
     def _expected(self, candidate: Candidate, answers: list[np.ndarray]) -> Rated:
         """The mean of 1 … 5 under the probabilities of the five digits."""
@@ -106,17 +126,17 @@ class _Rater:
     def _sampled(self, candidate: Candidate, answers: list[Result]) -> Rated:
         """The mean of the generated ratings; those without a valid score line count in nothing but the report."""
         texts = tuple(self.model.tokenizer.decode(answer.ids) for answer in answers)
-        scores = tuple(prompts.parse_rating(text) for text in texts)
+        cut = [answer.finish == "length" for answer in answers]
+        scores = tuple(map(prompts.parse_rating, texts, cut))
         valid = [score for score in scores if score is not None]
         mean = math.fsum(valid) / len(valid) if valid else None
-        return self._rated(candidate, mean, scores, texts, (), candidate.reason)
+        return self._rated(candidate, mean, scores, texts, (), candidate.reason or ("" if valid else CUT if any(cut) else UNREAD))
 
     def _rated(self, candidate: Candidate, score, scores, texts, probabilities, reason: str = "") -> Rated:
-        if not reason and score is None:
-            reason = "no valid rating"
         return Rated(
-            candidate.id, candidate, score, tuple(scores), tuple(texts), tuple(probabilities), reason, self.digest, self.cfg.seed
-        )
+            candidate.id, candidate, score, tuple(scores), tuple(texts), tuple(probabilities), reason, self.digest, self.cfg.seed,
+            prompt_cut=candidate.id in self.cut_prompts,
+        )  # fmt: skip
 
 
 def score_token_ids(tokenizer: Tokenizer) -> list[int]:

@@ -277,7 +277,8 @@ class Stage:
         distributed.barrier(f"finished {self.path}")
         self.complete = True
         numbers = ", ".join(f"{value} {name}" for name, value in counts.items() if not isinstance(value, dict))
-        say(f"{self.name}: {numbers} ({time.monotonic() - self._started:.1f} s)")
+        lost = ", ".join(f"{value} {name}" for name, value in (dropped or {}).items() if value)
+        say(f"{self.name}: {numbers}{'; dropped: ' if lost else ''}{lost} ({time.monotonic() - self._started:.1f} s)")
 
 
 def check_shared(flag: str, path: storage.PathLike) -> None:

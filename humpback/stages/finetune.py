@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -14,11 +14,11 @@ from humpback import distributed, prompts, storage
 from humpback.errors import UserError
 from humpback.models import folders
 from humpback.models.folders import digest_of
-from humpback.progress import say
+from humpback.progress import say, warn_of_many
 from humpback.records import Example, read_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run
-from humpback.tokens.examples import Drop, TokenExample, build_example
+from humpback.tokens.examples import PROMPTS_CUT, Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
 from humpback.training import checkpoint, evaluate, events, loop, placement
 
@@ -50,12 +50,14 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
         base.info.check_length(label, length)
     info = folders.ModelInfo(base.info.config, task, run.cfg.wrapper)
-    pairs = list(read_shards(run.workdir / "seed", "seed", Example))
+    pairs = {"seed": list(read_shards(run.workdir / "seed", "seed", Example))}
     if iteration:
-        pairs += read_shards(run.workdir / f"curated-{iteration}", "curated", Example)
-    tokens, dropped = tokenize(pairs, base.tokenizer, task, run.cfg.wrapper, ft.length)
-    if not tokens:
-        raise UserError(f"{stage.path}: none of {len(pairs)} examples fits into {field}.length = {ft.length} ({dict(dropped)})")
+        pairs["augmented"] = list(read_shards(run.workdir / f"curated-{iteration}", "curated", Example))
+    data = training_data(pairs, base.tokenizer, task, run.cfg.wrapper, ft.length)
+    if not data.examples:
+        number = sum(map(len, pairs.values()))
+        raise UserError(f"{stage.path}: none of {number} examples fits into {field}.length = {ft.length} ({data.dropped})")
+    _warn_of_length(name, pairs, data, f"{field}.length = {ft.length}")
     dev, unfit = tokenize(read_shards(run.workdir / "seed", "dev", Example), base.tokenizer, task, run.cfg.wrapper, ft.length)
     if ft.dev_every and not dev:
         raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({dict(unfit)})")
@@ -73,7 +75,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
 
         try:
             trained, step = loop.train(
-                base, tokens, loop.Training(ft, run.cfg.seed, name, info),
+                base, data.examples, loop.Training(ft, run.cfg.seed, name, info),
                 mesh=run.mesh(), dev=dev, checkpoints=steps, metrics=metrics, profile=profile,
             )  # fmt: skip
         finally:
@@ -89,14 +91,44 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
         storage.publish(stage.path / HELD_OUT_FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
     digests = folders.weights_digest(trained)
     stage.finish(
-        counts={"examples": len(tokens), **Counter(f"{pair.kind} pairs" for pair in pairs)},
-        dropped=dropped,
+        counts=data.counts,
+        dropped=data.dropped,
         files=[HELD_OUT_FILE],
         tokens=sum(rows),
         step=step,
         weights=digests,
         weights_sha256=digest_of(digests),
     )
+
+
+class TrainingData(NamedTuple):
+    """What trains; how many examples, of which kind and with a cut prompt; and how many are dropped, by reason."""
+
+    examples: list[TokenExample]
+    counts: dict[str, int]
+    dropped: dict[str, int]
+
+
+def training_data(pairs: Mapping[str, Sequence[Example]], tokenizer: Tokenizer, task: str, wrapper: str, length: int) -> TrainingData:
+    """The pairs of each kind, one kind after the other, as token examples of a task."""
+    tokens: list[TokenExample] = []
+    counts: dict[str, int] = {}
+    dropped: Counter[str] = Counter()
+    for kind, of_kind in pairs.items():
+        fitting, unfit = tokenize(of_kind, tokenizer, task, wrapper, length)
+        tokens += fitting
+        counts[f"{kind} pairs"] = len(fitting)
+        dropped.update(unfit)
+    cut = sum(example.cut for example in tokens)
+    return TrainingData(tokens, {"examples": len(tokens), **counts, PROMPTS_CUT: cut}, dict(dropped))
+
+
+def _warn_of_length(stage: str, pairs: Mapping[str, Sequence[Example]], data: TrainingData, length: str) -> None:
+    """Before the hours that the training takes."""
+    for kind, of_kind in pairs.items():
+        unfit = len(of_kind) - data.counts[f"{kind} pairs"]
+        warn_of_many(stage, unfit, len(of_kind), f"{kind} pairs do not train, as they do not fit into {length} or have no target")
+    warn_of_many(stage, data.counts[PROMPTS_CUT], len(data.examples), f"prompts are cut to fit into {length}")
 
 
 def measure_held_out(
@@ -138,7 +170,7 @@ def tokenize(
 def training_pair(pair: Example, task: str) -> tuple[prompts.Prompt, str]:
     """(prompt, target) of a training example: backward writes the bare instruction, forward the response to the tagged one."""
     if task == "backward":
-        return prompts.backward_prompt(pair.response), pair.instruction.strip()
+        return prompts.backward_prompt(pair.response), prompts.bare(pair.instruction)
     return prompts.forward_training_prompt(pair.instruction, TAGS[pair.kind]), pair.response.strip()
 
 

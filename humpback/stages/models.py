@@ -3,10 +3,14 @@
 import functools
 from collections.abc import Callable, Collection
 
+from jax.sharding import AbstractMesh
+
 from humpback import prompts
 from humpback.decoding import offline, serving
 from humpback.decoding.engine import Engine
 from humpback.errors import UserError
+from humpback.model import sharding
+from humpback.model.weights import LlamaConfig
 from humpback.models import folders
 from humpback.records import from_json, id_of, shard_paths
 from humpback.stages.directory import Run
@@ -21,6 +25,23 @@ def open_engine(
     if info.wrapper != run.cfg.wrapper:
         raise UserError(f"{path}: was trained with the wrapper {info.wrapper!r}; the config field wrapper is {run.cfg.wrapper!r}")
     return serving.engine_at(path, run.cfg.decoding, run.cfg.decoding.tensor or run.cfg.mesh.tensor, directions, template)
+
+
+def check_split(run: Run, cfg: LlamaConfig) -> None:
+    """Raises UserError when a model cannot be split as training and decoding are told to, before hours go into either."""
+    mesh, decoding = run.cfg.mesh.tensor, run.cfg.decoding.tensor or run.cfg.mesh.tensor
+    wrong = []
+    for field, tensor, rules in (("mesh.tensor", mesh, sharding.TRAINING_RULES), ("decoding.tensor", decoding, sharding.DECODING_RULES)):
+        if tensor == -1:
+            continue  # as many as are left over: known where the devices are
+        devices = AbstractMesh((1, 1, tensor), sharding.MESH_AXES)
+        try:
+            sharding.param_shardings(sharding.padded(cfg, devices), devices, rules)
+        except ValueError as error:
+            wrong.append(f"config field {field}: {tensor} does not divide the model ({error})")
+    if wrong:
+        sizes = f"{cfg.num_heads} heads, {cfg.num_kv_heads} key heads and a feed-forward width of {cfg.d_ff}"
+        raise UserError(f"{'; '.join(wrong)}; it must divide {sizes}")
 
 
 def stage_inputs(run: Run, name: str, kind: type) -> offline.Inputs:

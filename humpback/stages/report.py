@@ -1,7 +1,10 @@
 """A summary as text: the table that `humpback run` prints, the verdict, and report.md. Pure functions of the summary."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from humpback.progress import printable
 
 _MODEL_NAMES = {"base": "base", "backward": "M_yx"}
 
@@ -121,14 +124,28 @@ def _overlap_text(summary: Mapping[str, Any]) -> str:
 
 
 def _examples(rows: Sequence[Mapping[str, Any]]) -> str:
-    def quoted(text: str) -> str:
-        return "\n".join(f"> {line}" for line in text.splitlines())
-
     return "\n\n".join(
-        f"**{row['score']:.2f}** · `{row['id']}` · {row['url']} · header: {row['header']}\n\n"
-        f"Instruction:\n\n{quoted(row['instruction'])}\n\nOutput:\n\n{quoted(row['output'])}"
+        f"**{row['score']:.2f}** · `{row['id']}` · {_code(row['url'])} · header: {_code(row['header'])}\n\n"
+        f"Instruction:\n\n{_block(row['instruction'])}\n\nOutput:\n\n{_block(row['output'])}"
         for row in rows
     )
+
+
+def _code(text: str) -> str:
+    """A page's text within a line, as code: no Markdown or HTML in it means anything, no picture is fetched."""
+    ticks = _more_ticks(text, 1)
+    return f"{ticks} {' '.join(printable(text).split())} {ticks}"
+
+
+def _block(text: str) -> str:
+    """`_code` for a text of several lines."""
+    ticks = _more_ticks(text, 3)
+    return f"{ticks}text\n{printable(text)}\n{ticks}"
+
+
+def _more_ticks(text: str, least: int) -> str:
+    """A run of backticks that is not in the text, nor a longer one, and so does not end there."""
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def _timing_rows(timing: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -3,24 +3,25 @@
 Every call makes one folder of the run, skips it when it is complete, and continues it when it is half done.
 """
 
+from absl import flags
+
 from humpback.stages import commandline
 from humpback.stages.augment import augment
 from humpback.stages.base import convert_base
 from humpback.stages.curate import curate
 from humpback.stages.directory import Run
 from humpback.stages.finetune import finetune
-from humpback.stages.seed import seed
+from humpback.stages.seed import STRICT, seed
+from humpback.stages.seed import define_flags as define_flags
 from humpback.stages.segment import segment
 from humpback.stages.summary import stage_names, summarize
 
-define_flags = commandline.define_flags
 
-
-def run_all(run: Run) -> None:
-    """Base weights, human pairs and web pages to M_1 … M_iterations and a report."""
+def run_all(run: Run, strict: bool = False) -> None:
+    """Base weights, human pairs and web pages to M_1 … M_iterations and a report. `strict`: a bad line of the pairs ends it."""
     run.check(stage_names(run.cfg.iterations))
     convert_base(run)
-    seed(run)  # (instruction, response) pairs by people
+    seed(run, strict)  # (instruction, response) pairs by people
     segment(run)  # web pages → self-contained pieces of human text
     finetune(run, "backward")  # M_yx: response → instruction
     augment(run)  # A: one candidate instruction per segment, made once
@@ -33,4 +34,4 @@ def run_all(run: Run) -> None:
 
 def main() -> None:
     """`humpback run`."""
-    run_all(commandline.open_run())
+    run_all(commandline.open_run(), bool(flags.FLAGS[STRICT].value))

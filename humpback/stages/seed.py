@@ -1,59 +1,80 @@
-"""The human pairs: read by the paper's rule (section 3.1) and dealt, by id, into those that train and those that measure."""
+"""The human pairs: read by the paper's rule (section 3.1) and dealt, by content, into those that train and those that measure."""
 
+import functools
+import hashlib
 from collections.abc import Sequence
 from typing import Any
+
+from absl import flags
 
 from humpback import distributed
 from humpback.config import Seed
 from humpback.convert.sources import resolve
 from humpback.corpus.duplicates import normalised
+from humpback.datasets.pair_files import BAD_LINE
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.errors import UserError
+from humpback.progress import say, warn_of_many
 from humpback.records import Example, write_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run, Stage
 
-define_flags = commandline.define_flags
+STRICT = "strict"
 
 
-def seed(run: Run) -> None:
+def define_flags() -> None:
+    """The stages' flags and --strict."""
+    commandline.define_flags()
+    flags.DEFINE_bool(STRICT, False, "end at the first bad line of the human pairs instead of dropping it")
+
+
+def seed(run: Run, strict: bool = False) -> None:
     """Makes seed/: the training pairs, the held-out ones and those of the dev set, as Examples of kind `seed`."""
     stage = run.stage("seed", ("seed_pairs.",), module=__name__)
-    if not stage.complete:
-        stage.finish(**distributed.by_first("seed", lambda: _deal(run.cfg.seed_pairs, stage)))
+    if stage.complete:
+        return
+    found = distributed.by_first("seed", lambda: _deal(run.cfg.seed_pairs, stage, strict))
+    stage.finish(**found)
+    for reason, what in (("duplicate", "pairs are there twice"), (BAD_LINE, "lines hold no pair")):
+        lost = found["dropped"].get(reason, 0)
+        warn_of_many("seed", lost, found["counts"]["read"] + lost, what)
 
 
-def _deal(cfg: Seed, stage: Stage) -> dict[str, Any]:
+def _deal(cfg: Seed, stage: Stage, strict: bool) -> dict[str, Any]:
     """Writes the shards; returns what the manifest says of them."""
-    pairs, dropped = read_pairs(resolve(cfg.source), cfg.single_reply)
-    held_out: list[Example] = []
-    if cfg.held_out_source:
-        held_out, _ = read_pairs(resolve(cfg.held_out_source), cfg.single_reply)
-    dev = read_pairs(resolve(cfg.dev_source), cfg.single_reply)[0] if cfg.dev_source else []
+    tell = lambda text: say(f"seed: {text}")  # noqa: E731
+    read = functools.partial(read_pairs, single_reply=cfg.single_reply, language=cfg.language, strict=strict, say=tell)
+    pairs, counts, unread = read(resolve(cfg.source))
+    kept, dropped = counts.pop("kept"), dict(counts)
+    measured: dict[str, list[Example]] = {"held_out": [], "dev": []}
+    for name, source in (("held_out", cfg.held_out_source), ("dev", cfg.dev_source)):
+        if source:
+            measured[name], counts, _ = read(resolve(source))
+            dropped |= {f"{name}: {reason}": count for reason, count in counts.items() if reason != "kept"}
+    dev = measured["dev"]
     stage.check_contents()
-    train, held_out, counts = split_seed(pairs, held_out, cfg, dev)
+    train, held_out, counts = split_seed(pairs, measured["held_out"], cfg, dev)
     stage.begin()
     files = []
-    for name, examples in (("seed", train), ("held_out", held_out), ("dev", sorted(dev, key=lambda example: example.id))):
-        files += write_shards(stage.path, name, examples, len(examples))
-    read = dropped.pop("kept")
+    for name, examples in (("seed", train), ("held_out", held_out), ("dev", dev)):
+        files += write_shards(stage.path, name, sorted(examples, key=lambda example: example.id), len(examples))
     dropped |= {name: counts.pop(name) for name in ("instruction_held_out", "over_limit")}
-    return {"counts": {"read": read, **counts}, "dropped": dropped, "files": files}
+    return {"counts": {"read": kept, **counts}, "dropped": dropped, "files": files, "unread_fields": unread}
 
 
 def split_seed(
     examples: list[Example], held_out_examples: list[Example], cfg: Seed, dev: Sequence[Example] = ()
 ) -> tuple[list[Example], list[Example], dict[str, int]]:
-    """Returns (training pairs, held-out pairs, counts), both sorted by id, so that the order of the source does not matter.
+    """Returns (training pairs, held-out pairs, counts), both in an order that follows from their texts alone.
 
-    Without a `held_out_source` the first `held_out` ids of `examples` are held out; with one, the first `held_out` of
-    `held_out_examples` (all for 0). Of the other `examples` the first `limit` train (all for 0), without those whose instruction
-    is also a held-out one's or one of `dev`, up to case, whitespace and punctuation. UserError when nothing is left to train on or
-    too few are there to hold out.
+    So neither the order of the source decides who is where, nor its name. Without a `held_out_source` the first `held_out` of `examples`
+    in that order are held out; with one, the first `held_out` of `held_out_examples` (all for 0). Of the other `examples` the first `limit`
+    train (all for 0), without those whose instruction is also a held-out one's or one of `dev`, up to case, whitespace and punctuation.
+    UserError when nothing is left to train on or too few are there to hold out.
     """
-    rest = sorted(examples, key=lambda example: example.id)
+    rest = sorted(examples, key=_content)
     if cfg.held_out_source:
-        pool = sorted(held_out_examples, key=lambda example: example.id)
+        pool = sorted(held_out_examples, key=_content)
         size = cfg.held_out or len(pool)
     else:
         pool, size = rest, cfg.held_out
@@ -82,6 +103,11 @@ def split_seed(
     return train, held_out, counts
 
 
+def _content(example: Example) -> bytes:
+    """What the order of the pairs follows from."""
+    return hashlib.sha256(f"{example.instruction}\0{example.response}".encode()).digest()
+
+
 def main() -> None:
     """`humpback seed`."""
-    seed(commandline.open_run())
+    seed(commandline.open_run(), bool(flags.FLAGS[STRICT].value))

@@ -27,10 +27,11 @@ from humpback.corpus.worker import Job
 from humpback.errors import UserError
 from humpback.progress import Bar, say
 from humpback.rounding import ceil_div
-from humpback.stages import commandline
+from humpback.stages import commandline, defaults
 from humpback.stages.directory import Run, Stage
 
 _FLAGS = flags.FLAGS
+DEFAULT_CONFIG = defaults.__file__  # of who changes fields of a config and names none
 _FATES = {duplicates.EXACT: "duplicate", duplicates.NEAR: "near-duplicate"}
 _BUCKET_BYTES = 1 << 26  # what is sorted in memory at once …
 _BUCKETS = 500  # … unless that makes more files than a process may have open

@@ -1,13 +1,16 @@
 """A prompt and a target as token ids, with the place where the target begins: the loss is on the target only."""
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from humpback.prompts import Prompt, Wrapper
+from humpback.tokens.tokenizer import Tokenizer
 
+PROMPTS_CUT = "prompts cut"  # the name of their number in a manifest
 
 class Encoder(Protocol):
     """What this module needs of `tokenizer.Tokenizer`."""
@@ -33,6 +36,7 @@ class TokenExample:
     id: str
     ids: np.ndarray
     target_start: int
+    cut: bool = False  # the prompt lost the end of its body
 
     def __post_init__(self) -> None:
         if not 0 < self.target_start < len(self.ids):
@@ -59,12 +63,41 @@ def build_example(
         return Drop.EMPTY_TARGET
     target_ids = [*tokenizer.encode(target), tokenizer.eos_id]
     condition = fit_condition(tokenizer, prompt, wrapper, length - len(target_ids))
-    if not condition:
+    if condition is None:
         return Drop.TOO_LONG
-    return TokenExample(id, np.array(condition + target_ids, np.int32), len(condition))
+    return TokenExample(id, np.array(condition.ids + target_ids, np.int32), len(condition.ids), condition.cut)
 
 
-def fit_condition(tokenizer: Encoder, prompt: Prompt, wrapper: Wrapper, room: int) -> list[int] | None:
+class Condition(NamedTuple):
+    """The ids of a wrapped prompt, and whether its body lost its end for them."""
+
+    ids: list[int]
+    cut: bool
+
+
+def exchange(tokenizer: Tokenizer, prompt_ids: Iterable[int], answer_ids: Iterable[int], wrapper: Wrapper) -> list[int]:
+    """The ids of an earlier turn and its answer, for before the next prompt: as in training, then what the wrapper has behind an end.
+
+    prompt_ids: wrapped like the one turn that training had, with the tags, and bos where the tokenizer adds it. Exported chat templates
+    write the same.
+    """
+    after = cut_suffix(wrapper.suffix, tokenizer)[2]
+    return [*map(int, prompt_ids), *answer_ids, tokenizer.eos_id, *(tokenizer.encode(after) if after else ())]
+
+
+def cut_suffix(suffix: str, tokenizer: Tokenizer) -> tuple[str, str, str]:
+    """(what closes the user's turn, what opens the answer, what follows an answer's eos before the next turn)."""
+    pieces = [piece if isinstance(piece, str) else piece.text for piece in tokenizer.split(suffix)]
+    eos = tokenizer.settings["eos_token"]
+    if eos not in pieces:
+        return suffix, "", ""
+    end = pieces.index(eos) + 1
+    after = pieces[end] if end + 1 < len(pieces) and pieces[end] not in tokenizer.specials else ""
+    closing = "".join(pieces[:end]) + after
+    return closing, suffix[len(closing) :], after
+
+
+def fit_condition(tokenizer: Encoder, prompt: Prompt, wrapper: Wrapper, room: int) -> Condition | None:
     """The wrapped prompt in at most `room` ids, its body cut at the end where needed; None when an empty body does not fit.
 
     Decoding uses it too, so that a prompt is truncated alike in both. The cut is made in the text and encoded anew, because a
@@ -77,7 +110,7 @@ def fit_condition(tokenizer: Encoder, prompt: Prompt, wrapper: Wrapper, room: in
 
     ids = encode(len(prompt.body))
     if len(ids) <= room:
-        return ids
+        return Condition(ids, cut=False)
     ids = encode(0)
     if len(ids) > room:
         return None
@@ -90,4 +123,4 @@ def fit_condition(tokenizer: Encoder, prompt: Prompt, wrapper: Wrapper, room: in
             fits, ids = middle, candidate
         else:
             too_many = middle
-    return ids
+    return Condition(ids, cut=True)

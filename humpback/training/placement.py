@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from humpback.model import llama, sharding
 from humpback.models import weight_files
@@ -62,20 +62,12 @@ def unstack_params(cfg: llama.LlamaConfig, stacked: llama.Params, mesh: Mesh) ->
 def unstacked_shardings(cfg: llama.LlamaConfig, mesh: Mesh) -> llama.Params:
     """Where the arrays of an unstacked tree lie that is trained, or was: what `place_params` takes from disk without any process'
     reading more than its own part."""
-    shardings = sharding.param_shardings(sharding.padded(cfg, mesh), mesh, sharding.TRAINING_RULES)
-    return shardings | {name: _without_tensor(shardings[name]) for name in _loose(cfg, mesh)}
+    return sharding.unpadded_shardings(cfg, mesh, sharding.TRAINING_RULES)
 
 
 def _loose(cfg: llama.LlamaConfig, mesh: Mesh) -> list[str]:
-    """The arrays whose vocabulary the mesh cannot split."""
-    if sharding.padded(cfg, mesh) == cfg:
-        return []
-    return ["embedding"] if cfg.tied else ["embedding", "head"]
-
-
-def _without_tensor(where: NamedSharding) -> NamedSharding:
-    """For an array whose vocabulary does not divide: split over `fsdp` alone."""
-    return NamedSharding(where.mesh, PartitionSpec(*(None if axis == "tensor" else axis for axis in where.spec)))
+    """Names the arrays whose vocabulary the mesh cannot split."""
+    return [] if sharding.padded(cfg, mesh) == cfg else sharding.with_vocabulary(cfg)
 
 
 def rows_shardings(mesh: Mesh) -> Rows:

@@ -22,14 +22,24 @@ TOKENIZER = tiny.make_tokenizer()
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "either"),
-        ("{}", "either"),
-        ('{"prompt": "a", "ids": [1]}', "either"),
+        ("[]", "one of 'prompt', 'instruction', 'messages', 'ids'"),
+        ("{}", "one of"),
+        ('{"prompt": "a", "ids": [1]}', "one of"),
+        ('{"prompt": "a", "instruction": "a"}', "one of"),
+        ('{"instruction": 3}', '"instruction" must be a text, not 3'),
+        ('{"instruction": "a", "input": [1]}', "'input' is not a text"),
+        ('{"messages": "a"}', '"messages" must be a list'),
+        ('{"messages": [{"role": "user"}]}', '"messages" must be a list'),
+        ('{"messages": []}', "must be user, assistant, … and end with user, not none"),
+        ('{"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}]}', "not system, user"),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]}', "not user, assistant"),
         ('{"prompt": 3}', '"prompt" must be a text, not 3'),
         ('{"ids": [1, true]}', '"ids" must be a list of whole numbers'),
         ('{"ids": "12"}', '"ids" must be a list of whole numbers'),
-        ('{"prompt": "a", "id": 7}', '"id" must be a text that is not empty, not 7'),
-        ('{"prompt": "a", "id": ""}', '"id" must be a text'),
+        ('{"prompt": "a", "id": 7.5}', '"id" must be a whole number, or a text in valid Unicode that is not empty, not 7.5'),
+        ('{"prompt": "a", "id": true}', '"id" must be'),
+        ('{"prompt": "a", "id": ""}', '"id" must be'),
+        ('{"prompt": "a", "id": "\\ud800"}', '"id" must be'),
     ],
 )
 def test_a_bad_line_is_named_with_its_place(line, message):
@@ -47,6 +57,19 @@ def test_ids_that_are_missing_come_from_line_and_content():
     )  # fmt: skip
     assert one == same and len({one, line, text, tokens}) == 4 and len(one) == 16
     assert generate.parse('{"prompt": "a", "id": "mine"}', "x:1").id == "mine"
+    assert generate.parse('{"prompt": "a", "id": 7}', "x:1").id == "7"
+
+
+def test_every_form_of_a_line_asks_the_same():
+    user, assistant = ({"role": role, "content": text} for role, text in (("user", "Why?"), ("assistant", "So.")))
+    lines = [{"prompt": "Why?"}, {"instruction": "Why?"}, {"messages": [user]}]
+    encoded = [writer().encode(generate.parse(json.dumps(line), "x:1")).tolist() for line in lines]
+    assert encoded[0] == encoded[1] == encoded[2]
+    joined = generate.parse('{"instruction": "Who?", "input": "It was she.", "output": "old"}', "x:1")
+    assert joined.instruction == "Who?\n\nIt was she."
+    several = writer().encode(generate.parse(json.dumps({"messages": [user, assistant, user]}), "x:1")).tolist()
+    between = [*TOKENIZER.encode("So."), TOKENIZER.eos_id, *TOKENIZER.encode("\n")]
+    assert several == encoded[0] + between + encoded[0]
 
 
 def writer(direction="forward", template=prompts.forward_prompt, stops=()):
@@ -66,6 +89,8 @@ def test_a_wrapped_prompt_is_that_of_inference_and_a_bare_one_is_itself():
     ("asked", "reason"),
     [
         (generate.PromptLine("1", " \n", None), "empty"),
+        (generate.PromptLine("1", "a \ud83d", None), "half of a surrogate pair"),
+        (generate.PromptLine("1", None, None, messages=(generate.Message("user", "\udc00"),)), "half of a surrogate pair"),
         (generate.PromptLine("1", None, (1, 512)), "ids outside the vocabulary"),
         (generate.PromptLine("1", None, (-1,)), "ids outside the vocabulary"),
     ],
@@ -117,7 +142,7 @@ def test_the_command(tmp_path, humpback):
 
     tiny.make_base(tmp_path / "base")
     rows = [{"prompt": "Why?", "id": "a"}, {"ids": [5, 6, 7]}, {"ids": [5, 600]}]
-    rows += [{"prompt": "x " * 200}, {"prompt": "b", "id": "a"}, {"prompt": " "}]
+    rows += [{"prompt": "x " * 200}, {"prompt": "b", "id": "a"}, {"prompt": " "}, {"prompt": "\ud83d"}, {"instruction": "Why?", "id": 7}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = [f"--model={tmp_path / 'base'}", f"--input={tmp_path / 'in.jsonl'}", f"--out={tmp_path / 'out'}", "--samples=2"]
     first = run(*flags, "--temperature=5")
@@ -125,14 +150,16 @@ def test_the_command(tmp_path, humpback):
     made = [json.loads(line) for line in (tmp_path / "out" / "generated-00000-of-00001.jsonl").read_text().splitlines()]
     assert [(row["id"], row["prompt"], row["ids"], row["prompt_tokens"]) for row in made] == [
         ("a", "Why?", None, len(TOKENIZER.encode("Why?"))), (generate.parse('{"ids": [5, 6, 7]}', ":2").id, None, [5, 6, 7], 3),
+        ("7", None, None, len(TOKENIZER.encode("Why?"))),
     ]  # fmt: skip
+    assert [row.get("instruction") for row in made] == [None, None, "Why?"] and all(row["output"] == row["texts"][0] for row in made)
     assert all(len(row[name]) == 2 for row in made for name in ("texts", "finish", "log_probs", "output_tokens"))
     assert all(f == "stop" or n == 8 for row in made for f, n in zip(row["finish"], row["output_tokens"], strict=True))
     assert np.isfinite([row["log_probs"] for row in made]).all()
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects-00000-of-00001.jsonl").read_text().splitlines()]
-    reasons = {3: "ids outside the vocabulary", 4: "prompt too long", 5: "duplicate id", 6: "empty"}
+    reasons = {3: "ids outside the vocabulary", 4: "prompt too long", 5: "duplicate id", 6: "empty", 7: "half of a surrogate pair"}
     assert [(row["where"], row["reason"]) for row in rejects] == [(f"{tmp_path}/in.jsonl:{n}", text) for n, text in reasons.items()]
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"] == {"in": 6, "out": 2, "rejects": 4}
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"] == {"in": 8, "out": 3, "rejects": 5}
 
     again = run(*flags, "--temperature=5", "--slots=8")  # cannot change the result
     assert again.returncode == 0 and "out: done before" in again.stderr
@@ -141,6 +168,20 @@ def test_the_command(tmp_path, humpback):
     (tmp_path / "in.jsonl").write_text('{"prompt": "another"}\n')
     changed = run(*flags, "--temperature=5")
     assert changed.returncode == 2 and "was made with --input = " in changed.stderr
+
+
+def test_a_hugging_face_folder_answers_as_the_model_folder_it_was_made_from(tmp_path, humpback):
+    tiny.make_base(tmp_path / "run" / "base")
+    assert humpback("convert", f"--source={tmp_path}/run/base", f"--target={tmp_path}/hf", "--to_format=huggingface").returncode == 0
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Why?"}\n')
+    flags = [f"--input={tmp_path / 'in.jsonl'}", "--max_new_tokens=8", "--length=64", "--slots=4", "--dtype=float32"]
+    for model, out in ((tmp_path / "run" / "base", "one"), (tmp_path / "hf", "two")):
+        done = humpback("generate", f"--model={model}", f"--out={tmp_path / out}", *flags)
+        assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / out / "generated-00000-of-00001.jsonl").read_bytes() for out in ("one", "two"))
+    assert one == two
+    named = humpback("generate", f"--model={tmp_path / 'run'}", f"--out={tmp_path / 'three'}", *flags)
+    assert named.returncode == 2 and f"is a run; name one of its models: {tmp_path / 'run' / 'base'}" in named.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from humpback.commands import convert as command
 from humpback.convert import huggingface, sources
+from humpback.convert.lazy_model import LazyParams
 from humpback.errors import UserError
 from humpback.models import folders
 
@@ -33,6 +34,9 @@ def test_through_all_formats_bit_exact(tiny, model, tmp_path, capsys):
         opened = sources.open_source(str(tmp_path / name))
         assert (opened.format, opened.config, opened.direction, opened.wrapper) == (kind, cfg, "base", "chatml")
         tiny.same(params, opened.params())
+        lazy = LazyParams(opened)
+        layers = {layer: lazy["layers"][layer] for layer in lazy["layers"]}
+        tiny.same(params, {**{leaf: lazy[leaf] for leaf in lazy if leaf != "layers"}, "layers": layers})
         assert opened.tokenizer.encode("hello 12") == tiny.tokenizer().encode("hello 12")
 
 

@@ -27,7 +27,7 @@ def test_prepare_and_read_back(tmp_path: Path, source: str, monkeypatch: pytest.
     assert "20  kept" in capsys.readouterr().out
     assert list((data_dir / "oasst_seed" / "1.0.0").glob("oasst_seed-train.array_record-*"))
     expected = sorted(read_pairs(source)[0], key=lambda pair: pair.id)
-    pairs, counts = read_pairs(f"tfds:oasst_seed:train?data_dir={data_dir}")
+    pairs, counts, _ = read_pairs(f"tfds:oasst_seed:train?data_dir={data_dir}")
     assert sorted(pairs, key=lambda pair: pair.id) == expected and counts == {"kept": 20}
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     assert read_pairs("tfds:oasst_seed")[0] == read_pairs("tfds:oasst_seed:train")[0] == pairs
@@ -48,7 +48,10 @@ def test_mistakes_are_told(tmp_path: Path, source: str, monkeypatch: pytest.Monk
     bad = tmp_path / "bad.jsonl"
     bad.write_text("{}\n")
     assert main(["oasst_seed", f"--source={bad}", f"--data_dir={tmp_path / 'other'}"]) == 2
-    assert f"{bad}:1: no seed pair" in capsys.readouterr().err
+    assert f"{bad}: no seed pair in it: 1 dropped: bad line ({bad}:1: expected" in capsys.readouterr().err
+    bad.write_text('{}\n{"instruction": "a", "response": "b"}\n')
+    assert main(["oasst_seed", f"--source={bad}", f"--data_dir={tmp_path / 'other'}", "--strict"]) == 2
+    assert f"{bad}:1: expected" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

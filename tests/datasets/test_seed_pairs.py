@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def write(path: Path, *lines: object) -> str:
 def test_both_formats_with_ids_that_lead_back(tmp_path: Path) -> None:
     first, second = json.dumps(TREE).encode(), json.dumps(PLAIN).encode()
     (tmp_path / "s.jsonl").write_bytes(b"\xef\xbb\xbf" + first + b"\r\n\n" + second)
-    pairs, counts = read_pairs(str(tmp_path / "s.jsonl"))
+    pairs, counts, _ = read_pairs(str(tmp_path / "s.jsonl"))
     start = 3 + len(first) + 2 + 1
     assert pairs == [
         Example(record_id("s.jsonl", 0, 3 + len(first), "Q?\0A."), "Q?", "A.", "seed", "s.jsonl:1"),
@@ -44,35 +45,140 @@ def test_gzip_gives_the_same_pairs_but_for_the_file_name(tmp_path: Path) -> None
 
 def test_counts(tmp_path: Path) -> None:
     source = write(tmp_path / "s.jsonl", TREE, PLAIN, TREE, ALONE, {**PLAIN, "response": "Another."})
-    pairs, counts = read_pairs(source)
-    assert counts == {"kept": 3, "duplicate": 1, "single reply, no rank": 1} and len(pairs) == 3
-    pairs, counts = read_pairs(source, "reviewed")
+    pairs, counts, unread = read_pairs(source)
+    assert counts == {"kept": 3, "duplicate": 1, "single reply, no rank": 1} and len(pairs) == 3 and unread == {}
+    pairs, counts, _ = read_pairs(source, "reviewed")
     assert counts == {"kept": 4, "duplicate": 1} and [p.response for p in pairs] == ["A.", "Because.", "A2.", "Another."]
+
+
+def test_the_language_of_trees_is_chosen(tmp_path: Path) -> None:
+    german = json.loads(json.dumps(TREE).replace('"en"', '"de"'))
+    brazilian = json.loads(json.dumps(TREE).replace('"en"', '"pt-BR"').replace("Q?", "P?"))
+    source = write(tmp_path / "s.jsonl", german, brazilian, TREE)
+    for language, found in (("en", "Q?"), ("de", "Q?"), ("pt", "P?")):
+        pairs, counts, _ = read_pairs(source, language=language)
+        assert [pair.instruction for pair in pairs] == [found] and counts["prompt: other language"] == 2
 
 
 @pytest.mark.parametrize("line, part", [
     (b"{", "not JSON"),
+    (b'{"instruction": "a", "response": "b"},', "a comma follows the object"),
     (b"\xff", "not UTF-8"),
-    (b"[]", "expected an Open Assistant tree"),
-    (b"17", "expected an Open Assistant tree"),
-    (b"[" * 100_000, "no seed pair|not JSON"),
-    ({"question": "a"}, "expected an Open Assistant tree"),
+    (b"[]", "expected"),
+    (b"17", "expected"),
+    (b"[" * 100_000, "recursion|not JSON"),
+    (b'{"instruction": "a", "response": "half \\ud83d"}', "half of a surrogate pair"),
     ({"instruction": "a"}, "'response' is empty or missing"),
-    ({"instruction": "a", "response": " "}, "'response' is empty or missing"),
-    ({"instruction": "", "response": "a"}, "'instruction' is empty or missing"),
-    ({"instruction": 1, "response": "a"}, "'instruction' is empty or missing"),
-    ({"prompt": "a"}, "'prompt' is missing or not a message"),
-    ({"message_id": "1", "text": "a"}, "take the one of trees"),
+    ({"prompt": "a"}, "expected"),
 ])  # fmt: skip
-def test_a_bad_line_is_named(tmp_path: Path, line: object, part: str) -> None:
+def test_a_bad_line_is_dropped_counted_and_shown(tmp_path: Path, line: object, part: str) -> None:
+    said: list[str] = []
+    pairs, counts, _ = read_pairs(source := write(tmp_path / "s.jsonl", PLAIN, b"", line, {**PLAIN, "response": "2"}), say=said.append)
+    assert counts == {"kept": 2, "bad line": 1} and [pair.source for pair in pairs] == ["s.jsonl:1", "s.jsonl:4"]
+    assert len(said) == 1 and said[0].startswith(f"{source}:3: dropped, ") and re.search(part, said[0])
     with pytest.raises(UserError, match=f"s.jsonl:3: .*({part})"):
-        read_pairs(write(tmp_path / "s.jsonl", PLAIN, b"", line))
+        read_pairs(source, strict=True)
+
+
+def test_of_many_bad_lines_three_are_shown(tmp_path: Path) -> None:
+    said: list[str] = []
+    source = write(tmp_path / "s.jsonl", PLAIN, *[{"question": "a"}] * 9)
+    assert read_pairs(source, say=said.append).counts == {"kept": 1, "bad line": 9}
+    assert len(said) == 4 and said[3] == f"{source}: 9 bad lines are dropped; --strict ends at the first"
+
+
+def test_fields_that_are_not_read_are_counted_and_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    source = write(tmp_path / "s.jsonl", {**PLAIN, "category": "qa"}, {"instruction": "b", "output": "c", "category": "", "id": 1}, TREE)
+    assert read_pairs(source, say=said.append).unread == {"category": 2, "id": 1}
+    assert said == [f"{source}: fields that are not read: 'category' (2 records), 'id' (1 records)"]
+
+
+def test_where_no_pair_is_left_the_reasons_are_shown(tmp_path: Path) -> None:
+    source = write(tmp_path / "s.jsonl", *[ALONE] * 8, json.loads(json.dumps(TREE).replace('"en"', '"de"')), b"{")
+    with pytest.raises(UserError) as told:
+        read_pairs(source)
+    assert str(told.value).startswith(
+        f"{source}: no seed pair in it: 8 dropped: single reply, no rank (see seed_pairs.single_reply); "
+        f"1 dropped: prompt: other language (see seed_pairs.language); 1 dropped: bad line ({source}:10: not JSON"
+    )
+
+
+# What becomes of each file of other people's forms: how many pairs and what else is counted, or what the error says.
+FORMS: dict[str, dict[str, int] | str] = {
+    "alpaca.jsonl": {"kept": 4},
+    "alpaca_array.json": "a JSON array",
+    "alpaca_lora_input_response.jsonl": {"kept": 3},
+    "array.json": "a JSON array",
+    "array_one_line.json": "a JSON array",
+    "bom.jsonl": {"kept": 4},
+    "control.jsonl": {"kept": 4, "bad line": 1},
+    "crlf.jsonl": {"kept": 4},
+    "dolly.jsonl": {"kept": 4},
+    "dups.jsonl": {"kept": 5, "duplicate": 8},
+    "empty.jsonl": "it is empty",
+    "empty_response.jsonl": {"kept": 4, "bad line": 1},
+    "extra_fields.jsonl": {"kept": 4},
+    "german.jsonl": {"kept": 3},
+    "hh_rlhf.jsonl": "a pair of answers, one chosen and one rejected",
+    "latin1.jsonl": {"kept": 3, "bad line": 1},
+    "lima.jsonl": "a chat in `conversations`",
+    "lima_multi.jsonl": "a chat in `conversations`",
+    "long_instruction.jsonl": {"kept": 5},
+    "long_response.jsonl": {"kept": 5},
+    "messages.jsonl": "a chat in `messages`",
+    "messages_system_multi.jsonl": "a chat in `messages`",
+    "nan.jsonl": {"kept": 4, "bad line": 1},
+    "nested_dict.jsonl": "'instruction' is not a text",
+    "no_newline_end.jsonl": {"kept": 4},
+    "null_response.jsonl": {"kept": 4, "bad line": 1},
+    "oasst_flat.messages.jsonl": "export of messages, take the one of trees",
+    "oasst_guanaco.jsonl": "one text with both turns in it",
+    "only_blank.jsonl": "it is empty",
+    "plain.jsonl": {"kept": 4},
+    "plain.parquet": "a Parquet file",
+    "prompt_completion.jsonl": "a prompt and its completion",
+    "prompt_response.jsonl": "a prompt and its response",
+    "real.csv": "CSV with the columns instruction, response",
+    "saved_to_disk": "a dataset saved with save_to_disk",
+    "saved_to_disk/data-00000-of-00001.arrow": "an Arrow file",
+    "sharegpt.jsonl": "a chat in `conversations`",
+    "special_tokens.jsonl": {"kept": 3},
+    "trailing_comma.jsonl": "a comma follows the object",
+    "truncated.jsonl.gz": "not a whole gzip file",
+    "truncated_last.jsonl": {"kept": 4, "bad line": 1},
+    "u2028.jsonl": {"kept": 4},
+    "utf16.jsonl": "text in UTF-16",
+    "whitespace_dup.jsonl": {"kept": 3},
+}
+CASES = Path(__file__).parents[1] / "cases" / "seeds"
+
+
+def test_every_case_stands_in_the_table() -> None:
+    assert {path.name for path in CASES.iterdir()} == {name.split("/")[0] for name in FORMS}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms(name: str) -> None:
+    expected = FORMS[name]
+    if isinstance(expected, dict):
+        assert read_pairs(str(CASES / name)).counts == expected
+        return
+    with pytest.raises(UserError) as told:
+        read_pairs(str(CASES / name))
+    assert str(told.value).startswith(str(CASES / name)) and expected in str(told.value)
+
+
+def test_a_byte_order_mark_is_said() -> None:
+    said: list[str] = []
+    read_pairs(str(CASES / "bom.jsonl"), say=said.append)
+    assert said == [f"{CASES / 'bom.jsonl'}: begins with a byte order mark, which is passed over"]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_pairs(str(tmp_path / "none.jsonl"))
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="a folder; name a file"):
         read_pairs(str(tmp_path))
     with pytest.raises(UserError, match="is empty"):
         read_pairs("")
@@ -88,6 +194,6 @@ def test_the_real_export() -> None:
     path = Path(folder) / "oasst" / "en_100_tree.jsonl"
     if not folder or not path.exists():
         pytest.skip("HUMPBACK_TEST_DATA names no folder with oasst/en_100_tree.jsonl")
-    pairs, counts = read_pairs(str(path))
+    pairs, counts, _ = read_pairs(str(path))
     assert len(pairs) == len({pair.id for pair in pairs}) == 94
     assert counts == {"kept": 94, "no reply of rank 0": 1, "prompt: synthetic": 5}

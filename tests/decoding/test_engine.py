@@ -169,6 +169,25 @@ def test_other_meshes_give_the_same_greedy_ids(params, mesh):
     assert compared >= 4
 
 
+@pytest.mark.parametrize("weights", ["compute", "int8"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_vocabulary_that_the_mesh_does_not_divide_is_filled_up_and_never_drawn_from(weights, tied):
+    if weights == "int8":
+        pytest.importorskip("qwix")
+    config = dataclasses.replace(CONFIG, vocab_size=303, num_layers=1, tied=tied)
+    params = llama.init_params(config, jax.random.key(3))
+    requests = [dataclasses.replace(r, ids=np.minimum(r.ids, 302)) for r in make_requests(4, most=30)]
+    found = []
+    for tensor in (1, 4):
+        mesh = sharding.make_mesh(1, 1, tensor, devices=jax.devices()[:tensor])
+        engine = Engine(config, params, mesh, Decoding(length=64, compute_dtype="float32", slots=4, weights=weights))
+        found.append(run(engine, requests, Sampler(5.0), frozenset()))  # so hot that any id would come
+    for request in requests:
+        one, many = (results[request.id] for results in found)
+        assert one.ids == many.ids and max(many.ids) < 303
+        np.testing.assert_allclose(one.log_probs, many.log_probs, atol=1e-4)
+
+
 def test_a_request_that_cannot_fit_is_named(params):
     request = Request("00000000000000aa", np.ones(122, np.int32), np.zeros(2, np.uint32), 10)
     with pytest.raises(ValueError, match="00000000000000aa"):

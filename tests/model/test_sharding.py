@@ -103,6 +103,13 @@ def test_strict_failures():
         param_shardings(dataclasses.replace(three_heads, num_heads=12), mesh, TRAINING_RULES)
 
 
+def test_arrays_of_a_vocabulary_that_does_not_divide_are_split_over_the_other_axes():
+    cfg, mesh = SIZES["llama_7b"], make_mesh(*MESH)
+    assert sharding.unpadded_shardings(cfg, mesh, TRAINING_RULES) == param_shardings(cfg, mesh, TRAINING_RULES)
+    odd = sharding.unpadded_shardings(dataclasses.replace(cfg, vocab_size=32001), mesh, TRAINING_RULES)
+    assert specs(odd) == {**TRAINING_TABLE, "embedding": P(None, "fsdp"), "head": P("fsdp", None)}
+
+
 def test_meshes():
     mesh = make_mesh(2, -1, 2)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}

@@ -1,6 +1,7 @@
 """A user's mistake is one clear error that names the file or the field and the way out, and nothing made is damaged."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -23,7 +24,8 @@ from tests import tiny
         (["run"], "--config is missing"),
         (["run", "--config=tests/tiny_config.py"], "--workdir is missing"),
         (["run", "--config=tests/tiny_config.py", "--workdir=x", "--bogus=1"], "Unknown command line flag 'bogus'"),
-        (["run", "--config=tests/tiny_config.py", "--workdir=x", "--config.augment.topp=1"], "Field topp not found"),
+        (["run", "--config=tests/tiny_config.py", "--workdir=x", "--config.augment.topp=1"], "did you mean augment.top_p?"),
+        (["rum"], "no command 'rum'; did you mean run?"),
         (["run", "--config=tests/tiny_config.py", "--workdir=x", "--config.augment.top_p=high"], "could not convert"),
         (["run", "--config=tests/tiny_config.py", "--workdir=x", "--config.augment.top_p=7"], "config field augment.top_p: 7.0"),
         (["run", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
@@ -44,16 +46,16 @@ def test_wrong_command_lines_end_with_code_2_and_no_traceback(arguments, message
         ('{"instruction": "a", "response": "b"}\n{"instruction": ', r"pairs.jsonl:2"),
         ('{"instruction": "a"}\n', r"pairs.jsonl:1.*response"),
         ('{"instruction": "a", "response": " "}\n', r"pairs.jsonl:1.*response"),
-        ("[]\n", r"pairs.jsonl:1"),
-        (b"\xff\xfe\n", r"pairs.jsonl:1"),
-        ("", "none is left to train on"),
+        ("[]\n", "JSON array"),
+        (b"\xff\xff\n", r"pairs.jsonl:1"),
+        ("", "it is empty"),
     ],
 )
 def test_malformed_seed_pairs_are_named_with_their_line(make_run, tmp_path, content, message):
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
-        seed(make_run(seed_pairs__source=str(path), seed_pairs__held_out=0))
+        seed(make_run(seed_pairs__source=str(path), seed_pairs__held_out=0), strict=True)
 
 
 def test_pages_that_cannot_be_used_are_counted_and_the_others_are_cut(make_run, tmp_path):
@@ -110,6 +112,16 @@ def test_truncated_weights_and_another_sha256(make_run, inputs, tmp_path):
 def test_a_mesh_that_does_not_fit_the_devices_names_the_fields(make_run):
     with pytest.raises(UserError, match=r"config fields mesh\.\*: .*3"):
         make_run(mesh__tensor=3).mesh()
+
+
+def test_a_tensor_axis_that_does_not_divide_the_model_is_one_error_at_the_start(make_run):
+    for again in (False, True):
+        with pytest.raises(UserError) as told:
+            convert_base(make_run(mesh__tensor=3, decoding__tensor=16))
+        both = r"config field mesh\.tensor: 3 does not divide .*; config field decoding\.tensor: 16 does not divide .* 4 heads"
+        assert re.match(both, str(told.value))
+        if not again:
+            convert_base(make_run(mesh__tensor=4))  # the 2 key heads are computed twice
 
 
 def test_pairs_too_long_for_the_row_are_counted_and_none_fitting_is_an_error(make_run):

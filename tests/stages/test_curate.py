@@ -1,7 +1,9 @@
+import msgspec
 import numpy as np
 import pytest
 
-from humpback import config, prompts
+from humpback import config, prompts, records
+from humpback.decoding import offline
 from humpback.decoding.engine import Request, Result
 from humpback.errors import UserError
 from humpback.model import llama
@@ -9,7 +11,7 @@ from humpback.models import folders
 from humpback.records import Candidate, Example, Rated, Segment, read_shards, write_shards
 from humpback.stages import curate
 from humpback.stages.augment import judge
-from humpback.stages.directory import Run, Stage
+from humpback.stages.directory import Run, Stage, read_manifest
 from tests import tiny
 
 
@@ -104,6 +106,17 @@ def test_expected_needs_digits_of_one_token_each():
     assert len(set(curate.score_token_ids(tiny.make_tokenizer()))) == 5
 
 
+def test_a_prompt_that_is_cut_is_noted_in_the_record(make_run):
+    model = type("Tiny", (Model,), {"tokenizer": tiny.make_tokenizer()})
+    task = curate._Rater(make_run(curate__mode="sampled"), 1, "Rate it.", "digest", model).task()
+    for text, cut in (("So.", False), ("So it is. " * 100, True)):
+        candidate = rated(1, None).candidate
+        candidate = msgspec.structs.replace(candidate, segment=msgspec.structs.replace(candidate.segment, text=text))
+        assert len(task.encode(candidate)) <= 160 - 16
+        record = task.make(candidate, [Result("", tuple(model.tokenizer.encode("Score: 4")), (), "stop")])
+        assert (record.score, record.prompt_cut, '"prompt_cut":true' in records.to_json(record).decode()) == (4.0, cut, cut)
+
+
 class Tokenizer:
     eos_id = 0
 
@@ -130,6 +143,39 @@ def test_sampled_ratings_take_the_mean_of_the_valid_ones(make_run):
     assert (record.score, record.scores) == (4.5, (4.0, None, 5.0))
     assert record.texts == ("Score: 4", "four", "Fine.\nScore: 5")
     assert task.make(candidate, answers[1:2]).reason == "no valid rating"
+
+
+def test_a_cut_text_is_no_rating_and_is_told_from_one_that_says_nothing(make_run):
+    task = curate._Rater(make_run(curate__mode="sampled"), 1, "Rate it.", "digest", Model()).task()
+    table = [("Score: 4", None, "rating cut off"), ("Score: 4\nIt is", 4.0, ""), ("It is", None, "rating cut off")]
+    for text, score, reason in table:
+        record = task.make(rated(1, None).candidate, [Result("", tuple(text.encode()), (0.0,), "length")])
+        assert (record.score, record.scores, record.reason) == (score, (score,), reason)
+
+
+@pytest.mark.parametrize("valid, warned", [(18, False), (17, True)])
+def test_invalid_ratings_are_counted_apart_and_too_many_are_warned_of(make_run, monkeypatch, capsys, valid, warned):
+    made = [msgspec.structs.replace(rated(i, 4.0), scores=(4.0,), reason="") for i in range(valid)]
+    lost = ["rating cut off"] * (19 - valid) + ["no valid rating"]
+    made += [msgspec.structs.replace(rated(20 + i, None), scores=(None,), reason=reason) for i, reason in enumerate(lost)]
+    echo = msgspec.structs.replace(rated(40, None).candidate, reason="echo")
+    made += [msgspec.structs.replace(rated(40, None), candidate=echo, reason="echo")]
+
+    def serve(engine, task, inputs, output, decoding):
+        return offline.Done(write_shards(output.folder, output.name, made, len(made)), {"in": 21, "out": 21, "rejects": 0}, 0)
+
+    run = make_run(curate__mode="sampled")
+    for name in ("candidates", "forward-0"):
+        Stage(run.workdir / name, {}, {}, {}).finish(counts={}, weights_sha256="m")
+    monkeypatch.setattr(curate, "open_engine", lambda *_: (Model(), None))
+    monkeypatch.setattr(curate, "stage_inputs", lambda *_: None)
+    monkeypatch.setattr(curate, "serve", serve)
+    curate.rate(run, 1)
+    manifest = read_manifest(run, "ratings-1")
+    assert (manifest["counts"]["asked"], manifest["counts"]["valid"]) == (20, valid)
+    assert manifest["dropped"] == {"not usable": 1, "rating cut off": 19 - valid, "no valid rating": 1}
+    told = capsys.readouterr().err
+    assert ("WARNING: ratings-1: 3 of 20 texts have no valid rating; 2 candidates" in told) == warned == ("WARNING" in told)
 
 
 @pytest.mark.parametrize("mode", ["sampled", "expected"])

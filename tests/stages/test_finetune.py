@@ -5,10 +5,35 @@ import json
 import pytest
 
 from humpback.errors import UserError
+from humpback.records import Example
+from humpback.stages import finetune as stage_module
 from humpback.stages.base import convert_base
 from humpback.stages.finetune import finetune, read_profile
 from humpback.stages.seed import seed
 from humpback.stages.summary import summarize
+from tests import tiny
+
+
+def test_what_trains_is_counted_and_what_does_not_is_warned_of(capsys):
+    """An augmented pair that does not fit is no augmented pair of the table."""
+    def pair(key: str, kind: str, instruction: str, response: str) -> Example:
+        return Example(key * 16, instruction, response, kind, "")
+
+    pairs = {
+        "seed": [pair("0", "seed", "Why?", "Because."), pair("1", "seed", "Why so? " * 90, "Because.")],
+        "augmented": [pair("2", "augmented", "Why?", "word " * 500), pair("3", "augmented", "Why?", "So.")],
+    }
+    data = stage_module.training_data(pairs, tiny.make_tokenizer(), "forward", "chatml", 128)
+    assert [example.id[0] for example in data.examples] == ["0", "1", "3"]
+    assert [example.cut for example in data.examples] == [False, True, False]
+    assert data.counts == {"examples": 3, "seed pairs": 2, "augmented pairs": 1, "prompts cut": 1}
+    assert data.dropped == {"empty_target": 0, "too_long": 1}
+    stage_module._warn_of_length("forward-3", pairs, data, "forward.length = 128")
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "WARNING: forward-3: 1 of 2 augmented pairs do not train, as they do not fit into forward.length = 128 or have no target",
+        "WARNING: forward-3: 1 of 3 prompts are cut to fit into forward.length = 128",
+    ]
 
 
 @pytest.mark.parametrize("asked", ["3", "3:", ":4", "0:2", "5:4", "a:b", "1:2:3"])

@@ -1,13 +1,16 @@
 """The dealing of seed pairs into training and held-out ones."""
 
+import json
+import pathlib
 import random
 
 import pytest
 
 from humpback.config import Seed
 from humpback.errors import UserError
-from humpback.records import Example
-from humpback.stages.seed import split_seed
+from humpback.records import Example, read_shards
+from humpback.stages.directory import read_manifest
+from humpback.stages.seed import seed, split_seed
 
 
 def example(key: str, instruction: str = "") -> Example:
@@ -19,22 +22,23 @@ def ids(examples: list[Example]) -> str:
 
 
 TEN = [example(key) for key in "0123456789"]
+ORDER, OTHERS = "2950418376", "bac"  # by the hash of the texts
 TABLE = [
-    (Seed(), "0123456789", ""),
-    (Seed(held_out=3), "3456789", "012"),
-    (Seed(held_out=3, limit=4), "3456", "012"),
-    (Seed(limit=2), "01", ""),
-    (Seed(limit=99), "0123456789", ""),
-    (Seed(held_out=2, held_out_source="x"), "0123456789", "ab"),
-    (Seed(held_out_source="x", limit=1), "0", "abc"),
+    (Seed(), ORDER, ""),
+    (Seed(held_out=3), ORDER[3:], ORDER[:3]),
+    (Seed(held_out=3, limit=4), ORDER[3:7], ORDER[:3]),
+    (Seed(limit=2), ORDER[:2], ""),
+    (Seed(limit=99), ORDER, ""),
+    (Seed(held_out=2, held_out_source="x"), ORDER, OTHERS[:2]),
+    (Seed(held_out_source="x", limit=1), ORDER[:1], OTHERS),
 ]
 
 
 @pytest.mark.parametrize("cfg, train, held_out", TABLE)
-def test_dealt_by_id_whatever_the_order(cfg: Seed, train: str, held_out: str) -> None:
+def test_dealt_by_content_whatever_the_order_and_the_ids(cfg: Seed, train: str, held_out: str) -> None:
     others = [example(key) for key in "cab"]
-    for seed in range(3):
-        shuffled = random.Random(seed).sample(TEN, 10)
+    for shuffle in range(3):
+        shuffled = random.Random(shuffle).sample(TEN, 10)
         found = split_seed(shuffled, others if cfg.held_out_source else [], cfg)
         assert (ids(found[0]), ids(found[1])) == (train, held_out)
         assert found[2]["train"] == len(train) and found[2]["held_out"] == len(held_out)
@@ -42,11 +46,11 @@ def test_dealt_by_id_whatever_the_order(cfg: Seed, train: str, held_out: str) ->
 
 def test_no_held_out_instruction_is_trained_on() -> None:
     pairs = [example("0", "Why is  the sky blue?"), example("1", "why is the sky BLUE"), example("2"), example("3"), example("4")]
-    train, held_out, counts = split_seed(pairs, [], Seed(held_out=1, limit=2))
-    assert (ids(train), ids(held_out)) == ("23", "0")
-    assert counts == {"held_out": 1, "instruction_held_out": 1, "over_limit": 1, "train": 2}
+    train, held_out, counts = split_seed(pairs, [], Seed(held_out=2, limit=1))
+    assert (ids(train), ids(held_out)) == ("4", "20")
+    assert counts == {"held_out": 2, "instruction_held_out": 1, "over_limit": 1, "train": 1}
     train, held_out, _ = split_seed(pairs, [example("x", "Question 3!")], Seed(held_out_source="f"))
-    assert (ids(train), ids(held_out)) == ("0124", "x")
+    assert (ids(train), ids(held_out)) == ("2014", "x")
 
 
 @pytest.mark.parametrize("count, cfg, part", [
@@ -63,4 +67,36 @@ def test_too_few_pairs(count: int, cfg: Seed, part: str) -> None:
 def test_what_is_in_the_dev_set_does_not_train() -> None:
     dev = [example("z", "Question, 4!")]
     found = split_seed(TEN, [], Seed(held_out=3), dev)
-    assert (ids(found[0]), ids(found[1])) == ("356789", "012") and found[2]["instruction_held_out"] == 1
+    assert (ids(found[0]), ids(found[1])) == ("018376", "295") and found[2]["instruction_held_out"] == 1
+
+
+def test_neither_the_files_name_nor_the_place_of_a_line_decides(make_run, inputs, tmp_path) -> None:
+    source = next(flag.partition("=")[2] for flag in inputs if "seed_pairs.source" in flag)
+    lines = pathlib.Path(source).read_text().splitlines(keepends=True)
+    (tmp_path / "other.jsonl").write_text("\n" + "".join(random.Random(0).sample(lines, len(lines))))
+    found = []
+    for number, path in enumerate((source, tmp_path / "other.jsonl")):
+        run = make_run(tmp_path / str(number), seed_pairs__source=str(path))
+        seed(run)
+        sets = (read_shards(run.workdir / "seed", name, Example) for name in ("seed", "held_out"))
+        found.append([{(example.instruction, example.response) for example in examples} for examples in sets])
+    assert found[0] == found[1] and [len(pairs) for pairs in found[0]] == [16, 4]
+
+
+def test_what_is_dropped_or_not_read_stands_in_the_manifest_and_on_the_screen(make_run, tmp_path, capsys) -> None:
+    rows = [json.dumps({"instruction": f"{i}?", "response": "So.", "category": "qa"}) for i in (1, 2, 3, 3)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join([*rows, "{"]))
+    (tmp_path / "held_out.jsonl").write_text("\n".join([rows[0], rows[0], "{"]))
+    where = {"seed_pairs__source": str(tmp_path / "pairs.jsonl"), "seed_pairs__held_out_source": str(tmp_path / "held_out.jsonl")}
+    with pytest.raises(UserError, match=r"pairs\.jsonl:5: not JSON"):
+        seed(make_run(tmp_path / "strict", **where), strict=True)
+    run = make_run(**where, seed_pairs__held_out=0)
+    seed(run)
+    manifest = read_manifest(run, "seed")
+    assert manifest["counts"] == {"read": 3, "held_out": 1, "train": 2} and manifest["unread_fields"] == {"category": 4}
+    assert {reason: count for reason, count in manifest["dropped"].items() if count} == {
+        "bad line": 1, "duplicate": 1, "held_out: bad line": 1, "held_out: duplicate": 1, "instruction_held_out": 1
+    }  # fmt: skip
+    told = capsys.readouterr().err
+    assert f"seed: {tmp_path}/pairs.jsonl:5: dropped, not JSON" in told and "fields that are not read: 'category' (4 records)" in told
+    assert "seed: 3 read, 1 held_out, 2 train; dropped: 1 bad line, 1 duplicate, " in told

@@ -95,7 +95,7 @@ def test_only_the_body_is_cut_and_never_the_target(tokenizer, length, body):
     condition, target = shown(tokenizer, example)
     assert condition == ["<|im_start|>", "head", *body, "tail", "<|im_end|>"]
     assert target == ["target", "end", "<|im_end|>"]
-    assert len(example.ids) <= length
+    assert len(example.ids) <= length and example.cut == (len(body) < 5)
 
 
 def test_cut_takes_as_few_characters_as_will_do():
@@ -112,8 +112,8 @@ def test_cut_takes_as_few_characters_as_will_do():
 
     prompt = prompts.Prompt("<", "abcdefghij", ">")
     for room in range(4, 15):
-        ids = fit_condition(Characters(), prompt, prompts.Wrapper("[", "]"), room)
-        assert "".join(map(chr, ids)) == f"[<{'abcdefghij'[: room - 4]}>]"
+        ids, cut = fit_condition(Characters(), prompt, prompts.Wrapper("[", "]"), room)
+        assert ("".join(map(chr, ids)), cut) == (f"[<{'abcdefghij'[: room - 4]}>]", room < 14)
     assert fit_condition(Characters(), prompt, prompts.Wrapper("[", "]"), 3) is None
     assert fit_condition(Characters(), prompt, prompts.Wrapper("[", "]"), -2) is None
 
