@@ -18,7 +18,7 @@ FAKE_PYTHON = """#!/bin/bash
 case "$1 $2" in
   "-m venv") [[ $FAKE_VENV != broken ]] && mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-m pip") echo "${@:4}" >>"$FAKE_LOG"; [[ $FAKE_PIP == hangs ]] && exec sleep 60; [[ $FAKE_PIP != fails ]] ;;
-  "-m humpback" | "launch/tpu.py supervise" | "-m pytest" | "-m ruff") echo "${@:2}" >>"$FAKE_RUNS"; [[ $FAKE_RUN != fails ]] ;;
+  "-m humpback" | "launch/tpu.py supervise" | "-m pytest" | "-m ruff" | "-m mypy") echo "${@:2}" >>"$FAKE_RUNS"; [[ $FAKE_RUN != fails ]] ;;
   "-c import ensurepip"*) [[ $FAKE_VENV != missing ]] ;;
   *) exec "$REAL_PYTHON" "$@" ;;
 esac
@@ -305,6 +305,7 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     (repository / "launch" / "reproduce.sh").write_text('#!/usr/bin/env bash\necho "reproduce $*" >>runs.log\n')
     expected = [
         "ruff check .",
+        "mypy",
         f"{PYTEST} tests",
         "humpback run --config=configs/demo.py:ci --workdir=runs/demo-ci",
         "humpback summary --config=configs/demo.py:ci --workdir=runs/demo-ci --check",

@@ -3,10 +3,10 @@
 from humpback import config, keys, prompts
 from humpback.decoding.engine import Result, Stats
 from humpback.decoding.sampling import Sampler
+from humpback.models.folders import Model, ModelInfo
 from humpback.records import Candidate, Segment, read_shards, write_shards
 from humpback.stages import augment
 from humpback.stages.directory import Run, Stage
-from humpback.training.checkpoint import Model, ModelInfo
 from tests import tiny, tiny_config
 
 SEGMENT = Segment("00000001ffffffff", "Whales sing at depth.", "Song", ("Whales", "Song"), "http://u", "s.html", 0, 9)

@@ -154,6 +154,7 @@ def test_training_learns_and_leaves_the_base_alone(base, examples, finetune):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.optimized
 def test_metrics_of_a_run(base, examples, finetune, shared_programs):
     _, rows = run(base, examples, finetune())
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -294,6 +295,7 @@ def disturb(monkeypatch, factors):
     monkeypatch.setattr(loop, "_measure", measure)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_spike_is_logged_with_its_examples_and_skipped_on_request(base, examples, finetune, skip, caplog):
     """An example that the model knows nothing of, after many that it has learned by heart."""

@@ -15,6 +15,7 @@ from humpback.training.optimizer import apply, decay_mask, learning_rate, make_o
 CONFIG = LlamaConfig(vocab_size=96, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=24)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("steps", [2, 7, 500, 1_600])
 def test_rate_at_first_middle_and_last_step(steps):
     cfg = Finetune()
