@@ -55,7 +55,7 @@ def test_every_field_has_a_rule_and_a_reason():
     assert free == {
         "base.source", "base.sha256", "base.architecture", "segments.input", "segments.max_chars", "segments.navigation",
         "segments.contamination", "seed_pairs.source", "seed_pairs.held_out_source", "seed_pairs.dev_source", "curate.rubric_file",
-        "backward.skip_spikes", "forward_seed.skip_spikes", "forward.skip_spikes", "mesh.data", "mesh.fsdp", "mesh.tensor",
+        "backward.skip_spikes", "forward_seed.skip_spikes", "forward.skip_spikes",
     }  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_finish_freezes_a_copy():
         ("segments.min_chars", 5000, "above max_chars"),
         ("segments.max_code_share", 1.5, "from 0 to 1"),
         ("segments.language", "English", "a code of ISO 639-1"),
-        ("forward_seed.beta2", -0.1, "from 0 to 1"),
+        ("forward_seed.beta2", -0.1, "from 0 to below 1"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(name, value, what):

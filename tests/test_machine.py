@@ -59,7 +59,9 @@ except MemoryError:
 
 @pytest.mark.parametrize("hidden", ["", "hidden"])
 def test_too_much_memory_ends_the_process_and_not_the_machine(hidden):
-    done = subprocess.run([sys.executable, "-c", TAKES_TOO_MUCH, hidden], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    # By way of a shell that forks: on Linux a process' peak of resident memory begins with that of the one that has started it.
+    command = ["sh", "-c", '"$0" "$@"; exit $?', sys.executable, "-c", TAKES_TOO_MUCH, hidden]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     if hidden:
         assert (done.returncode, done.stdout) == (machine.OUT_OF_MEMORY, "small\n"), done.stderr
     elif sys.platform.startswith("linux"):
@@ -86,5 +88,4 @@ def test_nothing_else_needs_linux():
         for node in ast.walk(ast.parse(path.read_text())):
             assert not (isinstance(node, ast.Attribute) and node.attr in only), f"{path}:{node.lineno}: os.{node.attr}"
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("/proc/"):
-                seen_to = ("/proc/cpuinfo", "/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid")  # their absence, there
-                assert node.value in seen_to, f"{path}:{node.lineno}: {node.value}"
+                assert path.name == "locks.py" or node.value == "/proc/cpuinfo", f"{path}:{node.lineno}: {node.value}"  # absence is seen to

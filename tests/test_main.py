@@ -131,8 +131,14 @@ def test_fields_of_a_config_that_is_not_named():
         cli.with_config(["--config.segments.limits=3"], Segment)
 
 
+TEXT = (
+    "First you mix the flour with the water of the day. Then you wait for an hour, because it has to rise. When it is twice as large, you "
+    "put it on the table and form it with your hands. At the end it goes into an oven that is as hot as it can be."
+)
+
+
 def test_segments_by_the_default_config(tmp_path, humpback):
-    (tmp_path / "page.html").write_text("<h1>How bread is made</h1><p>" + "First you mix the flour and the water of the day. " * 3 + "</p>")
+    (tmp_path / "page.html").write_text("<h1>How bread is made</h1><p>" + TEXT + "</p>")
     flags = [f"--input={tmp_path / 'page.html'}", f"--out={tmp_path / 'out'}", "--config.segments.min_chars=50"]
     done = humpback("segment", *flags)
     assert done.returncode == 0, done.stderr
@@ -196,7 +202,7 @@ if {moment!r} == "while it works":
     work = types.ModuleType("work")
     work.define_flags = lambda: None
     work.main = lambda: (print("ready", flush=True), time.sleep(60))
-    cli.COMMANDS["work"] = ("work", "")
+    cli.COMMANDS["work"] = cli.Command("work", "", "")
     sys.modules["work"] = work
     start.use_huge_pages = lambda: None
 else:

@@ -129,7 +129,7 @@ FORMS: dict[str, dict[str, int] | str] = {
     "messages.jsonl": "a chat in `messages`",
     "messages_system_multi.jsonl": "a chat in `messages`",
     "nan.jsonl": {"kept": 4, "bad line": 1},
-    "nested_dict.jsonl": "'instruction' is not a text",
+    "nested_dict.jsonl": "is not a text",
     "no_newline_end.jsonl": {"kept": 4},
     "null_response.jsonl": {"kept": 4, "bad line": 1},
     "oasst_flat.messages.jsonl": "export of messages, take the one of trees",

@@ -338,10 +338,10 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     assert sum("--editable" in call for call in pip_calls(repository)) == 2  # .venv and .venv-parity, each once
     compiler.write_text("import sys\nsys.exit(3)\n")  # no Python for libtpu
     result, calls = launch(repository, "../.ci/run")
-    assert result.returncode == 0 and calls == [*expected[:6], expected[7]] and "skipped" in result.stdout
+    assert result.returncode == 0 and calls == [*expected[:7], expected[8]] and "skipped" in result.stdout
     compiler.write_text("import sys\nsys.exit(1)\n")
     result, calls = launch(repository, "../.ci/run")
-    assert result.returncode == 1 and calls == expected[:6]
+    assert result.returncode == 1 and calls == expected[:7]
     result, calls = launch(repository, "../.ci/run", FAKE_RUN="fails")
     assert result.returncode == 1 and calls == expected[:1] and "FAILED" in result.stdout
 

@@ -171,7 +171,7 @@ def test_invalid_ratings_are_counted_apart_and_too_many_are_warned_of(make_run, 
     monkeypatch.setattr(curate, "stage_inputs", lambda *_: None)
     monkeypatch.setattr(curate, "serve", serve)
     curate.rate(run, 1)
-    manifest = read_manifest(run, "ratings-1")
+    manifest = read_manifest(run.workdir, "ratings-1")
     assert (manifest["counts"]["asked"], manifest["counts"]["valid"]) == (20, valid)
     assert manifest["dropped"] == {"not usable": 1, "rating cut off": 19 - valid, "no valid rating": 1}
     told = capsys.readouterr().err

@@ -12,6 +12,7 @@ from humpback.decoding.parts import Parts
 from humpback.errors import UserError
 from humpback.records import Segment
 from humpback.stages import code, identity
+from humpback.stages import seed as stages_seed
 from humpback.stages import segment as stages_segment
 from humpback.stages.base import convert_base
 from humpback.stages.directory import Place, Stage
@@ -271,9 +272,14 @@ def test_a_page_that_changes_while_it_is_read_ends_the_run(edited, tmp_path, mon
 
 def test_seed_pairs_that_change_while_they_are_read_end_the_run(edited, tmp_path, monkeypatch):
     files, make = edited
-    run = make()
-    run.place.now.contents.of("seed_pairs.source")
-    (files / "pairs.jsonl").write_text('{"instruction": "one more", "response": "yes"}\n')
+    run, read = make(), stages_seed.read_pairs
+
+    def read_then_edit(*arguments, **named):
+        pairs = read(*arguments, **named)
+        (files / "pairs.jsonl").write_text('{"instruction": "one more", "response": "yes"}\n')
+        return pairs
+
+    monkeypatch.setattr(stages_seed, "read_pairs", read_then_edit)
     with pytest.raises(UserError, match=r"pairs.jsonl: was changed while it was read"):
         seed(run)
     assert not (tmp_path / "run/seed").exists()

@@ -92,7 +92,7 @@ def test_what_is_dropped_or_not_read_stands_in_the_manifest_and_on_the_screen(ma
         seed(make_run(tmp_path / "strict", **where), strict=True)
     run = make_run(**where, seed_pairs__held_out=0)
     seed(run)
-    manifest = read_manifest(run, "seed")
+    manifest = read_manifest(run.workdir, "seed")
     assert manifest["counts"] == {"read": 3, "held_out": 1, "train": 2} and manifest["unread_fields"] == {"category": 4}
     assert {reason: count for reason, count in manifest["dropped"].items() if count} == {
         "bad line": 1, "duplicate": 1, "held_out: bad line": 1, "held_out: duplicate": 1, "instruction_held_out": 1
