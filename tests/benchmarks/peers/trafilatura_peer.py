@@ -1,5 +1,6 @@
-"""Trafilatura's and resiliparse's main text of pages, for segment.py (answering.py). Runs in .venv-trafilatura."""
+"""Trafilatura's and resiliparse's main text of pages, for segment.py and web_pages.py (answering.py). Runs in .venv-trafilatura."""
 
+import gzip
 import os
 import pathlib
 import time
@@ -40,5 +41,11 @@ def read(reader: str) -> dict[str, Any]:
     return {"seconds": time.process_time() - started, "characters": length}
 
 
+def texts(files: list[str], reader: str) -> dict[str, Any]:
+    """The text of each page; an end in ".gz" says that it is packed."""
+    pages = [gzip.decompress(data) if file.endswith(".gz") else data for file in files for data in [pathlib.Path(file).read_bytes()]]
+    return {"texts": [READERS[reader](page) or "" for page in pages]}
+
+
 if __name__ == "__main__":
-    answer(versions, load, read)
+    answer(versions, load, read, texts)
