@@ -4,6 +4,7 @@ What the parser writes is well-formed: every element is closed unless it is void
 nothing but tags (names with a "<" in them apart). So it can be cut at them, which costs a tenth of asking the parser for node after node.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ _CLOSING = {
     **dict.fromkeys(FRAMES, "close_frame"), **dict.fromkeys(ARTICLES, "close_article"),
     "a": "close_link", "sup": "close_raised", "sub": "close_raised", "q": "close_quotation",
 }  # fmt: skip
-_OPENING = {
+OPENING = {
     **dict.fromkeys(_BLOCKS, FLUSH), **dict.fromkeys(HEADINGS, "open_heading"), **dict.fromkeys(VERBATIM, "verbatim"),
     **dict.fromkeys(FRAMES, "open_frame"), **dict.fromkeys(ARTICLES, "open_article"),
     "a": "open_mark", "sup": "open_mark", "sub": "open_mark", "q": "open_quotation", "br": "line_break", "header": "open_header",
@@ -73,7 +74,7 @@ _remarks: set[str] = set()  # those that open a box of a remark, longer ones, to
 class Markup:
     """A page's tags: the text `heads[i]` between "<" and ">", what it is, `tags[i]`, and the text behind it, `texts[i]`.
 
-    `telling` lists the positions of the tags that do something. Takes out of the parsed page what is never read.
+    Takes out of the parsed page what is never read.
     """
 
     def __init__(self, parser: LexborHTMLParser) -> None:
@@ -85,6 +86,7 @@ class Markup:
         raw = parser.raw_html or b""
         if b"&#" in raw or len(raw.translate(None, _CONTROL_BYTES)) < len(raw):
             html = _CONTROLS.sub("", html)
+        self.titles: dict[int, int] = {}  # position of a `<header>` outside of an article → of the article's title in it
         self.may_have_notices = may_have_notices(raw)
         pieces = html.replace(">", "<").split("<")
         self.heads, self.texts = pieces[1::2], pieces[2::2]
@@ -97,7 +99,11 @@ class Markup:
             self._close_roles()
         if not _remarks.isdisjoint(self.heads):
             self._demote_remarks()
-        self.telling = [position for position, tag in enumerate(self.tags) if tag.kind]
+
+    @functools.cached_property
+    def telling(self) -> list[int]:
+        """The positions of the tags that do something, when no tag changes any more."""
+        return [position for position, tag in enumerate(self.tags) if tag.kind]
 
     def end_of(self, position: int) -> int:
         """The position of the end tag of the element that starts at `position`; its own when it is void."""
@@ -128,7 +134,7 @@ class Markup:
             while ends and ends[-1] < position:
                 ends.pop()
             if len(ends) >= _MAX_ROLES or tag.name in VOID or tag.name in FRAMES or tag.name in ARTICLES:
-                self.tags[position] = Tag(_OPENING.get(tag.name, ""), tag.name, tag.attributes)
+                self.tags[position] = Tag(OPENING.get(tag.name, ""), tag.name, tag.attributes)
             else:
                 ends.append(self.end_of(position))
                 self.tags[position] = Tag("open_heading", tag.name, tag.attributes)
@@ -164,16 +170,16 @@ def _read_tag(head: str) -> Tag:
         return Tag(_CLOSING.get(head[1:], ""), head[1:], {})
     name, space, rest = head.partition(" ")
     if name in UNJUDGED_TAGS and not _TELLING.search(rest):  # its many ids need not be looked at
-        return Tag(_OPENING.get(name, ""), name, {})
+        return Tag(OPENING.get(name, ""), name, {})
     attributes = {key: plain(value) for key, value in _ATTRIBUTE.findall(space + rest)} if space else {}
-    if skipped(name, attributes, True):
-        return Tag("" if name in VOID else "skip_table" if name == "table" else "skip", name, attributes)
+    if kind := skipped(name, attributes):
+        return Tag("" if name in VOID else "skip_table" if name == "table" and kind == "skip" else kind, name, attributes)
     if name not in HEADINGS and attributes.get("role", "").lower() == "heading":
         return Tag("open_role", name, attributes)
     remark = name == "div" and not REMARK_WORDS.isdisjoint(attributes.get("class", "").split())
     if remark:
         _remarks.add(head)
-    return Tag(_OPENING.get(name, ""), name, attributes, remark)
+    return Tag(OPENING.get(name, ""), name, attributes, remark)
 
 
 def _without_comments(html: str, comment: re.Pattern) -> str:

@@ -38,6 +38,7 @@ _NEVER_DEEP = words(
     "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup a "
     "colgroup html head body"
 )
+_ANY_HEADER = "h1, h2, h3, h4, h5, h6, [role=heading]"
 _FORMATTING = words("b big code em font i nobr s small strike strong tt u")
 _FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})[\s>]", re.IGNORECASE)
 
@@ -101,7 +102,7 @@ def cut(page: Page, cfg: Segments) -> tuple[Callable[[], str], list[Tree]]:
         raise PageDropped(reason)
     trees = build_trees(_without_trailing_links(to_items(parser)), cfg.navigation)
     if not trees:
-        raise PageDropped("no header")
+        raise PageDropped("headers left out" if parser.css_first(_ANY_HEADER) is not None else "no header")
     if any(_NUMBERED.match(tree.header_path[0]) or filters.is_generic(tree.header) for tree in trees if tree.header_path):
         _name(trees, parser)
     return functools.partial(_address, parser, page), trees

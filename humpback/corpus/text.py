@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback.corpus.boilerplate import notice, words
+from humpback.corpus.boxes import judge
 from humpback.corpus.filters import is_remark
 from humpback.corpus.markup import BREAK, FLUSH, HEADINGS, LISTS, VERBATIM, Markup, Tag, plain, tidy, visible
 
@@ -144,11 +145,12 @@ class _Walker:
         return self.open_table(tag, position) if any(inner.name in HEADINGS for inner in self.page.tags[position:end]) else end
 
     def open_header(self, _tag: Tag, position: int) -> int:
-        """A `<header>` in an article holds its title, elsewhere the site's name."""
-        if not self.articles:
-            return self.page.end_of(position)
+        """A `<header>` in an article holds its title; elsewhere it holds the site's name, or the article's title behind that."""
         self.flush()
-        return position
+        if self.articles:
+            return position
+        title = self.page.titles.get(position)
+        return self.page.end_of(position) if title is None else self.open_heading(self.page.tags[title], title)
 
     def open_form(self, _tag: Tag, position: int) -> int:
         self.flush()
@@ -437,6 +439,7 @@ def to_items(parser: LexborHTMLParser) -> list[Item]:
     page = Markup(parser)
     if not page.heads:
         return []
+    judge(page)
     walker = _Walker(page, {})
     walker.walk(0, len(page.heads))
     walker.finish_heading()

@@ -1,0 +1,117 @@
+"""Which boxes with the name of a nuisance hold the article after all, and which headers of a page are its site's name.
+
+A name alone decides nothing: "sidebar" in a class may say that the page has one. A named box stays out of the text only when it holds no
+`main`, no article, no title and not most of the page's prose.
+"""
+
+import itertools
+import re
+from bisect import bisect_right
+
+from humpback.corpus.markup import OPENING, VOID, Markup, Tag
+
+_MOST = 0.5  # of the page's prose
+_SOME = 0.1  # of it, for an `article`: less is the teaser of another page
+_PROSE = 60  # characters between two tags; what is shorter is a label
+_MANY = 20  # boxes, whose ends are found in one pass over the page instead of each from its beginning
+_HOME = re.compile(
+    r'href="(?!["#?])(?:(?:https?:)?//[^/"]*)?/?(?:\.{0,2}/)*(?:[a-z]{2}(?:-[a-z]{2})?/?)?(?:(?:index|home|default)(?:\.\w+)?)?'
+    r'(?:[?#][^"]*)?"'
+)
+_SITE_NAME = re.compile(r'(?:class|id)="[^"]*\b(?:logo|brand|branding|site-?name|(?:site|blog)[-_]?title)\b', re.IGNORECASE)
+
+
+def judge(page: Markup) -> None:
+    """Leaves out the boxes that are called a nuisance and are one, and headers that are the site's name; reads the other boxes.
+
+    Of a `<header>` outside of an article that holds the article's title, `page.titles` says where that is.
+    """
+    named = [position for position, tag in enumerate(page.tags) if tag.kind == "box"]
+    if not named and "/h1" not in page.heads:
+        return
+    boxes = _Boxes(page)
+    ends, behind = _ends(page, named), 0
+    for position in named:
+        if position < behind:  # in one that is left out
+            continue
+        tag, kind = page.tags[position], "skip"
+        if boxes.hold_article(position, ends[position]):
+            kind = OPENING.get(tag.name, "")
+        else:
+            behind = ends[position]
+            kind = "" if tag.name in VOID else "skip_table" if tag.name == "table" else "skip"
+        page.tags[position] = Tag(kind, tag.name, tag.attributes)
+    for position in boxes.site_names:
+        page.tags[position] = Tag("skip", "h1", {})
+    for position in [position for position, tag in enumerate(page.tags) if tag.kind == "open_header"] if boxes.titles else ():
+        end = page.end_of(position)
+        if position < boxes.titles[0] and boxes.titles[-1] < end:  # else those in it are the site's
+            page.titles[position] = boxes.titles[0]
+
+
+class _Boxes:
+    """What of a page tells whether a box holds its article."""
+
+    def __init__(self, page: Markup) -> None:
+        self._page = page
+        self._prose: list[int] = []  # characters of prose before each position
+        found = [place for place, head in enumerate(page.heads) if head[:2] == "h1" and page.tags[place].kind == "open_heading"]
+        self.site_names = [place for place in found if self._names_site(place)]
+        self.titles = [place for place in found if place not in self.site_names and page.text(place, page.end_of(place)).strip()]
+        self._mains = [place for place, head in enumerate(page.heads) if head[:4] == "main" and page.tags[place].name == "main"]
+        articles = [place for place, head in enumerate(page.heads) if head[:7] == "article" and page.tags[place].name == "article"]
+        ends = _ends(page, articles)
+        self._articles = [place for place in articles if self._share(place, ends[place]) > _SOME]
+
+    def hold_article(self, begin: int, end: int) -> bool:
+        """Whether a title, `main`, an article that is not short or most of the prose stands between two tags."""
+        return any(_is_one_between(places, begin, end) for places in (self.titles, self._mains, self._articles)) or (
+            self._share(begin, end) > _MOST
+        )
+
+    def _share(self, begin: int, end: int) -> float:
+        """The share of the page's prose between two tags."""
+        self._prose = self._prose or self._count_prose()
+        return (self._prose[end] - self._prose[begin]) / max(self._prose[-1], 1)
+
+    def _count_prose(self) -> list[int]:
+        """Without links, and without what is left out whatever it holds."""
+        page = self._page
+        lengths = [
+            len(text.strip()) if len(text) >= _PROSE and head[:2] != "a " else 0 for head, text in zip(page.heads, page.texts, strict=True)
+        ]
+        behind = 0
+        for position in [position for position, tag in enumerate(page.tags) if tag.kind == "skip"]:
+            if position >= behind:
+                behind = page.end_of(position)
+                lengths[position:behind] = [0] * (behind - position)
+        return [0, *itertools.accumulate(length if length >= _PROSE else 0 for length in lengths)]
+
+    def _names_site(self, position: int) -> bool:
+        """Whether a header is a link to the first page, or called the site's name."""
+        page, end = self._page, self._page.end_of(position)
+        if _SITE_NAME.search(page.heads[position]):
+            return True
+        links = [place for place in range(position, end) if page.heads[place][:2] == "a " and _HOME.search(page.heads[place])]
+        return bool(links) and page.text(links[0], page.end_of(links[0])).strip() == page.text(position, end).strip()
+
+
+def _is_one_between(places: list[int], begin: int, end: int) -> bool:
+    following = bisect_right(places, begin)
+    return following < len(places) and places[following] < end
+
+
+def _ends(page: Markup, positions: list[int]) -> dict[int, int]:
+    """Where the elements end that begin at these positions, in time linear in the page however they are nested."""
+    if len(positions) <= _MANY:
+        return {position: page.end_of(position) for position in positions}
+    found, wanted = {}, set(positions)
+    opened: dict[str, list[int]] = {}  # by name: those that are open
+    for position, head in enumerate(page.heads):
+        name = page.tags[position].name
+        if head[:1] == "/":
+            if opened.get(name):
+                found[opened[name].pop()] = position
+        elif name not in VOID:
+            opened.setdefault(name, []).append(position)
+    return {position: position if page.tags[position].name in VOID else found.get(position, len(page.heads) - 1) for position in wanted}
