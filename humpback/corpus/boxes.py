@@ -14,6 +14,9 @@ _MOST = 0.5  # of the page's prose
 _SOME = 0.1  # of it, for an `article`: less is the teaser of another page
 _PROSE = 60  # characters between two tags; what is shorter is a label
 _MANY = 20  # boxes, whose ends are found in one pass over the page instead of each from its beginning
+_MAX_BOX = 2_000  # tags in a navigation box to either side of its header
+# Elements that end the trees in them, or are the whole page.
+UNBOXED = frozenset(["article", "main", "body", "li", "dd", "blockquote", "dl", "ul", "ol", "dir", "table", "tbody", "tr"])
 _HOME = re.compile(
     r'href="(?!["#?])(?:(?:https?:)?//[^/"]*)?/?(?:\.{0,2}/)*(?:[a-z]{2}(?:-[a-z]{2})?/?)?(?:(?:index|home|default)(?:\.\w+)?)?'
     r'(?:[?#][^"]*)?"'
@@ -47,6 +50,43 @@ def judge(page: Markup) -> None:
         end = page.end_of(position)
         if position < boxes.titles[0] and boxes.titles[-1] < end:  # else those in it are the site's
             page.titles[position] = boxes.titles[0]
+
+
+def end_of_box(page: Markup, begin: int) -> int | None:
+    """The end of the box around a header that begins at `begin` and what belongs to it; None if other headers stand before it there, or if
+    the box is an article, a list item or the like, whose ends end all trees anyway, or a large one.
+    """
+    heads, tags = page.heads, page.tags
+    start, depth = begin, 0
+    close = page.end_of(begin)
+    for end in range(close + 1, min(len(heads), close + _MAX_BOX)):
+        name = tags[end].name
+        if name in VOID:
+            continue
+        depth += -1 if heads[end][:1] == "/" else 1
+        if depth >= 0:
+            continue
+        depth = 0  # an element ends that began before the header
+        start = _begin_around(page, start, end)
+        if start is None or tags[start].name in UNBOXED:
+            return None
+        if any(map(str.isalnum, page.text(close, end))):
+            return end
+    return None
+
+
+def _begin_around(page: Markup, inner: int, end: int) -> int | None:
+    """The begin of the element that ends at `end`, before `inner`; None if it is far, or a header stands between the two."""
+    depth = 0
+    for position in range(inner - 1, max(-1, inner - _MAX_BOX), -1):
+        tag, closes = page.tags[position], page.heads[position][:1] == "/"
+        if tag.kind in ("open_heading", "close_heading"):
+            return None
+        if tag.name not in VOID:
+            depth += 1 if closes else -1
+            if depth < 0:
+                return position if tag.name == page.tags[end].name else None
+    return None
 
 
 class _Boxes:

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from humpback.config import Segments
 from humpback.corpus import wordlists
 
-_PHRASE = re.compile(r"\b(?:" + "|".join(re.escape(p) for some in wordlists.NAVIGATION_PHRASES.values() for p in some) + r")\b")
-_HEADERS = frozenset(itertools.chain.from_iterable(wordlists.NAVIGATION_HEADERS.values()))
 _PRICE = re.compile(wordlists.PRICE)
 _WORD = re.compile(r"\w+")
 # A reason, how many times config.marks make it, the longest word of each mark (without one of these words there is none), the marks.
@@ -46,6 +44,7 @@ _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
 # An item, a row, or a term and what is said of it in a line.
 _LIST_LINE = re.compile(r"^[ >]*(?:- |\d+\. |: |\|).*|^[^\n]{1,80}(?=\n: [^\n]{0,78}$)", re.MULTILINE)
 _SEE_ALSO = re.compile(wordlists.SEE_ALSO, re.IGNORECASE)
+_FEW_WORDS = 3  # of a header that may be a call to do something
 _MAX_SEE_ALSO = 200  # characters
 _MAX_REPEATED = 2  # lines
 _LABEL = re.compile(r"(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)]")
@@ -74,7 +73,7 @@ def language_reason(declared: str | None, language: str) -> str:
     return "" if _NAMES.get(primary, primary) in ("", language) else "language"
 
 
-def header_reason(header: str, navigation: str = "") -> str:
+def header_reason(header: str, navigation: str = "", language: str = "en") -> str:
     """Drops an empty header, one all in upper case, and navigation.
 
     Upper case is the paper's rule taken by the letter, so "FAQ" and "NASA" go with "BUY NOW"; one letter ("C", "4.2 X") does not count.
@@ -84,13 +83,13 @@ def header_reason(header: str, navigation: str = "") -> str:
     letters = [char for char in header if char.isalpha()]
     if len(letters) >= 2 and all(map(str.isupper, letters)):  # "URL の形" has letters without case
         return "all upper case header"
-    return "navigation header" if is_navigation(header, navigation) else ""
+    return "navigation header" if is_navigation(header, navigation, language) else ""
 
 
-def is_see_also(text: str, linked: int) -> bool:
+def is_see_also(text: str, linked: int, language: str = "en") -> bool:
     """Whether a line says where to read on, and nothing else: "See also", "See also the lists of functions and constants"."""
     if not linked:
-        return is_navigation(text.rstrip(":"))
+        return is_navigation(text.rstrip(":"), language=language)
     return len(text) <= _MAX_SEE_ALSO and bool(_SEE_ALSO.match(text))
 
 
@@ -105,12 +104,28 @@ def is_generic(header: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def is_navigation(header: str, navigation: str = "") -> bool:
-    """Whether a header announces links, comments or notices instead of text. `navigation`: more phrases, comma-separated."""
-    words = " ".join(_WORD.findall(header.casefold()))
-    if _only_words(header) in _HEADERS or _PHRASE.search(words):
+def is_navigation(header: str, navigation: str = "", language: str = "en") -> bool:
+    """Whether a header announces links, comments or notices instead of text, in its language (English, if it has no list).
+
+    `navigation`: more phrases, comma-separated.
+    """
+    language = language if language in wordlists.NAVIGATION_PHRASES else "en"
+    words = _WORD.findall(header.casefold())
+    if _only_words(header) in wordlists.NAVIGATION_HEADERS[language]:
         return True
-    return any(f" {' '.join(_WORD.findall(phrase.casefold()))} " in f" {words} " for phrase in navigation.split(",") if phrase.strip())
+    anywhere, spoken_of = _phrases(language)
+    said = " ".join(words)
+    if anywhere.search(said) or (spoken_of.search(said) if len(words) <= _FEW_WORDS else spoken_of.match(said)):
+        return True
+    return any(f" {' '.join(_WORD.findall(phrase.casefold()))} " in f" {said} " for phrase in navigation.split(",") if phrase.strip())
+
+
+@functools.cache
+def _phrases(language: str) -> tuple[re.Pattern, re.Pattern]:
+    """The navigation phrases of a language: those that are such anywhere in a header, and those that an article may be about."""
+    spoken_of = wordlists.SPOKEN_OF[language]
+    anywhere = [phrase for phrase in wordlists.NAVIGATION_PHRASES[language] if phrase not in spoken_of]
+    return tuple(re.compile(rf"\b(?:{'|'.join(map(re.escape, some))})\b") for some in (anywhere, sorted(spoken_of)))
 
 
 def place_reason(header_path: Sequence[str], url: str, text: str) -> str:

@@ -34,10 +34,14 @@ _INVISIBLE = re.compile("[\x80-\x9f\u00ad\u200b\u200c\u200e\u200f\u2060\ufeff]")
 _ATTRIBUTE = re.compile(r'\s([^\s="]+)(?:="([^"]*)")?')
 _ADDRESS = re.compile(' (?:href|title|rel|name|target)="[^"]*"')
 # What decides about an element whose class and id do not count; and what says how many columns or which level.
-_TELLING = re.compile("(?:hidden|style|role|aria-level|colspan)=")
+_TELLING = re.compile("(?:hidden|style|role|aria-level|colspan|rowspan)=")
 _MAX_REMEMBERED = 200  # characters of a tag …
 _MAX_REMEMBERED_TAGS = 20_000  # … and how many
 _MAX_ROLES = 12  # elements with the role of a header within each other; deeper ones are none
+
+# A box of code that is no `pre`, by its name, and `code` that keeps its lines.
+CODE_BOX = re.compile(r'class="(?:[^"]*\s)?(?:fragment|cm-content|codemirror-code|view-lines|code-lines)(?:\s[^"]*)?"', re.IGNORECASE)
+_KEPT_LINES = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)", re.IGNORECASE)
 
 BREAK = "\0"  # stands for <br> while a line is collected
 
@@ -169,6 +173,8 @@ def _read_tag(head: str) -> Tag:
     if head[:1] == "/":
         return Tag(_CLOSING.get(head[1:], ""), head[1:], {})
     name, space, rest = head.partition(" ")
+    if (name == "div" and CODE_BOX.search(rest)) or (name == "code" and _KEPT_LINES.search(rest)):
+        return Tag("open_code", name, {})
     if name in UNJUDGED_TAGS and not _TELLING.search(rest):  # its many ids need not be looked at
         return Tag(OPENING.get(name, ""), name, {})
     attributes = {key: plain(value) for key, value in _ATTRIBUTE.findall(space + rest)} if space else {}

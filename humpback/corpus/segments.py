@@ -7,6 +7,7 @@ navigation header ("Comments") is no part of the trees around it. All of it is a
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -41,6 +42,10 @@ _NEVER_DEEP = words(
 _ANY_HEADER = "h1, h2, h3, h4, h5, h6, [role=heading]"
 _FORMATTING = words("b big code em font i nobr s small strike strong tt u")
 _FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})[\s>]", re.IGNORECASE)
+
+
+# What is counted of a page: headers; characters below navigation headers.
+COUNTED = ("headers", "navigation_characters")
 
 
 class PageDropped(Exception):
@@ -90,8 +95,10 @@ class Tree:
             position += 1
 
 
-def cut(page: Page, cfg: Segments) -> tuple[Callable[[], str], list[Tree]]:
-    """What finds the page's own address, and the tree of each of its headers, in the page's order. Raises PageDropped."""
+def cut(page: Page, cfg: Segments, counts: Counter[str] | None = None) -> tuple[Callable[[], str], list[Tree]]:
+    """What finds the page's own address, and the tree of each of its headers, in the page's order. Adds to `counts` what COUNTED names.
+    Raises PageDropped.
+    """
     html = decode(page.html, page.charset)
     if html is None:
         raise PageDropped("binary")
@@ -100,15 +107,19 @@ def cut(page: Page, cfg: Segments) -> tuple[Callable[[], str], list[Tree]]:
     parser = LexborHTMLParser(html, scripting=True)  # as browsers do: what is in <noscript> is no part of the tree
     if reason := filters.language_reason(page.language or _declared_language(parser, html), cfg.language):
         raise PageDropped(reason)
-    trees = build_trees(_without_trailing_links(to_items(parser)), cfg.navigation)
+    navigates = functools.partial(filters.is_navigation, navigation=cfg.navigation, language=cfg.language)
+    trees = build_trees(_without_trailing_links(to_items(parser, navigates), cfg.language), navigates)
     if not trees:
         raise PageDropped("headers left out" if parser.css_first(_ANY_HEADER) is not None else "no header")
     if any(_NUMBERED.match(tree.header_path[0]) or filters.is_generic(tree.header) for tree in trees if tree.header_path):
         _name(trees, parser)
+    if counts is not None:
+        below = sum(tree.length for tree in trees if tree.navigation)
+        counts.update(headers=len(trees), navigation_characters=below)
     return functools.partial(_address, parser, page), trees
 
 
-def _without_trailing_links(items: list[Item]) -> list[Item]:
+def _without_trailing_links(items: list[Item], language: str) -> list[Item]:
     """A page's items without what leads on to other pages at the end of a section: links that stand alone, or behind "See also"."""
     kept: list[Item] = []
     at_end = True
@@ -116,7 +127,7 @@ def _without_trailing_links(items: list[Item]) -> list[Item]:
         if isinstance(item, Block):
             text = _MARKER.sub("", item.text) if at_end and (item.linked or len(item.text) <= _MAX_LABEL) else ""
             share = _LINKS_ONLY if text.endswith((".", "!", "?", ":")) else _MOSTLY_LINKS
-            if text and (item.linked >= share * len(text) or filters.is_see_also(item.text, item.linked)):
+            if text and (item.linked >= share * len(text) or filters.is_see_also(item.text, item.linked, language)):
                 continue
             at_end = False
         else:
@@ -135,8 +146,8 @@ def _name(trees: list[Tree], parser: LexborHTMLParser) -> None:
             tree.header_path = (title, *tree.header_path)
 
 
-def build_trees(items: list[Item], navigation: str = "") -> list[Tree]:
-    """The trees of a page's items, in order: a tree's parent comes before it. `navigation`: more phrases of headers that are such."""
+def build_trees(items: list[Item], navigates: Callable[[str], bool] = filters.is_navigation) -> list[Tree]:
+    """The trees of a page's items, in order: a tree's parent comes before it. `navigates` says whether a header is navigation."""
     trees: list[Tree] = []
     open_trees: list[Tree] = []
     marks: list[int] = []  # how many trees were open where each open article began
@@ -153,11 +164,13 @@ def build_trees(items: list[Item], navigation: str = "") -> list[Tree]:
     for position, item in enumerate(items):
         if isinstance(item, Header):
             depth = next((i for i, tree in enumerate(open_trees) if tree.level >= item.level), len(open_trees))
+            if position and isinstance(items[position - 1], Edge) and items[position - 1].tag == "box" and items[position - 1].opens:
+                depth = max(depth, marks[-1])  # what is around the box goes on behind it
             close(depth, position)
             parent = open_trees[-1] if open_trees else None
             path = (*(parent.header_path if parent else ()), *([item.text] if item.text else []))
             tree = Tree(item.text, item.level, path, parent, position + 1, items=items, skips=skips, hollow=hollow)
-            tree.navigation = filters.is_navigation(item.text, navigation)
+            tree.navigation = navigates(item.text)
             trees.append(tree)
             open_trees.append(tree)
         elif isinstance(item, Edge) and item.opens:
@@ -223,7 +236,7 @@ def choose(
         if tree.start <= covered:
             continue
         text, code, share = "", "", 0.0
-        reason = filters.header_reason(tree.header, cfg.navigation) or filters.length_reason(tree.length, cfg)
+        reason = filters.header_reason(tree.header, cfg.navigation, cfg.language) or filters.length_reason(tree.length, cfg)
         if not reason and all(map(filters.is_generic, tree.header_path)):
             reason = "generic header"
         if not reason:

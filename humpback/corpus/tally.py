@@ -21,7 +21,7 @@ class Tally:
     """Counts of pages, headers, segments, and of drops by reason; samples chosen by a checksum, so not by the order of the pages."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()  # pages, bytes, headers
+        self.counts: Counter[str] = Counter()  # pages, bytes, and what `segments.cut` counts
         self.warnings: Counter[str] = Counter()  # what the readers have said
         self.dropped: Counter[str] = Counter()
         self._samples: defaultdict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)  # per reason the smallest checksums, sorted
@@ -35,8 +35,9 @@ class Tally:
             self._keep(reason, key, {**where, "text": text()[:SAMPLE_CHARS]})
 
     def add_page(self, page: dict[str, Any]) -> None:
-        """Adds what became of a page: its `bytes`, `headers`, `drops` (reason, where, text) and `warnings`."""
-        self.counts.update(pages=bool(page["bytes"]), bytes=page["bytes"], headers=page["headers"])
+        """Adds what became of a page: its `bytes`, `counts`, `drops` (reason, where, text) and `warnings`."""
+        self.counts.update(pages=bool(page["bytes"]), bytes=page["bytes"])
+        self.counts.update(page["counts"])
         self.warnings.update(page["warnings"])
         for reason, where, text in page["drops"]:
             self.drop(reason, where, functools.partial(str, text))

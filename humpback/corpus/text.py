@@ -5,14 +5,18 @@ Plain text with the little Markdown that a person would type: "- " and "1. " bef
 
 import re
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback.corpus.boilerplate import notice, words
-from humpback.corpus.boxes import judge
-from humpback.corpus.filters import is_remark
-from humpback.corpus.markup import BREAK, FLUSH, HEADINGS, LISTS, VERBATIM, Markup, Tag, plain, tidy, visible
+from humpback.corpus.boxes import end_of_box, judge
+from humpback.corpus.filters import is_navigation, is_remark
+from humpback.corpus.formulas import subscript, superscript, write_out
+from humpback.corpus.markup import BREAK, FLUSH, HEADINGS, LISTS, Markup, Tag, plain, tidy
+from humpback.corpus.tables import as_blocks, find_layouts, read_rows
+from humpback.corpus.verbatim import code_block, holds_lines
 
 
 @dataclass(slots=True)  # not frozen, as there are many and a frozen one takes twice as long to make
@@ -36,8 +40,8 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Where an `article`, a `main`, or a list item, definition or quote with a header in it opens or closes: the trees whose headers it
-    holds end with it.
+    """Where an `article`, a `main`, a list item, definition or quote with a header in it, or the box around a navigation header
+    opens or closes: the trees whose headers it holds end with it.
     """
 
     tag: str
@@ -46,13 +50,8 @@ class Edge:
 
 Item = Block | Header | Edge
 
-# A table that holds one of these lays the page out; its cells are blocks, not data.
-_LAYOUT_SIGNS = frozenset([*HEADINGS, *VERBATIM, *words("table ul ol dl blockquote form section article main")])
-_MAX_CELL = 500  # characters; a table with a longer cell is a layout, too
 _MAX_FRAMES = 12  # lists, items and quotes within each other; deeper ones are not indented further
 
-_SUPERSCRIPTS = str.maketrans("0123456789+-−–=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻⁼⁽⁾ⁿ")
-_SUBSCRIPTS = str.maketrans("0123456789+-−–=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋₌₍₎")
 # Raised letters that are read as part of the word: 1st, 2nd, Mme, ©, ™.
 _PLAIN_RAISED = words("st nd rd th er re e o a me ème tm sm r c ® © ™")
 _ANCHOR_SIGNS = frozenset(["", "¶", "#", "§", "🔗", "⚓", "link", "[link]", "permalink", "[edit]"])
@@ -81,8 +80,9 @@ class _Walker:
     A handler gets a tag and its position, and returns the position of the last tag that it took.
     """
 
-    def __init__(self, page: Markup, layouts: dict[int, bool]) -> None:
+    def __init__(self, page: Markup, layouts: dict[int, bool], navigates: Callable[[str], bool]) -> None:
         self.page = page
+        self.navigates = navigates  # whether a header is navigation
         self.layouts = layouts  # position of a table → whether it lays the page out
         self.items: list[Item] = []
         self.line: list[str] = []  # the line being collected, with the parser's escapes
@@ -92,6 +92,8 @@ class _Walker:
         self.frames: list[_Frame] = []
         self.deeper = 0  # frames beyond _MAX_FRAMES
         self.heading: int | None = None  # level of the header being collected
+        self.headed = 0  # where it began
+        self.boxes: dict[int, Tag] = {}  # end of the box around a navigation header → what else ends there
         self.articles = 0  # open article, section and main elements
 
     def walk(self, begin: int, end: int) -> None:
@@ -207,7 +209,7 @@ class _Walker:
         level = HEADINGS.get(tag.name, 2)
         if tag.attributes.get("role", "").lower() == "heading":
             level = min(max(1, _integer(tag.attributes.get("aria-level"), level)), 9)
-        self.heading = level
+        self.heading, self.headed = level, position
         return position
 
     def close_heading(self, _tag: Tag, position: int) -> int:
@@ -254,13 +256,10 @@ class _Walker:
         linked = self.hrefs > hrefs or bool(self.marks and _HREF in self.marks[-1][1])
         if tag.name == "sup" and (_NOTE_MARK.fullmatch(text) or (_FOOTNOTE.fullmatch(text) and linked)):
             return position  # the number of a footnote
-        table, sign = (_SUPERSCRIPTS, "^") if tag.name == "sup" else (_SUBSCRIPTS, "_")
-        if all(ord(char) in table for char in text):
-            self.line.append(text.translate(table))
-        elif tag.name == "sup" and text.lower() in _PLAIN_RAISED:
+        if tag.name == "sup" and text.lower() in _PLAIN_RAISED:
             self.line.append(text)
         else:
-            self.line.append(sign + (text if len(text) == 1 else f"({text})").replace("&", "&amp;"))
+            self.line.append((superscript if tag.name == "sup" else subscript)(text).replace("&", "&amp;"))
         return position
 
     def open_quotation(self, _tag: Tag, position: int) -> int:
@@ -302,7 +301,19 @@ class _Walker:
             frame.emitted = False
             if frame.tag in ("li", "dd"):
                 frame.first = frame.rest = ""
+        if self.navigates(text) and (end := end_of_box(self.page, self.headed)) is not None and end not in self.boxes:
+            self.boxes[end] = self.page.tags[end]
+            self.page.tags[end] = Tag("close_box", self.page.tags[end].name, {})
+            self.items.append(Edge("box", True))
         self.items.append(Header(text, level))
+
+    def close_box(self, _tag: Tag, position: int) -> int:
+        self.flush()
+        closing = self.boxes[position]
+        if closing.kind and closing.kind is not FLUSH:
+            getattr(self, closing.kind)(closing, position)
+        self.items.append(Edge("box", False))
+        return position
 
     def _add_block(self, text: str, linked: int = 0) -> None:
         if not self.frames:
@@ -326,101 +337,34 @@ class _Walker:
         self.flush()
         self.finish_heading()
         end = self.page.end_of(position)
-        lines = [line.rstrip() for line in visible(self._verbatim_text(position, end)).expandtabs(8).strip("\n").split("\n")]
-        while lines and not lines[-1]:
-            lines.pop()
-        if any(lines):
-            fence = "```"
-            while any(line.startswith(fence) for line in lines):
-                fence += "`"
-            self._add_block("\n".join([fence, *lines, fence]))
+        if block := code_block(self.page, position, end):
+            self._add_block(block)
         return end
 
-    def _verbatim_text(self, begin: int, end: int) -> str:
-        tags, texts, telling = self.page.tags, self.page.texts, self.page.telling
-        parts, position = [], begin
-        for index in telling[bisect_left(telling, begin + 1) : bisect_left(telling, end)]:
-            kind = tags[index].kind
-            if index > position and kind in ("skip", "skip_table", "line_break"):
-                parts += texts[position:index]
-                position = self.page.end_of(index)
-                if kind == "line_break":
-                    parts.append("\n")
-        return plain("".join([*parts, *texts[position:end]]))
+    def open_code(self, tag: Tag, position: int) -> int:
+        """Code in an element that is no `pre`."""
+        if tag.name == "code" or holds_lines(self.page, position):
+            return self.verbatim(tag, position)
+        self.flush()
+        return position
 
     def open_table(self, tag: Tag, position: int) -> int:
         self.flush()
         if position not in self.layouts:  # an outermost one
-            self._find_layouts(position)
+            find_layouts(self.page, self.layouts, position)
         if self.layouts[position] or tag.attributes.get("role", "") in ("presentation", "none"):
             return position
         end = self.page.end_of(position)
-        rows = self._rows(position, end)
+        rows = read_rows(self.page, position, end, self._inline_text)
         if rows is None:
             return position
         self.finish_heading()
-        self._table(rows, position, end)
-        return end
-
-    def _find_layouts(self, position: int) -> None:
-        """Finds for a table and those in it whether it lays the page out: it holds another block, or a single row."""
-        tables = [[position, 0, 0]]  # of the open ones: position, rows, whether it holds another block
-        for index in range(position + 1, len(self.page.heads)):
-            name = self.page.tags[index].name
-            if name == "table" and self.page.heads[index][0] == "/":
-                start, rows, layout = tables.pop()
-                self.layouts[start] = bool(layout) or rows < 4
-                if not tables:
-                    return
-            elif name == "tr":
-                tables[-1][1] += 1  # and once more at its end
-            elif name in _LAYOUT_SIGNS:
-                tables[-1][2] = 1
-                if name == "table":
-                    tables.append([index, 0, 0])
-        self.layouts |= {start: True for start, _, _ in tables}
-
-    def _rows(self, begin: int, end: int) -> list[tuple[bool, list[str]]] | None:
-        """(is a header row, cells) for each row with text of a table of data; None when a cell is too long for one."""
-        found: list[tuple[bool, list[str]]] = []
-        in_head, only_headers, cells = False, True, []
-        position, heads, tags = begin + 1, self.page.heads, self.page.tags
-        while position < end:
-            tag, closes = tags[position], heads[position][0] == "/"
-            if tag.name in ("td", "th") and not closes:
-                start, position = position, self.page.end_of(position)
-                if tag.kind != "skip":
-                    only_headers = only_headers and tag.name == "th"
-                    text = self._inline_text(start, position)
-                    if len(text) > _MAX_CELL:
-                        return None
-                    cells += [text] + [""] * (min(_integer(tag.attributes.get("colspan"), 1), 20) - 1)
-            elif tag.name == "thead":
-                in_head = not closes
-            elif tag.name == "tr":
-                if any(cells):
-                    found.append((only_headers or in_head, cells))
-                only_headers, cells = True, []
-            position += 1
-        return found or None
-
-    def _table(self, rows: list[tuple[bool, list[str]]], begin: int, end: int) -> None:
-        caption = begin + 1  # anywhere else it is none
+        caption = position + 1  # anywhere else it is none
         if self.page.tags[caption].name == "caption" and (text := self._inline_text(caption, self.page.end_of(caption))):
             self._add_block(text)
-        if max(sum(map(bool, cells)) for _, cells in rows) < 2:  # a single column
-            for is_header, cells in rows:
-                for cell in filter(None, cells if not is_header else []):
-                    self._add_block(cell)
-            return
-        width = max(len(cells) for _, cells in rows)
-        lines = []
-        for number, (is_header, cells) in enumerate(rows):
-            cells = [cell.replace("|", "\\|") for cell in cells] + [""] * (width - len(cells))
-            lines.append("| " + " | ".join(cells) + " |")
-            if number == 0 and is_header:
-                lines.append("|" + " --- |" * width)
-        self._add_block("\n".join(lines))
+        for block in as_blocks(rows):
+            self._add_block(block)
+        return end
 
     def _inline_text(self, begin: int, end: int) -> str:
         """The text of an element that holds no table, on one line."""
@@ -428,19 +372,22 @@ class _Walker:
         first = bisect_left(telling, begin + 1)
         if first == len(telling) or telling[first] >= end:
             return tidy(self.page.text(begin, end))
-        walker = _Walker(self.page, self.layouts)
+        walker = _Walker(self.page, self.layouts, lambda header: False)
         walker.walk(begin, end)
         texts = (" ".join(item.text.split()) for item in walker.items if not isinstance(item, Edge))
         return " ".join(filter(None, texts))
 
 
-def to_items(parser: LexborHTMLParser) -> list[Item]:
-    """The headers and blocks of a parsed page in its order. Takes out of the parsed page what is never read."""
+def to_items(parser: LexborHTMLParser, navigates: Callable[[str], bool] = is_navigation) -> list[Item]:
+    """The headers and blocks of a parsed page in its order. Takes out of the parsed page what is never read. `navigates` says whether a
+    header is navigation: what stands below it in its box belongs to it.
+    """
+    write_out(parser)
     page = Markup(parser)
     if not page.heads:
         return []
     judge(page)
-    walker = _Walker(page, {})
+    walker = _Walker(page, {}, navigates)
     walker.walk(0, len(page.heads))
     walker.finish_heading()
     return walker.items

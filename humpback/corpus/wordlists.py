@@ -52,6 +52,32 @@ NAVIGATION_PHRASES: dict[str, tuple[str, ...]] = {
         "zoekresultaten",
     ),
 }  # fmt: skip
+# Of these, those that an article may be about ("How to log in from another room"): they make a header navigation only at its beginning,
+# or when it has no more than three words. The paper's own examples do so anywhere.
+SPOKEN_OF: dict[str, frozenset[str]] = {
+    language: frozenset(phrases.split(", "))
+    for language, phrases in {
+        "en": "newsletter, newsletters, leave a reply, leave a comment, post a comment, add a comment, share this, "
+        "follow us, sign up, log in, subscribe, table of contents, read more, navigation menu, main menu, site map, sitemap, "
+        "cookie policy, cookie settings, privacy policy, terms of use, terms of service, terms and conditions, all rights reserved, "
+        "sponsored, shopping cart, search results, latest news, more from, most popular, most read",
+        "de": "anzeige, werbung, schreibe einen kommentar, kommentar schreiben, kommentar hinterlassen, teilen auf, folgen sie uns, "
+        "folge uns, anmelden, registrieren, abonnieren, inhaltsverzeichnis, hauptmenü, datenschutzerklärung, nutzungsbedingungen, "
+        "cookie einstellungen, warenkorb, suchergebnisse",
+        "fr": "publicité, laisser un commentaire, partager cet article, suivez nous, s inscrire, se connecter, s abonner, abonnez vous, "
+        "table des matières, sommaire, menu principal, plan du site, politique de confidentialité, conditions d utilisation, "
+        "conditions générales, mentions légales, panier, résultats de recherche",
+        "es": "publicidad, deja un comentario, dejar un comentario, compartir en, síguenos, regístrate, iniciar sesión, suscríbete, "
+        "menú principal, mapa del sitio, política de privacidad, política de cookies, términos y condiciones, condiciones de uso, "
+        "aviso legal, carrito, resultados de búsqueda",
+        "it": "pubblicità, lascia un commento, condividi su, seguici, iscriviti, accedi, registrati, menu principale, mappa del sito, "
+        "informativa sulla privacy, termini e condizioni, note legali, carrello, risultati della ricerca",
+        "pt": "publicidade, deixe um comentário, compartilhe, partilhar, siga nos, cadastre se, entrar, inscreva se, sumário, "
+        "menu principal, mapa do site, política de privacidade, termos de uso, termos e condições, carrinho, resultados da pesquisa",
+        "nl": "advertentie, geef een reactie, laat een reactie achter, deel dit, volg ons, inloggen, aanmelden, lees meer, "
+        "inhoudsopgave, hoofdmenu, privacybeleid, cookiebeleid, algemene voorwaarden, winkelwagen, zoekresultaten",
+    }.items()
+}
 # A header that is nothing but one of these (digits and punctuation apart: "12 Comments") is navigation.
 NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
     "en": (

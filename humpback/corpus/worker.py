@@ -255,7 +255,7 @@ class _Child:
         self.state[:] = _STATE.pack(self.begun + number, self.size, self.read, doing)
 
     def _clear(self) -> None:
-        self.page = {"drops": [], "warnings": [], "headers": 0}
+        self.page = {"drops": [], "warnings": [], "counts": Counter()}
 
     def _warn(self, text: str) -> None:
         self.page["warnings"].append(text)
@@ -285,8 +285,7 @@ class _Child:
             try:
                 signal.setitimer(signal.ITIMER_REAL, self.job.cfg.page_seconds)
                 try:
-                    address, trees = cut(page, self.job.cfg)
-                    self.page["headers"] = len(trees)
+                    address, trees = cut(page, self.job.cfg, self.page["counts"])
                     found = choose(page, address, trees, self.job.cfg, functools.partial(self._drop, page), self.contaminated)
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -301,6 +300,7 @@ class _Child:
                 self._warn(f"program fault: {error!r}, {os.path.basename(place.filename)}:{place.lineno}; please report it with the page")
         if reason:
             del self.page["drops"][before:]
+            self.page["counts"].clear()
             found = []
             self._drop(page, reason, None)
         lines = [to_json(segment, errors="replace") for segment in found]

@@ -23,6 +23,7 @@ from humpback.config import Segments
 from humpback.convert.sources import resolve
 from humpback.corpus import duplicates, local_engine, ray_engine, readers, tally
 from humpback.corpus.contamination import Contamination
+from humpback.corpus.segments import COUNTED
 from humpback.corpus.worker import Job
 from humpback.errors import UserError
 from humpback.progress import Bar, say
@@ -188,7 +189,7 @@ def _read_part(job: Job, stage: Stage) -> dict[str, Any]:
 def _counts(counts: dict[str, int], segments: int, fates: np.ndarray, dropped: dict[str, int]) -> dict[str, Any]:
     doubled = {reason: int((fates == fate).sum()) for fate, reason in _FATES.items()}
     every = Counter(dropped) + Counter(doubled)
-    whole = {name: counts.get(name, 0) for name in ("pages", "bytes", "headers")}
+    whole = {name: counts.get(name, 0) for name in ("pages", "bytes", *COUNTED)}
     return {**whole, "segments": segments, "segments_kept": int((fates == duplicates.KEPT).sum()), "dropped": dict(sorted(every.items()))}
 
 

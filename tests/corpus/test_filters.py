@@ -32,10 +32,11 @@ HEADERS = {
     "4.2. X": "",
     "URL の形": "",
     "Why NASA flies": "",
-    "Ähnliche Artikel": "navigation header",
-    "Voir aussi": "navigation header",
-    "S'inscrire à la lettre": "navigation header",
-    "Índice de contenidos": "navigation header",
+    "Ähnliche Artikel": "",  # in English
+    "How to log in to the till from another room": "",
+    "What a newsletter of a bakery should say": "",
+    "Log in to the till from another room": "navigation header",
+    "Our bakery newsletter": "navigation header",
     "An example of a note": "",
     "How espresso works": "",
     "2.4": "",
@@ -45,6 +46,15 @@ HEADERS = {
 @pytest.mark.parametrize("header, reason", HEADERS.items())
 def test_header_reason(header: str, reason: str) -> None:
     assert filters.header_reason(header) == reason
+
+
+@pytest.mark.parametrize("language, header, navigation", [
+    ("de", "Ähnliche Artikel", True), ("fr", "Voir aussi", True), ("fr", "S'inscrire à la lettre", True),
+    ("es", "Índice de contenidos", True), ("es", "Cómo entrar en una cueva con seguridad", False), ("pt", "Entrar", True),
+    ("es", "Entrar", False), ("de", "Wie Sie sich mit der Karte anmelden", False), ("ja", "Related articles", True),
+])  # fmt: skip
+def test_headers_are_navigation_in_their_language(language: str, header: str, navigation: bool) -> None:
+    assert filters.is_navigation(header, language=language) is navigation
 
 
 def test_phrases_of_the_config_are_navigation() -> None:

@@ -56,6 +56,14 @@ TREES = [
      [("A", "a\n\nD\n\nd", "A"), ("Comments", "x\n\nC\n\nc", "A > Comments"), ("C", "c", "A > Comments > C"), ("D", "d", "A > D")]),
     ("navigation first", "<h1>A</h1><h2>Related articles</h2>x<h2>D</h2>d",
      [("A", "D\n\nd", "A"), ("Related articles", "x", "A > Related articles"), ("D", "d", "A > D")]),
+    ("navigation ends with its box",
+     "<h1>A</h1>a<h3>B</h3>b<div><div><h2>Share this story</h2></div><ul><li>x</ul></div><p>c</p><h2>D</h2>d",
+     [("A", "a\n\nB\n\nb\n\nc\n\nD\n\nd", "A"), ("B", "b\n\nc", "A > B"), ("Share this story", "- x", "A > B > Share this story"),
+      ("D", "d", "A > D")]),
+    ("navigation in a box with other headers", "<h1>A</h1><div><h2>B</h2>b<h2>Comments</h2>x</div><p>c</p>",
+     [("A", "B\n\nb", "A"), ("B", "b", "A > B"), ("Comments", "x\n\nc", "A > Comments")]),
+    ("navigation in a cell", "<table><tr><td><h1>A</h1>a<td><h2>Quick links</h2>x<td>y</table>",
+     [("A", "a\n\ny", "A"), ("Quick links", "x", "A > Quick links")]),
     ("an article ends", "<h1>A</h1>a<article><h2>B</h2>b</article>c<article><h2>D</h2>d</article>",
      [("A", "a\n\nB\n\nb\n\nc\n\nD\n\nd", "A"), ("B", "b", "A > B"), ("D", "d", "A > D")]),
     ("main ends", "<h1>A</h1><main>a<h2>B</h2>b</main>c", [("A", "a\n\nB\n\nb", "A"), ("B", "b", "A > B")]),
@@ -69,6 +77,12 @@ def test_trees(html: str, expected: list[tuple[str, str, str]]) -> None:
     _, trees = cut(page(html), Segments())
     assert [(tree.header, tree.text, " > ".join(tree.header_path)) for tree in trees] == expected
     assert [tree.length for tree in trees] == [len(tree.text) for tree in trees]
+
+
+def test_what_stands_below_navigation_is_counted() -> None:
+    counts: Counter[str] = Counter()
+    cut(page("<h1>A</h1>a<div><h2>Share this</h2>four<h3>Links</h3>x</div><p>b</p><h2>Comments</h2>seven"), Segments(), counts)
+    assert counts == {"headers": 4, "navigation_characters": len("four" + "x" + "seven")}
 
 
 def test_of_nested_trees_the_largest_that_fits_is_kept() -> None:
