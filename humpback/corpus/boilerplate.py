@@ -19,9 +19,11 @@ def words(text: str) -> frozenset[str]:
 # Elements whose contents are never text to be read.
 SKIPPED_TAGS = words(
     "script style template noscript noframes head title svg canvas iframe frame frameset object embed applet audio video map "
-    "button input select option optgroup datalist textarea label output progress meter "
+    "input select option optgroup datalist textarea output progress meter "
     "nav aside footer dialog menu del rp rt annotation annotation-xml figcaption"
 )
+# What is written on these is a header or an item of a list, if it is all that stands there.
+WRITTEN_ON = words("button label")
 SKIPPED_ROLES = words(
     "navigation banner contentinfo complementary search menu menubar toolbar dialog alertdialog tablist tooltip"
 )
@@ -118,6 +120,8 @@ def skipped(tag: str, attributes: dict[str, str | None]) -> str:
     identifier = attributes.get("id") or ""
     if identifier and _GENERATED_ID.search(classes):
         identifier = ""  # made from the section's title by the documentation tool
+    if tag in WRITTEN_ON:
+        return ""
     return named(f"{classes} {identifier}") if classes or identifier else ""
 
 

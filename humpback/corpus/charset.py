@@ -8,7 +8,7 @@ import chardetng_py
 MAX_PAGE_BYTES = 10_000_000  # a larger "page" is a data dump or an attack
 MAX_BROKEN_SHARE = 0.01  # of the characters; text has none, a misread binary many
 
-_PRESCAN_BYTES = 4096
+_PRESCAN_BYTES = 65_536  # searched only when bytes are not UTF-8; some pages have long scripts first
 _DETECT_BYTES = 32_768
 _UTF16_BYTES = 256
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -52,9 +52,9 @@ def no_page(data: bytes) -> str:
 def decode(html: bytes, declared: str = "") -> str | None:
     """A page's text, None if it is binary.
 
-    Its charset is that of the byte order mark, else the one the HTTP header declared, else the one the page declares, else UTF-8, else
-    what its bytes look like. A server's default does not count where it is wrong: Latin-1 where the bytes are UTF-8, or UTF-8 where they
-    are not at all. What is not of the charset becomes U+FFFD.
+    Its charset is that of the byte order mark; else UTF-8, if all its bytes are that, whatever was declared long ago; else the one the
+    HTTP header declared, else the one the page declares, else what its bytes look like. A server's UTF-8 does not count where the bytes
+    are not that at all. What is not of the charset becomes U+FFFD; a few NULs are dropped.
     """
     for mark, encoding in _BOMS:
         if html.startswith(mark):
@@ -64,17 +64,24 @@ def decode(html: bytes, declared: str = "") -> str | None:
         if b"\0" in html[:_UTF16_BYTES]:  # markup is ASCII, which UTF-16 writes with NULs
             return _unless_broken(html.decode(label, "replace"))
         label = ""
-    if b"\0" in html:
-        return None
-    if label == "utf-8" and (text := _unless_broken(html.decode(label, "replace"))) is not None:
-        return text
+    if nuls := html.count(b"\0"):  # browsers drop them; a file with many is no page
+        if nuls > MAX_BROKEN_SHARE * len(html):
+            return None
+        html = html.replace(b"\0", b"")
+    try:
+        text = html.decode("utf-8")
+    except UnicodeDecodeError:
+        return _unless_broken(html.decode(*_charset(html, label)))
+    jis = _declared_inside(html) if html.isascii() and _ISO_2022_JP.search(html) else ""
+    return _unless_broken(html.decode(jis, "replace") if jis == "iso-2022-jp" else text)
+
+
+def _charset(html: bytes, label: str) -> tuple[str, str]:
+    """(codec, how it takes errors) of bytes that are not all UTF-8 and were declared to be `label`, "" if nothing was."""
+    if label == "utf-8" and _unless_broken(html.decode(label, "replace")) is not None:
+        return label, "replace"
     label = _declared_inside(html) if label in ("", "utf-8") else label
-    if label in ("", "cp1252"):
-        try:
-            return _unless_broken(html.decode("utf-8"))
-        except UnicodeDecodeError:
-            label = label or _detect(html)
-    return _unless_broken(html.decode(label, "replace"))
+    return label or _detect(html), "replace"
 
 
 def _codec(label: str) -> str:

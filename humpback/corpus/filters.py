@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from humpback.config import Segments
 from humpback.corpus import wordlists
+from humpback.corpus.language import canonical
+from humpback.corpus.lists import ORDINAL
 
 _PRICE = re.compile(wordlists.PRICE)
 _WORD = re.compile(r"\w+")
@@ -38,39 +40,36 @@ _NEAR = 80  # characters to either side of such a word in which what is said wit
 _EXAMPLE_WORDS = frozenset(wordlists.EXAMPLE_WORDS)
 _PICTURE_WORDS = frozenset(wordlists.PICTURE_WORDS)
 _FIGURE = re.compile(r"(?:^|\n)[ >:]*(?:```|\|)")  # code or a table, of which a text may speak
-_SHOWN = re.compile(r"^(?:[ >:]*(?:```|\||- |\d+\. |: )|>)", re.MULTILINE)  # what can be shown below: that, a list, a term, a quotation
+_SHOWN = re.compile(rf"^(?:[ >:]*(?:```|\||- |{ORDINAL}|: )|>)", re.MULTILINE)  # what can be shown below: that, a list, a term, a quotation
 _FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
 _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
 # An item, a row, or a term and what is said of it in a line.
-_LIST_LINE = re.compile(r"^[ >]*(?:- |\d+\. |: |\|).*|^[^\n]{1,80}(?=\n: [^\n]{0,78}$)", re.MULTILINE)
+_LIST_LINE = re.compile(rf"^[ >]*(?:- |{ORDINAL}|: |\|).*|^[^\n]{{1,80}}(?=\n: [^\n]{{0,78}}$)", re.MULTILINE)
 _SEE_ALSO = re.compile(wordlists.SEE_ALSO, re.IGNORECASE)
 _FEW_WORDS = 3  # of a header that may be a call to do something
 _MAX_SEE_ALSO = 200  # characters
 _MAX_REPEATED = 2  # lines
-_LABEL = re.compile(r"(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)]")
+_LABEL = re.compile(rf"(?!- |{ORDINAL}|: |\||>| )[^\n]*[^\n.!?…:;,\"”’)]")
 _LAST_LABEL = re.compile(r"\n\n[A-Z][^\W\d]*(?: [^\W\d]+){0,3}\Z")
 _MAX_ALONE = 3  # labels with nothing below them
 # A form: so many labels, such a share of the blocks, with no more characters than that between them, on average.
 _MIN_LABELS, _LABEL_SHARE, _SHORT_BLOCK = 4, 0.35, 110
 _PROMISE = re.compile(r"^(?:: |  )[^\n]{40,}:(?=\n\n[^\n]+\n: )", re.MULTILINE)  # "It looks like this:", and then the next term
 # A line by itself that breaks off: what it opens, or goes on to, is not there ("Read more …").
-_BREAKS_OFF = re.compile(r"(?:\A|\n\n)(?!- |\d+\. |: |\||>| )[^\n]{1,60}(?:\.\.\.|…)(?=\n\n|\Z)")
+_BREAKS_OFF = re.compile(rf"(?:\A|\n\n)(?!- |{ORDINAL}|: |\||>| )[^\n]{{1,60}}(?:\.\.\.|…)(?=\n\n|\Z)")
 _UNFINISHED = re.compile(rf"\b(?:{'|'.join(wordlists.UNFINISHED)})\b")
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
 # A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
 _LINE_IN_THE_AIR = re.compile(
-    r"^(?!- |\d+\. |: |\||>| )[^\n]*[^\n.!?…:;,\"”’)](?=\n(?!: )|\Z)|^[^\n]{1,30}:(?=\n\n[^\n]{1,30}:\n)", re.MULTILINE
+    rf"^(?!- |{ORDINAL}|: |\||>| )[^\n]*[^\n.!?…:;,\"”’)](?=\n(?!: )|\Z)|^[^\n]{{1,30}}:(?=\n\n[^\n]{{1,30}}:\n)", re.MULTILINE
 )
 _DIGITS = b"0123456789"
 _LETTERS = bytes(c for c in range(256) if c >= 128 or bytes([c]).isalnum() or bytes([c]).isspace())
-_NAMES = {"eng": "en", "english": "en", "deu": "de", "ger": "de", "german": "de", "fra": "fr", "fre": "fr", "spa": "es", "ita": "it",
-          "por": "pt", "nld": "nl", "dut": "nl", "rus": "ru", "jpn": "ja", "zho": "zh", "chi": "zh", "pol": "pl"}  # fmt: skip
-
 
 def language_reason(declared: str | None, language: str) -> str:
-    """Drops a page that declares another language; one that declares none is kept. `language` is a code of ISO 639-1."""
-    primary = re.split(r"[-_,;\s]", (declared or "").strip().lower())[0]
-    return "" if _NAMES.get(primary, primary) in ("", language) else "language"
+    """Drops a page that declares another language; one that declares none, or what is none, is kept."""
+    named = canonical(declared or "")
+    return "" if named in ("", canonical(language)) else "language"
 
 
 def header_reason(header: str, navigation: str = "", language: str = "en") -> str:

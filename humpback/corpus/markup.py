@@ -30,7 +30,9 @@ _COMMENT = re.compile("<!--.*?-->()", re.DOTALL)
 _COMMENT_OR_TAG = re.compile("<!--.*?-->|(<[^>]*>)", re.DOTALL)  # for where a name has a "<" in it, slower
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
 _CONTROL_BYTES = bytes([*range(9), 11, *range(14, 32), 127])
-_INVISIBLE = re.compile("[\x80-\x9f\u00ad\u200b\u200c\u200e\u200f\u2060\ufeff]")
+# U+200C stays between letters of Arabic and Indic scripts, where it parts what else would be joined.
+_JOINED = "\u0600-\u07ff\u08a0-\u0dff\u1000-\u109f\ufb50-\ufdff\ufe70-\ufefc"
+_INVISIBLE = re.compile(f"[\x80-\x9f\u00ad\u200b\u200e\u200f\u2060\ufeff]|(?<![{_JOINED}])\u200c|\u200c(?![{_JOINED}])")
 _ATTRIBUTE = re.compile(r'\s([^\s="]+)(?:="([^"]*)")?')
 _ADDRESS = re.compile(' (?:href|title|rel|name|target)="[^"]*"')
 # What decides about an element whose class and id do not count; and what says how many columns or which level.
@@ -55,7 +57,7 @@ OPENING = {
     **dict.fromkeys(_BLOCKS, FLUSH), **dict.fromkeys(HEADINGS, "open_heading"), **dict.fromkeys(VERBATIM, "verbatim"),
     **dict.fromkeys(FRAMES, "open_frame"), **dict.fromkeys(ARTICLES, "open_article"),
     "a": "open_mark", "sup": "open_mark", "sub": "open_mark", "q": "open_quotation", "br": "line_break", "header": "open_header",
-    "table": "open_table", "form": "open_form", "img": "picture",
+    "button": "open_button", "label": "open_button", "table": "open_table", "form": "open_form", "img": "picture",
 }  # fmt: skip
 
 

@@ -18,7 +18,10 @@ from humpback.config import Segments
 from humpback.corpus import filters, language
 from humpback.corpus.boilerplate import words
 from humpback.corpus.charset import decode
-from humpback.corpus.text import Block, Edge, Header, Item, to_items
+from humpback.corpus.dialects import as_html
+from humpback.corpus.items import Block, Edge, Header, Item
+from humpback.corpus.lists import ORDINAL
+from humpback.corpus.text import to_items
 from humpback.records import Page, Segment, record_id
 
 _BLANK_LINE = "\n\n"
@@ -30,7 +33,7 @@ _MAX_FORMAT_WORK = 3_000_000  # tags × unclosed formatting elements
 _MOSTLY_LINKS = 0.5
 _LINKS_ONLY = 0.9  # of a sentence's characters
 _MAX_LABEL = 30  # characters of a label ("See also")
-_MARKER = re.compile(r"^[ >:]*(?:- |\d+\. )?")
+_MARKER = re.compile(rf"^[ >:]*(?:- |{ORDINAL})?")
 _NUMBERED = re.compile(r"\d+(?:\.\d+)*\.?\s+(.*)")
 _HEAD = 10_000  # characters in which a page says what it is
 _CONTENT_LANGUAGE = re.compile("content-language", re.IGNORECASE)
@@ -44,8 +47,8 @@ _FORMATTING = words("b big code em font i nobr s small strike strong tt u")
 _FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})[\s>]", re.IGNORECASE)
 
 
-# What is counted of a page: headers; characters below navigation headers.
-COUNTED = ("headers", "navigation_characters")
+# What is counted of a page: headers; characters below navigation headers, and of the page's own lines.
+COUNTED = ("headers", "navigation_characters", "own_characters")
 
 
 class PageDropped(Exception):
@@ -102,20 +105,20 @@ def cut(page: Page, cfg: Segments, counts: Counter[str] | None = None) -> tuple[
     html = decode(page.html, page.charset)
     if html is None:
         raise PageDropped("binary")
+    html = as_html(html)
     if _too_deep(html):
         raise PageDropped("too deep")
     parser = LexborHTMLParser(html, scripting=True)  # as browsers do: what is in <noscript> is no part of the tree
     if reason := filters.language_reason(page.language or _declared_language(parser, html), cfg.language):
         raise PageDropped(reason)
     navigates = functools.partial(filters.is_navigation, navigation=cfg.navigation, language=cfg.language)
-    trees = build_trees(_without_trailing_links(to_items(parser, navigates), cfg.language), navigates)
+    counts = Counter() if counts is None else counts
+    trees = build_trees(_without_trailing_links(to_items(parser, navigates, cfg.language, counts), cfg.language), navigates)
     if not trees:
         raise PageDropped("headers left out" if parser.css_first(_ANY_HEADER) is not None else "no header")
     if any(_NUMBERED.match(tree.header_path[0]) or filters.is_generic(tree.header) for tree in trees if tree.header_path):
         _name(trees, parser)
-    if counts is not None:
-        below = sum(tree.length for tree in trees if tree.navigation)
-        counts.update(headers=len(trees), navigation_characters=below)
+    counts.update(headers=len(trees), navigation_characters=sum(tree.length for tree in trees if tree.navigation))
     return functools.partial(_address, parser, page), trees
 
 
@@ -245,7 +248,7 @@ def choose(
         if not reason:
             code, share = language.detect(filters.without_code(text))
             if cfg.min_language_share and (
-                code.split("-")[0] != cfg.language
+                language.canonical(code) != language.canonical(cfg.language)
                 or share < cfg.min_language_share
                 or language.is_other(tree.header, cfg.language, tree.header_path)
             ):

@@ -36,7 +36,7 @@ class Tally:
 
     def add_page(self, page: dict[str, Any]) -> None:
         """Adds what became of a page: its `bytes`, `counts`, `drops` (reason, where, text) and `warnings`."""
-        self.counts.update(pages=bool(page["bytes"]), bytes=page["bytes"])
+        self.counts.update(pages=int(page["bytes"] > 0), bytes=page["bytes"])
         self.counts.update(page["counts"])
         self.warnings.update(page["warnings"])
         for reason, where, text in page["drops"]:

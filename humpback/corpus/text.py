@@ -3,52 +3,26 @@
 Plain text with the little Markdown that a person would type: "- " and "1. " before list items, "> " before quotes, fenced code, table rows.
 """
 
+import itertools
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser
 
+from humpback.corpus import wordlists
 from humpback.corpus.boilerplate import notice, words
 from humpback.corpus.boxes import end_of_box, judge
 from humpback.corpus.filters import is_navigation, is_remark
 from humpback.corpus.formulas import subscript, superscript, write_out
+from humpback.corpus.items import Block, Edge, Header, Item
+from humpback.corpus.lists import count_items, ordinal
 from humpback.corpus.markup import BREAK, FLUSH, HEADINGS, LISTS, Markup, Tag, plain, tidy
+from humpback.corpus.own_lines import without_own_lines
 from humpback.corpus.tables import as_blocks, find_layouts, read_rows
 from humpback.corpus.verbatim import code_block, holds_lines
-
-
-@dataclass(slots=True)  # not frozen, as there are many and a frozen one takes twice as long to make
-class Block:
-    """A paragraph, list item, table, …; `tight` says that it follows the block before it on the next line, not after a blank one.
-    `linked` counts the characters that are links.
-    """
-
-    text: str
-    tight: bool
-    linked: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A header and its level (1 to 6, up to 9 with aria-level)."""
-
-    text: str
-    level: int
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """Where an `article`, a `main`, a list item, definition or quote with a header in it, or the box around a navigation header
-    opens or closes: the trees whose headers it holds end with it.
-    """
-
-    tag: str
-    opens: bool
-
-
-Item = Block | Header | Edge
 
 _MAX_FRAMES = 12  # lists, items and quotes within each other; deeper ones are not indented further
 
@@ -59,6 +33,8 @@ _FOOTNOTE = re.compile(r"\d{1,3}|[a-z*†‡]")
 _NOTE_MARK = re.compile(r"\[\s*(\d{1,3}|[a-z*†‡])\s*\]")
 _BEFORE_LAST = re.compile(r"""(.*[.!?…][)”"']*)\s[^.!?…]*:\Z""", re.DOTALL)  # the sentences before the last one
 _HREF = 'href="'
+_PERMALINK = re.compile(wordlists.PERMALINK)
+_MAX_PERMALINK = 300  # characters: it may name its header
 _MAX_SIGN = 12  # characters of a link that is only a sign, at most
 
 
@@ -69,7 +45,9 @@ class _Frame:
     tag: str
     first: str = ""
     rest: str = ""
-    count: int = 0  # items of an ordered list so far
+    count: int = 0  # number of the last item of an ordered list,
+    step: int = 1  # what is added for the next one,
+    kind: str = "1"  # and how it is written: HTML's `type`
     emitted: bool = False
     edge: bool = False  # whether it is an Edge of the items, as it holds a header
 
@@ -179,7 +157,7 @@ class _Walker:
         if len(self.frames) >= _MAX_FRAMES:
             self.deeper += 1
         else:
-            self.frames.append(self._frame(tag.name, tag.attributes))
+            self.frames.append(self._frame(tag.name, tag, position))
         return position
 
     def close_frame(self, _tag: Tag, position: int) -> int:
@@ -190,16 +168,21 @@ class _Walker:
             self.items.append(Edge("frame", False))
         return position
 
-    def _frame(self, name: str, attributes: dict[str, str]) -> _Frame:
+    def _frame(self, name: str, tag: Tag, position: int) -> _Frame:
         if name == "li":
             parent = next((f for f in reversed(self.frames) if f.tag in LISTS), None)
             marker = "- "
             if parent is not None and parent.tag == "ol":
-                parent.count = _integer(attributes.get("value"), parent.count + 1)
-                marker = f"{parent.count}. "
+                parent.count = _integer(tag.attributes.get("value"), parent.count + parent.step)
+                marker = f"{ordinal(parent.count, parent.kind)}. "
             return _Frame(name, marker, " " * len(marker))
-        if name == "ol":
-            return _Frame(name, count=_integer(attributes.get("start"), 1) - 1)
+        if name in LISTS:
+            inner = "  " if self.frames and self.frames[-1].tag in LISTS else ""  # a list in a list, in no item of it
+            if name != "ol":
+                return _Frame(name, inner, inner)
+            step = -1 if "reversed" in tag.attributes else 1
+            start = _integer(tag.attributes.get("start"), 1 if step > 0 else count_items(self.page, position))
+            return _Frame(name, inner, inner, count=start - step, step=step, kind=tag.attributes.get("type") or "1")
         lead = {"dd": (": ", "  "), "blockquote": ("> ", "> ")}.get(name, ("", ""))
         return _Frame(name, *lead)
 
@@ -228,6 +211,19 @@ class _Walker:
             self.line.append(BREAK)
         return position
 
+    def open_button(self, _tag: Tag, position: int) -> int:
+        """What is written on a button or a label is read when it is the header, or holds one, or is the item of a list."""
+        end = self.page.end_of(position)
+        if self.heading is not None:
+            rest = itertools.takewhile(lambda place: self.page.tags[place].kind != "close_heading", range(end, len(self.page.heads)))
+            alone = not _letters("".join([*self.line, *(self.page.texts[place] for place in rest)]))
+            return position if alone else end
+        if any(tag.name in HEADINGS or tag.kind == "open_heading" for tag in self.page.tags[position:end]):
+            self.flush()
+            return position
+        in_item = bool(self.frames) and self.frames[-1].tag == "li" and self.page.tags[position].name == "label"
+        return position if in_item else end
+
     def open_mark(self, tag: Tag, position: int) -> int:
         head = self.page.heads[position]
         self.marks.append((len(self.line), head, self.hrefs))
@@ -239,11 +235,13 @@ class _Walker:
         began, head, _ = self.marks.pop()
         if _HREF in head and len(self.line) > began:
             text = "".join(self.line[began:])
-            if len(text) <= _MAX_SIGN and 'href="#' in head:
-                sign = text.strip().lower()
-                if sign in _ANCHOR_SIGNS or _NOTE_MARK.fullmatch(sign):
-                    del self.line[began:]
-                    return position
+            sign = text.strip().lower() if len(text) <= _MAX_PERMALINK and "#" in head else None
+            if sign is not None and (_PERMALINK.match(sign) and (self.heading is not None or 'href="#' in head or not began)):
+                del self.line[began:]
+                return position
+            if len(text) <= _MAX_SIGN and 'href="#' in head and (sign in _ANCHOR_SIGNS or _NOTE_MARK.fullmatch(sign)):
+                del self.line[began:]
+                return position
             self.links.append(plain(text))
         return position
 
@@ -378,9 +376,13 @@ class _Walker:
         return " ".join(filter(None, texts))
 
 
-def to_items(parser: LexborHTMLParser, navigates: Callable[[str], bool] = is_navigation) -> list[Item]:
-    """The headers and blocks of a parsed page in its order. Takes out of the parsed page what is never read. `navigates` says whether a
-    header is navigation: what stands below it in its box belongs to it.
+def to_items(
+    parser: LexborHTMLParser, navigates: Callable[[str], bool] = is_navigation, language: str = "en", counts: Counter[str] | None = None
+) -> list[Item]:
+    """The headers and blocks of a parsed page in its order, without its own lines. Takes out of the parsed page what is never read.
+
+    `navigates` says whether a header is navigation: what stands below it in its box belongs to it. Adds to `counts` the characters of
+    the page's own lines, `own_characters`.
     """
     write_out(parser)
     page = Markup(parser)
@@ -390,7 +392,10 @@ def to_items(parser: LexborHTMLParser, navigates: Callable[[str], bool] = is_nav
     walker = _Walker(page, {}, navigates)
     walker.walk(0, len(page.heads))
     walker.finish_heading()
-    return walker.items
+    items, cut = without_own_lines(walker.items, language)
+    if counts is not None:
+        counts["own_characters"] += cut
+    return items
 
 
 def _integer(value: str | None, default: int) -> int:

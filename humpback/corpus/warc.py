@@ -36,6 +36,8 @@ _BLANK = re.compile(rb"[\r\n]*")
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _LENGTH = re.compile(rb"^Content-Length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r?\n", re.I | re.M)
 _TYPE = re.compile(rb"^WARC-Type[ \t]*:[ \t]*([a-z]+)", re.I | re.M)
+_HTML_TYPE = re.compile(rb"^Content-Type[ \t]*:[ \t]*[^\r\n]*html", re.I | re.M)
+_HTTP = re.compile(rb"http/", re.I)
 _CLUEWEB22 = re.compile(rb"^ClueWeb22-ID:", re.I | re.M)
 _NODES = re.compile(rb"^VDOM-[^\n]*\n", re.I | re.M)  # longer than FastWARC takes, and of no use here
 _HEADER_END = re.compile(rb"\n(?:\r?\n|(?=" + _MARK + rb"[A-Za-z]))")  # a blank line, or where a record begins
@@ -65,7 +67,8 @@ class _Record:
 
 
 def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Callable[[str], None]) -> Iterator[Page]:
-    """Yields the page of each `response` record that is one; the others and damage go to `on_drop(source, reason)`.
+    """Yields the page of each `response` record, or `resource` record of HTML, that is one; the others and damage go to
+    `on_drop(source, reason)`.
 
     A page's byte range is that of its gzip members where they hold nothing else, otherwise of the decompressed file. No more than one
     record of 10 MB is held. OSError as `Stream` raises it.
@@ -82,7 +85,7 @@ def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Calla
             if found.odd and not odd:
                 odd = found.odd
                 warn(f"{source}: byte {stream.begun}: {odd}; such records are read leniently, each to where the next one begins")
-            if _kind(found.header) != b"response":
+            if not _may_be_page(found.header):
                 continue
             responses += 1
             try:
@@ -94,7 +97,7 @@ def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Calla
         if stream.fault:
             warn(f"{source}: {stream.fault} after {stream.start} bytes (decompressed); what follows is lost")
         elif not responses:
-            warn(f"{source}: no response record in it, and only these hold pages")
+            warn(f"{source}: no response record and no HTML resource in it, and only these hold pages")
 
 
 def _records(stream: Stream) -> Iterator[_Record | str]:
@@ -142,8 +145,7 @@ def _record(stream: Stream) -> _Record | None:
         raise _Dropped("bad record")
     header = bytes(window[:body])
     length = int(found[1]) if (found := _LENGTH.search(header)) else None
-    kind = _kind(header)
-    size: int | None
+    kind, wanted = _kind(header), _may_be_page(header)
     if length is not None and length > _MAX_BLOCK_BYTES:
         size = None
     elif length is not None and _is_whole(stream, body, length):
@@ -153,21 +155,21 @@ def _record(stream: Stream) -> _Record | None:
     if size is None:
         stream.advance(body - 1)
         stream.skip_to(_NEXT, _NEXT_BYTES)
-        if kind == b"response":
+        if wanted:
             raise _Dropped("too large")
         return None
     odd = _odd(header, length, size)
-    block = bytes(window[body : body + size]) if kind == b"response" else b""
+    block = bytes(window[body : body + size]) if wanted else b""
     stream.advance(body + size)
     stream.fill(_NEXT_BYTES)
     stream.advance(_blank_end(window))
     if stream.broken(stream.start if odd else stream.begun + body + size):
         raise _Dropped("damaged")
-    if length is not None and length - size > _tolerance(header, block) and (kind == b"response" or not window):
+    if length is not None and length - size > _tolerance(header, block) and (wanted or not window):
         raise _Dropped(stream.fault or "truncated")
     if not kind:
         raise _Dropped("bad record")
-    return _Record(header, block, odd) if odd or kind == b"response" else None
+    return _Record(header, block, odd) if odd or wanted else None
 
 
 def _odd(header: bytes, length: int | None, size: int) -> str:
@@ -181,6 +183,11 @@ def _odd(header: bytes, length: int | None, size: int) -> str:
 
 def _kind(header: bytes) -> bytes:
     return found[1].lower() if (found := _TYPE.search(header)) else b""
+
+
+def _may_be_page(header: bytes) -> bool:
+    """Whether a record is a response, or a page that was put into the archive without one."""
+    return _kind(header) == b"response" or (_kind(header) == b"resource" and bool(_HTML_TYPE.search(header)))
 
 
 def _header_end(window: bytearray) -> tuple[int, bool]:
@@ -242,6 +249,8 @@ def _page(source: str, record: _Record, place: tuple[int, int]) -> Page:
     header, block = record.header, record.block
     if not block:
         raise _Dropped("empty")
+    if not block.startswith(b"HTTP/") and _HTTP.match(block):
+        block = b"HTTP/" + block[5:]
     clueweb22 = bool(_CLUEWEB22.search(header))
     if bare := not clueweb22 and not block.startswith(b"HTTP/") and _FIELD.match(block):
         block = _STATUS + block

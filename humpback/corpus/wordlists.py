@@ -81,7 +81,8 @@ SPOKEN_OF: dict[str, frozenset[str]] = {
 # A header that is nothing but one of these (digits and punctuation apart: "12 Comments") is navigation.
 NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
     "en": (
-        "about us", "account", "archive", "archives", "ask a question", "back to top", "bookmarks", "categories", "category", "comment",
+        "about us", "about the author", "about the authors", "about the writer", "author", "authors", "account", "archive", "archives",
+        "ask a question", "back to top", "bookmarks", "categories", "category", "comment",
         "comments", "contact", "contact us", "contents", "copyright", "external links", "footer", "footnotes", "further reading",
         "home", "index", "legal notice", "legal notices", "license", "links", "login", "menu",
         "meta", "my account", "navigation", "next", "next topic", "notes and references", "pages", "page", "partners", "previous",
@@ -90,28 +91,34 @@ NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
         "views", "write to us", "your cart",
     ),
     "de": (
-        "archiv", "archive", "inhalt", "impressum", "kategorien", "kategorie", "kommentare", "kontakt", "links", "menü", "navigation",
+        "über den autor", "über die autorin", "über die autoren", "archiv", "archive", "inhalt", "impressum", "kategorien", "kategorie",
+        "kommentare", "kontakt", "links", "menü", "navigation",
         "partner", "quellen", "schlagwörter", "siehe auch", "startseite", "suche", "teilen", "themen", "über uns", "weblinks",
         "einzelnachweise", "datenschutz",
     ),
     "fr": (
-        "accueil", "archives", "à propos", "catégories", "commentaires", "contact", "liens", "liens externes", "menu", "navigation",
+        "à propos de l auteur", "accueil", "archives", "à propos", "catégories", "commentaires", "contact", "liens", "liens externes",
+        "menu", "navigation",
         "partager", "partenaires", "recherche", "références", "voir aussi", "étiquettes", "sources",
     ),
     "es": (
-        "archivo", "archivos", "acerca de", "categorías", "comentarios", "contacto", "compartir", "enlaces", "enlaces externos",
+        "sobre el autor", "sobre la autora", "archivo", "archivos", "acerca de", "categorías", "comentarios", "contacto", "compartir",
+        "enlaces", "enlaces externos",
         "etiquetas", "inicio", "menú", "navegación", "referencias", "buscar", "véase también", "fuentes",
     ),
     "it": (
-        "archivio", "archivi", "categorie", "chi siamo", "cerca", "collegamenti esterni", "commenti", "condividi", "contatti", "menu",
+        "l autore", "sull autore", "archivio", "archivi", "categorie", "chi siamo", "cerca", "collegamenti esterni", "commenti",
+        "condividi", "contatti", "menu",
         "navigazione", "riferimenti", "voci correlate", "tag", "fonti",
     ),
     "pt": (
-        "arquivo", "arquivos", "categorias", "comentários", "contato", "contacto", "início", "ligações externas", "links", "menu",
+        "sobre o autor", "sobre a autora", "arquivo", "arquivos", "categorias", "comentários", "contato", "contacto", "início",
+        "ligações externas", "links", "menu",
         "navegação", "pesquisar", "referências", "ver também", "sobre nós", "fontes", "marcadores",
     ),
     "nl": (
-        "archief", "categorieën", "contact", "delen", "externe links", "inhoud", "menu", "navigatie", "over ons", "reacties",
+        "over de auteur", "archief", "categorieën", "contact", "delen", "externe links", "inhoud", "menu", "navigatie", "over ons",
+        "reacties",
         "referenties", "zie ook", "zoeken", "bronnen",
     ),
 }  # fmt: skip
@@ -119,6 +126,13 @@ NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
 SEE_ALSO = (
     r"(?:see also|also see|for (?:more|further) (?:information|details)|further (?:information|reading)|siehe auch|voir aussi|véase también"
     r"|ver también|vedi anche|ver também|veja também|zie ook)\b"
+)
+# How a link to the header that it stands beside begins, for those who hear the page.
+PERMALINK = (
+    r"(?:perma(?:nent )?link|direct link|anchor link|(?:copy |get )?link) (?:to|for|in) |(?:copy )?perma(?:nent )?link\b|section titled\b"
+    r"|anchor (?:for|to)\b|copy (?:the )?link\b|(?:direkter |permanenter )?link zu(?:m| |r )|lien (?:permanent|direct)\b"
+    r"|enlace (?:permanente|directo)\b|link (?:permanente|direto)\b|collegamento (?:permanente|diretto)\b"
+    r"|(?:directe|permanente) (?:link|koppeling)\b"
 )
 # A header that is nothing but one of these is the first word of a remark within the text around it, and no header.
 REMARKS = frozenset((

@@ -77,3 +77,20 @@ def test_what_is_no_page(data: bytes, reason: str) -> None:
 
 def test_the_largest_page() -> None:
     assert (no_page(b"x" * MAX_PAGE_BYTES), no_page(b"x" * (MAX_PAGE_BYTES + 1))) == ("", "too large")
+
+
+@pytest.mark.parametrize("declared", ["gb2312", "windows-1251", "iso-8859-2", "shift_jis"])
+def test_what_is_all_utf8_is_utf8_whatever_was_declared(declared: str) -> None:
+    html = f"<meta charset={declared}>{GERMAN}"
+    assert decode(html.encode()) == html
+    assert decode(html.encode(), declared) == html
+
+
+def test_a_few_nuls_are_dropped_and_many_are_no_page() -> None:
+    assert decode(PLAIN.encode() * 4 + b"a\0b") == PLAIN * 4 + "ab"
+    assert decode(PLAIN.encode().replace(b"Nothing", b"No" + b"\0" * 40 + b"thing")) is None
+
+
+def test_a_declaration_behind_a_long_script_counts() -> None:
+    html = f"<script>{'var a = 1;' * 600}</script><meta charset=koi8-r>{RUSSIAN}"
+    assert decode(html.encode("koi8-r")) == html

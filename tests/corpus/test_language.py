@@ -3,7 +3,7 @@
 import pytest
 
 from humpback.config import Segments
-from humpback.corpus.language import detect, is_other
+from humpback.corpus.language import canonical, detect, is_other
 from humpback.corpus.segments import extract
 from humpback.records import Page
 
@@ -53,3 +53,20 @@ def test_a_header_in_another_language_is_seen() -> None:
     assert [is_other(swedish[1], "en", path) for path in ((), swedish)] == [False, True]
     assert not is_other("14.6.4. Managing a machine", "en", (swedish[0], "14.6.4. Managing a machine"))
     assert not is_other("5.12. 禁用 NIS", "zh")
+
+
+@pytest.mark.parametrize("code, named", [
+    ("en-US", "en"), ("eng-US", "en"), ("EN_gb", "en"), ("iw", "he"), ("he", "he"), ("nb-NO", "no"), ("no", "no"), ("zh-Hant", "zh"),
+    ("enm", "enm"), ("und", ""), ("%lang%", ""), ("{{ lang }}", ""), ("us", ""), ("gb", ""), ("x-default", ""), ("utf-8", ""), ("mul", ""),
+    ("zxx", ""), ("", ""),
+])  # fmt: skip
+def test_names_of_languages(code: str, named: str) -> None:
+    assert canonical(code) == named
+
+
+def test_languages_with_two_codes_are_found() -> None:
+    hebrew = "לישת הבצק נמשכת כעשר דקות, עד שהוא חלק וגמיש וחוזר למקומו כאשר לוחצים עליו באצבע."
+    norwegian = "Deigen skal eltes i ti minutter til den er glatt, og så skal den hvile på et lunt sted under et fuktig klede i en time."
+    assert canonical(detect(hebrew)[0]) == "he"
+    assert canonical(detect(norwegian)[0]) == canonical("nb")
+    assert not is_other("Slik baker du et enkelt brød hjemme i ovnen", "nb")

@@ -82,7 +82,7 @@ def test_trees(html: str, expected: list[tuple[str, str, str]]) -> None:
 def test_what_stands_below_navigation_is_counted() -> None:
     counts: Counter[str] = Counter()
     cut(page("<h1>A</h1>a<div><h2>Share this</h2>four<h3>Links</h3>x</div><p>b</p><h2>Comments</h2>seven"), Segments(), counts)
-    assert counts == {"headers": 4, "navigation_characters": len("four" + "x" + "seven")}
+    assert counts == {"headers": 4, "navigation_characters": len("four" + "x" + "seven"), "own_characters": 0}
 
 
 def test_of_nested_trees_the_largest_that_fits_is_kept() -> None:

@@ -1,0 +1,139 @@
+"""What a page's own lines say, by language: what own_lines.py looks for.
+
+Of each language: what a line says and no more ("whole"), how it begins ("begins"; "labels" with a colon behind), what stands before the
+name of who wrote it ("by"), the words of dates ("dated"), what such people are ("is", "writers").
+"""
+
+OWN_LINES: dict[str, dict[str, str]] = {
+    "en": {
+        "whole": "image, images, photo, photos, picture, video, gallery, advertisement, ad, share, share this, tweet, pin, pin it, "
+        "print, email, save, copy link, link copied, facebook, twitter, whatsapp, linkedin, reddit, pinterest, telegram, read "
+        "more, more, continue reading, read full story, show more, load more, view more, see more, view gallery, next, "
+        "previous, back to top, back, top, menu, close, skip, loading, subscribe, sign up, sign in, log in, follow, follow us, "
+        "comments, leave a comment, no comments, comments are closed, related, related articles, related stories, recommended, "
+        "sponsored, promoted, toggle caption, hide caption, enlarge this image, play, listen, watch, download, edit, "
+        "advertisement continue reading the main story, media playback is unsupported on your device, story continues below "
+        "advertisement, article continues below, thank you for subscribing, thanks for reading, getty images, file photo, image "
+        "via, print this page, expand, collapse, jump to recipe, print recipe, pin recipe, table of contents, contents",
+        "begins": "image copyright, image caption, image source, image credit, image courtesy, image via, media caption, photo by, photos "
+        "by, photo credit, photo courtesy, photograph by, photography by, photo via, picture by, picture credit, images by, "
+        "image by, illustration by, video by, courtesy of, posted on, posted in, posted by, published on, published by, filed "
+        "under, tagged with, tagged under, updated on, last updated, last modified, first published, originally published, "
+        "originally posted, originally appeared, this article was originally, this article originally, this article first, this "
+        "story was originally, this post was originally, this post may contain affiliate, this post contains affiliate, this "
+        "article contains affiliate, this page contains affiliate, we may earn a commission, as an amazon associate, sign up "
+        "for, sign up to, sign up now, sign up here, sign me up, subscribe to, subscribe now, subscribe for, follow us, follow "
+        "me on, follow him on, follow her on, like us on, join us on, join the conversation, click here, tap here, read more, "
+        "read next, read also, read the full, read our, see also, see more, watch now, watch the video, listen now, continue "
+        "reading, share this, share on, share via, email this, tweet this, print this, download our, download the app, get our, "
+        "get the latest news, get the latest stories, stay tuned, stay up to date, stay connected, support our, skip to "
+        "content, skip to main, back to top, view comments, leave a comment, leave a reply, let us know in the comments, have "
+        "your say, what do you think, got a tip, have a tip, for more information visit, for more information, please visit, "
+        "you may also like, you might also like, more on this, more from, related coverage, all rights reserved, main article, "
+        "reprinted with permission, story highlights",
+        "labels": "image, photo, photos, photograph, picture, pictures, video, credit, credits, illustration, source, sources, via, "
+        "related, related article, read more, read next, read, more, see also, main article, main articles, further "
+        "information, further reading, watch, listen, also read, also see, recommended, posted, published, updated, date, "
+        "author, authors, written by, reporting by, tags, tag, category, categories, topics, filed under, share, contact, press "
+        "contact, media contact",
+        "by": "by, written by, story by, words by, text by, posted by, published by, reviewed by, edited by, reporting by, author, "
+        "authors",
+        "dated": "january february march april may june july august september october november december jan feb mar apr jun jul aug sep "
+        "sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thur thurs fri sat sun "
+        "am pm a m p utc gmt est edt cst cdt mst mdt pst pdt et ct pt bst cet cest ist st nd rd th published updated posted "
+        "modified created last first on at of the date edited t z",
+        "is": "is|was|has been|works as|writes",
+        "writers": "writer, author, journalist, editor, reporter, columnist, contributor, correspondent, blogger, freelancer, novelist, "
+        "co-author, founder, co-founder, professor, lecturer, researcher, fellow, consultant, photographer, intern, producer",
+    },
+    "de": {
+        "whole": "bild, foto, anzeige, werbung, teilen, drucken, weiterlesen, mehr lesen, mehr, zurück, nach oben, menü, schließen, "
+        "kommentare, keine kommentare, abonnieren, anmelden, merken, inhaltsverzeichnis, bilderstrecke, bildergalerie, video",
+        "begins": "foto von, bild von, veröffentlicht am, veröffentlicht in, aktualisiert am, zuletzt aktualisiert, zuletzt geändert, "
+        "erschienen am, hier klicken, klicken sie hier, jetzt abonnieren, newsletter abonnieren, folgen sie uns, folge uns, "
+        "lesen sie auch, lesen sie mehr, mehr zum thema, das könnte sie auch interessieren, das könnte dich auch interessieren, "
+        "teilen auf, hauptartikel, zum inhalt, melden sie sich, jetzt anmelden, alle rechte vorbehalten",
+        "labels": "bild, foto, fotos, bildquelle, bildnachweis, quelle, quellen, hauptartikel, siehe auch, lesen sie auch, lesetipp, mehr "
+        "dazu, autor, autorin, text, von, stand, datum, schlagwörter, kategorie, kategorien, tags, kontakt, pressekontakt, "
+        "veröffentlicht, aktualisiert",
+        "by": "von, text von, ein beitrag von, autor, autorin, geschrieben von",
+        "dated": "januar februar märz april mai juni juli august september oktober november dezember jan feb mär apr jun jul aug sep "
+        "sept okt nov dez montag dienstag mittwoch donnerstag freitag samstag sonnabend sonntag mo di mi do fr sa so uhr um am "
+        "den vom stand veröffentlicht aktualisiert erstellt datum zuletzt geändert",
+        "is": "ist|war|arbeitet als|schreibt",
+        "writers": "autor, autorin, journalist, journalistin, redakteur, redakteurin, schriftsteller, schriftstellerin, reporter, "
+        "professor, professorin, blogger, bloggerin, Autor, Autorin, Journalist, Journalistin, Redakteur, Redakteurin, "
+        "Professor, Professorin",
+    },
+    "fr": {
+        "whole": "image, photo, publicité, partager, imprimer, lire la suite, lire plus, suite, retour, haut de page, menu, fermer, "
+        "commentaires, aucun commentaire, s'abonner, s'inscrire, se connecter, sommaire",
+        "begins": "photo de, crédit photo, crédits photo, publié le, publié par, mis à jour le, modifié le, cliquez ici, abonnez-vous, "
+        "inscrivez-vous, suivez-nous, lire aussi, lire la suite, à lire aussi, partager sur, article détaillé, tous droits "
+        "réservés",
+        "labels": "photo, image, crédit, crédits, crédit photo, source, sources, article détaillé, articles détaillés, voir aussi, lire "
+        "aussi, à lire, auteur, auteurs, publié, mis à jour, mots-clés, catégorie, catégories, contact, contact presse",
+        "by": "par, écrit par, publié par, texte de, auteur",
+        "dated": "janvier février mars avril mai juin juillet août septembre octobre novembre décembre lundi mardi mercredi jeudi "
+        "vendredi samedi dimanche le à h mis jour publié modifié date er",
+        "is": "est|était|travaille comme|écrit",
+        "writers": "auteur, auteure, autrice, journaliste, rédacteur, rédactrice, écrivain, écrivaine, professeur, professeure, "
+        "chroniqueur",
+    },
+    "es": {
+        "whole": "imagen, foto, publicidad, compartir, imprimir, leer más, seguir leyendo, más, volver, arriba, menú, cerrar, "
+        "comentarios, sin comentarios, suscribirse, suscríbete, iniciar sesión, índice",
+        "begins": "foto de, crédito de la foto, publicado el, publicado por, actualizado el, haz clic aquí, haga clic aquí, suscríbete, "
+        "síguenos, lea también, lee también, leer más, te puede interesar, compartir en, artículo principal, todos los derechos "
+        "reservados",
+        "labels": "foto, imagen, crédito, créditos, fuente, fuentes, artículo principal, véase también, lea también, lee también, autor, "
+        "autora, publicado, actualizado, etiquetas, categoría, categorías, contacto",
+        "by": "por, escrito por, publicado por, texto de, autor, autora",
+        "dated": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre lunes martes miércoles jueves "
+        "viernes sábado domingo de del el a las h hs hrs actualizado publicado fecha",
+        "is": "es|fue|trabaja como|escribe",
+        "writers": "autor, autora, periodista, escritor, escritora, editor, editora, redactor, redactora, profesor, profesora, columnista",
+    },
+    "it": {
+        "whole": "immagine, foto, pubblicità, condividi, stampa, leggi tutto, continua a leggere, altro, indietro, menu, chiudi, "
+        "commenti, nessun commento, iscriviti, accedi, indice",
+        "begins": "foto di, pubblicato il, pubblicato da, aggiornato il, clicca qui, iscriviti, seguici, leggi anche, leggi tutto, "
+        "continua a leggere, potrebbe interessarti, condividi su, voce principale, lo stesso argomento in dettaglio, tutti i "
+        "diritti riservati",
+        "labels": "foto, immagine, crediti, fonte, fonti, voce principale, vedi anche, leggi anche, autore, autrice, pubblicato, "
+        "aggiornato, tag, categoria, categorie, contatti",
+        "by": "di, scritto da, pubblicato da, a cura di, testo di, autore, autrice",
+        "dated": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre lunedì martedì mercoledì "
+        "giovedì venerdì sabato domenica il alle ore pubblicato aggiornato data",
+        "is": "è|era|lavora come|scrive",
+        "writers": "autore, autrice, giornalista, scrittore, scrittrice, redattore, redattrice, professore, professoressa",
+    },
+    "pt": {
+        "whole": "imagem, foto, publicidade, compartilhar, partilhar, imprimir, leia mais, continue lendo, mais, voltar, menu, fechar, "
+        "comentários, nenhum comentário, inscreva-se, entrar, sumário",
+        "begins": "foto de, publicado em, publicado por, atualizado em, clique aqui, inscreva-se, siga-nos, leia também, leia mais, "
+        "continue lendo, você também pode gostar, compartilhe, artigo principal, ver artigo principal, todos os direitos "
+        "reservados",
+        "labels": "foto, imagem, crédito, créditos, fonte, fontes, artigo principal, ver também, veja também, leia também, autor, autora, "
+        "publicado, atualizado, etiquetas, categoria, categorias, contato",
+        "by": "por, escrito por, publicado por, texto de, autor, autora",
+        "dated": "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro segunda terça quarta quinta "
+        "sexta feira sábado domingo de às h em publicado atualizado data",
+        "is": "é|foi|trabalha como|escreve",
+        "writers": "autor, autora, jornalista, escritor, escritora, editor, editora, redator, redatora, professor, professora, colunista",
+    },
+    "nl": {
+        "whole": "afbeelding, beeld, foto, advertentie, delen, deel, printen, lees meer, lees verder, meer, terug, menu, sluiten, "
+        "reacties, geen reacties, abonneren, aanmelden, inloggen, inhoudsopgave",
+        "begins": "foto door, beeld door, gepubliceerd op, geplaatst op, bijgewerkt op, laatst bijgewerkt, klik hier, abonneer, volg ons, "
+        "lees ook, lees meer, lees verder, deel dit, deel op, hoofdartikel, zie hoofdartikel, meld je aan, alle rechten "
+        "voorbehouden",
+        "labels": "foto, beeld, afbeelding, bron, bronnen, hoofdartikel, zie ook, lees ook, auteur, auteurs, gepubliceerd, bijgewerkt, "
+        "trefwoorden, categorie, categorieën, contact",
+        "by": "door, geschreven door, tekst door, auteur",
+        "dated": "januari februari maart april mei juni juli augustus september oktober november december maandag dinsdag woensdag "
+        "donderdag vrijdag zaterdag zondag om uur op gepubliceerd geplaatst bijgewerkt laatst datum",
+        "is": "is|was|werkt als|schrijft",
+        "writers": "auteur, journalist, journaliste, schrijver, schrijfster, redacteur, hoogleraar, columnist",
+    },
+}  # fmt: skip
