@@ -33,7 +33,7 @@ SKIPPED_WORDS = words(
     "toc skiplink addtoany addthis sharethis sharedaddy social newsletter adsbygoogle adsense advert adverts advertisement "
     "advertisements advertising sponsored promo outbrain taboola headerlink headeranchor permalink editsection noprint screenreader "
     "linenos lineno linenumbers copybtn toolbar docnav relatedtopics "
-    "seealso figure mediaobject inlinemediaobject screenshot thumbcaption"
+    "seealso hatnote figure mediaobject inlinemediaobject screenshot thumbcaption"
 )
 # Both words must be there, next to each other: "share-bar" but not "share-price".
 _PAIRS = {
@@ -51,6 +51,8 @@ _PAIRS = {
     "screen": "reader",
     "copyright": "bar line notice",
     "post entry article": "meta info author",
+    "author": "bio box card info profile about description details block meta",
+    "about": "author",
     "site": "footer header",
     "page": "footer",
     "source": "link",

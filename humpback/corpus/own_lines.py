@@ -14,6 +14,7 @@ _MAX_LINE = 200  # characters; a longer paragraph is text
 _MAX_DATE = 80
 _MAX_AUTHOR = 400  # characters of what a page says of who wrote it
 _SET_APART = re.compile(rf"- |{ORDINAL}|: |\||>| |```")  # lists, definitions, tables, quotations, code
+_LINK, _LONG_LINK = 0.95, 20  # share and number of a paragraph's characters that are a link
 _DAY_FIRST = re.compile(r"\d{1,2}\. [^\W\d]+ \d{4}\b")  # which begins as an item does
 _WORD = re.compile(r"[^\W\d_]+")
 _NAME = r"(?:[A-ZÀ-Þ][\w.’'-]*|(?:de|van|von|der|den|del|della|di|da|la|le|el|al|bin|ibn|ter)\b)"
@@ -37,7 +38,7 @@ def without_own_lines(items: list[Item], language: str) -> tuple[list[Item], int
     for position, item in enumerate(items):
         if isinstance(item, Block) and item.text:
             at_edge = _is_edge(items, position)
-            if own.is_own(item.text, at_edge) or (named and own.is_name(item.text)):
+            if own.is_own(item.text, at_edge) or (named and own.is_name(item.text)) or _leads_elsewhere(item, kept):
                 named = own.announces_name(item.text)
                 cut += len(item.text)
                 continue
@@ -50,6 +51,14 @@ def _is_edge(items: list[Item], position: int) -> bool:
     """Whether a block is the first or the last one of what stands below its header."""
     around = (items[position - 1] if position else None, items[position + 1] if position + 1 < len(items) else None)
     return any(item is None or isinstance(item, Header | Edge) for item in around)
+
+
+def _leads_elsewhere(block: Block, before: list[Item]) -> bool:
+    """Whether a paragraph is nothing but a link, and not the one that the text before it announces."""
+    if block.linked < _LINK * len(block.text) or block.text.endswith((".", "?", "!")) or _SET_APART.match(block.text):
+        return False
+    announced = bool(before) and isinstance(before[-1], Block) and before[-1].text.endswith(":")
+    return not announced and len(block.text) >= _LONG_LINK
 
 
 class _Patterns:

@@ -6,31 +6,33 @@ name of who wrote it ("by"), the words of dates ("dated"), what such people are 
 
 OWN_LINES: dict[str, dict[str, str]] = {
     "en": {
-        "whole": "image, images, photo, photos, picture, video, gallery, advertisement, ad, share, share this, tweet, pin, pin it, "
-        "print, email, save, copy link, link copied, facebook, twitter, whatsapp, linkedin, reddit, pinterest, telegram, read "
-        "more, more, continue reading, read full story, show more, load more, view more, see more, view gallery, next, "
-        "previous, back to top, back, top, menu, close, skip, loading, subscribe, sign up, sign in, log in, follow, follow us, "
-        "comments, leave a comment, no comments, comments are closed, related, related articles, related stories, recommended, "
-        "sponsored, promoted, toggle caption, hide caption, enlarge this image, play, listen, watch, download, edit, "
-        "advertisement continue reading the main story, media playback is unsupported on your device, story continues below "
-        "advertisement, article continues below, thank you for subscribing, thanks for reading, getty images, file photo, image "
-        "via, print this page, expand, collapse, jump to recipe, print recipe, pin recipe, table of contents, contents",
-        "begins": "image copyright, image caption, image source, image credit, image courtesy, image via, media caption, photo by, photos "
-        "by, photo credit, photo courtesy, photograph by, photography by, photo via, picture by, picture credit, images by, "
-        "image by, illustration by, video by, courtesy of, posted on, posted in, posted by, published on, published by, filed "
-        "under, tagged with, tagged under, updated on, last updated, last modified, first published, originally published, "
-        "originally posted, originally appeared, this article was originally, this article originally, this article first, this "
-        "story was originally, this post was originally, this post may contain affiliate, this post contains affiliate, this "
-        "article contains affiliate, this page contains affiliate, we may earn a commission, as an amazon associate, sign up "
-        "for, sign up to, sign up now, sign up here, sign me up, subscribe to, subscribe now, subscribe for, follow us, follow "
-        "me on, follow him on, follow her on, like us on, join us on, join the conversation, click here, tap here, read more, "
-        "read next, read also, read the full, read our, see also, see more, watch now, watch the video, listen now, continue "
-        "reading, share this, share on, share via, email this, tweet this, print this, download our, download the app, get our, "
-        "get the latest news, get the latest stories, stay tuned, stay up to date, stay connected, support our, skip to "
-        "content, skip to main, back to top, view comments, leave a comment, leave a reply, let us know in the comments, have "
-        "your say, what do you think, got a tip, have a tip, for more information visit, for more information, please visit, "
-        "you may also like, you might also like, more on this, more from, related coverage, all rights reserved, main article, "
-        "reprinted with permission, story highlights",
+        "whole": "shutterstock, istock, alamy, afp, reuters, flipboard, social share, to read the full story, image, images, photo, "
+        "photos, picture, video, gallery, advertisement, ad, share, share this, tweet, pin, pin it, print, email, save, copy "
+        "link, link copied, facebook, twitter, whatsapp, linkedin, reddit, pinterest, telegram, read more, more, continue "
+        "reading, read full story, show more, load more, view more, see more, view gallery, next, previous, back to top, back, "
+        "top, menu, close, skip, loading, subscribe, sign up, sign in, log in, follow, follow us, comments, leave a comment, no "
+        "comments, comments are closed, related, related articles, related stories, recommended, sponsored, promoted, toggle "
+        "caption, hide caption, enlarge this image, play, listen, watch, download, edit, advertisement continue reading the "
+        "main story, media playback is unsupported on your device, story continues below advertisement, article continues "
+        "below, thank you for subscribing, thanks for reading, getty images, file photo, image via, print this page, expand, "
+        "collapse, jump to recipe, print recipe, pin recipe, table of contents, contents",
+        "begins": "a version of this article, this article appears in, order reprints, image copyright, image caption, image source, "
+        "image credit, image courtesy, image via, media caption, photo by, photos by, photo credit, photo courtesy, photograph "
+        "by, photography by, photo via, picture by, picture credit, images by, image by, illustration by, video by, courtesy "
+        "of, posted on, posted in, posted by, published on, published by, filed under, tagged with, tagged under, updated on, "
+        "last updated, last modified, first published, originally published, originally posted, originally appeared, this "
+        "article was originally, this article originally, this article first, this story was originally, this post was "
+        "originally, this post may contain affiliate, this post contains affiliate, this article contains affiliate, this page "
+        "contains affiliate, we may earn a commission, as an amazon associate, sign up for, sign up to, sign up now, sign up "
+        "here, sign me up, subscribe to, subscribe now, subscribe for, follow us, follow me on, follow him on, follow her on, "
+        "like us on, join us on, join the conversation, click here, tap here, read more, read next, read also, read the full, "
+        "read our, see also, see more, watch now, watch the video, listen now, continue reading, share this, share on, share "
+        "via, email this, tweet this, print this, download our, download the app, get our, get the latest news, get the latest "
+        "stories, stay tuned, stay up to date, stay connected, support our, skip to content, skip to main, back to top, view "
+        "comments, leave a comment, leave a reply, let us know in the comments, have your say, what do you think, got a tip, "
+        "have a tip, for more information visit, for more information, please visit, you may also like, you might also like, "
+        "more on this, more from, related coverage, all rights reserved, main article, reprinted with permission, story "
+        "highlights",
         "labels": "image, photo, photos, photograph, picture, pictures, video, credit, credits, illustration, source, sources, via, "
         "related, related article, read more, read next, read, more, see also, main article, main articles, further "
         "information, further reading, watch, listen, also read, also see, recommended, posted, published, updated, date, "
@@ -42,7 +44,7 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thur thurs fri sat sun "
         "am pm a m p utc gmt est edt cst cdt mst mdt pst pdt et ct pt bst cet cest ist st nd rd th published updated posted "
         "modified created last first on at of the date edited t z",
-        "is": "is|was|has been|works as|writes",
+        "is": "is|was|has been|works as|writes|has covered|covers|has written|reports",
         "writers": "writer, author, journalist, editor, reporter, columnist, contributor, correspondent, blogger, freelancer, novelist, "
         "co-author, founder, co-founder, professor, lecturer, researcher, fellow, consultant, photographer, intern, producer",
     },

@@ -304,6 +304,17 @@ def test_a_promise_that_is_not_kept() -> None:
     assert filters.fragments_reason(terms.replace("\n\nCake", "\n\n\n\nCake"), cfg) == ""  # code, which was taken out
 
 
+@pytest.mark.parametrize("sentence, reason", [
+    ("The heat is , where the mass is in kilograms.", "holes"), ("The conditional probability, , that it rises is small.", "holes"),
+    ("It grows with the square of .", "holes"), ("Hence x = , as was said.", "holes"),
+    ("Dough, yeast, etc., rise. Put it in .txt files, with .5 litres of water.", ""), ("Il est là , dit-il .", ""),
+    ("```\nfor a in . ; do\n```", ""),
+])  # fmt: skip
+def test_a_text_with_holes(sentence: str, reason: str) -> None:
+    cfg = Segments(repeat_jaccard=1.0, repeat_ngram=99, min_stop_word_share=0.1)
+    assert filters.text_reason(f"{PROSE * 6}\n\n{sentence}", 0, cfg) == reason
+
+
 @pytest.mark.parametrize("line, linked, leads_on", [
     ("See also", 0, True), ("Footnotes", 0, True), ("See also the lists of ovens.", 13, True), ("For more details see the book.", 8, True),
     ("See also the lists of ovens.", 0, False),

@@ -52,3 +52,10 @@ def test_who_wrote_it() -> None:
     assert left(about) == [about]  # in the middle it may be the text
     kept, cut = without_own_lines([Header("Bread", 1), Block(PROSE, False), Block(about, False), Header("Next", 2)], "en")
     assert [item.text for item in kept] == ["Bread", PROSE, "Next"] and cut == len(about)
+
+
+def test_a_paragraph_that_is_a_link_leads_elsewhere() -> None:
+    link = "How the millers of Ottersby lost their stones"
+    assert [item.text for item in without_own_lines([Block(PROSE, False), Block(link, False, len(link))], "en")[0]] == [PROSE]
+    announced = [Block("This is the story of the mill:", False), Block(link, False, len(link))]
+    assert without_own_lines(announced, "en")[0] == announced
