@@ -13,7 +13,7 @@ from humpback.corpus.markup import OPENING, VOID, Markup, Tag
 _MOST = 0.5  # of the page's prose
 _SOME = 0.1  # of it, for an `article`: less is the teaser of another page
 _PROSE = 60  # characters between two tags; what is shorter is a label
-_MANY = 20  # boxes, whose ends are found in one pass over the page instead of each from its beginning
+_MANY = 40  # boxes, whose ends are found in one pass over the page instead of each from its beginning
 _MAX_BOX = 2_000  # tags in a navigation box to either side of its header
 # Elements that end the trees in them, or are the whole page.
 UNBOXED = frozenset(["article", "main", "body", "li", "dd", "blockquote", "dl", "ul", "ol", "dir", "table", "tbody", "tr"])
@@ -29,27 +29,27 @@ def judge(page: Markup) -> None:
 
     Of a `<header>` outside of an article that holds the article's title, `page.titles` says where that is.
     """
-    named = [position for position, tag in enumerate(page.tags) if tag.kind == "box"]
-    if not named and "/h1" not in page.heads:
+    telling = [position for position, tag in enumerate(page.tags) if tag.telling]
+    if not telling:
         return
-    boxes = _Boxes(page)
-    ends, behind = _ends(page, named), 0
-    for position in named:
-        if position < behind:  # in one that is left out
+    boxes = _Boxes(page, telling)
+    behind = 0
+    for position in telling:
+        tag = page.tags[position]
+        if tag.kind != "box" or position < behind:  # or in one that is left out
             continue
-        tag, kind = page.tags[position], "skip"
-        if boxes.hold_article(position, ends[position]):
+        end = boxes.end_of(position)
+        if boxes.hold_article(position, end):
             kind = OPENING.get(tag.name, "")
         else:
-            behind = ends[position]
+            behind = end
             kind = "" if tag.name in VOID else "skip_table" if tag.name == "table" else "skip"
         page.tags[position] = Tag(kind, tag.name, tag.attributes)
     for position in boxes.site_names:
         page.tags[position] = Tag("skip", "h1", {})
-    for position in [position for position, tag in enumerate(page.tags) if tag.kind == "open_header"] if boxes.titles else ():
-        end = page.end_of(position)
-        if position < boxes.titles[0] and boxes.titles[-1] < end:  # else those in it are the site's
-            page.titles[position] = boxes.titles[0]
+    for position in telling if boxes.titles else ():
+        if page.tags[position].kind == "open_header" and position < boxes.titles[0] and boxes.titles[-1] < page.end_of(position):
+            page.titles[position] = boxes.titles[0]  # if one were outside, those in it would be the site's
 
 
 def end_of_box(page: Markup, begin: int) -> int | None:
@@ -92,16 +92,24 @@ def _begin_around(page: Markup, inner: int, end: int) -> int | None:
 class _Boxes:
     """What of a page tells whether a box holds its article."""
 
-    def __init__(self, page: Markup) -> None:
+    def __init__(self, page: Markup, telling: list[int]) -> None:
         self._page = page
         self._prose: list[int] = []  # characters of prose before each position
-        found = [place for place, head in enumerate(page.heads) if head[:2] == "h1" and page.tags[place].kind == "open_heading"]
+        self._asked = 0
+        self._ends: dict[int, int] = {}
+        found = [place for place in telling if page.tags[place].name == "h1" and page.tags[place].kind == "open_heading"]
         self.site_names = [place for place in found if self._names_site(place)]
         self.titles = [place for place in found if place not in self.site_names and page.text(place, page.end_of(place)).strip()]
-        self._mains = [place for place, head in enumerate(page.heads) if head[:4] == "main" and page.tags[place].name == "main"]
-        articles = [place for place, head in enumerate(page.heads) if head[:7] == "article" and page.tags[place].name == "article"]
-        ends = _ends(page, articles)
-        self._articles = [place for place in articles if self._share(place, ends[place]) > _SOME]
+        self._mains = [place for place in telling if page.tags[place].name == "main"]
+        articles = [place for place in telling if page.tags[place].name == "article"]
+        self._articles = [place for place in articles if self._share(place, self.end_of(place)) > _SOME]
+
+    def end_of(self, position: int) -> int:
+        """Where an element ends; those of all are found at once when many are asked for, as they may stand in each other."""
+        self._asked += 1
+        if self._asked == _MANY:
+            self._ends = _ends(self._page)
+        return self._ends.get(position, len(self._page.heads) - 1) if self._ends else self._page.end_of(position)
 
     def hold_article(self, begin: int, end: int) -> bool:
         """Whether a title, `main`, an article that is not short or most of the prose stands between two tags."""
@@ -111,6 +119,8 @@ class _Boxes:
 
     def _share(self, begin: int, end: int) -> float:
         """The share of the page's prose between two tags."""
+        if max(map(len, self._page.texts[begin:end]), default=0) < _PROSE:
+            return 0.0
         self._prose = self._prose or self._count_prose()
         return (self._prose[end] - self._prose[begin]) / max(self._prose[-1], 1)
 
@@ -141,17 +151,17 @@ def _is_one_between(places: list[int], begin: int, end: int) -> bool:
     return following < len(places) and places[following] < end
 
 
-def _ends(page: Markup, positions: list[int]) -> dict[int, int]:
-    """Where the elements end that begin at these positions, in time linear in the page however they are nested."""
-    if len(positions) <= _MANY:
-        return {position: page.end_of(position) for position in positions}
-    found, wanted = {}, set(positions)
+def _ends(page: Markup) -> dict[int, int]:
+    """Where all elements end, in time linear in the page however they are nested."""
+    found: dict[int, int] = {}
     opened: dict[str, list[int]] = {}  # by name: those that are open
     for position, head in enumerate(page.heads):
         name = page.tags[position].name
         if head[:1] == "/":
             if opened.get(name):
                 found[opened[name].pop()] = position
-        elif name not in VOID:
+        elif name in VOID:
+            found[position] = position
+        else:
             opened.setdefault(name, []).append(position)
-    return {position: position if page.tags[position].name in VOID else found.get(position, len(page.heads) - 1) for position in wanted}
+    return found

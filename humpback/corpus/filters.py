@@ -58,9 +58,9 @@ _PROMISE = re.compile(r"^(?:: |  )[^\n]{40,}:(?=\n\n[^\n]+\n: )", re.MULTILINE) 
 # A line by itself that breaks off: what it opens, or goes on to, is not there ("Read more …").
 _BREAKS_OFF = re.compile(rf"(?:\A|\n\n)(?!- |{ORDINAL}|: |\||>| )[^\n]{{1,60}}(?:\.\.\.|…)(?=\n\n|\Z)")
 # What is left of a sentence where a formula or a picture stood in it: "is , where", "to , .", "by .".
-_HOLE = re.compile(
-    r"(?:,|[=≈<≤]|\b(?:is|are|of|by|the|a|an|as|with|let|where|that|to|for|in|if|than|from|between|and|or|at)) [,.;](?=\s|\Z)"
-)
+_GAP = re.compile(r" [,.;](?=\s|\Z)")
+_BEFORE_GAP = re.compile(r"(?:,|[=≈<≤]|\b(?:is|are|of|by|the|a|an|as|with|let|where|that|to|for|in|if|than|from|between|and|or|at))\Z")
+_LONGEST_BEFORE = 10  # characters
 _UNFINISHED = re.compile(rf"\b(?:{'|'.join(wordlists.UNFINISHED)})\b")
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
 # A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
@@ -158,7 +158,8 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
         return "broken characters"
     if linked > cfg.max_link_share * len(text):
         return "links"
-    if _HOLE.search(prose := without_code(text)):
+    prose = without_code(text)
+    if any(_BEFORE_GAP.search(prose[max(gap.start() - _LONGEST_BEFORE, 0) : gap.start()]) for gap in _GAP.finditer(prose)):
         return "holes"
     if text.endswith(":") or _LAST_LABEL.search(text):  # of what is not there
         return "fragments"

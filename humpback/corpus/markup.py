@@ -32,7 +32,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
 _CONTROL_BYTES = bytes([*range(9), 11, *range(14, 32), 127])
 # U+200C stays between letters of Arabic and Indic scripts, where it parts what else would be joined.
 _JOINED = "\u0600-\u07ff\u08a0-\u0dff\u1000-\u109f\ufb50-\ufdff\ufe70-\ufefc"
-_INVISIBLE = re.compile(f"[\x80-\x9f\u00ad\u200b\u200e\u200f\u2060\ufeff]|(?<![{_JOINED}])\u200c|\u200c(?![{_JOINED}])")
+_INVISIBLE = re.compile("[\x80-\x9f\u00ad\u200b\u200e\u200f\u2060\ufeff]")
+_NO_JOINER = re.compile(f"(?<![{_JOINED}])\u200c|\u200c(?![{_JOINED}])")
 _ATTRIBUTE = re.compile(r'\s([^\s="]+)(?:="([^"]*)")?')
 _ADDRESS = re.compile(' (?:href|title|rel|name|target)="[^"]*"')
 # What decides about an element whose class and id do not count; and what says how many columns or which level.
@@ -69,6 +70,7 @@ class Tag:
     name: str
     attributes: dict[str, str]
     remark: bool = False  # whether it opens a box of a remark
+    telling: bool = False  # whether it says where the article is, or may be left out for its name
 
 
 _ROLE_END = Tag("close_heading", "", {})
@@ -171,6 +173,12 @@ def _tag(head: str) -> Tag:
 
 
 def _read_tag(head: str) -> Tag:
+    tag = _read(head)
+    tag.telling = head[:1] != "/" and (tag.kind in ("box", "open_header") or tag.name in ("h1", "main", "article"))
+    return tag
+
+
+def _read(head: str) -> Tag:
     """What stands between "<" and ">"."""
     if head[:1] == "/":
         return Tag(_CLOSING.get(head[1:], ""), head[1:], {})
@@ -227,7 +235,9 @@ def plain(text: str) -> str:
 
 def visible(text: str) -> str:
     """Text without characters that nobody sees."""
-    return text if text.isascii() else _INVISIBLE.sub("", text)
+    if text.isascii():
+        return text
+    return _INVISIBLE.sub("", _NO_JOINER.sub("", text) if "\u200c" in text else text)
 
 
 def tidy(text: str) -> str:

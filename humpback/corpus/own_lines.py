@@ -36,9 +36,9 @@ def without_own_lines(items: list[Item], language: str) -> tuple[list[Item], int
     kept: list[Item] = []
     cut, named = 0, False  # whether the last line that was cut says only that a name follows
     for position, item in enumerate(items):
-        if isinstance(item, Block) and item.text:
-            at_edge = _is_edge(items, position)
-            if own.is_own(item.text, at_edge) or (named and own.is_name(item.text)) or _leads_elsewhere(item, kept):
+        if type(item) is Block and len(item.text) <= _MAX_AUTHOR and item.text:
+            is_own = own.is_line(item.text) or (named and own.is_name(item.text)) or (item.linked and _leads_elsewhere(item, kept))
+            if is_own or (_is_edge(items, position) and own.is_author(item.text)):
                 named = own.announces_name(item.text)
                 cut += len(item.text)
                 continue
@@ -83,18 +83,22 @@ class _Patterns:
     def of(language: str) -> "_Patterns":
         return _Patterns(language)
 
-    def is_own(self, text: str, at_edge: bool) -> bool:
-        """Whether a paragraph is a line of the page, or, `at_edge` of a text, says who wrote it."""
+    def is_line(self, text: str) -> bool:
+        """Whether a paragraph is a line of the page."""
+        if len(text) > _MAX_LINE:
+            return False
         if _SET_APART.match(text):
             return bool(_DAY_FIRST.match(text)) and len(text) <= _MAX_DATE and self._is_date(text)
-        if len(text) > _MAX_LINE:
-            return at_edge and len(text) <= _MAX_AUTHOR and bool(self._author.match(text))
+        if self._begins.match(text) or self._by.fullmatch(text) or self._by_alone.fullmatch(text):
+            return True
+        if len(text) > _MAX_DATE:
+            return False
         said = text.casefold().strip(" .:!…»›>→|*-–—•[]()")
-        if said in self._whole or self._begins.match(text) or self._by.fullmatch(text) or self._by_alone.fullmatch(text):
-            return True
-        if len(text) <= _MAX_DATE and (_ADDRESS.fullmatch(text) or _COUNT.fullmatch(said) or self._is_date(text)):
-            return True
-        return at_edge and bool(self._author.match(text))
+        return bool(said in self._whole or _ADDRESS.fullmatch(text) or _COUNT.fullmatch(said) or self._is_date(text))
+
+    def is_author(self, text: str) -> bool:
+        """Whether a paragraph says who wrote the text, if it stands at the edge of that."""
+        return bool(self._author.match(text))
 
     def is_name(self, text: str) -> bool:
         """Whether a line is a name, where one is expected."""

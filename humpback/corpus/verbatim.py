@@ -1,5 +1,6 @@
 """Code of a page as its author wrote it: one line a line, whatever boxes stand for the lines, and without the numbers before them."""
 
+import functools
 import re
 
 from humpback.corpus.boilerplate import words
@@ -71,7 +72,7 @@ def _text(page: Markup, begin: int, end: int) -> str:
         elif tag.name in _ROWS:
             _end_line(parts, -1, added)
             opened.append(len(parts))
-        elif tag.name == "span" and _BLOCK_STYLE.search(head):
+        elif tag.name == "span" and "style=" in head and _said(head)[3]:
             _end_line(parts, -1, added)
             opened.append(len(parts))
             ends.add(page.end_of(position))
@@ -85,19 +86,23 @@ def _text(page: Markup, begin: int, end: int) -> str:
 def _is_beside(page: Markup, position: int, begin: int, parts: list[str]) -> bool:
     """Whether an element of a block of code is none of it: the numbers of its lines, or its title before it."""
     head, tag = page.heads[position], page.tags[position]
-    if head[:1] == "/" or tag.name in VOID or tag.name == "code" or " " not in head:
+    if head[:1] == "/" or " " not in head or tag.name in VOID or tag.name == "code":
         return False
-    if _UNSELECTED.search(head):
-        return True
-    if _GUTTER.search(head) and not _CODE_COLUMN.search(head):
-        return _are_numbers(page.text(position, page.end_of(position)).split())
-    if any(part.strip() for part in parts):
+    unselected, gutter, title, _ = _said(head)
+    if unselected or (gutter and _are_numbers(page.text(position, page.end_of(position)).split())):
+        return unselected or gutter
+    if tag.name not in _ROWS or any(part.strip() for part in parts):
         return False
     text = page.text(position, page.end_of(position)).strip()
-    if _TITLE.search(head) and len(text) <= _MAX_TITLE and tag.name in _ROWS:
-        return True
     named = {found[1].lower() for place in range(max(begin - 3, 0), position) if (found := _LANGUAGE.search(page.heads[place]))}
-    return tag.name in _ROWS and text.lower() in named
+    return (title and len(text) <= _MAX_TITLE) or text.lower() in named
+
+
+@functools.lru_cache(maxsize=4096)
+def _said(head: str) -> tuple[bool, bool, bool, bool]:
+    """What a tag says: that nobody can select what it holds; that this is the numbers of lines, or a title; that it is a block."""
+    gutter = bool(_GUTTER.search(head)) and not _CODE_COLUMN.search(head)
+    return bool(_UNSELECTED.search(head)), gutter, bool(_TITLE.search(head)), bool(_BLOCK_STYLE.search(head))
 
 
 def _end_line(parts: list[str], since: int, added: set[int]) -> None:
