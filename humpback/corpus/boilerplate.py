@@ -105,7 +105,7 @@ _MAX_NOTICE = 200  # characters; a longer paragraph is text that mentions it
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
-def skipped(tag: str, attributes: dict[str, str | None]) -> str:
+def skipped(tag: str, attributes: Mapping[str, str | None]) -> str:
     """How an element is left out with all that is in it: "skip", "box" for one that is only called a nuisance, "" for one that is read."""
     if tag in SKIPPED_TAGS:
         return "skip"
@@ -127,7 +127,7 @@ def skipped(tag: str, attributes: dict[str, str | None]) -> str:
     return named(f"{classes} {identifier}") if classes or identifier else ""
 
 
-def _is_hidden(attributes: dict[str, str | None]) -> bool:
+def _is_hidden(attributes: Mapping[str, str | None]) -> bool:
     hidden = "hidden" in attributes and (attributes["hidden"] or "").lower() != "until-found"  # that is shown when it is searched for
     if hidden or attributes.get("aria-hidden") == "true":
         return not (attributes.get("id") or "").startswith("default")  # of several variants, from which a script chooses, this one is shown

@@ -67,9 +67,10 @@ def end_of_box(page: Markup, begin: int) -> int | None:
         if depth >= 0:
             continue
         depth = 0  # an element ends that began before the header
-        start = _begin_around(page, start, end)
-        if start is None or tags[start].name in UNBOXED:
+        around = _begin_around(page, start, end)
+        if around is None or tags[around].name in UNBOXED:
             return None
+        start = around
         if any(map(str.isalnum, page.text(close, end))):
             return end
     return None

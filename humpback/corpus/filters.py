@@ -128,7 +128,8 @@ def _phrases(language: str) -> tuple[re.Pattern, re.Pattern]:
     """The navigation phrases of a language: those that are such anywhere in a header, and those that an article may be about."""
     spoken_of = wordlists.SPOKEN_OF[language]
     anywhere = [phrase for phrase in wordlists.NAVIGATION_PHRASES[language] if phrase not in spoken_of]
-    return tuple(re.compile(rf"\b(?:{'|'.join(map(re.escape, some))})\b") for some in (anywhere, sorted(spoken_of)))
+    first, second = (re.compile(rf"\b(?:{'|'.join(map(re.escape, some))})\b") for some in (anywhere, sorted(spoken_of)))
+    return first, second
 
 
 def place_reason(header_path: Sequence[str], url: str, text: str) -> str:

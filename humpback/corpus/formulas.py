@@ -102,11 +102,12 @@ def _write_scripts(parser: LexborHTMLParser) -> None:
 
 def _is_in_page(node: LexborNode) -> bool:
     """Whether it is still there, and not in what was replaced, as far as the elements around a formula go."""
+    around: LexborNode | None = node
     for _ in range(_MAX_AROUND):
-        if node is None or node.tag in ("body", "html"):
+        if around is None or around.tag in ("body", "html"):
             break
-        node = node.parent
-    return node is not None
+        around = around.parent
+    return around is not None
 
 
 def _tex(node: LexborNode) -> str:

@@ -167,7 +167,8 @@ def build_trees(items: list[Item], navigates: Callable[[str], bool] = filters.is
     for position, item in enumerate(items):
         if isinstance(item, Header):
             depth = next((i for i, tree in enumerate(open_trees) if tree.level >= item.level), len(open_trees))
-            if position and isinstance(items[position - 1], Edge) and items[position - 1].tag == "box" and items[position - 1].opens:
+            before = items[position - 1] if position else None
+            if isinstance(before, Edge) and before.tag == "box" and before.opens:
                 depth = max(depth, marks[-1])  # what is around the box goes on behind it
             close(depth, position)
             parent = open_trees[-1] if open_trees else None

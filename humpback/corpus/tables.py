@@ -40,7 +40,8 @@ def read_rows(page: Markup, begin: int, end: int, text_of: Callable[[int, int], 
     A cell over several rows is written again in each, so that a row says what it says; in a header once.
     """
     found: Rows = []
-    in_head, only_headers, cells = False, True, []
+    in_head, only_headers = False, True
+    cells: list[str] = []
     hanging: dict[int, tuple[int, str]] = {}  # column of a cell from a row above → rows that it goes on, its text
     position, heads, tags = begin + 1, page.heads, page.tags
     while position < end:

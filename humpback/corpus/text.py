@@ -239,7 +239,7 @@ class _Walker:
             if sign is not None and (_PERMALINK.match(sign) and (self.heading is not None or 'href="#' in head or not began)):
                 del self.line[began:]
                 return position
-            if len(text) <= _MAX_SIGN and 'href="#' in head and (sign in _ANCHOR_SIGNS or _NOTE_MARK.fullmatch(sign)):
+            if len(text) <= _MAX_SIGN and 'href="#' in head and (sign in _ANCHOR_SIGNS or _NOTE_MARK.fullmatch(sign or "")):
                 del self.line[began:]
                 return position
             self.links.append(plain(text))

@@ -131,8 +131,9 @@ def _without_numbers(parts: list[str], numbers: list[int], added: set[int]) -> s
 
 def _are_numbers(lines: list[str]) -> bool:
     """Whether lines are nothing but their own numbers."""
-    found = [_NUMBER.fullmatch(line) for line in lines if line.strip()]
-    return bool(found) and all(found) and _count_up([int(match[1]) for match in found])
+    matches = [_NUMBER.fullmatch(line) for line in lines if line.strip()]
+    numbers = [int(match[1]) for match in matches if match]
+    return bool(matches) and len(numbers) == len(matches) and _count_up(numbers)
 
 
 def _count_up(values: list[int]) -> bool:

@@ -268,7 +268,7 @@ def test_a_part_that_cannot_be_written_is_an_error_and_a_long_one_is_waited_for(
     monkeypatch.setattr(worker, "_SILENT", 1)
     slow = publish + "worker.storage.publish = lambda *a, **kw: (time.sleep(3), publish(*a, **kw))[1]\nworker.main()\n"
     size = sum(path.stat().st_size for path in (tmp_path / "pages").iterdir())
-    counts = {"bytes": size, "headers": 9, "navigation_characters": 0, "own_characters": 0, "pages": 3}
+    counts = {"bytes": size, "headers": 9, "navigation_characters": 3, "own_characters": 0, "pages": 3}
     assert outcome_of_hurt(job, slow, monkeypatch) == (counts, {"navigation header": 3})
 
 
