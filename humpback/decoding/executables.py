@@ -159,7 +159,8 @@ def _turn(layout: Layout, params: Mapping[str, Any]) -> dict:
     turned, dtype = llama.decoding_params(layout.config, params), jnp.dtype(layout.dtype)
     more = layout.padded.vocab_size - layout.config.vocab_size
     if more:  # with ones, whose largest is not 0 as int8 would need it
-        turned |= {name: jnp.pad(turned[name], ((0, more), (0, 0)), constant_values=1) for name in sharding.with_vocabulary(layout.config)}
+        names = turned.keys() & sharding.with_vocabulary(layout.config)  # none of a layer by itself
+        turned |= {name: jnp.pad(turned[name], ((0, more), (0, 0)), constant_values=1) for name in sorted(names)}
     return quantization.quantize(turned, dtype) if layout.weights == "int8" else jax.tree.map(lambda x: x.astype(dtype), turned)
 
 
