@@ -38,7 +38,7 @@ def convert_base(run: Run) -> None:
         digests["/".join(path)] = folders.digest(array)
 
     info = folders.ModelInfo(source.config, "base", run.cfg.wrapper)
-    stage.begin()
+    distributed.by_first(f"begin {stage.path}", stage.begin)  # alone: saving clears the folder of files that are being written
     folders.save_streamed(stage.path, info, source.read, lambda leaf: DTYPES[source.dtype(leaf)], source.tokenizer, source.attend, look)
     distributed.by_first("base weights read", stage.check_contents)
     _finish(stage, digests)

@@ -61,7 +61,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     dev, unfit = tokenize(read_shards(run.workdir / "seed", "dev", Example), base.tokenizer, task, run.cfg.wrapper, ft.length)
     if ft.dev_every and not dev:
         raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({dict(unfit)})")
-    stage.begin()
+    distributed.by_first(f"begin {stage.path}", stage.begin)
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
     rows: list[int] = []
     with contextlib.closing(events.Events(stage.path / "events")) as scalars:
