@@ -29,6 +29,8 @@ class Journal:
         folder = pathlib.Path(FLAGS.journal)
         self.path, self._lock = folder / f"{FLAGS.name}.json", None
         self.values = NEW | {"slices": None} | self._read()
+        if self.slices and FLAGS.project is None:
+            FLAGS.project = self.slices["project"]  # gcloud's own setting may be another one by now
         self.state: str | None = None  # of the slices, at this process' last look
         self.told = ""  # why a limit is not kept by the slices
 
@@ -78,6 +80,13 @@ class Journal:
         if not FLAGS.dry_run:
             self.write()
         return made
+
+    def know_project(self, project: str) -> None:
+        """Notes where the slices are, when that was left to gcloud: nobody shall look for them in another project."""
+        if self.slices["project"] is None:
+            FLAGS.project = self.slices["project"] = project
+            if self._lock:
+                self.write()
 
     def begin(self, command: list[str]) -> None:
         """Takes up the supervision of a command. Refused while that of another one is not finished."""

@@ -38,16 +38,19 @@ class Pod:
 
     def __init__(self, journal: Journal):
         made = journal.slices
+        journal.check()  # a look elsewhere would find nothing
         requests, vms = listed("queued-resources"), listed("tpu-vm")
         mine = made["id"] if made else None
         request = requests.get(FLAGS.name)
-        ours = request is not None and mine is not None and _label(request["tpu"]["nodeSpec"][0]["node"]) == mine
+        ours = request is not None and mine is not None and _label(_spec(request)) == mine
         self.vms = {
             name: vm
             for name, vm in vms.items()
             if mine and (_label(vm) == mine or (ours and vm.get("queuedResource", "").rpartition("/")[2] == FLAGS.name))
         }
         self.queued = ours
+        if found := [request["name"]] if ours else [vm["name"] for vm in self.vms.values()]:
+            journal.know_project(found[0].split("/")[1])  # projects/PROJECT/locations/…
         self.foreign = {name: vm["state"] for name, vm in vms.items() if name not in self.vms}
         if request is not None and not ours:
             self.foreign[FLAGS.name] = request["state"]["state"]
@@ -71,9 +74,16 @@ class Pod:
 
 def listed(kind: str) -> dict[str, dict]:
     """All queued resources or nodes that are called NAME or NAME-NUMBER, by name, in gcloud's JSON."""
-    found = json.loads(gcloud.gcloud(kind, "list", "--format=json") or "[]")
-    by_name = {item["name"].rpartition("/")[2]: item for item in found}
+    text = gcloud.gcloud(kind, "list", "--format=json")
+    if text is None:
+        raise Refused(f"--zone={FLAGS.zone}: what there is cannot be listed; what gcloud says is above", hopeless=False)
+    by_name = {item["name"].rpartition("/")[2]: item for item in json.loads(text or "[]")}
     return {name: item for name, item in sorted(by_name.items()) if re.fullmatch(rf"{re.escape(FLAGS.name)}(-\d+)?", name)}
+
+
+def _spec(request: dict) -> dict:
+    """The node that a queued resource asks for."""
+    return next((spec.get("node", {}) for spec in request.get("tpu", {}).get("nodeSpec", [])), {})
 
 
 def _label(node: dict) -> str | None:
@@ -152,8 +162,7 @@ def create(journal: Journal, seconds: int | None = None) -> None:
     if pod.state != "missing":
         delete(journal, forget=False)
     request(journal, journal.ask(kind, count), seconds)
-    journal.state = "waiting" if FLAGS.queued else "up"
-    return None
+    return say(f"{FLAGS.name}: {Pod(journal).detail}") if not FLAGS.dry_run else None
 
 
 def request(journal: Journal, made: dict, seconds: int | None) -> None:

@@ -87,7 +87,7 @@ def source() -> Iterator[tuple[str, str]]:
 SETUP = """set -e; mkdir -p humpback; cd humpback; rm -f .setup-done
 find . -mindepth 1 -maxdepth 1 ! -name '.venv*' ! -name runs -exec rm -rf {{}} +
 tar -xzf ../humpback.tar.gz
-if ! ${{PYTHON:-python3}} -c "import sys, ensurepip; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then
+if ! "${{PYTHON:-python3}}" -c "import sys, ensurepip; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then
   python3 -m pip install --user --quiet uv; python3 -m uv python install --quiet 3.13
   export PYTHON="$(python3 -m uv python find --managed-python --system 3.13)"
 fi

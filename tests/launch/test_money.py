@@ -48,7 +48,7 @@ def do(*words, code=0):
     gc.collect()  # an error holds the journal, and that its lock
     return text.getvalue().splitlines()
 def costs(lines, state="is left as it is, and costs money", what="pod (v5litepod-8 in z)"):
-    assert lines[-1] == f"tpu.py: {what} {state}; `launch/tpu.py delete --name=pod --zone=z` ends it", lines
+    assert lines[-1] == f"tpu.py: {what} {state}; `launch/tpu.py delete --name=pod --zone=z --project=p` ends it", lines
 def raising(error):
     def step(*_, **__):
         raise type(error)(*error.args)
@@ -142,7 +142,7 @@ costs(lines)
 child = os.fork()
 if child == 0:
     sys.stderr = open("said", "w", buffering=1)
-    tpu.do = lambda record, *_: (record.values.update(slices={"id": "", "type": "v4-8", "count": 1, "zone": "z", "project": None}), slow())
+    tpu.do = lambda record, *_: (record.values.update(slices={"id": "", "type": "v4-8", "count": 1, "zone": "z", "project": "p"}), slow())
     def slow():
         try:
             os.kill(os.getpid(), signal.SIGINT)
@@ -200,8 +200,10 @@ assert "costs money, see gcloud" in do("delete", code=2)[-1] and cloud.left() ==
 do("supervise", TYPE, "--slices=2", "--noautodelete", *RUN)
 there = cloud.left()
 assert there == ["pod", "pod-0", "pod-1"]
-for wrong in (["--slices=1", TYPE], ["--slices=2", "--type=v4-8"], ["--zone=y", TYPE]):
-    for verb, more in (("supervise", ("--", "run", "another")), ("create", ())):
+for wrong in (["--slices=1", TYPE], ["--slices=2", "--type=v4-8"], ["--zone=y", TYPE], ["--zone=y", "--project=q"]):
+    elsewhere = "--zone=y" in wrong
+    verbs = [("supervise", ("--", "run", "another")), ("create", ())] + [(verb, ()) for verb in ("delete", "status", "stop")] * elsewhere
+    for verb, more in verbs:
         lines = do(verb, *wrong, *more, code=2)
         assert "was made with --" in lines[-2], lines
         assert "costs money" in lines[-1] and cloud.left() == there
@@ -209,6 +211,18 @@ supervision.tend = lambda record, *_: journal.DONE if slices.nodes(record) == ["
 do("supervise", "--noautodelete", "--", "run", "another")  # both are what was made
 assert cloud.left() == there
 assert do("delete")[-1].endswith("nothing is left") and cloud.left() == []
+""",
+    "a setting of gcloud that has changed since": """
+up()
+asked = []
+gcloud.call = lambda words, *_, **__: asked.append(tpu.FLAGS.project) or call(words)
+assert do("delete")[-1].endswith("nothing is left") and set(asked) == {"p"}
+up()
+costs(do("delete", "--project=q", code=2), "was asked for from here; what is there of it costs money")
+gcloud.call = lambda words, *_, **__: subprocess.CompletedProcess(words, 1, "", "NOT_FOUND: no such zone")
+lines = do("delete", code=2)
+assert "cannot be listed" in lines[-2]
+costs(lines, "was asked for from here; what is there of it costs money")
 """,
     "what was taken away": """
 up()

@@ -253,7 +253,7 @@ assert abs(record.values["chip_hours"] - 8 * (2 + 1 / 30)) < 1e-6, record.values
 
 def test_what_hangs_ends_with_all_that_it_started(tmp_path):
     gcloud = tmp_path / "gcloud"
-    gcloud.write_text(f"#!/bin/bash\nsleep 1000 & echo $! >{tmp_path}/pid\nwait\n")
+    gcloud.write_text(f"#!/bin/bash\nsleep 1000 & echo $! >{shlex.quote(str(tmp_path))}/pid\nwait\n")
     gcloud.chmod(0o755)
     launch(
         tmp_path,
