@@ -3,14 +3,17 @@
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from humpback.prompts import Prompt, Wrapper
-from humpback.tokens.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # plans are made where no tokenizer is installed
+    from humpback.tokens.tokenizer import Tokenizer
 
 PROMPTS_CUT = "prompts cut"  # the name of their number in a manifest
+
 
 class Encoder(Protocol):
     """What this module needs of `tokenizer.Tokenizer`."""
@@ -75,7 +78,7 @@ class Condition(NamedTuple):
     cut: bool
 
 
-def exchange(tokenizer: Tokenizer, prompt_ids: Iterable[int], answer_ids: Iterable[int], wrapper: Wrapper) -> list[int]:
+def exchange(tokenizer: "Tokenizer", prompt_ids: Iterable[int], answer_ids: Iterable[int], wrapper: Wrapper) -> list[int]:
     """The ids of an earlier turn and its answer, for before the next prompt: as in training, then what the wrapper has behind an end.
 
     prompt_ids: wrapped like the one turn that training had, with the tags, and bos where the tokenizer adds it. Exported chat templates
@@ -85,7 +88,7 @@ def exchange(tokenizer: Tokenizer, prompt_ids: Iterable[int], answer_ids: Iterab
     return [*map(int, prompt_ids), *answer_ids, tokenizer.eos_id, *(tokenizer.encode(after) if after else ())]
 
 
-def cut_suffix(suffix: str, tokenizer: Tokenizer) -> tuple[str, str, str]:
+def cut_suffix(suffix: str, tokenizer: "Tokenizer") -> tuple[str, str, str]:
     """(what closes the user's turn, what opens the answer, what follows an answer's eos before the next turn)."""
     pieces = [piece if isinstance(piece, str) else piece.text for piece in tokenizer.split(suffix)]
     eos = tokenizer.settings["eos_token"]
