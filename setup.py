@@ -57,6 +57,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "sentencepiece>=0.2,<0.3",
         "tensorflow-datasets>=4.9.9,<5",
+        "tensorstore>=0.1.80,<0.2",
         "tokenizers>=0.22,<0.24",
         "tqdm>=4.66,<5",
     ],

@@ -289,6 +289,16 @@ def test_weights_go_there_in_parts_also_into_an_empty_bucket(store, tmp_path, mo
     assert 0 < most < sum(array.nbytes for array in jax.tree.leaves(params[0])) / 2
 
 
+def test_reading_weights_asks_for_them_and_for_little_else(store):
+    """A pod's processes each read layer by layer: what a layer costs is asked for by all of them, one after the other."""
+    tiny.make_base("gs://bucket/few")
+    params = folders.load_model("gs://bucket/few", whole=False).params
+    before = sum(store.served.values())
+    layer = params["layers"]["0"]
+    assert sum(store.served.values()) - before <= 2 * len(layer)
+    assert layer["q"].tobytes() == folders.load_model("gs://bucket/few").params["layers"]["0"]["q"].tobytes()
+
+
 def test_events_are_published_whole(store):
     pytest.importorskip("tensorboardX")
     written = events.Events("gs://bucket/events")

@@ -80,7 +80,7 @@ def convert(
         if to_format == "checkpoint":
             info = folders.ModelInfo(model.config, model.direction, wrapper)
             folders.save_streamed(
-                target, info, model.read, lambda leaf: DTYPES[model.dtype(leaf)], model.tokenizer, model.attend,
+                target, info, model.read, lambda leaf: DTYPES[model.dtype(leaf)], model.tokenizer,
                 lambda _, array: bar.advance(array.nbytes),
             )  # fmt: skip
         elif jax.process_index() == 0:

@@ -21,7 +21,7 @@ class LazyModel:
     """A model whose tensors are read when they are asked for; their names, shapes and types are checked, their numbers are not.
 
     read(path): one weight in our layout and in the type dtype(path) names, e.g. of path ("layers", "0", "q"); it may be a view of a
-    mapped file. Where one of several processes reads, the others call attend(path) instead.
+    mapped file.
     notes: what a user should know, such as rows that are left away. chat_template: the source's own, "" without one.
     """
 
@@ -29,7 +29,6 @@ class LazyModel:
     tokenizer: Tokenizer
     read: Callable[[Path], np.ndarray]
     dtype: Callable[[Path], str]
-    attend: Callable[[Path], None] = lambda path: None
     notes: tuple[str, ...] = ()
     chat_template: str = ""
 

@@ -143,7 +143,6 @@ def _open_checkpoint(path: str, dtype: str | None) -> Source:
         config=model.info.config,
         tokenizer=model.tokenizer,
         read=reader,
-        attend=reader.attend,
         dtype=reader.dtype,
     )
     return _source("checkpoint", path, lazy, None, dtype, model.info.direction, model.info.wrapper)

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint import v1 as ocp
 
 from humpback import distributed, storage
 from humpback.errors import UserError
@@ -80,15 +79,14 @@ def save_streamed(
     read: Callable[[weight_files.Leaf], np.ndarray],
     dtype: Callable[[weight_files.Leaf], Any],
     tokenizer: Tokenizer,
-    attend: Callable[[weight_files.Leaf], None] = lambda path: None,
     look: Callable[[weight_files.Leaf, np.ndarray], None] = lambda path, array: None,
 ) -> None:
     """`save_model` of weights that `read` gives one after the other, each when it is written. look: is shown each weight then.
 
-    dtype: a weight's type, before it is read. Every process calls it; the first one reads and writes, the others `attend`.
+    dtype: a weight's type, before it is read. Every process calls it; the first one reads and writes.
     """
     with _model_folder(path, info, tokenizer) as (folder, measured):
-        measured |= weight_files.write(folder / "weights", info.config, read, dtype, attend, look)
+        measured |= weight_files.write(folder / "weights", info.config, read, dtype, look)
 
 
 @contextlib.contextmanager
@@ -161,10 +159,12 @@ def load_model(
     damage_here = checksums.find_damage(folder, share=(jax.process_index(), jax.process_count()))
     if damage := "".join(distributed.exchange(f"load_model {folder}", damage_here or "")[:1]):
         raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
-    weights = folder / "weights"
-    abstract = _abstract_params(weights, info.config, shardings)
-    params = ocp.load(weight_files.absolute(weights), abstract) if whole else weight_files.StoredParams(weights, abstract)
-    return Model(info, params, Tokenizer.load(folder))
+    params = weight_files.StoredParams(folder / "weights", shardings)
+    try:
+        model_weights.check_params(info.config, params.arrays)
+    except ValueError as error:
+        raise UserError(f"{folder / 'weights'}: the weights are not those that model.json describes: {error}") from error
+    return Model(info, params.whole() if whole else params, Tokenizer.load(folder))
 
 
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:
@@ -195,19 +195,6 @@ def digest(array: Any) -> str:
 def digest_of(digests: Mapping[str, str]) -> str:
     """One digest of all weights, from `weights_digest`: the name of a model in records and manifests."""
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-
-
-def _abstract_params(path: epath.Path, config: LlamaConfig, shardings: Any) -> dict[str, Any]:
-    """What Orbax is to read, and where to."""
-    tree = ocp.metadata(weight_files.absolute(path)).metadata
-    try:
-        model_weights.check_params(config, tree)
-    except ValueError as error:
-        raise UserError(f"{path}: the weights are not those that model.json describes: {error}") from error
-    if shardings is None:
-        # Orbax gives back what it is shown: a numpy array of no memory of its own stands for one on the host.
-        return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), tree)
-    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings)
 
 
 def _tokenizer_names(folder: epath.Path) -> list[str]:

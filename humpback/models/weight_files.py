@@ -1,11 +1,13 @@
 """A model's weights on disk, one array per layer and name, written and read a few at a time: memory does not grow with the model.
 
-With folders.py and training/checkpoint.py the only user of Orbax.
+With folders.py and training/checkpoint.py the only user of Orbax, which writes them. TensorStore, on which Orbax stands, reads them:
+Orbax asks 40 things of a folder and one or more of each of its arrays whenever something is read, one after the other.
 """
 
 import concurrent.futures
 import contextlib
 import hashlib
+import json
 import math
 import os
 import tempfile
@@ -14,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import tensorstore
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -28,6 +31,7 @@ TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax appends to a folder that it ha
 # What is read of an array is whole chunks, so a process that needs a part of one reads little more than its own bytes.
 _CHUNK_BYTES = 1 << 21
 _UPLOADS_AT_ONCE = 4
+_INDEX_BYTES = 1 << 24
 _COMMITTED = "commit_success.txt"
 _PARTIAL = ".partial_save"  # what Orbax appends to a folder that it saves in parts
 
@@ -55,7 +59,6 @@ def write(
     cfg: LlamaConfig,
     read: Callable[[Leaf], np.ndarray],
     dtype: Callable[[Leaf], Any],
-    attend: Callable[[Leaf], None],
     look: Callable[[Leaf, np.ndarray], None],
 ) -> dict[str, dict[str, Any]]:
     """Writes the weights that `read` gives, each asked for once and in the order of `leaves`. `path` appears when all are there.
@@ -63,13 +66,13 @@ def write(
     Every process calls it, because Orbax meets, but only the first one writes and reads. In its memory are what is being written
     and what is being read meanwhile, each of about the size of the largest weight. On gs://, where Orbax does not save in parts, a
     single process writes to a local folder first (TMPDIR says where; it takes the model's size), and of several the first holds the
-    whole model. dtype: a weight's type. attend: called where the others do not read. look: is shown each weight.
+    whole model. dtype: a weight's type. look: is shown each weight.
     Returns what checksums.json says of files that arrays are in, by their names without folders, measured while they were in memory.
     """
     measured: dict[str, dict[str, Any]] = {}
     if not storage.is_local(path) and jax.process_count() == 1:
         with _beside(path) as folder:
-            measured = write(folder / path.name, cfg, read, dtype, attend, look)
+            measured = write(folder / path.name, cfg, read, dtype, look)
             _upload(folder / path.name, path)
         return measured
     context = saving_context(path)
@@ -85,7 +88,6 @@ def write(
                     look(leaf, array)
                 else:  # of no memory of its own; nobody writes it
                     array = np.broadcast_to(np.zeros((), dtype(leaf)), model_weights.WEIGHTS[leaf[-1]].sizes(cfg))
-                    attend(leaf)
                 _put(tree, leaf, array)
                 del array
             if in_parts:
@@ -133,14 +135,6 @@ def _upload(source: epath.Path, target: epath.Path) -> None:
     copy(_COMMITTED)
 
 
-def _alone(context: ocp.Context) -> ocp.Context:
-    """For this process, which waits for no other."""
-    context.multiprocessing_options.primary_host = jax.process_index()
-    context.multiprocessing_options.active_processes = {jax.process_index()}
-    context.multiprocessing_options.barrier_sync_key_prefix = f"process {jax.process_index()}"
-    return context
-
-
 def _groups(cfg: LlamaConfig) -> Iterator[list[Leaf]]:
     """The weights' paths, in groups that are no larger than the largest weight."""
     most = max(math.prod(weight.sizes(cfg)) for _, weight in model_weights.leaves(cfg))
@@ -165,39 +159,82 @@ def _put(tree: dict[str, Any], path: Leaf, array: Any) -> None:
 class StoredParams(Mapping):
     """Weights on disk: an item is read when it is asked for, "layers" gives such a mapping of the layers. Nothing is kept.
 
-    abstract: the tree of what Orbax is to read, whole, and where to.
+    arrays: the tree of what is there, opened. shardings: a tree of the same form, where each process reads its own parts to; None for
+    whole arrays on the host.
     """
 
-    def __init__(self, path: epath.Path, abstract: Mapping[str, Any], inside: str = "") -> None:
-        self._path, self.abstract, self._inside = path, abstract, inside
+    def __init__(self, path: epath.Path, shardings: Mapping[str, Any] | None = None) -> None:
+        self.arrays, self._shardings = _open(absolute(path) / "state"), shardings
 
     def __getitem__(self, name: str) -> Any:
-        if name == "layers":
-            return StoredParams(self._path, self.abstract[name], name)
-        wanted = {name: self.abstract[name]}
-        read = self._load({self._inside: wanted} if self._inside else wanted)
-        return read[self._inside][name] if self._inside else read[name]
+        return _Layers(self) if name == "layers" else self.take([(name,)])[0]
 
     def take(self, paths: Sequence[Leaf]) -> list[Any]:
         """The weights of several paths from the root, read at once."""
-        wanted: dict[str, Any] = {}
-        for path in paths:
-            _put(wanted, path, leaf(self.abstract, path))
-        read = self._load(wanted)
-        return [leaf(read, path) for path in paths]
+        shardings = [None if self._shardings is None else leaf(self._shardings, path) for path in paths]
+        reading = [_start_reading(leaf(self.arrays, path), sharding) for path, sharding in zip(paths, shardings, strict=True)]
+        return [finish() for finish in reading]
 
-    def _load(self, wanted: Mapping[str, Any]) -> Any:
-        # Arrays on a host are read by one process, those on a mesh by all of the mesh.
-        context = _alone(ocp.Context()) if all(isinstance(value, np.ndarray) for value in jax.tree.leaves(wanted)) else ocp.Context()
-        context.pytree_options.loading.partial_load = True
-        with context:
-            return ocp.load(absolute(self._path), wanted)
+    def whole(self) -> dict[str, Any]:
+        """The tree of all weights."""
+        paths = [tuple(part.key for part in path) for path, _ in jax.tree.leaves_with_path(self.arrays)]
+        tree: dict[str, Any] = {}
+        for path, array in zip(paths, self.take(paths), strict=True):
+            _put(tree, path, array)
+        return tree
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.abstract)
+        return iter(self.arrays)
 
     def __len__(self) -> int:
-        return len(self.abstract)
+        return len(self.arrays)
+
+
+class _Layers(Mapping):
+    """The layers of StoredParams, each read when it is asked for."""
+
+    def __init__(self, params: StoredParams) -> None:
+        self._params = params
+
+    def __getitem__(self, layer: str) -> dict[str, Any]:
+        names = list(self._params.arrays["layers"][layer])
+        return dict(zip(names, self._params.take([("layers", layer, name) for name in names]), strict=True))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._params.arrays["layers"])
+
+    def __len__(self) -> int:
+        return len(self._params.arrays["layers"])
+
+
+def _open(folder: epath.Path) -> dict[str, Any]:
+    """The arrays that Orbax wrote there, as the tree that they were."""
+    about = json.loads((folder / "_METADATA").read_text())
+    bucket, _, inside = f"{os.fspath(folder)}/".partition("://")[2].partition("/")
+    kvstore: dict[str, Any] = {"driver": "gcs", "bucket": bucket, "path": inside} if bucket else {"driver": "file", "path": f"{folder}/"}
+    if about["use_ocdbt"]:  # one database of all arrays, and not a folder for each
+        kvstore = {"driver": "ocdbt", "base": kvstore, "path": ""}
+    driver = "zarr3" if about["use_zarr3"] else "zarr"
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _INDEX_BYTES}})  # or the database's index is read again each time
+    opening = {}
+    for array in about["tree_metadata"].values():
+        path = tuple(part["key"] for part in array["key_metadata"])
+        where = kvstore | {"path": f"{kvstore['path']}{'.'.join(path)}/"}
+        opening[path] = tensorstore.open({"driver": driver, "kvstore": where}, open=True, context=context)
+    tree: dict[str, Any] = {}
+    for path, array in opening.items():
+        _put(tree, path, array.result())
+    return tree
+
+
+def _start_reading(array: tensorstore.TensorStore, sharding: jax.sharding.Sharding | None) -> Callable[[], Any]:
+    """Begins to read an array, or the parts of it that this process's devices have; what it returns waits for them."""
+    if sharding is None:
+        whole = array.read()
+        return lambda: np.asarray(whole.result())
+    indices = {str(index): index for index in sharding.addressable_devices_indices_map(array.shape).values()}
+    parts = {name: array[index].read() for name, index in indices.items()}
+    return lambda: jax.make_array_from_callback(array.shape, sharding, lambda index: parts[str(index)].result())
 
 
 class Reader:
@@ -221,13 +258,7 @@ class Reader:
 
     def dtype(self, path: Leaf) -> str:
         """The name of a weight's type, which takes no reading."""
-        return str(leaf(self._params.abstract, path).dtype)
-
-    def attend(self, path: Leaf) -> None:
-        """To be called by the other processes where one reads a path: Orbax counts what it does, and they must count alike."""
-        group = self._groups[path]
-        if path == group[0]:
-            self._params.take([min(group, key=lambda at: math.prod(model_weights.WEIGHTS[at[-1]].sizes(self._cfg)))])
+        return leaf(self._params.arrays, path).dtype.name
 
 
 def take(params: Mapping[str, Any], paths: Sequence[Leaf]) -> list[Any]:

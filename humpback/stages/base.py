@@ -39,7 +39,7 @@ def convert_base(run: Run) -> None:
 
     info = folders.ModelInfo(source.config, "base", run.cfg.wrapper)
     distributed.by_first(f"begin {stage.path}", stage.begin)  # alone: saving clears the folder of files that are being written
-    folders.save_streamed(stage.path, info, source.read, lambda leaf: DTYPES[source.dtype(leaf)], source.tokenizer, source.attend, look)
+    folders.save_streamed(stage.path, info, source.read, lambda leaf: DTYPES[source.dtype(leaf)], source.tokenizer, look)
     distributed.by_first("base weights read", stage.check_contents)
     _finish(stage, digests)
 
@@ -80,13 +80,9 @@ def _open(run: Run, path: str, sha256: str = "") -> sources.Source:
 
 def _digests(source: sources.Source) -> dict[str, str]:
     """As folders.weights_digest gives them, read one after the other, in the first process; in the others nothing."""
-    digests = {}
-    for path, _ in leaves(source.config):
-        if distributed.is_first():
-            digests["/".join(path)] = folders.digest(source.read(path))
-        else:
-            source.attend(path)
-    return digests
+    if not distributed.is_first():
+        return {}
+    return {"/".join(path): folders.digest(source.read(path)) for path, _ in leaves(source.config)}
 
 
 def _finish(stage: Stage, digests: dict[str, str]) -> None:
