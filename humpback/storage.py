@@ -4,6 +4,7 @@ A file that has its final name is complete: it was written under a temporary nam
 shows a file whole or not at all. Nothing is appended to.
 """
 
+import base64
 import concurrent.futures
 import contextlib
 import errno
@@ -163,6 +164,16 @@ def list_files(folder: PathLike) -> list[str]:
     if not path.exists():
         return []
     return sorted(p.name for p in path.iterdir() if not p.is_dir() and not p.name.startswith(TEMPORARY))
+
+
+def objects_below(folder: PathLike) -> dict[str, dict[str, Any]]:
+    """{path inside the folder: {"size": bytes, "crc32c": eight hex digits}} of all objects of a folder of gs://, from one listing."""
+    inside = f"{os.fspath(folder).partition('://')[2].rstrip('/')}/"
+    listed = fsspec.filesystem("gs").find(os.fspath(folder), detail=True)
+    return {
+        name.removeprefix(inside): {"size": int(entry["size"]), "crc32c": base64.b64decode(entry["crc32c"]).hex()}
+        for name, entry in listed.items()
+    }
 
 
 def _chunks(data: bytes | str | Iterable[bytes | memoryview]) -> Iterable[bytes | memoryview]:

@@ -29,11 +29,12 @@ _KINDS = ("503", "429", "lost request", "lost answer", "half an answer")
 
 
 class ObjectStore:
-    """`url` is what clients get; `served` counts requests by method; `faults` the trouble made, by kind."""
+    """`url` is what clients get; `served` counts requests by method, `sent` the objects' bytes; `faults` the trouble made, by kind."""
 
     def __init__(self, port: int, backend: int):
         self.url, self._backend = f"http://127.0.0.1:{port}", backend
         self.served: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self._lock, self._chance = threading.Lock(), random.Random(0)
         self._refused = self._cut = 0.0
@@ -139,6 +140,8 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         if fault in ("lost request", "silence"):
             return self._hang_up()
         status, headers, answer = self._forward(body)
+        if "alt=media" in self.path and status in (200, 206):
+            self.store.sent[urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).partition("/o/")[2]] += len(answer)
         if fault == "lost answer":
             return self._hang_up()
         self._answer(status, headers, answer, half=fault == "half an answer")

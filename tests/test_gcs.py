@@ -264,6 +264,17 @@ def test_a_checkpoint_survives_trouble_and_damage_is_found(store):
     assert checkpoint.TrainingCheckpoints("gs://bucket/steps").latest() == (2, {"seed": 1})
 
 
+def test_of_a_save_nothing_is_read_back(store):
+    """Cloud Storage has computed the checksums from what arrived. Damage is found when a step is taken, still without reading it."""
+    steps = checkpoint.TrainingCheckpoints("gs://bucket/saved")
+    steps.save(1, {"weights": jax.numpy.arange(300_000.0)}, {"seed": 1})
+    steps.wait()
+    assert checkpoint.TrainingCheckpoints("gs://bucket/saved").latest() == (1, {"seed": 1})
+    read = {name: size for name, size in store.sent.items() if name.startswith("saved/")}
+    assert sum(read.values()) < 10_000, read  # of 1,200,000: descriptions alone
+    assert len(checksums.read(steps.path / "00000001")) == len(checksums.walk(steps.path / "00000001")) - 1
+
+
 def test_weights_go_there_in_parts_also_into_an_empty_bucket(store, tmp_path, monkeypatch):
     """By `humpback convert`, whose memory does not grow with the model wherever it writes; nothing is left beside."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))

@@ -7,13 +7,13 @@ that is not there, or that nothing uses, raises, because a silent fallback repli
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from humpback.model.weights import WEIGHTS, LlamaConfig, Params, Weight, make_tree, map_weights, outer_names
 from humpback.rounding import round_up
@@ -90,6 +90,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def place(array: np.ndarray, where: NamedSharding) -> jax.Array:
     """Puts an array that every process has on the mesh; each process copies what its own devices hold."""
     return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+
+def start_reading(shape: tuple[int, ...], where: Sharding, start: Callable[[Any], Any]) -> Callable[[], jax.Array]:
+    """Begins to read an array's parts that this process's devices hold, each once; what it returns waits for them and places them.
+
+    start(index): begins to read the part at an index, a tuple of slices, and returns what has a .result().
+    """
+    indices = {str(index): index for index in where.addressable_devices_indices_map(shape).values()}
+    parts = {name: start(index) for name, index in indices.items()}
+    return lambda: jax.make_array_from_callback(shape, where, lambda index: parts[str(index)].result())
 
 
 def param_shardings(cfg: LlamaConfig, mesh: Mesh | AbstractMesh, rules: Rules, stacked: bool = False) -> Params:

@@ -1,4 +1,7 @@
-"""checksums.json: the size and crc32c of every file of a folder, written last, so that a folder counts only when all matches."""
+"""checksums.json: the size and crc32c of every file of a folder, written last, so that a folder counts only when all matches.
+
+On gs:// both are what Cloud Storage says of an object, which it has computed itself from what arrived: nothing is read back.
+"""
 
 import concurrent.futures
 import hashlib
@@ -23,8 +26,12 @@ def measure(file: epath.Path) -> dict[str, Any]:
 
 def publish(folder: epath.Path, names: Collection[str], known: Files | None = None) -> None:
     """Writes checksums.json, or replaces it, for the files `names` (paths inside the folder) and `known`, which are not read."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        files = {**(known or {}), **dict(zip(names, pool.map(lambda name: measure(folder / name), names), strict=True))}
+    if storage.is_local(folder):
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            files = {**(known or {}), **dict(zip(names, pool.map(lambda name: measure(folder / name), names), strict=True))}
+    else:
+        objects = storage.objects_below(folder) if names else {}
+        files = {**(known or {}), **{name: objects[name] for name in names}}
     storage.publish_json(folder / CHECKSUMS, {"files": files, "sha256": _digest(files)}, replace=True)
 
 
@@ -52,22 +59,28 @@ def find_damage(folder: epath.Path, complete: bool = False, share: tuple[int, in
         wanted = read(folder)
     except UserError as error:
         return str(error)
-    if complete and (unlisted := [name for name in walk(folder) if "/" in name and name not in wanted]):
+    local = storage.is_local(folder)
+    which, count = share
+    if not local and which:  # one listing says all
+        return None
+    there: Files = {name: {} for name in walk(folder)} if local else storage.objects_below(folder)
+    if complete and (unlisted := [name for name in sorted(there) if "/" in name and name not in wanted]):
         return f"{folder / unlisted[0]}: not in {CHECKSUMS}"
     for name, entry in wanted.items():
-        if not (folder / name).exists():
+        if name not in there:
             return f"{folder / name}: missing"
-        if (size := (folder / name).stat().length) != entry["size"]:
+        size = (folder / name).stat().length if local else there[name]["size"]
+        if size != entry["size"]:
             return f"{folder / name}: damaged ({size} bytes instead of {entry['size']})"
 
     def compare(name: str) -> str | None:
         try:
-            same = storage.crc32c_file(folder / name) == wanted[name]["crc32c"]
+            found = storage.crc32c_file(folder / name) if local else there[name]["crc32c"]
         except OSError as error:  # what a disk says of a sector that it has lost
             return f"{folder / name}: cannot be read ({error})"
+        same = found == wanted[name]["crc32c"]
         return None if same else f"{folder / name}: damaged (its contents have changed since it was written)"
 
-    which, count = share
     largest_first = sorted(wanted, key=lambda name: (-wanted[name]["size"], name))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return next(filter(None, pool.map(compare, largest_first[which::count])), None)
@@ -75,6 +88,8 @@ def find_damage(folder: epath.Path, complete: bool = False, share: tuple[int, in
 
 def walk(folder: epath.Path) -> list[str]:
     """Paths of all files below `folder`, relative to it, sorted."""
+    if not storage.is_local(folder):
+        return sorted(storage.objects_below(folder))
 
     def names(path: epath.Path, prefix: str) -> Iterator[str]:
         for item in path.iterdir():

@@ -22,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from humpback import storage
 from humpback.errors import UserError
+from humpback.model import sharding as model_sharding
 from humpback.model import weights as model_weights
 from humpback.model.weights import LlamaConfig
 from humpback.models import checksums
@@ -232,9 +233,7 @@ def _start_reading(array: tensorstore.TensorStore, sharding: jax.sharding.Shardi
     if sharding is None:
         whole = array.read()
         return lambda: np.asarray(whole.result())
-    indices = {str(index): index for index in sharding.addressable_devices_indices_map(array.shape).values()}
-    parts = {name: array[index].read() for name, index in indices.items()}
-    return lambda: jax.make_array_from_callback(array.shape, sharding, lambda index: parts[str(index)].result())
+    return model_sharding.start_reading(array.shape, sharding, lambda index: array[index].read())
 
 
 class Reader:

