@@ -78,6 +78,7 @@ class Rated(Record, frozen=True, omit_defaults=True):
     model: str
     seed: int
     prompt_cut: bool = False  # the judge saw only the beginning of the segment
+    lost: tuple[str, ...] = ()  # why, of each sample without a score
 
 
 class Example(Record, frozen=True):

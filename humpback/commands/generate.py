@@ -8,6 +8,7 @@ however many replicas share the work and whatever was killed.
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from absl import flags
 from etils import epath
 
 from humpback import config as configs
-from humpback import prompts, records, storage
+from humpback import distributed, prompts, records, storage
 from humpback.commands.models import OpenModel, open_model
 from humpback.datasets import forms
 from humpback.decoding import offline
@@ -27,6 +28,7 @@ from humpback.decoding.sampling import Sampler
 from humpback.decoding.serving import serve
 from humpback.errors import UserError
 from humpback.models import folders
+from humpback.progress import say, warn_of_many
 from humpback.rounding import round_up
 from humpback.stages.commandline import define_accept_code
 from humpback.stages.directory import Place, Stage, check_shared
@@ -158,8 +160,33 @@ def generate(stage: Stage, opened: OpenModel, length: int, wrap: bool) -> None:
         sampler=Sampler(values.temperature, values.top_p, values.top_k),
         stop_ids=frozenset([model.tokenizer.eos_id]),
     )
+    unread = distributed.by_first("fields that are not read", lambda: unread_fields(values.input))
+    if unread:
+        fields = ", ".join(f"{name!r} ({count} lines)" for name, count in unread.items())
+        say(f"{values.input}: fields that are not read: {fields}")
     done = serve(engine, task, inputs, offline.Output(stage.path, "generated", stage.name, stage.metrics, stage), decoding)
-    stage.finish(counts=done.counts, files=done.files, tokens=done.tokens)
+    answers, cut_off = distributed.by_first("answers counted", lambda: _count_answers(stage.path))
+    counts = {**done.counts, "answers": answers, "answers cut": cut_off}
+    stage.finish(counts=counts, dropped=done.rejected, files=done.files, tokens=done.tokens, unread_fields=unread)
+    warn_of_many(stage.name, cut_off, answers, f"answers are cut at --max_new_tokens={values.max_new_tokens}")
+
+
+def unread_fields(path: storage.PathLike) -> dict[str, int]:
+    """In how many lines of the input, whose form `parse` has checked, stands a field that is not read."""
+    found: Counter[str] = Counter()
+    for _, line in records.numbered_lines(path):
+        row = json.loads(line)
+        [asked] = [name for name in _ASKS if name in row]
+        found.update(row.keys() - {"id", asked, *(forms.CONTEXTS if asked == "instruction" else ())})
+        turns = row["messages"] if asked == "messages" else ()
+        found.update({f"messages.{name}" for turn in turns for name in turn} - {"messages.role", "messages.content"})
+    return dict(sorted(found.items()))
+
+
+def _count_answers(folder: storage.PathLike) -> tuple[int, int]:
+    """How many answers there are, and how many did not end by themselves."""
+    ends = Counter(end for made in records.read_shards(folder, "generated", Generated) for end in made.finish)
+    return ends.total(), ends["length"]
 
 
 def room_for(inputs: offline.Inputs, info: folders.ModelInfo, template: Any, max_new: int) -> int:

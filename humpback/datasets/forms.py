@@ -10,8 +10,8 @@ from humpback.records import half_surrogate
 
 # The fields of a pair. Alpaca calls the response output, and has the text that an instruction speaks of as input; Dolly calls it context.
 _RESPONSES = ("response", "output")
-_CONTEXTS = ("input", "context")
-KNOWN = frozenset(("instruction", *_RESPONSES, *_CONTEXTS))
+CONTEXTS = ("input", "context")
+KNOWN = frozenset(("instruction", *_RESPONSES, *CONTEXTS))
 EXPECTED = 'expected {"instruction": …, "response": …} or an Open Assistant tree ({"prompt": {…}})'
 # Fields by which other forms are known.
 _OTHER_FORMS = (
@@ -71,7 +71,7 @@ def _plain_pair(record: Mapping[str, Any]) -> Pair:
 
 def instruction_of(record: Mapping[str, Any]) -> str:
     """A record's instruction, and its context after a blank line where it has one. ValueError for a field that is no text."""
-    return "\n\n".join(filter(None, (_stripped(record, name) for name in ("instruction", *_CONTEXTS))))
+    return "\n\n".join(filter(None, (_stripped(record, name) for name in ("instruction", *CONTEXTS))))
 
 
 def foreign_file(path: epath.Path, head: bytes) -> str:

@@ -64,10 +64,12 @@ class Output:
 
 
 class Done(NamedTuple):
-    """What `run` has made: files, and in = out + rejects, all known to the first process only; tokens of this call."""
+    """What `run` has made: files, in = out + rejects, and for a manifest the rejects by reason, all known to the first process only;
+    tokens of all calls, but for work that was killed before it was published."""
 
     files: list[str]
     counts: dict[str, int]
+    rejected: dict[str, int]
     tokens: int
 
 
@@ -82,8 +84,9 @@ def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: 
     _Replica(engine, task, inputs, parts, replica, progress.show).serve()
     parts.publish(now=True)
     progress.wait()
-    files, written, rejected = parts.merge(output.folder, output.name)
-    return Done(files, {"in": len(inputs), "out": written, "rejects": rejected}, progress.tokens)
+    files, made, rejects = parts.merge(output.folder, output.name)
+    counts = {"in": len(inputs), "out": made, "rejects": sum(rejects.values())}
+    return Done(files, counts, {f"rejected: {reason}": count for reason, count in rejects.items()}, progress.tokens)
 
 
 @dataclass
@@ -197,8 +200,8 @@ class _Progress:
 
     @property
     def tokens(self) -> int:
-        """Prompt and output tokens of this call, of all replicas."""
-        return sum(self._since()[1:])
+        """Prompt and output tokens of all calls, of all replicas."""
+        return sum(self._parts.totals()[1:])
 
     def show(self, now: bool = False) -> None:
         """Draws, if it is time or `now`; and adds a row of metrics, more rarely."""

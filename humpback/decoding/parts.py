@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -130,6 +131,14 @@ class Totals(NamedTuple):
     output_tokens: int = 0
 
 
+class Merged(NamedTuple):
+    """The names of the files, how many results are in them, and how many rejects, by reason."""
+
+    files: list[str]
+    made: int
+    rejects: dict[str, int]
+
+
 class Parts:
     """The parts in FOLDER, of any number of replicas, earlier ones included. `done` says of each input whether it is in one.
 
@@ -199,19 +208,19 @@ class Parts:
         counted = [*waiting, *((name.records, name.prompt_tokens, name.output_tokens) for name in self._names)]
         return Totals(*map(sum, zip(*counted, strict=True)))
 
-    def merge(self, target: storage.PathLike, name: str) -> tuple[list[str], int, int]:
+    def merge(self, target: storage.PathLike, name: str) -> "Merged":
         """Writes the results as shards of `name` and the rejects as shards of `rejects`, each in the order of the input.
 
-        Returns (the files' names, how many results, how many rejects), in the first process; nothing in the others. RuntimeError
-        when they are not together as many as the inputs, or one input has both.
+        What was merged is known in the first process, nothing in the others. RuntimeError when results and rejects are not together as
+        many as the inputs, or one input has both.
         """
         self.publish(now=True)
         distributed.barrier(f"parts merge {self.folder}")
-        merged = self._merge(target, name) if distributed.is_first() else ([], 0, 0)
+        merged = self._merge(target, name) if distributed.is_first() else Merged([], 0, {})
         distributed.barrier(f"parts merged {self.folder}")  # the others may read what was written
         return merged
 
-    def _merge(self, target: storage.PathLike, name: str) -> tuple[list[str], int, int]:
+    def _merge(self, target: storage.PathLike, name: str) -> "Merged":
         self._maker.begin()  # of no inputs there are no parts
         self.look()
         found = {kind: _Found(self, kind) for kind in ("made", "rejects")}
@@ -221,8 +230,15 @@ class Parts:
             first = f"; nothing came for {len(missing)}, the first is {self.describe(missing[0])}" if len(missing) else ""
             raise RuntimeError(f"{self.folder}: {len(self._inputs)} in, but {len(made)} out and {len(rejected)} rejects{first}")
         files = records.write_lines(target, name, found["made"].lines(), len(made))
-        files += records.write_lines(target, "rejects", found["rejects"].lines(), len(rejected))
-        return files, len(made), len(rejected)
+        reasons: Counter[str] = Counter()
+
+        def counted() -> Iterator[bytes]:
+            for line in found["rejects"].lines():
+                reasons[records.from_json(Reject, line).reason] += 1
+                yield line
+
+        files += records.write_lines(target, "rejects", counted(), len(rejected))
+        return Merged(files, len(made), dict(sorted(reasons.items())))
 
     def describe(self, position: int) -> str:
         """Where an input stands and its id, for an error."""

@@ -60,7 +60,7 @@ def augment(run: Run) -> None:
     done = serve(engine, task, stage_inputs(run, "segments", Segment), output, cfg.decoding)
     reasons, cut = distributed.by_first("candidates by reason", lambda: _count_candidates(stage.path))
     counts = {**done.counts, "usable": reasons.get("", 0), PROMPTS_CUT: cut}
-    dropped = {reason: reasons.get(reason, 0) for reason in REASONS}
+    dropped = {reason: reasons.get(reason, 0) for reason in REASONS} | done.rejected
     stage.finish(counts=counts, dropped=dropped, files=done.files, tokens=done.tokens)
     room_for = f"decoding.length = {cfg.decoding.length} less augment.max_new_tokens = {cfg.augment.max_new_tokens} holds no more"
     warn_of_many(stage.name, cut, sum(reasons.values()), f"instructions are written from the beginning of their segment; {room_for}")

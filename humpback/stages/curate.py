@@ -21,7 +21,7 @@ from humpback.stages.models import open_engine, stage_inputs
 from humpback.tokens.examples import PROMPTS_CUT
 from humpback.tokens.tokenizer import Tokenizer
 
-# Why a candidate that was asked about has no rating: a text ended with its length before one was safe, or none settles on one.
+# Why a text has no rating: it ended with its length before one was safe, or it settles on none. Of a candidate without any the first.
 CUT, UNREAD = "rating cut off", "no valid rating"
 DIGITS = (1, 2, 3, 4, 5)
 
@@ -55,30 +55,31 @@ def rate(run: Run, iteration: int) -> None:
     output = Output(stage.path, "ratings", stage.name, stage.metrics, stage)
     done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
     found = distributed.by_first("ratings counted", lambda: _count_ratings(stage.path))
-    counts = {**done.counts, "asked": found["asked"], "valid": found["asked"] - found[CUT] - found[UNREAD], PROMPTS_CUT: found[PROMPTS_CUT]}
-    dropped = {"not usable": done.counts["out"] - found["asked"], CUT: found[CUT], UNREAD: found[UNREAD]}
+    counts = {**done.counts, **{name: found[name] for name in ("asked", "valid", "ratings", PROMPTS_CUT)}}
+    dropped = {"not usable": done.counts["out"] - found["asked"], CUT: found[CUT], UNREAD: found[UNREAD]} | done.rejected
     digest = hashlib.sha256(rubric.encode()).hexdigest()
     stage.finish(counts=counts, dropped=dropped, files=done.files, tokens=done.tokens, rubric_sha256=digest)
     warn_of_many(
-        stage.name, found["invalid"], found["texts"],
-        f"texts have no valid rating; {found[CUT]} candidates have none because curate.max_new_tokens = {cfg.curate.max_new_tokens} cut "
-        f"them off, {found[UNREAD]} for other reasons; look at `texts` in {stage.path}/ratings-*.jsonl, raise curate.max_new_tokens, or "
-        "use curate.mode='expected', which needs no parsing",
+        stage.name, found[CUT] + found[UNREAD], found["ratings"],
+        f"texts have no valid rating; curate.max_new_tokens = {cfg.curate.max_new_tokens} cut {found[CUT]} of them off, {found[UNREAD]} "
+        f"have none for other reasons, and {found['asked'] - found['valid']} candidates are without any; look at `texts` in "
+        f"{stage.path}/ratings-*.jsonl, raise curate.max_new_tokens, or use curate.mode='expected', which needs no parsing",
     )  # fmt: skip
     what = f"ratings are of the beginning of a segment; decoding.length = {cfg.decoding.length} holds no more"
     warn_of_many(stage.name, found[PROMPTS_CUT], found["asked"], what)
 
 
 def _count_ratings(folder: storage.PathLike) -> dict[str, int]:
-    """How many candidates could be asked about, which of them lost their rating and had their prompt cut; how many texts are invalid."""
-    found = dict.fromkeys(("asked", "texts", "invalid", PROMPTS_CUT, CUT, UNREAD), 0)
+    """Of the candidates how many could be asked about, have a valid rating and had their prompt cut; of the ratings how many were asked
+    for, and lost by reason."""
+    found = dict.fromkeys(("asked", "valid", "ratings", PROMPTS_CUT, CUT, UNREAD), 0)
     for rated in read_shards(folder, "ratings", Rated):
         found["asked"] += not rated.candidate.reason
-        found["texts"] += len(rated.scores)
-        found["invalid"] += rated.scores.count(None)
+        found["valid"] += rated.score is not None
+        found["ratings"] += len(rated.scores)
         found[PROMPTS_CUT] += rated.prompt_cut
-        if rated.reason in (CUT, UNREAD):
-            found[rated.reason] += 1
+        for reason in rated.lost or (rated.reason or UNREAD,) * rated.scores.count(None):  # older records have one reason for all samples
+            found[reason] += 1
     return found
 
 
@@ -129,13 +130,15 @@ class _Rater:
         cut = [answer.finish == "length" for answer in answers]
         scores = tuple(map(prompts.parse_rating, texts, cut))
         valid = [score for score in scores if score is not None]
+        lost = tuple(CUT if at_length else UNREAD for score, at_length in zip(scores, cut, strict=True) if score is None)
         mean = math.fsum(valid) / len(valid) if valid else None
-        return self._rated(candidate, mean, scores, texts, (), candidate.reason or ("" if valid else CUT if any(cut) else UNREAD))
+        reason = candidate.reason or ("" if valid else CUT if CUT in lost else UNREAD)
+        return self._rated(candidate, mean, scores, texts, (), reason, lost)
 
-    def _rated(self, candidate: Candidate, score, scores, texts, probabilities, reason: str = "") -> Rated:
+    def _rated(self, candidate: Candidate, score, scores, texts, probabilities, reason: str = "", lost: tuple[str, ...] = ()) -> Rated:
         return Rated(
             candidate.id, candidate, score, tuple(scores), tuple(texts), tuple(probabilities), reason, self.digest, self.cfg.seed,
-            prompt_cut=candidate.id in self.cut_prompts,
+            prompt_cut=candidate.id in self.cut_prompts, lost=lost,
         )  # fmt: skip
 
 

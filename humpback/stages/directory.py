@@ -26,6 +26,8 @@ from humpback.stages.contents import Contents
 
 _METRICS_SECONDS = 10
 _WAIT_SECONDS = 30 * 24 * 3600.0  # for the first process, while that waits for who holds the lock
+TIMING = "timing.json"
+_NOT_TRIED: dict[str, float] = {"seconds": 0.0, "attempts": 0}
 WORK_FOLDERS = ("parts", "steps")  # what a stage leaves while it works, for itself to continue from
 
 
@@ -121,12 +123,13 @@ class Stage:
         self._fields = {k: v for k, v in fields.items() if k not in recorded}
         self._inputs, self._module = list(inputs), module
         self._metrics: list[dict[str, Any]] = []
-        self._published = self._started = time.monotonic()
         self._begun = False
         self._lists: dict[str, contents.Listed] = {}  # of the first process
         found = distributed.by_first(f"stage {path}", self._open, _WAIT_SECONDS)
         self.complete, self._made_from, self._codes, self._accepted = (found[k] for k in ("complete", "made_from", "codes", "accepted"))
         self.lock: int = found["lock"]  # its number, which the names of parts have
+        self._earlier: dict[str, float] = found["earlier"]  # seconds and number of the attempts before this one
+        self._published = self._started = time.monotonic()  # it may have waited for the lock till now
         if self.complete:
             say(f"{self.name}: done before{found['told']}")
             return
@@ -163,7 +166,7 @@ class Stage:
             self._place.digests.save()
             mine = [name for name in unproven if name in self._fields]
             told = f" (unproven: whether {' and '.join(mine)} still holds what it was made from)" if mine else ""
-            return {"complete": True, "made_from": record, "codes": [], "accepted": [], "told": told}
+            return {"complete": True, "made_from": record, "codes": [], "accepted": [], "told": told, "earlier": {}}
         files = [name for name in self._fields if name in contents.FIELDS]
         version = code.version(self._module)
         codes = identity.codes(self.path, record) if record else [version]
@@ -180,7 +183,10 @@ class Stage:
                 "upstream": identity.upstream_of(made_from),
                 "code": codes[:1],
             }
-        return {"complete": False, "made_from": record, "codes": [*codes, *accepted], "accepted": accepted, "told": ""}
+        all_codes, earlier = [*codes, *accepted], _NOT_TRIED
+        if (self.path / TIMING).exists():
+            earlier = _NOT_TRIED | storage.read_json(self.path / TIMING)
+        return {"complete": False, "made_from": record, "codes": all_codes, "accepted": accepted, "told": "", "earlier": earlier}
 
     def begin(self) -> None:
         """To be called before the first of what the stage makes is written; writes what it is made from. Any process may be the first."""
@@ -226,6 +232,12 @@ class Stage:
         if time.monotonic() - self._published > _METRICS_SECONDS:
             self.publish_metrics()
 
+    def measured(self, key: str, name: str) -> dict[Any, Any]:
+        """Of the metrics that earlier attempts have published, the last value `name` of each `key`."""
+        files = (self.path / "metrics" / file for file in storage.list_files(self.path / "metrics"))
+        rows = (json.loads(line) for file in files for line in file.read_text().splitlines())
+        return {row[key]: row[name] for row in rows if key in row and name in row}
+
     def publish_metrics(self) -> None:
         """Publishes the rows that wait for it, before a stage ends early."""
         if self._metrics and distributed.is_first():
@@ -233,7 +245,13 @@ class Stage:
             number = len(storage.list_files(self.path / "metrics"))
             lines = "".join(json.dumps(row) + "\n" for row in self._metrics)
             storage.publish(self.path / "metrics" / f"metrics-{number:05d}.jsonl", lines)
+            storage.publish_json(self.path / TIMING, self._timing(), replace=True)  # for the next attempt, should this one be killed
         self._metrics, self._published = [], time.monotonic()
+
+    def _timing(self) -> dict[str, float]:
+        """Seconds and number of the attempts so far; of one that was killed the seconds up to its last metrics count."""
+        seconds = time.monotonic() - self._started
+        return {"seconds": self._earlier["seconds"] + seconds, "attempts": self._earlier["attempts"] + 1}
 
     def _work_folders(self) -> list[epath.Path]:
         """What is there of work that is over once the stage is complete."""
@@ -254,14 +272,17 @@ class Stage:
         tokens: int = 0,
         **extra: Any,
     ) -> None:
-        """Writes timing.json and then manifest.json, which completes the stage. `files` are those the stage published."""
+        """Writes timing.json and then manifest.json, which completes the stage.
+
+        files: those that the stage published. tokens: of all attempts, as timing.json's seconds are.
+        """
         self.begin()
         self.publish_metrics()
         if distributed.is_first():
             self.check()
-            seconds = time.monotonic() - self._started
-            timing = {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds, "devices": jax.device_count()}
-            storage.publish_json(self.path / "timing.json", timing, replace=True)
+            timing = self._timing()
+            rate = {"tokens": tokens, "tokens_per_second": tokens / timing["seconds"], "devices": jax.device_count()}
+            storage.publish_json(self.path / TIMING, timing | rate, replace=True)
             manifest = {
                 **self._made_from,
                 "code": self._codes,
@@ -278,7 +299,9 @@ class Stage:
         self.complete = True
         numbers = ", ".join(f"{value} {name}" for name, value in counts.items() if not isinstance(value, dict))
         lost = ", ".join(f"{value} {name}" for name, value in (dropped or {}).items() if value)
-        say(f"{self.name}: {numbers}{'; dropped: ' if lost else ''}{lost} ({time.monotonic() - self._started:.1f} s)")
+        time_ = self._timing()
+        again = f", {time_['seconds']:.1f} s in {time_['attempts']} attempts" if time_["attempts"] > 1 else ""
+        say(f"{self.name}: {numbers}{'; dropped: ' if lost else ''}{lost} ({time.monotonic() - self._started:.1f} s{again})")
 
 
 def check_shared(flag: str, path: storage.PathLike) -> None:

@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -12,18 +13,21 @@ from absl import flags
 from humpback import config as configs
 from humpback import distributed, prompts, storage
 from humpback.errors import UserError
+from humpback.model.weights import LlamaConfig
 from humpback.models import folders
 from humpback.models.folders import digest_of
 from humpback.progress import say, warn_of_many
 from humpback.records import Example, read_shards
 from humpback.stages import commandline
-from humpback.stages.directory import Run
+from humpback.stages.directory import Run, Stage
 from humpback.tokens.examples import PROMPTS_CUT, Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checkpoint, evaluate, events, loop, placement
+from humpback.training import batches, checkpoint, evaluate, events, loop, placement
 
 TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
 HELD_OUT_FILE = "held_out.jsonl"
+
+PairOf = Callable[[Example, str], tuple[prompts.Prompt, str]]  # pair, task → prompt, target
 
 
 def define_flags() -> None:
@@ -58,32 +62,38 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
         number = sum(map(len, pairs.values()))
         raise UserError(f"{stage.path}: none of {number} examples fits into {field}.length = {ft.length} ({data.dropped})")
     _warn_of_length(name, pairs, data, f"{field}.length = {ft.length}")
-    dev, unfit = tokenize(read_shards(run.workdir / "seed", "dev", Example), base.tokenizer, task, run.cfg.wrapper, ft.length)
-    if ft.dev_every and not dev:
-        raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({dict(unfit)})")
+    count, seen = len(data.examples), math.prod(batches.steps_and_batch(len(data.examples), ft))
+    unseen = {"not trained on": max(0, count - seen)}
+    warn_of_many(name, unseen["not trained on"], count, f"examples are not trained on: {field}.steps and batch take {seen}")
+    beside = {"held_out": _measured_data(stage, run, "held_out", task, base.tokenizer, "decoding.length", inference_pair)}
+    if ft.dev_every:
+        beside["dev"] = _measured_data(stage, run, "dev", task, base.tokenizer, f"{field}.length", training_pair)
+        if not beside["dev"].examples:
+            raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({beside['dev'].dropped})")
     distributed.by_first(f"begin {stage.path}", stage.begin)
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
-    rows: list[int] = []
+    tokens = stage.measured("step", "tokens")  # of each step; one that is done again counts once
     with contextlib.closing(events.Events(stage.path / "events")) as scalars:
 
         def metrics(row: dict) -> None:
-            rows.append(row["tokens"])
+            tokens[row["step"]] = row["tokens"]
             stage.metrics(row)
             scalars.write(row)
             if ft.checkpoint_every and row["step"] % ft.checkpoint_every == 0:  # the run may continue from there
+                stage.publish_metrics()
                 scalars.flush()
 
         try:
             trained, step = loop.train(
                 base, data.examples, loop.Training(ft, run.cfg.seed, name, info),
-                mesh=run.mesh(), dev=dev, checkpoints=steps, metrics=metrics, profile=profile,
+                mesh=run.mesh(), dev=beside["dev"].examples if ft.dev_every else (), checkpoints=steps, metrics=metrics, profile=profile,
             )  # fmt: skip
         finally:
             stage.publish_metrics()
     folders.save_model(stage.path, info, trained, base.tokenizer)
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}
-    measured = measure_held_out(run, task, base, models, ft.compute_dtype)
+    measured = measure_held_out(run, task, base.info.config, models, beside["held_out"].examples, ft.compute_dtype)
     if not measured:
         length = run.cfg.decoding.length
         say(f"{name}: not measured, as no pair is held out (seed_pairs.held_out) or none fits into decoding.length = {length}")
@@ -91,10 +101,10 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
         storage.publish(stage.path / HELD_OUT_FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
     digests = folders.weights_digest(trained)
     stage.finish(
-        counts=data.counts,
-        dropped=data.dropped,
+        counts=data.counts | {f"{kind} {what}": count for kind, of in beside.items() for what, count in of.counts.items()},
+        dropped=data.dropped | unseen | {f"{kind}: {why}": count for kind, of in beside.items() for why, count in of.dropped.items()},
         files=[HELD_OUT_FILE],
-        tokens=sum(rows),
+        tokens=sum(tokens.values()),
         step=step,
         weights=digests,
         weights_sha256=digest_of(digests),
@@ -119,8 +129,23 @@ def training_data(pairs: Mapping[str, Sequence[Example]], tokenizer: Tokenizer, 
         tokens += fitting
         counts[f"{kind} pairs"] = len(fitting)
         dropped.update(unfit)
-    cut = sum(example.cut for example in tokens)
-    return TrainingData(tokens, {"examples": len(tokens), **counts, PROMPTS_CUT: cut}, dict(dropped))
+    return TrainingData(tokens, {"examples": len(tokens), **counts, PROMPTS_CUT: _count_cut(tokens)}, dict(dropped))
+
+
+def _measured_data(stage: Stage, run: Run, kind: str, task: str, tokenizer: Tokenizer, field: str, pair_of: PairOf) -> TrainingData:
+    """The pairs of seed/ that measure, `held_out` or `dev`, in the length that a config field says. Warns of many that are left out or
+    cut."""
+    pairs, length = list(read_shards(run.workdir / "seed", kind, Example)), run.place.now.values[field]
+    tokens, dropped = tokenize(pairs, tokenizer, task, run.cfg.wrapper, length, pair_of)
+    cut, room = _count_cut(tokens), f"{field} = {length}"
+    what = f"{kind} pairs do not measure, as they do not fit into {room} or have no target"
+    warn_of_many(stage.name, len(pairs) - len(tokens), len(pairs), what)
+    warn_of_many(stage.name, cut, len(tokens), f"{kind} prompts are cut to fit into {room}")
+    return TrainingData(tokens, {"pairs": len(tokens), PROMPTS_CUT: cut}, dropped)
+
+
+def _count_cut(examples: Iterable[TokenExample]) -> int:
+    return sum(example.cut for example in examples)
 
 
 def _warn_of_length(stage: str, pairs: Mapping[str, Sequence[Example]], data: TrainingData, length: str) -> None:
@@ -132,33 +157,27 @@ def _warn_of_length(stage: str, pairs: Mapping[str, Sequence[Example]], data: Tr
 
 
 def measure_held_out(
-    run: Run, task: str, base: folders.Model, models: dict[str, Any], compute_dtype: str
+    run: Run, task: str, cfg: LlamaConfig, models: dict[str, Any], held_out: Sequence[TokenExample], compute_dtype: str
 ) -> list[dict[str, Any]]:
     """{model, task, id, nats, tokens} of every held-out pair under each model: nats of the target and its end, prompts as at
-    inference. The same pairs and ids for every model; pairs that do not fit are left out for all."""
-    length = run.cfg.decoding.length
-    built = [
-        build_example(base.tokenizer, pair.id, *inference_pair(pair, task), prompts.WRAPPERS[run.cfg.wrapper], length)
-        for pair in read_shards(run.workdir / "seed", "held_out", Example)
-    ]
-    fitting = [example for example in built if isinstance(example, TokenExample)]
+    inference. The same pairs and ids for every model."""
     rows = []
     for name, params in models.items():
-        scores = evaluate.nll(base.info.config, params, fitting, length=length, mesh=run.mesh(), compute_dtype=compute_dtype)
+        scores = evaluate.nll(cfg, params, held_out, length=run.cfg.decoding.length, mesh=run.mesh(), compute_dtype=compute_dtype)
         rows += [
             {"model": name, "task": task, "id": example.id, "nats": float(nats), "tokens": int(count)}
-            for example, nats, count in zip(fitting, scores.nats, scores.tokens, strict=True)
+            for example, nats, count in zip(held_out, scores.nats, scores.tokens, strict=True)
         ]
     return rows
 
 
 def tokenize(
-    pairs: Iterable[Example], tokenizer: Tokenizer, task: str, wrapper: str, length: int
+    pairs: Iterable[Example], tokenizer: Tokenizer, task: str, wrapper: str, length: int, pair_of: PairOf | None = None
 ) -> tuple[list[TokenExample], dict[str, int]]:
-    """Pairs as token examples of a task, with the tag of each pair's kind; and how many were dropped, by reason."""
+    """Pairs as token examples of a task, with the tag of each pair's kind, or as `pair_of` says; how many were dropped, by reason."""
     examples, dropped = [], {reason.value: 0 for reason in Drop}
     for pair in pairs:
-        prompt, target = training_pair(pair, task)
+        prompt, target = (pair_of or training_pair)(pair, task)
         example = build_example(tokenizer, pair.id, prompt, target, prompts.WRAPPERS[wrapper], length)
         if isinstance(example, Drop):
             dropped[example.value] += 1

@@ -23,7 +23,7 @@ def render(summary: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
         "Overlap of the curated sets": _overlap_text(summary) if "curated-1" in summary["stages"] else "",
         "The five candidates rated best by the last judge": _examples(summary["best"]),
         "The five rated worst": _examples(summary["worst"]),
-        "Timing": _markdown(("stage", "seconds", "tokens", "tokens/s"), _timing_rows(timing)),
+        "Timing": _markdown(("stage", "attempts", "seconds", "tokens", "tokens/s"), _timing_rows(timing)),
     }
     return "\n\n".join(["# Report of a run", *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
 
@@ -149,10 +149,11 @@ def _more_ticks(text: str, least: int) -> str:
 
 
 def _timing_rows(timing: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (name, f"{row['seconds']:.1f}", str(row["tokens"] or ""), f"{row['tokens_per_second']:.0f}" if row["tokens"] else "")
-        for name, row in timing.items()
-    ]
+    def row(name: str, took: Mapping[str, Any]) -> tuple[str, ...]:
+        tokens, rate = (str(took["tokens"]), f"{took['tokens_per_second']:.0f}") if took["tokens"] else ("", "")
+        return name, str(took.get("attempts", "")), f"{took['seconds']:.1f}", tokens, rate
+
+    return [row(name, took) for name, took in timing.items()]
 
 
 def _mean_sd(value: Mapping[str, float | None], digits: int = 0) -> str:

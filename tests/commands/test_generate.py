@@ -136,13 +136,24 @@ def test_an_answer_ends_before_the_first_stop_string(text, stops, cut_text, fini
         assert tokens == len(ids)
 
 
+def test_fields_that_are_not_read_are_counted(tmp_path):
+    rows = [
+        {"prompt": "a", "id": "b", "input": "not read beside a prompt"},
+        {"instruction": "a", "context": "", "output": "b"},
+        {"messages": [{"role": "user", "content": "a", "name": "b"}], "tools": [], "output": "b"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    assert generate.unread_fields(tmp_path / "in.jsonl") == {"input": 1, "messages.name": 1, "output": 2, "tools": 1}
+
+
 def test_the_command(tmp_path, humpback):
     def run(*arguments: str) -> subprocess.CompletedProcess:
         return humpback("generate", *arguments, "--max_new_tokens=8", "--length=64", "--slots=4")
 
     tiny.make_base(tmp_path / "base")
     rows = [{"prompt": "Why?", "id": "a"}, {"ids": [5, 6, 7]}, {"ids": [5, 600]}]
-    rows += [{"prompt": "x " * 200}, {"prompt": "b", "id": "a"}, {"prompt": " "}, {"prompt": "\ud83d"}, {"instruction": "Why?", "id": 7}]
+    rows += [{"prompt": "x " * 200}, {"prompt": "b", "id": "a"}, {"prompt": " "}, {"prompt": "\ud83d"}]
+    rows += [{"instruction": "Why?", "id": 7, "input": "", "output": "old", "dataset": "x"}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = [f"--model={tmp_path / 'base'}", f"--input={tmp_path / 'in.jsonl'}", f"--out={tmp_path / 'out'}", "--samples=2"]
     first = run(*flags, "--temperature=5")
@@ -159,7 +170,13 @@ def test_the_command(tmp_path, humpback):
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects-00000-of-00001.jsonl").read_text().splitlines()]
     reasons = {3: "ids outside the vocabulary", 4: "prompt too long", 5: "duplicate id", 6: "empty", 7: "half of a surrogate pair"}
     assert [(row["where"], row["reason"]) for row in rejects] == [(f"{tmp_path}/in.jsonl:{n}", text) for n, text in reasons.items()]
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"] == {"in": 8, "out": 3, "rejects": 5}
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    cut = sum(row["finish"].count("length") for row in made)
+    assert manifest["counts"] == {"in": 8, "out": 3, "rejects": 5, "answers": 6, "answers cut": cut}
+    assert manifest["dropped"] == {f"rejected: {reason}": 1 for reason in reasons.values()}
+    assert manifest["unread_fields"] == {"dataset": 1, "output": 1}
+    assert "in.jsonl: fields that are not read: 'dataset' (1 lines), 'output' (1 lines)" in first.stderr
+    assert f"{cut} answers cut; dropped: " in first.stderr and "1 rejected: prompt too long" in first.stderr
 
     again = run(*flags, "--temperature=5", "--slots=8")  # cannot change the result
     assert again.returncode == 0 and "out: done before" in again.stderr

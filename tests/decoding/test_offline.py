@@ -141,12 +141,13 @@ def test_a_record_that_two_parts_have_comes_once(tmp_path, undisturbed):
 
 def test_merging_again_after_a_kill_gives_the_same_files_and_asks_nothing(tmp_path, undisturbed):
     inputs = write_inputs(tmp_path, ITEMS)
-    run(tmp_path, inputs, Engine())
+    first = run(tmp_path, inputs, Engine())
     (tmp_path / "rejects-00000-of-00001.jsonl").unlink()
     engine = Engine()
     done = run(tmp_path, inputs, engine)
     assert engine.requests == [] and shards(tmp_path) == undisturbed
-    assert done.files == ["x-00000-of-00001.jsonl", "rejects-00000-of-00001.jsonl"] and done.tokens == 0
+    assert done.files == ["x-00000-of-00001.jsonl", "rejects-00000-of-00001.jsonl"]
+    assert done.tokens == first.tokens > 0  # of both calls
 
 
 def test_many_shards_and_blocks(tmp_path, monkeypatch):
@@ -164,7 +165,9 @@ def test_what_cannot_be_served_is_rejected_with_its_reason_and_place(tmp_path, s
     if stop_after:
         with pytest.raises(Killed):
             run(tmp_path, inputs, Engine(stop_after))
-    assert run(tmp_path, inputs, Engine()).counts == {"in": 6, "out": 2, "rejects": 4}
+    done = run(tmp_path, inputs, Engine())
+    assert done.counts == {"in": 6, "out": 2, "rejects": 4}
+    assert done.rejected == {f"rejected: {reason}": 1 for reason in ("bad id", "duplicate id", "empty", "prompt too long")}
     assert [c.segment for c in read_shards(tmp_path, "x", Candidate)] == [items[0], items[5]]
     rejects = [json.loads(line) for line in (tmp_path / "rejects-00000-of-00001.jsonl").read_text().splitlines()]
     assert rejects == [

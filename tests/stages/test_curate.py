@@ -162,7 +162,8 @@ def test_invalid_ratings_are_counted_apart_and_too_many_are_warned_of(make_run, 
     made += [msgspec.structs.replace(rated(40, None), candidate=echo, reason="echo")]
 
     def serve(engine, task, inputs, output, decoding):
-        return offline.Done(write_shards(output.folder, output.name, made, len(made)), {"in": 21, "out": 21, "rejects": 0}, 0)
+        files = write_shards(output.folder, output.name, made, len(made))
+        return offline.Done(files, {"in": 22, "out": 21, "rejects": 1}, {"rejected: bad id": 1}, 0)
 
     run = make_run(curate__mode="sampled")
     for name in ("candidates", "forward-0"):
@@ -173,9 +174,25 @@ def test_invalid_ratings_are_counted_apart_and_too_many_are_warned_of(make_run, 
     curate.rate(run, 1)
     manifest = read_manifest(run.workdir, "ratings-1")
     assert (manifest["counts"]["asked"], manifest["counts"]["valid"]) == (20, valid)
-    assert manifest["dropped"] == {"not usable": 1, "rating cut off": 19 - valid, "no valid rating": 1}
+    assert manifest["dropped"] == {"not usable": 1, "rating cut off": 19 - valid, "no valid rating": 1, "rejected: bad id": 1}
     told = capsys.readouterr().err
-    assert ("WARNING: ratings-1: 3 of 20 texts have no valid rating; 2 candidates" in told) == warned == ("WARNING" in told)
+    assert ("3 of 20 texts have no valid rating; curate.max_new_tokens = 16 cut 2 of them off, 1 have" in told) == warned
+    assert ("WARNING" in told) == warned
+
+
+def test_of_several_samples_each_lost_rating_counts(make_run, tmp_path):
+    """Two of three texts of a candidate are lost, for two reasons, and all of another."""
+    task = curate._Rater(make_run(curate__samples=3, curate__mode="sampled"), 1, "Rate it.", "digest", Model()).task()
+    texts = [("Score: 4", "stop"), ("Score: 4", "length"), ("four", "stop")]
+    first, last = ([Result("", tuple(text.encode()), (0.0,), end) for text, end in some] for some in (texts, texts[1:]))
+    made = [task.make(rated(number, None).candidate, answers) for number, answers in ((1, first), (2, last))]
+    assert [(r.score, r.reason, r.lost) for r in made] == [
+        (4.0, "", ("rating cut off", "no valid rating")), (None, "rating cut off", ("rating cut off", "no valid rating")),
+    ]  # fmt: skip
+    assert '"lost"' not in records.to_json(task.make(rated(3, None).candidate, first[:1])).decode()
+    write_shards(tmp_path, "ratings", made, 2)
+    found = {"asked": 2, "valid": 1, "ratings": 5, "prompts cut": 0, "rating cut off": 2, "no valid rating": 2}
+    assert curate._count_ratings(tmp_path) == found
 
 
 @pytest.mark.parametrize("mode", ["sampled", "expected"])

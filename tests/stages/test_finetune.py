@@ -8,6 +8,7 @@ from humpback.errors import UserError
 from humpback.records import Example
 from humpback.stages import finetune as stage_module
 from humpback.stages.base import convert_base
+from humpback.stages.directory import read_manifest
 from humpback.stages.finetune import finetune, read_profile
 from humpback.stages.seed import seed
 from humpback.stages.summary import summarize
@@ -55,7 +56,9 @@ def test_the_dev_set_is_looked_at_and_a_profile_is_written(make_run, tmp_path):
     metrics = [json.loads(line) for path in sorted(stage.glob("metrics/*")) for line in path.read_text().splitlines()]
     losses = {row["step"]: row["dev_loss"] for row in metrics if "dev_loss" in row}
     assert list(losses) == [2, 4]
-    assert json.loads((stage / "manifest.json").read_text())["step"] == min(losses, key=losses.__getitem__)
+    manifest = json.loads((stage / "manifest.json").read_text())
+    assert manifest["step"] == min(losses, key=losses.__getitem__) and manifest["counts"]["dev pairs"] == 6
+    assert manifest["counts"]["held_out pairs"] == 4 and manifest["counts"]["held_out prompts cut"] == 0
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     finetune(run, "forward", 0)  # done before, and what was to be kept stays
     assert (stage / "steps" / "00000004" / "checksums.json").exists()
@@ -68,5 +71,12 @@ def test_without_a_held_out_pair_that_fits_nothing_is_measured(make_run, capsys,
     seed(run)
     finetune(run, "forward", 0)
     assert (run.workdir / "forward-0" / "held_out.jsonl").read_text() == ""
-    assert "forward-0: not measured, as no pair is held out (seed_pairs.held_out) or none fits into" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "forward-0: not measured, as no pair is held out (seed_pairs.held_out) or none fits into" in told
+    assert "WARNING: forward-0: 12 of 16 examples are not trained on: forward_seed.steps and batch take 4" in told
+    lost = 4 if "decoding__length" in fields else 0  # is counted, on the stage's line, in the manifest, and warned of
+    manifest = read_manifest(run.workdir, "forward-0")
+    assert (manifest["counts"]["held_out pairs"], manifest["dropped"]["held_out: too_long"]) == (0, lost)
+    assert ("WARNING: forward-0: 4 of 4 held_out pairs do not measure, as they do not fit into decoding.length = 32" in told) == bool(lost)
+    assert ("4 held_out: too_long" in told) == bool(lost) and "; dropped: 12 not trained on" in told
     assert summarize(run) == {"backward": None, "forward-0": None}
