@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 2 a user's mistake, which the same command would repeat; 3 `verify` found a difference; 70 a training step that
 hung; 75 stopped by SIGTERM or because the machine is being taken away; 130 stopped by Ctrl-C; 134 another process of the run was lost,
-or did not come; 1 anything else, with a traceback. After 70, 75, 130 and 134 the same command continues.
+or did not come; 141 who read the output has closed it; 1 anything else, with a traceback. After 70, 75, 130, 134 and 141 the same
+command continues.
 """
 
 import difflib
@@ -11,6 +12,7 @@ import gc
 import importlib
 import os
 import re
+import select
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -21,8 +23,9 @@ from absl import app, flags, logging
 
 import humpback
 from humpback import config as configs
-from humpback import credentials, distributed, locks
+from humpback import credentials, distributed, locks, paths, storage
 from humpback.errors import Stopped, UserError
+from humpback.stages import contents
 from humpback.training.stopping import StopRequest, heed_preemption
 
 
@@ -65,7 +68,22 @@ COMMANDS = {
     "chat": Command("humpback.commands.chat", "talk to a model", "--model=runs/demo/forward-2"),
 }  # fmt: skip
 EXIT_USER_ERROR = 2
+_NOBODY_READS = 141  # what a shell shows for SIGPIPE
 _RELEASE_SECONDS = 10  # of a store that does not answer
+_FULL = "no room left; free some space and run the same command again"
+_DENIED = "not allowed; give this user the right to read and write there, or name another path"
+# What a user can do about errors of the file system, which any command may meet anywhere.
+_WAYS_OUT = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EROFS: "nothing can be written there, as the file system is read-only; name another path",
+    errno.ENOTDIR: "a part of this path is a file and no folder; name another path",
+    errno.EISDIR: "is a folder, where a file is meant; name another path",
+    errno.ENAMETOOLONG: "the name is too long; name another path",
+    errno.ELOOP: "links that lead in a circle; name another path",
+}
 _REQUIRED = "must have a value other than None"  # absl's words
 _HELP = {"-h", "--help", "-help", "--helpshort", "--helpfull"}
 # Every command's flags that say which of several processes this is, and the variables that say the same.
@@ -77,7 +95,26 @@ PLACE_FLAGS = {
 
 
 def main() -> None:
-    """The console script; a user's mistake and a stop are told without a traceback."""
+    """The console script; a user's mistake and a stop are told without a traceback, and who closes a pipe has read enough."""
+    try:
+        _main()
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not said, nor that it is not
+        distributed.leave(error, _NOBODY_READS)
+        sys.exit(_NOBODY_READS)
+
+
+def _nobody_reads() -> bool:
+    """Whether the standard output is a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(1, 0)  # an error is always told
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "help"
     if command in ("help", *_HELP):
         print(_usage())
@@ -103,6 +140,8 @@ def main() -> None:
         _fail(error)
     except Stopped as error:
         _fail(error, error.code)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         distributed.leave(error, code=1)
         raise
@@ -125,17 +164,26 @@ def _run(module) -> None:
         with StopRequest() as stop:
             stop.nothing_to_save = True  # but what is published; a training says otherwise while it has more
             heed_preemption()
-            configuration = _configuration()
+            given, configuration = _paths(), _configuration()
             credentials.refuse(configuration)  # before anything is written, or told to other processes
+            paths.check(given)
             distributed.start(configuration)  # before anything asks JAX for its devices
             try:
                 module.main()
             finally:
                 locks.release_all(_RELEASE_SECONDS)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{error.filename or 'the disk'}: no room left; free some space and run the same command again") from error
-        raise
+        if error.errno not in _WAYS_OUT:
+            raise
+        raise UserError(told(error)) from error
+
+
+def told(error: OSError) -> str:
+    """What to say of an error of _WAYS_OUT: where it was, and what to do."""
+    path = os.fsdecode(error.filename or error.strerror or "the disk")
+    if os.path.basename(path).startswith(storage.TEMPORARY):
+        path = os.path.dirname(path)
+    return f"{path}: {_WAYS_OUT[error.errno or 0]}"
 
 
 def _define_flags(module) -> list[str]:
@@ -186,6 +234,17 @@ def _configuration() -> dict[str, str]:
         elif isinstance(flag.value, (str, int, float, list)):  # a config that cannot be read is none, and the command says so
             facts[f"--{name}"] = repr(flag.value)
     return facts
+
+
+def _paths() -> dict[str, Any]:
+    """What the command was given as paths, in flags, whose ~ no shell replaces behind "=", or in fields of the config."""
+    for name in set(paths.FLAGS) & set(flags.FLAGS):
+        if isinstance(flags.FLAGS[name].value, str):
+            flags.FLAGS[name].value = os.path.expanduser(flags.FLAGS[name].value)
+    given = {f"--{name}": flags.FLAGS[name].value for name in paths.FLAGS if name in flags.FLAGS}
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    fields = dict(configs.leaves(config)) if isinstance(config, configs.Node) else {}
+    return given | {f"config field {name}": value for name, value in fields.items() if name in contents.FIELDS}
 
 
 def _parse(argv: list[str]) -> list[str]:

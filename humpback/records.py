@@ -7,6 +7,7 @@ header and byte range, to the model and seed that wrote its instruction, and to 
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import msgspec
 from etils import epath
 
 from humpback import storage
+from humpback.digests import printable
 from humpback.errors import UserError
 from humpback.rounding import ceil_div
 
@@ -172,14 +174,15 @@ def read_lines(path: storage.PathLike, kind: type[Kind]) -> Iterator[Kind]:
 
 def numbered_lines(path: storage.PathLike) -> Iterator[tuple[str, str]]:
     """Yields ("file:line", text) for each line of a UTF-8 file that is not blank."""
+    name = printable(os.fspath(path))
     with epath.Path(path).open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{number}: not UTF-8 ({error})") from error
+                raise UserError(f"{name}:{number}: not UTF-8 ({error})") from error
             if text.strip():
-                yield f"{path}:{number}", text
+                yield f"{name}:{number}", text
 
 
 class _Identified(msgspec.Struct):

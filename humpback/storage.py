@@ -177,8 +177,8 @@ def objects_below(folder: PathLike) -> dict[str, dict[str, Any]]:
 
 
 def _chunks(data: bytes | str | Iterable[bytes | memoryview]) -> Iterable[bytes | memoryview]:
-    if isinstance(data, str):
-        return (data.encode(),)
+    if isinstance(data, str):  # a file's name that is not UTF-8 is, in JSON, written as JSON has it
+        return (data.encode("utf-8", "backslashreplace"),)
     return (data,) if isinstance(data, bytes) else data
 
 

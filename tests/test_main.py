@@ -1,5 +1,6 @@
 """`humpback`: the flags that every command has, how it ends when it is stopped, and huge pages."""
 
+import errno
 import json
 import os
 import pathlib
@@ -7,12 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import humpback as humpback_package
 from humpback import __main__ as start
-from humpback import cli, config
+from humpback import cli, config, records, storage
 from humpback.cli import place_variables
 from humpback.errors import UserError
 from launch import local_pod
@@ -86,6 +88,43 @@ def test_one_process_that_is_stopped():
     done = run(*WORKER)
     assert (done.returncode, done.stdout) == (75, "1 processes\n[False, True, False, True]\n")
     assert done.stderr == STOPPED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--config=tests/tiny_config.py", "--workdir=s3://b/x"], "--workdir: s3://b/x: s3:// is not known; paths are local or"),
+        (
+            ["seed", "--config=tests/tiny_config.py", "--workdir={0}/run", "--config.seed_pairs.source={0}/pipe"],
+            "config field seed_pairs.source: {0}/pipe is a pipe; what is read is read more than once: write it to a file first",
+        ),
+        (["segment", "--input=humpback/demo/pages", "--out="], "--out is empty"),
+        (["chat", "--model=~/x/y"], f"--model={pathlib.Path.home()}/x/y: no such model folder or file"),
+        (["convert", "--source=/dev/null", "--target={0}/x"], "--source: /dev/null is a device"),
+        (["segment", "--input=humpback/demo/pages", "--out={0}/file/x"], "{0}/file/x/lock: a part of this path is a file and no folder"),
+        (["segment", "--input={0}/file/x", "--out={0}/x"], "segments.input: {0}/file/x: no such file or folder"),
+        (["summary", "--config=tests/tiny_config.py", "--workdir={0}/file"], "{0}/file"),
+        (["generate", "--model={0}/file", "--input={0}/file", "--out={0}/x"], "{0}/file: not a GGUF file"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_path_is_one_line(arguments, message, humpback, tmp_path):
+    (tmp_path / "file").write_text("{}")
+    os.mkfifo(tmp_path / "pipe")
+    done = humpback(*(argument.format(tmp_path) for argument in arguments))
+    assert done.returncode == 2 and done.stderr.startswith(f"humpback: {message.format(tmp_path)}"), done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.ELOOP])
+def test_errors_of_the_file_system_are_told_with_their_place(number, monkeypatch):
+    class Command:
+        @staticmethod
+        def main():
+            raise OSError(number, os.strerror(number), f"/x/{storage.TEMPORARY}7")
+
+    monkeypatch.setattr(cli, "flags", SimpleNamespace(FLAGS={name: SimpleNamespace(value=None, present=0) for name in cli.PLACE_FLAGS}))
+    with pytest.raises(UserError, match=r"^/x: .*; (name another path|free some space|give this user)"):
+        cli._run(Command)
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -216,3 +255,16 @@ start.main()
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and len(err.strip().splitlines()) == 1 and err.strip().startswith("humpback: Ctrl-C"), err
+
+
+def test_pages_whose_names_are_no_utf8(tmp_path, humpback):
+    pages, out = tmp_path / os.fsdecode(b"\xe9"), tmp_path / "out"
+    pages.mkdir()
+    (pages / os.fsdecode(b"\xff.html")).write_text(f"<!doctype html><h1>How bread is made</h1><p>{TEXT}</p>")
+    flags = [f"--out={out}", "--config.segments.min_chars=100"]
+    done = humpback("segment", f"--input={pages}", *flags)
+    assert done.returncode == 0, done.stderr
+    [segment] = records.read_shards(out, "segments", records.Segment)
+    assert (segment.source, segment.url) == ("\\xff.html", "\\xff.html")
+    again = humpback("segment", f"--input={pages}", *flags)
+    assert again.returncode == 0 and "out: done before" in again.stderr

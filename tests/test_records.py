@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import re
 
 import pytest
@@ -84,3 +85,10 @@ def test_a_malformed_line_names_file_line_and_field(tmp_path, line, what):
     path.write_bytes(records.to_json(EXAMPLE) + line.encode() + b"\n")
     with pytest.raises(UserError, match=f"x-00000-of-00001.jsonl:2: .*{re.escape(what)}"):
         list(records.read_shards(tmp_path, "x", Example))
+
+
+def test_a_line_of_a_file_whose_name_is_no_utf8_has_a_place(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.jsonl")
+    path.write_text("{}\n")
+    [(where, _)] = records.numbered_lines(path)
+    assert where == f"{tmp_path}/\\xff.jsonl:1" and records.to_json(Example(where, "i", "r", "seed", where))

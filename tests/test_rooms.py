@@ -10,10 +10,11 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "humpback"
 # A room is a folder or a module of the package's own. It uses rooms of the lines above its own, and no others.
 ORDER = """
 errors rounding machine metadata
-internals credentials
+internals credentials paths
 gcs
 storage prompts chips model
-records config keys distributed tokens evaluation digests locks
+digests
+records config keys distributed tokens evaluation locks
 progress corpus datasets models
 convert decoding training
 planning pages

@@ -78,3 +78,10 @@ def test_broken_json_names_the_file(tmp_path, content):
 
 def test_equal_values_are_equal_bytes(tmp_path):
     assert storage.publish_json(tmp_path / "a", {"b": 1, "a": "é"}) == storage.publish_json(tmp_path / "b", {"a": "é", "b": 1})
+
+
+def test_a_name_that_is_no_utf8_is_read_as_it_was(tmp_path):
+    """As somebody's path may be, in config.json and manifests."""
+    name = os.fsdecode(b"pages-\xff")
+    storage.publish_json(tmp_path / name / "file", {"path": name})
+    assert storage.read_json(tmp_path / name / "file") == {"path": name}

@@ -9,7 +9,8 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from absl import logging
@@ -20,6 +21,7 @@ from humpback.corpus import warc
 from humpback.corpus.boilerplate import words
 from humpback.corpus.charset import MAX_PAGE_BYTES, no_page
 from humpback.corpus.streams import Stream
+from humpback.digests import printable
 from humpback.errors import UserError
 from humpback.records import Page
 
@@ -62,18 +64,19 @@ def list_inputs(inputs: str, warn: Warn = logging.warning) -> list[Input]:
 
     A path is a folder, a file of one of the kinds, or a list of WARC files such as Common Crawl's warc.paths (one path a line, taken from
     the list's own folder). A file's `source` is its path below the folder or as the list has it, or the name of a file that was given
-    itself, so ids do not depend on where a machine keeps its pages. What a folder holds of no known kind is skipped, counted in a warning.
-    UserError for an input that does not exist or is none of these, and for ClueWeb22's `txt`.
+    itself, so ids do not depend on where a machine keeps its pages. Of several inputs it begins with as much of the end of the input's own
+    path as tells that from the others. What a folder holds of no known kind is skipped, counted in a warning. UserError for an input that
+    does not exist, is given twice or is none of these, and for ClueWeb22's `txt`.
     """
     roots = [epath.Path(item.strip()) for item in inputs.split(",") if item.strip()]
     if not roots:
         raise UserError("segments.input is empty: name at least one file or folder of HTML, WARC or JSONL")
     units: list[Input] = []
-    for root in roots:
+    for root, label in zip(roots, _labels(roots), strict=True):
         if not root.exists():
             raise UserError(f"segments.input: {root}: no such file or folder")
         try:
-            units += _units(_folder(root, warn) if root.is_dir() else _given_file(root))
+            units += _units(_folder(root, label, warn) if root.is_dir() else _given_file(root, label or root.name))
         except OSError as error:
             raise UserError(f"segments.input: {root}: cannot be read ({error})") from error
     seen: dict[str, int] = {}
@@ -116,26 +119,72 @@ def _units(files: list[tuple[str, File]]) -> Iterator[Input]:
             run = []
 
 
-def _folder(root: epath.Path, warn: Warn) -> list[tuple[str, File]]:
-    sources: list[str] = []
-    top = ""
-    for folder, _, names in root.walk():
-        top = top or os.fspath(folder)  # the first is the root; etils leaves out the scheme of gs://
-        below = pathlib.PurePosixPath(os.path.relpath(folder, top))
-        sources += ((below / name).as_posix() for name in names)
-    found, skipped = [], []
-    for source in sorted(sources):
-        kind = _kind_of(root / source)
+def _labels(roots: Sequence[epath.Path]) -> list[str]:
+    """The shortest end of each path that no other one has, "" of a single one. UserError for one that is there twice."""
+    paths = [os.fspath(root) if "://" in os.fspath(root) else os.path.realpath(root) for root in roots]
+    if twice := next((root for place, root in enumerate(roots) if paths[place] in paths[:place]), None):
+        raise UserError(f"segments.input: {twice}: is given twice; leave one out")
+    if len(roots) == 1:
+        return [""]
+    # As they were given: a link's own name is what its owner calls it.
+    named = [os.fspath(root) if "://" in os.fspath(root) else os.path.abspath(root) for root in roots]
+
+    def end(path: str, length: int) -> str:
+        return "/".join(path.strip("/").split("/")[-length:])
+
+    def label(path: str) -> str:
+        lengths = range(1, path.count("/") + 1)
+        return next((end(path, n) for n in lengths if [end(other, n) for other in named].count(end(path, n)) == 1), path.strip("/"))
+
+    return [printable(label(path)) for path in named]
+
+
+def _folder(root: epath.Path, label: str, warn: Warn) -> list[tuple[str, File]]:
+    skipped: dict[str, list[str]] = defaultdict(list)  # by what they are
+    found = []
+    for source, below in sorted((printable(name), name) for name in _below(root, skipped)):
+        kind = _kind_of(root / below)
         if kind in ("", "paths"):
-            skipped.append(source)
+            skipped["files are no HTML, WARC or JSONL"].append(source)
         else:
-            found.append((kind, (source, root / source)))
-    if skipped:
-        warn(f"segments.input: {root}: {len(skipped)} files are no HTML, WARC or JSONL and are skipped, {skipped[0]} the first of them")
+            found.append((kind, (f"{label}/{source}" if label else source, root / below)))
+    for what, names in sorted(skipped.items()):
+        first = printable(min(names))
+        warn(f"segments.input: {printable(os.fspath(root))}: {len(names)} {what} and are skipped, {first} the first of them")
     return found
 
 
-def _given_file(path: epath.Path) -> list[tuple[str, File]]:
+def _below(root: epath.Path, skipped: dict[str, list[str]]) -> Iterator[str]:
+    """The paths of a folder's files, below it. Each folder is looked into once, by a link only when all others were, whatever loops
+    links make."""
+    if "://" in os.fspath(root):
+        top = ""
+        for folder, _, names in root.walk():
+            top = top or os.fspath(folder)  # the first is the root; etils leaves out the scheme of gs://
+            below = pathlib.PurePosixPath(os.path.relpath(folder, top))
+            yield from ((below / name).as_posix() for name in names)
+        return
+    seen: set[tuple[int, int]] = set()
+    folders, links = [""], list[str]()
+    while folders or links:
+        here = folders.pop() if folders else links.pop(links.index(min(links)))
+        status = os.stat(os.path.join(root, here))
+        if (status.st_dev, status.st_ino) in seen:
+            skipped["links lead to folders that are read already"].append(here)
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(os.path.join(root, here)) as entries:
+            for entry in entries:
+                name, link = f"{here}/{entry.name}" if here else entry.name, entry.is_symlink()
+                if os.path.isdir(entry.path) if link else entry.is_dir():
+                    (links if link else folders).append(name)
+                elif (link and not os.path.exists(entry.path)) or os.path.isfile(entry.path):  # one to nowhere is counted as unreadable
+                    yield name
+                else:
+                    skipped["are pipes, sockets or devices"].append(name)
+
+
+def _given_file(path: epath.Path, label: str) -> list[tuple[str, File]]:
     kind = _kind_of(path, given=True)
     if kind == "paths":
         return _listed(path)
@@ -143,7 +192,7 @@ def _given_file(path: epath.Path) -> list[tuple[str, File]]:
         raise UserError(f"segments.input: {path}: neither HTML nor WARC, JSONL or a list of WARC files (.paths), by name or by content")
     if kind == "jsonl":
         _check_jsonl(path)
-    return [(kind, (path.name, path))]
+    return [(kind, (printable(label), path))]
 
 
 def _kind_of(path: epath.Path, *, given: bool = False) -> str:

@@ -3,6 +3,7 @@
 FastWARC's gzip reader takes a cut file for a whole one and does not tell where in a one-member file it is, so gzip is read here.
 """
 
+import errno
 import io
 import itertools
 import os
@@ -39,6 +40,8 @@ class Stream:
         self.fault = ""
         self.breaks: list[int] = []
         self._remote = "://" in os.fspath(path)
+        if not self._remote and os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for its other end
+            raise OSError(errno.EINVAL, "is a pipe, a socket, a device or a folder", os.fspath(path))
         self._file = epath.Path(path).open("rb")
         self._failed: OSError | None = None
         self._members: dict[int, int] = {}  # where a gzip member begins: decompressed → in the file

@@ -47,10 +47,72 @@ def test_folders_are_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("<h1>x</h1>")
-    os.symlink(tmp_path / "in", tmp_path / "in" / "a" / "loop")
     os.symlink(tmp_path / "nowhere", tmp_path / "in" / "e.html")
     assert read(f"{tmp_path / 'in'}") == (["a.html", "a/deep/er/q.html", "a/y.XHTML", "a/z.htm", "b.html"], [("e.html", "unreadable")])
-    assert read(f" {tmp_path / 'in' / 'a'} ,{tmp_path / 'in' / 'b.html'},")[0] == ["deep/er/q.html", "y.XHTML", "z.htm", "b.html"]
+    assert read(f" {tmp_path / 'in' / 'a'} ,")[0] == ["deep/er/q.html", "y.XHTML", "z.htm"]
+
+
+def test_of_several_inputs_a_source_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one/pages/index.html", "two/pages/index.html", "three/index.html", "x.html", "two/x.html"):
+        put(tmp_path / name)
+    os.symlink(tmp_path / "three", tmp_path / "linked")
+    monkeypatch.chdir(tmp_path)
+    assert read("one/pages,two/pages/")[0] == ["one/pages/index.html", "two/pages/index.html"]
+    assert read("one/pages, ./linked,x.html")[0] == ["pages/index.html", "linked/index.html", "x.html"]
+    assert read("./x.html,two/x.html,three")[0] == [f"{tmp_path.name}/x.html", "two/x.html", "three/index.html"]
+    monkeypatch.chdir(tmp_path / "two")
+    assert read("../one/pages,.")[0] == ["pages/index.html", "two/pages/index.html", "two/x.html"]
+    monkeypatch.chdir(tmp_path)
+    for twice in ("one,two,./one/", "three,linked"):
+        with pytest.raises(UserError, match=f"segments.input: .*{twice[-4:-1]}.*: is given twice"):
+            read(twice)
+
+
+def test_each_folder_is_read_once_whatever_links_there_are(tmp_path: Path) -> None:
+    """A link is followed when what it leads to is read by no other way; loops are counted."""
+    for name in ("in/b/1.html", "else/2.html", "else/deep/3.html", "in/z/4.html"):
+        put(tmp_path / name)
+    for place, target in (
+        ("in/a", "in/z"), ("in/b/loop", "in"), ("in/c", "else"), ("in/d", "else"), ("in/0", "else/deep"), ("else/up", "in"),
+        ("in/e.html", "in/b/1.html"),
+    ):  # fmt: skip
+        os.symlink(tmp_path / target, tmp_path / place)
+    os.symlink("self", tmp_path / "in/self")
+    warnings: list[str] = []
+    [found] = list_inputs(str(tmp_path / "in"), warnings.append)
+    assert [source for source, _ in found.files] == ["0/3.html", "b/1.html", "c/2.html", "e.html", "z/4.html"]
+    assert len(pages_of(found)[0]) == 5
+    assert [text.partition("in: ")[2] for text in warnings] == [
+        "1 files are no HTML, WARC or JSONL and are skipped, self the first of them",
+        "5 links lead to folders that are read already and are skipped, a the first of them",
+    ]
+
+
+def test_what_would_be_waited_for_is_skipped(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "a.html")
+    os.mkfifo(tmp_path / "in" / "b.html")
+    os.symlink(tmp_path / "in" / "b.html", tmp_path / "in" / "c")
+    os.symlink("/dev/zero", tmp_path / "in" / "d.warc")
+    warnings: list[str] = []
+    [found] = list_inputs(str(tmp_path / "in"), warnings.append)
+    assert [source for source, _ in found.files] == ["a.html"]
+    assert warnings[0].endswith("in: 3 are pipes, sockets or devices and are skipped, b.html the first of them")
+    listed = put(tmp_path / "warc.paths", b"in/b.html\n")
+    assert pages_of(*list_inputs(str(listed)))[1] == [("in/b.html", "unreadable")]
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    """The name stands in the record with its bytes in hex, and the file is found by it as it is."""
+    put(tmp_path / "in" / "a.html")
+    for name in (b"\xff.html", b"\xe9t\xe9"):
+        path = os.path.join(os.fsencode(tmp_path / "in"), name)
+        with open(path, "wb") as file:
+            file.write(HTML if name.endswith(b"l") else b"text")
+    warnings: list[str] = []
+    [found] = list_inputs(str(tmp_path / "in"), warnings.append)
+    pages, drops, _ = pages_of(found)
+    assert [page.source for page in pages] == ["\\xff.html", "a.html"] and not drops
+    assert "\\xe9t\\xe9 the first" in warnings[0]
 
 
 def test_a_folder_may_hold_any_mixture(tmp_path: Path) -> None:
@@ -89,8 +151,12 @@ def test_html_files_are_read_in_runs(tmp_path: Path) -> None:
 def test_sources_are_unique_among_the_inputs(tmp_path: Path) -> None:
     paths = [str(put(tmp_path / name / "x.warc", b"".join(warcs.crawl(1)))) for name in "ab"]
     found = list_inputs(",".join([*paths, str(tmp_path)]))
-    assert [unit.source for unit in found] == ["x.warc", "x.warc#2", "a/x.warc", "b/x.warc"]
-    assert {page.source for page in pages_of(*found[:2])[0]} == {"x.warc"}
+    here = tmp_path.name
+    assert [unit.source for unit in found] == ["a/x.warc", "b/x.warc", f"{here}/a/x.warc", f"{here}/b/x.warc"]
+    lists = [str(put(tmp_path / name / "warc.paths", b"x.warc\n")) for name in "ab"]
+    found = list_inputs(",".join(lists))
+    assert [unit.source for unit in found] == ["x.warc", "x.warc#2"]
+    assert {page.source for page in pages_of(*found)[0]} == {"x.warc"}
 
 
 def test_a_file_given_itself_is_told_by_content(tmp_path: Path) -> None:
