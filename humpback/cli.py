@@ -10,6 +10,7 @@ import difflib
 import errno
 import gc
 import importlib
+import itertools
 import os
 import re
 import select
@@ -200,8 +201,14 @@ def _define_flags(module) -> list[str]:
 def with_config(arguments: list[str], module: Any) -> list[str]:
     """A command's arguments; before fields of a config that is not named comes the command's own, where it has one (DEFAULT_CONFIG).
 
-    UserError for a field that the config does not have, with the nearest one.
+    UserError for a field that the config does not have, with the nearest one, and for a config file that is not there.
     """
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        name, equals, value = argument.partition("=")
+        file = (value if equals else following).partition(":")[0]
+        if name in ("--config", "-config") and not os.path.isfile(file):
+            kind = "a folder" if os.path.isdir(file) else "no file"
+            raise UserError(f"--config: {file!r} is {kind}; for example --config=configs/demo.py")
     named = [argument.partition("=")[0] for argument in arguments]
     fields = [match[1] for name in named if (match := re.fullmatch(r"--?(?:no)?config\.(.*)", name))]
     for field in fields:
@@ -254,10 +261,14 @@ def _parse(argv: list[str]) -> list[str]:
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}; flags are --NAME=VALUE")
         return rest
+    except SyntaxError as error:
+        _fail(UserError(f"--config: {error.filename}:{error.lineno}: no Python ({error.msg})"))
     except (flags.Error, UserError, KeyError, AttributeError, OSError) as error:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         if "Traceback" in text:  # a config file that raises comes with its traceback; its last line says what is wrong
-            text = text.strip().splitlines()[-1]
+            text = text.strip().splitlines()[-1].removeprefix("ValueError: ")
+        if missing := re.match(rf"flag --(\w+)=None: .*{_REQUIRED}", text):
+            text = f"--{missing[1]} is missing; for example {argv[0]} {COMMANDS[argv[0].split()[-1]].example}"
         _fail(UserError(f"{text}\nSee `{argv[0]} --help`."))
 
 

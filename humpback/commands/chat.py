@@ -4,6 +4,7 @@ Every question carries both tags, as at inference in the paper, also those of ea
 carry none. It was trained on single turns.
 """
 
+import io
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from humpback.decoding.serving import fit_prompt
 from humpback.errors import UserError
 from humpback.models import folders
 from humpback.progress import printable, say
+from humpback.records import half_surrogate
 from humpback.tokens.examples import exchange
 from humpback.tokens.tokenizer import Tokenizer
 
@@ -56,7 +58,10 @@ def main() -> None:
     if interactive:
         say(f"up to {length} tokens of what was said are kept in mind; `new` begins anew, `exit` ends")
     chat = Chat(model, engine, Sampler(values.temperature, values.top_p), values.max_new_tokens, values.seed, values.turns)
-    for line in [values.prompt] if values.prompt else _lines(interactive):
+    for number, line in enumerate([values.prompt] if values.prompt else _lines(interactive), 1):
+        if half_surrogate(line):
+            where = "--prompt" if values.prompt else f"standard input, line {number}"
+            raise UserError(f"{where}: not UTF-8, or half of a surrogate pair; give the question in UTF-8")
         if interactive and line.strip() == "new":
             chat.earlier.clear()
         elif line.strip():
@@ -143,6 +148,8 @@ def _latest(turns: list[list[int]], room: int, most: int | None) -> list[list[in
 
 
 def _lines(interactive: bool) -> Iterator[str]:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is not UTF-8 is told with its line
     while True:
         try:
             line = input("> " if interactive else "")

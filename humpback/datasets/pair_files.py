@@ -103,14 +103,11 @@ def read_file(path: str, reader: Reader) -> SeedPairs:
 
 
 def _from_file(path: epath.Path, reader: Reader) -> Iterator[Example]:
-    if not path.exists():
-        raise UserError(f"{path}: no such file; seed_pairs.source names a .jsonl or .jsonl.gz file, or tfds:NAME")
     head = b""
-    if not path.is_dir():
+    if path.exists() and not path.is_dir():
         with _opened(path) as file:
             head = file.read(_HEAD)
-    if foreign := forms.foreign_file(path, head):
-        raise UserError(f"{path}: this is {foreign}. seed_pairs.source takes JSON lines (.jsonl, .jsonl.gz) or tfds:NAME")
+    check_file(path, head)
     if head.startswith(codecs.BOM_UTF8):
         reader.say(f"{path}: begins with a byte order mark, which is passed over")
     for number, start, end, line in _lines(path):
@@ -131,6 +128,14 @@ def _from_file(path: epath.Path, reader: Reader) -> Iterator[Example]:
             if pair:
                 key = record_id(path.name, start, end, "\0".join(pair))
                 yield Example(key, pair.instruction, pair.response, "seed", f"{path.name}:{number}")
+
+
+def check_file(path: epath.Path, head: bytes) -> None:
+    """UserError for a path that is none of a file of JSON lines, as far as its first bytes tell."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file; seed_pairs.source names a .jsonl or .jsonl.gz file, or tfds:NAME")
+    if foreign := forms.foreign_file(path, head):
+        raise UserError(f"{path}: this is {foreign}. seed_pairs.source takes JSON lines (.jsonl, .jsonl.gz) or tfds:NAME")
 
 
 def _lines(path: epath.Path) -> Iterator[tuple[int, int, int, bytes]]:

@@ -8,7 +8,7 @@ from etils import epath
 
 from humpback import storage
 from humpback.datasets import forms
-from humpback.datasets.pair_files import Reader, SeedPairs, read_file
+from humpback.datasets.pair_files import Reader, SeedPairs, check_file, read_file
 from humpback.errors import UserError
 from humpback.records import Example, record_id
 
@@ -35,8 +35,10 @@ def read_pairs(
 
 
 def list_files(source: str) -> list[tuple[str, str]]:
-    """(name, path) of the files that `read_pairs` reads. UserError for a dataset that is not prepared."""
+    """(name, path) of the files that `read_pairs` reads. UserError for a dataset that is not prepared, and for a folder."""
     if not source.startswith(_TFDS):
+        if epath.Path(source).is_dir():
+            check_file(epath.Path(source), b"")
         return [(os.path.basename(source), source)]
     folder = _open_tfds(source)[2]
     return [(name, os.fspath(folder / name)) for name in storage.list_files(folder)]

@@ -41,7 +41,8 @@ def open_run() -> Run:
     try:
         cfg = configs.finish(_FLAGS.config)
     except OSError as error:  # a file that cannot be read shows only when the config is looked at
-        raise UserError(f"--config: {' '.join(str(error).split())}") from error
+        _, _, said = str(error).partition("failure to load: ")
+        raise UserError(f"--config: {' '.join((said or str(error)).split())}") from error
     run = Run(cfg, _FLAGS.workdir, accept_code=_FLAGS.accept_code)
     keep_programs(run.workdir / CACHE)
     run.place.at_begin.append(functools.partial(_record, run))

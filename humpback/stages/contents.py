@@ -79,7 +79,7 @@ class Contents:
                 try:
                     files = _function(_LISTS[field])(_resolved(field, given))
                 except (UserError, ImportError) as error:  # the latter: a package that reads them is not installed here
-                    raise Missing(str(error)) from error
+                    raise Missing(str(error) if str(error).startswith(field) else f"config field {field}: {error}") from error
                 with _Progress(field) as progress:
                     found = self._digests.measure([path for _, path in files], progress)
                 self._found[field] = _content(field, given, files, found), files, found

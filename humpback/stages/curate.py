@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from humpback import config as configs
 from humpback import distributed, prompts, storage
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import Output, Task
 from humpback.decoding.sampling import Sampler
 from humpback.decoding.serving import fit_prompt, serve
 from humpback.errors import UserError
+from humpback.models import folders
 from humpback.progress import warn_of_many
 from humpback.records import Candidate, Example, Rated, read_shards, write_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run, Stage
+from humpback.stages.identity import MANIFEST
 from humpback.stages.models import open_engine, stage_inputs
 from humpback.tokens.examples import PROMPTS_CUT
 from humpback.tokens.tokenizer import Tokenizer
@@ -30,6 +33,30 @@ def define_flags() -> None:
     """The stages' flags and --iteration."""
     commandline.define_flags()
     flags.DEFINE_integer("iteration", 1, "t of A^(t), which M_{t-1} rates", lower_bound=1)
+
+
+def check(run: Run) -> None:
+    """UserError for a rubric that is missing, or that the base's tokenizer or decoding.length does not allow, before hours of training."""
+    if all((run.workdir / f"ratings-{t}" / MANIFEST).exists() for t in range(1, run.cfg.iterations + 1)):
+        return
+    rubric = distributed.by_first("rubric", run.place.now.contents.rubric)
+    folder = run.workdir / "base"
+    model = folders.Model(folders.read_info(folder), {}, Tokenizer.load(folder))
+    if run.cfg.curate.mode == "expected":
+        score_token_ids(model.tokenizer)
+    room, lead = _room(run.cfg)
+    prompt = prompts.rating_prompt("", "", run.cfg.curate.mode, rubric)
+    if fit_prompt(model, prompt, room, lead) is None:
+        raise UserError(
+            f"config field decoding.length: {run.cfg.decoding.length} tokens do not even hold the rubric (curate.rubric_file), so nothing "
+            "could be rated; raise it, or take a shorter rubric"
+        )
+
+
+def _room(cfg: configs.Config) -> tuple[int, str]:
+    """How many tokens a rating's prompt may have, and what stands behind it."""
+    c, length = cfg.curate, cfg.decoding.length
+    return (length, prompts.SCORE_LEAD) if c.mode == "expected" else (length - c.max_new_tokens, "")
 
 
 def curate(run: Run, iteration: int) -> None:
@@ -109,9 +136,8 @@ class _Rater:
         )
 
     def _encode(self, candidate: Candidate) -> np.ndarray | None:
-        c, length = self.cfg.curate, self.cfg.decoding.length
-        room, lead = (length, prompts.SCORE_LEAD) if c.mode == "expected" else (length - c.max_new_tokens, "")
-        prompt = prompts.rating_prompt(candidate.instruction, candidate.segment.text, c.mode, self.rubric)
+        room, lead = _room(self.cfg)
+        prompt = prompts.rating_prompt(candidate.instruction, candidate.segment.text, self.cfg.curate.mode, self.rubric)
         fitted = fit_prompt(self.model, prompt, room, lead)
         if fitted and fitted.cut:
             self.cut_prompts.add(candidate.id)

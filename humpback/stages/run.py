@@ -8,6 +8,7 @@ from absl import flags
 from humpback.stages import commandline
 from humpback.stages.augment import augment
 from humpback.stages.base import convert_base
+from humpback.stages.curate import check as check_rating
 from humpback.stages.curate import curate
 from humpback.stages.directory import Run
 from humpback.stages.finetune import finetune
@@ -21,6 +22,7 @@ def run_all(run: Run, strict: bool = False) -> None:
     """Base weights, human pairs and web pages to M_1 … M_iterations and a report. `strict`: a bad line of the pairs ends it."""
     run.check(stage_names(run.cfg.iterations))
     convert_base(run)
+    check_rating(run)  # what nothing could be rated by is told before hours of training
     seed(run, strict)  # (instruction, response) pairs by people
     segment(run)  # web pages → self-contained pieces of human text
     finetune(run, "backward")  # M_yx: response → instruction

@@ -11,6 +11,7 @@ from humpback.records import Candidate, Example, Rated, Segment, read_shards, wr
 from humpback.stages import curate, finetune
 from humpback.stages.base import convert_base
 from humpback.stages.directory import Stage
+from humpback.stages.run import run_all
 from humpback.stages.seed import seed
 from humpback.stages.segment import segment
 from humpback.stages.summary import summarize
@@ -28,9 +29,12 @@ from tests import tiny
         (["rum"], "no command 'rum'; did you mean run?"),
         (["run", "--config=tests/tiny_config.py", "--workdir=x", "--config.augment.top_p=high"], "could not convert"),
         (["run", "--config=tests/tiny_config.py", "--workdir=x", "--config.augment.top_p=7"], "config field augment.top_p: 7.0"),
-        (["run", "--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py"),
-        (["run", "--config=configs/demo.py:big", "--workdir=x"], "no variant 'big'"),
+        (["run", "--config=configs/nothing.py", "--workdir=x"], "humpback: --config: 'configs/nothing.py' is no file; for example"),
+        (["run", "--config", "configs", "--workdir=x"], "humpback: --config: 'configs' is a folder; for example"),
+        (["run", "--config=README.md", "--workdir=x"], "humpback: --config: README.md:"),
+        (["run", "--config=configs/demo.py:big", "--workdir=x"], "humpback: configs/demo.py has no variant 'big'"),
         (["chat", "--model=nowhere"], "nowhere: no such model folder"),
+        (["chat"], "humpback: --model is missing; for example humpback chat --model=runs/demo/forward-2\n"),
         (["run", "configs/demo.py"], "unexpected argument"),
     ],
 )
@@ -74,6 +78,30 @@ def test_pages_that_cannot_be_used_are_counted_and_the_others_are_cut(make_run, 
     kept = list(read_shards(run.workdir / "segments", "segments", Segment))
     assert [s.source for s in kept] == ["good.html"]
     assert sum(manifest["dropped"].values()) >= 4 and manifest["dropped"]["too large"] == 1
+
+
+@pytest.mark.parametrize("field", ["seed_pairs__source", "seed_pairs__held_out_source", "seed_pairs__dev_source"])
+def test_a_saved_dataset_is_told_by_what_it_is(make_run, tmp_path, field):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(UserError, match=f"config field {field.replace('__', '.')}: .*: this is a dataset saved with save_to_disk"):
+        seed(make_run(**{field: str(tmp_path)}))
+
+
+def test_what_nothing_could_be_rated_by_is_told_before_any_training(make_run, tmp_path):
+    """Of a run whose ratings are there nobody asks."""
+    (tmp_path / "long.txt").write_text("word " * 500)
+    cases = [
+        ({"curate__rubric_file": "/nowhere"}, "config field curate.rubric_file: '/nowhere': no such file"),
+        ({"curate__rubric_file": str(tmp_path / "long.txt")}, "config field decoding.length: 160 tokens do not even hold the rubric"),
+    ]
+    for number, (fields, message) in enumerate(cases):
+        run = make_run(tmp_path / f"run{number}", iterations=1, **fields)
+        with pytest.raises(UserError, match=message):
+            run_all(run)
+        assert [path.name for path in sorted(run.workdir.iterdir()) if path.is_dir()] == ["base"]
+        stage = Stage(run.workdir / "ratings-1", {}, {}, {})
+        stage.finish(counts={})
+        curate.check(run)
 
 
 def test_an_empty_corpus_is_an_error(make_run, tmp_path):

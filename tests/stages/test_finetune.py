@@ -58,7 +58,7 @@ def test_the_dev_set_is_looked_at_and_a_profile_is_written(make_run, tmp_path):
     assert list(losses) == [2, 4]
     manifest = json.loads((stage / "manifest.json").read_text())
     assert manifest["step"] == min(losses, key=losses.__getitem__) and manifest["counts"]["dev pairs"] == 6
-    assert manifest["counts"]["held_out pairs"] == 4 and manifest["counts"]["held_out prompts cut"] == 0
+    assert (manifest["counts"]["held_out pairs"], manifest["dropped"]["held_out: too_long"]) == (3, 1)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     finetune(run, "forward", 0)  # done before, and what was to be kept stays
     assert (stage / "steps" / "00000004" / "checksums.json").exists()
