@@ -249,7 +249,7 @@ def _paths() -> dict[str, Any]:
         if isinstance(flags.FLAGS[name].value, str):
             flags.FLAGS[name].value = os.path.expanduser(flags.FLAGS[name].value)
     given = {f"--{name}": flags.FLAGS[name].value for name in paths.FLAGS if name in flags.FLAGS}
-    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    config = flags.FLAGS["config"].value if {"config", "workdir"} <= set(flags.FLAGS) else None  # who only plans reads nothing
     fields = dict(configs.leaves(config)) if isinstance(config, configs.Node) else {}
     return given | {f"config field {name}": value for name, value in fields.items() if name in contents.FIELDS}
 

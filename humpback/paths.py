@@ -31,7 +31,7 @@ def _check_store(name: str, path: str, scheme: str) -> None:
     if scheme not in STORES:
         known = " and ".join(f"{store}://" for store in STORES)
         raise UserError(f"{name}: {path}: {scheme}:// is not known; paths are local or begin with {known}; copy it there first")
-    if importlib.util.find_spec(STORES[scheme]) is None:
+    if name.startswith("--") and importlib.util.find_spec(STORES[scheme]) is None:  # of a stage that is done a field may name what is gone
         missing = f"{scheme}:// needs the extra `{scheme}`, which is not installed: pip install -c launch/constraints.txt -e .[{scheme}]"
         raise UserError(f"{name}: {path}: {missing}")
 

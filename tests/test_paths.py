@@ -21,6 +21,7 @@ def test_a_store_whose_package_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gcsfs" else pytest.fail(name))
     with pytest.raises(UserError, match=r"--out: gs://bucket/a: gs:// needs the extra `gs`, which is not installed: pip install .*\[gs\]"):
         paths.check({"--out": "gs://bucket/a"})
+    paths.check({"config field base.source": "gs://bucket/a"})  # its stage may be done, or says so itself
 
 
 def test_what_would_be_waited_for(tmp_path):
