@@ -246,8 +246,8 @@ def _configuration() -> dict[str, str]:
 def _paths() -> dict[str, Any]:
     """What the command was given as paths, in flags, whose ~ no shell replaces behind "=", or in fields of the config."""
     for name in set(paths.FLAGS) & set(flags.FLAGS):
-        if isinstance(flags.FLAGS[name].value, str):
-            flags.FLAGS[name].value = os.path.expanduser(flags.FLAGS[name].value)
+        if isinstance(value := flags.FLAGS[name].value, str):
+            flags.FLAGS[name].value = os.path.expanduser(value)
     given = {f"--{name}": flags.FLAGS[name].value for name in paths.FLAGS if name in flags.FLAGS}
     config = flags.FLAGS["config"].value if {"config", "workdir"} <= set(flags.FLAGS) else None  # who only plans reads nothing
     fields = dict(configs.leaves(config)) if isinstance(config, configs.Node) else {}
