@@ -92,9 +92,9 @@ _GENERATED_ID = re.compile(r"\b(section|sect\d|chapter|appendix|refsect\d)\b")
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 # Who owns the page, when it was changed, what else there is of it, in a line of its own.
 _NOTICE = re.compile(
-    r"©|\(c\) (19|20)\d\d|\ball rights reserved\b|^powered by\b"
-    r"|^((this|the) (page|document|article) (was )?)?last (modified|updated|changed|edited)\b"
-    r"|^available languages:|^(figure|fig\.) \d+([.-]\d+)*[.:]",
+    r"^©|(?-i:©\s*[^a-z\s])|©\W*$|\(c\) (19|20)\d\d|\ball rights reserved\b|^powered by( \S+){1,5}$"
+    r"|^((this|the) (page|document|article) (was )?)?last (modified|updated|changed|edited)\b[^.]{0,20}(\d|:| by | on )"
+    r"|^available languages:|^(figure|fig\.) \d+([.-]\d+)*[.:](?!\s+(?-i:[a-z]))",
     re.IGNORECASE,
 )
 _NOTICE_SIGNS = (
@@ -106,7 +106,9 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
 def skipped(tag: str, attributes: Mapping[str, str | None]) -> str:
-    """How an element is left out with all that is in it: "skip", "box" for one that is only called a nuisance, "" for one that is read."""
+    """How an element is left out with all that is in it: "skip", "landmark" for its role, "box" for one that is only called a nuisance; ""
+    for one that is read.
+    """
     if tag in SKIPPED_TAGS:
         return "skip"
     if not attributes:
@@ -115,7 +117,7 @@ def skipped(tag: str, attributes: Mapping[str, str | None]) -> str:
         return "skip"
     roles = (attributes.get("role") or "").lower().split()
     if any(role in SKIPPED_ROLES for role in roles):
-        return "skip"
+        return "landmark"
     if tag in UNJUDGED_TAGS or "heading" in roles:
         return ""
     classes = attributes.get("class") or ""

@@ -1,18 +1,20 @@
 """Which boxes with the name of a nuisance hold the article after all, and which headers of a page are its site's name.
 
 A name alone decides nothing: "sidebar" in a class may say that the page has one. A named box stays out of the text only when it holds no
-`main`, no article, no title and not most of the page's prose.
+`main`, no article, no title and not most of the page's prose; a `<header>` or an element with a role, only when it holds no `main`, which
+it does where its end is missing.
 """
 
 import itertools
 import re
 from bisect import bisect_right
 
-from humpback.corpus.markup import OPENING, VOID, Markup, Tag
+from humpback.corpus.markup import FLUSH, OPENING, VOID, Markup, Tag
 
 _MOST = 0.5  # of the page's prose
 _SOME = 0.1  # of it, for an `article`: less is the teaser of another page
 _PROSE = 60  # characters between two tags; what is shorter is a label
+_JUDGED = ("box", "landmark", "open_header")
 _MANY = 40  # boxes, whose ends are found in one pass over the page instead of each from its beginning
 _MAX_BOX = 2_000  # tags in a navigation box to either side of its header
 # Elements that end the trees in them, or are the whole page.
@@ -36,10 +38,16 @@ def judge(page: Markup) -> None:
     behind = 0
     for position in telling:
         tag = page.tags[position]
-        if tag.kind != "box" or position < behind:  # or in one that is left out
+        if tag.kind not in _JUDGED or position < behind:  # or in one that is left out
+            continue
+        if tag.kind == "open_header" and not boxes.mains:
             continue
         end = boxes.end_of(position)
-        if boxes.hold_article(position, end):
+        if boxes.hold_main(position, end):
+            kind = "" if tag.name in VOID else FLUSH if tag.name == "header" else OPENING.get(tag.name, "")
+        elif tag.kind == "open_header":
+            continue
+        elif tag.kind == "box" and boxes.hold_article(position, end):
             kind = OPENING.get(tag.name, "")
         else:
             behind = end
@@ -101,7 +109,7 @@ class _Boxes:
         found = [place for place in telling if page.tags[place].name == "h1" and page.tags[place].kind == "open_heading"]
         self.site_names = [place for place in found if self._names_site(place)]
         self.titles = [place for place in found if place not in self.site_names and page.text(place, page.end_of(place)).strip()]
-        self._mains = [place for place in telling if page.tags[place].name == "main"]
+        self.mains = [place for place in telling if page.tags[place].name == "main"]
         articles = [place for place in telling if page.tags[place].name == "article"]
         self._articles = [place for place in articles if self._share(place, self.end_of(place)) > _SOME]
 
@@ -112,11 +120,13 @@ class _Boxes:
             self._ends = _ends(self._page)
         return self._ends.get(position, len(self._page.heads) - 1) if self._ends else self._page.end_of(position)
 
+    def hold_main(self, begin: int, end: int) -> bool:
+        """Whether `main` stands between two tags."""
+        return _is_one_between(self.mains, begin, end)
+
     def hold_article(self, begin: int, end: int) -> bool:
-        """Whether a title, `main`, an article that is not short or most of the prose stands between two tags."""
-        return any(_is_one_between(places, begin, end) for places in (self.titles, self._mains, self._articles)) or (
-            self._share(begin, end) > _MOST
-        )
+        """Whether a title, an article that is not short or most of the prose stands between two tags."""
+        return any(_is_one_between(places, begin, end) for places in (self.titles, self._articles)) or self._share(begin, end) > _MOST
 
     def _share(self, begin: int, end: int) -> float:
         """The share of the page's prose between two tags."""
@@ -132,7 +142,7 @@ class _Boxes:
             len(text.strip()) if len(text) >= _PROSE and head[:2] != "a " else 0 for head, text in zip(page.heads, page.texts, strict=True)
         ]
         behind = 0
-        for position in [position for position, tag in enumerate(page.tags) if tag.kind == "skip"]:
+        for position in [position for position, tag in enumerate(page.tags) if tag.kind in ("skip", "landmark")]:
             if position >= behind:
                 behind = page.end_of(position)
                 lengths[position:behind] = [0] * (behind - position)

@@ -55,12 +55,19 @@ _MAX_ALONE = 3  # labels with nothing below them
 # A form: so many labels, such a share of the blocks, with no more characters than that between them, on average.
 _MIN_LABELS, _LABEL_SHARE, _SHORT_BLOCK = 4, 0.35, 110
 _PROMISE = re.compile(r"^(?:: |  )[^\n]{40,}:(?=\n\n[^\n]+\n: )", re.MULTILINE)  # "It looks like this:", and then the next term
+# What announces code, a picture or the like, and then goes on with a paragraph.
+_UNSHOWN = re.compile(
+    rf"\b(?:{wordlists.SHOWN})\b[^\n.:]{{0,40}}:\n\n(?!- |{ORDINAL}|: |\||>| |```|[“\"]|[^\n]{{0,60}}(?:\n|\Z))(?-i:[A-Z])", re.IGNORECASE
+)
 # A line by itself that breaks off: what it opens, or goes on to, is not there ("Read more …").
 _BREAKS_OFF = re.compile(rf"(?:\A|\n\n)(?!- |{ORDINAL}|: |\||>| )[^\n]{{1,60}}(?:\.\.\.|…)(?=\n\n|\Z)")
+# A paragraph at the end that breaks off: the rest of the text is not shown.
+_TEASER = re.compile(rf"(?:\A|\n\n)(?!- |{ORDINAL}|: |\||>| |```)[^\n]*(?:\.\.\.|…)[\])]?\Z")
 # What is left of a sentence where a formula or a picture stood in it: "is , where", "to , .", "by .".
 _GAP = re.compile(r" [,.;](?=\s|\Z)")
 _BEFORE_GAP = re.compile(r"(?:,|[=≈<≤]|\b(?:is|are|of|by|the|a|an|as|with|let|where|that|to|for|in|if|than|from|between|and|or|at))\Z")
 _LONGEST_BEFORE = 10  # characters
+_TWICE_ENCODED = re.compile("â€|Ã[\xa0-\xba\xbc-\xbf¢]")  # UTF-8 that was read as Windows-1252, and encoded anew
 _UNFINISHED = re.compile(rf"\b(?:{'|'.join(wordlists.UNFINISHED)})\b")
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
 # A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
@@ -155,14 +162,14 @@ def length_reason(length: int, cfg: Segments) -> str:
 
 def text_reason(text: str, linked: int, cfg: Segments) -> str:
     """Drops a text for what it says, code apart. `linked` is how many of its characters are links."""
-    if "\ufffd" in text:
+    if "\ufffd" in text or _TWICE_ENCODED.search(text):
         return "broken characters"
     if linked > cfg.max_link_share * len(text):
         return "links"
     prose = without_code(text)
     if any(_BEFORE_GAP.search(prose[max(gap.start() - _LONGEST_BEFORE, 0) : gap.start()]) for gap in _GAP.finditer(prose)):
         return "holes"
-    if text.endswith(":") or _LAST_LABEL.search(text):  # of what is not there
+    if text.endswith(":") or _LAST_LABEL.search(text) or _TEASER.search(text):  # of what is not there
         return "fragments"
     if len(text) - len(prose) > cfg.max_code_share * len(text):
         return "code"
@@ -205,6 +212,8 @@ def fragments_reason(text: str, cfg: Segments) -> str:
     repeated = sum(count > 1 and not is_remark(line) for line, count in Counter(lines).items())
     unfilled = sum(line.endswith(":") for line in lines)
     if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
+        return "fragments"
+    if _UNSHOWN.search(text) or any(map(text.lower().__contains__, wordlists.PAYWALLS)):
         return "fragments"
     if _PROMISE.search(text) or (("..." in text or "…" in text) and _BREAKS_OFF.search(text)):
         return "fragments"

@@ -107,6 +107,8 @@ class Markup:
             self._close_roles()
         if not _remarks.isdisjoint(self.heads):
             self._demote_remarks()
+        if "<hgroup" in html:
+            self._demote_subtitles()
 
     @functools.cached_property
     def telling(self) -> list[int]:
@@ -159,6 +161,14 @@ class Markup:
                         self.tags[inner] = Tag(FLUSH, self.tags[inner].name, {})
 
 
+    def _demote_subtitles(self) -> None:
+        """Makes all headers of a group but its first one lines of the text."""
+        for position in [position for position, head in enumerate(self.heads) if head.split(" ", 1)[0] == "hgroup"]:
+            inner = [place for place in range(position, self.end_of(position)) if self.tags[place].name in HEADINGS]
+            for place in inner[2:]:  # behind the first one's end
+                self.tags[place] = Tag(FLUSH, self.tags[place].name, {})
+
+
 def _tag(head: str) -> Tag:
     """`_read_tag`, remembered."""
     if head.startswith("a "):  # the commonest, and hardly one like another, but for its class
@@ -174,7 +184,7 @@ def _tag(head: str) -> Tag:
 
 def _read_tag(head: str) -> Tag:
     tag = _read(head)
-    tag.telling = head[:1] != "/" and (tag.kind in ("box", "open_header") or tag.name in ("h1", "main", "article"))
+    tag.telling = head[:1] != "/" and (tag.kind in ("box", "landmark", "open_header") or tag.name in ("h1", "main", "article"))
     return tag
 
 

@@ -1,6 +1,7 @@
 """A page's own lines, which are no part of its text: credits of pictures, dates, bylines, invitations, what leads on to other pages.
 
-They are paragraphs of their own, outside of lists, tables, quotations and code, so a sentence that mentions one of their words stays.
+They are paragraphs or lines of their own, outside of tables, quotations and code, so a sentence that mentions one of their words stays.
+What is said there of a text, not in it, is also looked for in the lines below its header and in the last sentences above the next one.
 """
 
 import functools
@@ -8,15 +9,24 @@ import re
 
 from humpback.corpus.items import Block, Edge, Header, Item
 from humpback.corpus.lists import ORDINAL
-from humpback.corpus.own_words import OWN_LINES
+from humpback.corpus.own_words import CREDITS, OWN_LINES
 
 _MAX_LINE = 200  # characters; a longer paragraph is text
 _MAX_DATE = 80
-_MAX_AUTHOR = 400  # characters of what a page says of who wrote it
+_MAX_AUTHOR = 400  # characters of what a page says of who wrote it, or of a picture
+_MAX_OPENING = 4  # lines below a header; more are a list
+_HEADING_WORDS = 3  # spaces in one
+_MAX_CAPITALS = 30  # characters of a label all in upper case
+_MAX_ITEM = 40  # characters of an item in a list of the page's own
+_MAX_SENTENCE = 300  # characters of an invitation
 _SET_APART = re.compile(rf"- |{ORDINAL}|: |\||>| |```")  # lists, definitions, tables, quotations, code
+_ENDS = (".", "?", "!", ":", ";", ",", "”", '"', ")", "…")
 _LINK, _LONG_LINK = 0.95, 20  # share and number of a paragraph's characters that are a link
+_LABEL = re.compile(r"[^:.\n]{1,60}:\s+")
 _DAY_FIRST = re.compile(r"\d{1,2}\. [^\W\d]+ \d{4}\b")  # which begins as an item does
+_COUNTED = re.compile(r".{1,40} \([\d.,]+\)")  # "Recipes (12)"
 _WORD = re.compile(r"[^\W\d_]+")
+_SENTENCE = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[^\Wa-z\d_]|[“\"@])")
 _NAME = r"(?:[A-ZÀ-Þ][\w.’'-]*|(?:de|van|von|der|den|del|della|di|da|la|le|el|al|bin|ibn|ter)\b)"
 _NAMES = rf"{_NAME}(?:(?:,? (?:and|und|et|y|e|en|&) |, | ){_NAME}){{1,7}}"
 _ADDRESS = re.compile(
@@ -25,26 +35,124 @@ _ADDRESS = re.compile(
 )
 _READING_TIME = re.compile(r"(?:\D{0,30}\b)?\d+(?:[–-]\d+)?[ -]?min(?:ute|uten|utos|uti)?s?\.?(?: \D{0,20})?", re.IGNORECASE)
 _COUNT = re.compile(
-    r"[\d.,]+[kKmM]?\+? (?:shares?|comments?|views?|likes?|replies|reads?|votes?|followers?|kommentare?|commentaires?|comentarios|commenti"
+    r"[\d.,]+[kKmM]?\+? ?(?:shares?|comments?|views?|likes?|replies|reads?|votes?|followers?|kommentare?|commentaires?|comentarios|commenti"
     r"|reacties)"
 )
+_DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z]{2,6}")
+_KIND = re.compile(r"\s*\[[A-Z ]+\]\W*\Z")  # "[VIDEO]" behind a link
+_CREDIT = re.compile(rf"\([^()]*(?:{CREDITS['in_brackets']})[^()]*\)\.?\Z|(?:{CREDITS['at_end']})\Z")
 
 
-def without_own_lines(items: list[Item], language: str) -> tuple[list[Item], int]:
-    """A page's items without its own lines, and how many characters these had."""
+def without_own_lines(items: list[Item], language: str, title: str = "") -> tuple[list[Item], int]:
+    """A page's items without its own lines, and how many characters these had. `title`: of the page, with the site's name in it."""
     own = _Patterns.of(language)
+    parts = [part.strip().casefold() for part in re.split(r"\s[|–—·»-]\s|\s?\|\s?", title)]
+    sites = frozenset([*parts, *(part.partition(".")[0] for part in parts if _DOMAIN.fullmatch(part))])
+    kept = _without_closing(_without_lines(_without_lists(items, own), own, sites), own)
+    return kept, _characters(items) - _characters(kept)
+
+
+def _characters(items: list[Item]) -> int:
+    return sum(len(item.text) for item in items if type(item) is Block)
+
+
+def _without_lists(items: list[Item], own: "_Patterns") -> list[Item]:
+    """Without lists of which at least half is such lines, or all is names of topics and how many pages these have."""
     kept: list[Item] = []
-    cut, named = 0, False  # whether the last line that was cut says only that a name follows
-    for position, item in enumerate(items):
-        if type(item) is Block and len(item.text) <= _MAX_AUTHOR and item.text:
-            is_own = own.is_line(item.text) or (named and own.is_name(item.text)) or (item.linked and _leads_elsewhere(item, kept))
-            if is_own or (_is_edge(items, position) and own.is_author(item.text)):
-                named = own.announces_name(item.text)
-                cut += len(item.text)
+    run: list[Block] = []
+    for item in [*items, None]:
+        if type(item) is Block and item.text.startswith("- ") and (not run or item.tight):
+            run.append(item)
+            continue
+        if run:
+            said = [block.text[2:] for block in run]
+            short = len(run) >= 2 and max(map(len, said)) <= _MAX_ITEM
+            if not short or (2 * sum(map(own.is_line, said)) < len(said) and not all(map(_COUNTED.fullmatch, said))):
+                kept += run
+            run = [item] if type(item) is Block and item.text.startswith("- ") else []
+            if run:
                 continue
-        named = False
+        if item is not None:
+            kept.append(item)
+    return kept
+
+
+def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -> list[Item]:
+    """Without those that are a paragraph or a line, and those below a header that say who wrote the text and when."""
+    kept: list[Item] = []
+    header, opened, named = "", 0, False  # the last header; lines cut below it; whether the last line says whose name follows
+    for position, item in enumerate(items):
+        if type(item) is not Block:
+            header, opened, named = item.text if isinstance(item, Header) else header, 0, False
+            kept.append(item)
+            continue
+        text = item.text
+        if not text or len(text) > _MAX_AUTHOR:
+            named = False
+            kept.append(item)
+            continue
+        if "\n" in text and not _SET_APART.match(text):
+            text = "\n".join(line for line in text.split("\n") if not own.is_line(line))
+            item = Block(text, item.tight, min(item.linked, len(text)))
+        first = opened < _MAX_OPENING and (not kept or type(kept[-1]) is not Block) and _goes_on(items, position)
+        if first and own.opens(text, header, sites, named) and (text == header or not _is_list_of_labels(items, position)):
+            opened, named = opened + 1, True
+        elif first and _is_heading_line(items, position) and not _is_list_of_labels(items, position):
+            opened, named = opened + 1, False
+        elif not any(map(str.isalnum, text)) or own.is_line(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
+            named = own.announces_name(text)
+        elif own.is_credit(text) or (_is_edge(items, position) and own.is_author(text)):
+            named = False
+        else:
+            named = False
+            kept.append(item)
+    return kept
+
+
+def _without_closing(items: list[Item], own: "_Patterns") -> list[Item]:
+    """Without invitations, and labels of what is not there, at the end of what stands below a header."""
+    kept: list[Item] = []
+    for position in range(len(items) - 1, -1, -1):
+        item = items[position]
+        if type(item) is Block and (not kept or type(kept[-1]) is not Block) and not _SET_APART.match(item.text):
+            before = items[position - 1] if position else None
+            rest = "" if own.is_signed(item.text) else own.without_invitations(item.text)
+            in_air = _is_label(rest) or bool(_DOMAIN.fullmatch(rest)) if rest else True
+            if not rest or (in_air and type(before) is Block and before.text.endswith(_ENDS[:3])):
+                continue
+            item = item if rest == item.text else Block(rest, item.tight, min(item.linked, len(rest)))
         kept.append(item)
-    return kept, cut
+    return kept[::-1]
+
+
+def _is_label(text: str) -> bool:
+    """Whether a paragraph ends in the air."""
+    return 0 < len(text) <= _MAX_DATE and "\n" not in text and not text.endswith(_ENDS) and text[0].isupper()
+
+
+def _is_heading_line(items: list[Item], position: int) -> bool:
+    """Whether the first line below a header is the heading of something else: of a picture, of another page."""
+    text, following = items[position].text, items[position + 1]
+    return _is_label(text) and text.count(" ") >= _HEADING_WORDS and len(following.text) > len(text) and following.text.endswith(_ENDS[:3])
+
+
+def _is_list_of_labels(items: list[Item], position: int) -> bool:
+    """Whether below what stands from here on, and a paragraph, there are further labels: then the first ones are such, too."""
+    opened = True
+    for item in items[position:]:
+        if type(item) is not Block:
+            break
+        label = _is_label(item.text) and not _SET_APART.match(item.text)
+        if label and not opened:
+            return True
+        opened = opened and label
+    return False
+
+
+def _goes_on(items: list[Item], position: int) -> bool:
+    """Whether a paragraph follows."""
+    following = items[position + 1] if position + 1 < len(items) else None
+    return type(following) is Block and not _SET_APART.match(following.text)
 
 
 def _is_edge(items: list[Item], position: int) -> bool:
@@ -54,11 +162,14 @@ def _is_edge(items: list[Item], position: int) -> bool:
 
 
 def _leads_elsewhere(block: Block, before: list[Item]) -> bool:
-    """Whether a paragraph is nothing but a link, and not the one that the text before it announces."""
-    if block.linked < _LINK * len(block.text) or block.text.endswith((".", "?", "!")) or _SET_APART.match(block.text):
+    """Whether a paragraph is nothing but a link, behind a label or not, and not the one that the text before it announces."""
+    text = _KIND.sub("", block.text)
+    if text.endswith((".", "?", "!")) or _SET_APART.match(text) or block.linked < _LONG_LINK:
         return False
-    announced = bool(before) and isinstance(before[-1], Block) and before[-1].text.endswith(":")
-    return not announced and len(block.text) >= _LONG_LINK
+    label = _LABEL.match(text)
+    if block.linked < _LINK * len(text) and (not label or block.linked < _LINK * (len(text) - label.end())):
+        return False
+    return not (before and isinstance(before[-1], Block) and before[-1].text.endswith(":"))
 
 
 class _Patterns:
@@ -66,17 +177,21 @@ class _Patterns:
 
     def __init__(self, language: str) -> None:
         words = {**OWN_LINES["en"], **OWN_LINES.get(language, {})}
-        self._whole = frozenset(words["whole"].split(", "))
+        self._whole = frozenset(words["whole"].split(", ")) | frozenset(CREDITS["agencies"].split(", "))
         begins = "|".join(re.escape(phrase).replace(r"\ ", r"\s") for phrase in words["begins"].split(", "))
         labels = "|".join(map(re.escape, words["labels"].split(", ")))
         self._begins = re.compile(rf"(?:{begins})(?![\w-])|(?:{labels})\s?:", re.IGNORECASE)
         by = "|".join(map(re.escape, words["by"].split(", ")))
         self._by = re.compile(rf"(?i:{by})\s?:?\s+{_NAMES}(?:[\s,|·•–—-]+.{{0,60}})?")
+        self._by_one = re.compile(rf"(?i:{by})\s?:?\s+{_NAME}")
         self._by_alone = re.compile(rf"(?i:{by})\s?:?")
         self._name = re.compile(_NAMES)
         self._dated = frozenset(" ".join([words["dated"], OWN_LINES["en"]["dated"]]).split())
         writers = "|".join(words["writers"].split(", "))
-        self._author = re.compile(rf"{_NAMES},? (?:{words['is']}) [^.]{{0,80}}\b(?:{writers})\b", re.DOTALL)
+        self._author = re.compile(rf"{_NAMES},? (?:{words['is']}) [^.]{{0,80}}\b(?i:{writers})\b", re.DOTALL)
+        self._signed = re.compile(rf"{_NAMES},? (?:{words['signed']})\b")
+        self._writer = re.compile(rf"\b(?:{writers})\b", re.IGNORECASE)
+        self._invites = re.compile(rf"\b(?:{words['invites']})", re.IGNORECASE)
 
     @staticmethod
     @functools.cache
@@ -96,9 +211,31 @@ class _Patterns:
         said = text.casefold().strip(" .:!…»›>→|*-–—•[]()")
         return bool(said in self._whole or _ADDRESS.fullmatch(text) or _COUNT.fullmatch(said) or self._is_date(text))
 
+    def opens(self, text: str, header: str, sites: frozenset[str], named: bool) -> bool:
+        """Whether a line below a header is its text or the site's name once more, the name of who wrote what follows and what this person
+        is, or a label above it all.
+        """
+        if len(text) > _MAX_LINE or _SET_APART.match(text):
+            return False
+        if text == header or text.casefold() in sites:
+            return True
+        if len(text) > _MAX_DATE or text.endswith(_ENDS):
+            return False
+        capitals = len(text) <= _MAX_CAPITALS and text.isupper()
+        is_writer = named and bool(self._writer.search(text))
+        return capitals or is_writer or bool(self._name.fullmatch(text) or self._by_one.fullmatch(text) or self._is_date(text, 1))
+
     def is_author(self, text: str) -> bool:
         """Whether a paragraph says who wrote the text, if it stands at the edge of that."""
         return bool(self._author.match(text))
+
+    def is_signed(self, text: str) -> bool:
+        """Whether the last paragraph says who wrote the text."""
+        return len(text) <= _MAX_AUTHOR and bool(self._author.match(text) or self._signed.match(text))
+
+    def is_credit(self, text: str) -> bool:
+        """Whether a paragraph stands below a picture, as the name of who took that is at its end."""
+        return not _SET_APART.match(text) and bool(_CREDIT.search(text))
 
     def is_name(self, text: str) -> bool:
         """Whether a line is a name, where one is expected."""
@@ -108,12 +245,21 @@ class _Patterns:
         """Whether a line is "Written by", and nothing else."""
         return bool(self._by_alone.fullmatch(text))
 
-    def _is_date(self, text: str) -> bool:
-        """Whether a line is a date, a time, or how long it takes to read the text, and no more."""
+    def without_invitations(self, text: str) -> str:
+        """A paragraph without the last sentences that invite to something, or say where the text comes from."""
+        if not self._invites.search(text):
+            return text
+        ends = [0, *(found.end() for found in _SENTENCE.finditer(text)), len(text)]
+        while len(ends) > 1 and ends[-1] - ends[-2] <= _MAX_SENTENCE and self._invites.search(text, ends[-2], ends[-1]):
+            ends.pop()
+        return text[: ends[-1]].rstrip()
+
+    def _is_date(self, text: str, least: int = 3) -> bool:
+        """Whether a line is a date, a time, or how long it takes to read the text, and no more. `least`: digits."""
         if not any(map(str.isdigit, text)):
             return False
         if len(text) <= _MAX_DATE // 2 and _READING_TIME.fullmatch(text):
             return True
         words = [word.casefold() for word in _WORD.findall(text)]
         digits = sum(map(str.isdigit, text))
-        return digits >= 3 and bool(words or re.search(r"\d[-./]\d", text)) and all(word in self._dated for word in words)
+        return digits >= least and bool(words or re.search(r"\d[-./]\d", text)) and all(word in self._dated for word in words)

@@ -1,21 +1,33 @@
 """What a page's own lines say, by language: what own_lines.py looks for.
 
 Of each language: what a line says and no more ("whole"), how it begins ("begins"; "labels" with a colon behind), what stands before the
-name of who wrote it ("by"), the words of dates ("dated"), what such people are ("is", "writers").
+name of who wrote it ("by"), the words of dates ("dated"), what such people are ("is", "writers") or do ("signed"); and patterns of what
+the last sentences of a text invite to, or say of where it comes from ("invites").
 """
+
+# Who takes pictures, and how that stands behind what is said of one, as patterns.
+CREDITS = {
+    "in_brackets": r"(?i:\bphotos?\b|\bphotograph|\bimages?\b|\bhandout\b|\bcourtesy\b|\bpicture:|getty|shutterstock|\bistock)"
+    r"|, [Ff]ile\b|\bvia (?:AP|AFP|Reuters|REUTERS)\b|\bAP/|/(?:AP|AFP|Reuters|REUTERS)\b",
+    "at_end": r"(?:Getty Images|AP Photo|via (?:AP|AFP|Reuters|REUTERS|Getty|Shutterstock)|/ ?(?:AP|AFP|Reuters|REUTERS|Shutterstock|EPA))",
+    "agencies": "the associated press, associated press, reuters, afp, agence france-presse, pti, ians, ani, xinhua, bloomberg, upi, dpa",
+}
 
 OWN_LINES: dict[str, dict[str, str]] = {
     "en": {
-        "whole": "shutterstock, istock, alamy, afp, reuters, flipboard, social share, to read the full story, image, images, photo, "
-        "photos, picture, video, gallery, advertisement, ad, share, share this, tweet, pin, pin it, print, email, save, copy "
-        "link, link copied, facebook, twitter, whatsapp, linkedin, reddit, pinterest, telegram, read more, more, continue "
-        "reading, read full story, show more, load more, view more, see more, view gallery, next, previous, back to top, back, "
-        "top, menu, close, skip, loading, subscribe, sign up, sign in, log in, follow, follow us, comments, leave a comment, no "
-        "comments, comments are closed, related, related articles, related stories, recommended, sponsored, promoted, toggle "
-        "caption, hide caption, enlarge this image, play, listen, watch, download, edit, advertisement continue reading the "
-        "main story, media playback is unsupported on your device, story continues below advertisement, article continues "
-        "below, thank you for subscribing, thanks for reading, getty images, file photo, image via, print this page, expand, "
-        "collapse, jump to recipe, print recipe, pin recipe, table of contents, contents",
+        "whole": "don't miss, don’t miss, shutterstock, istock, alamy, flipboard, social share, advert, text size, order reprints, "
+        "print article, enlarge image, view image, view this image, sharing is caring, exclusive, pocket, messenger, sms, rss, email "
+        "the author, view author archive, get author rss feed, follow on twitter, share on facebook, share on twitter, copy, "
+        "permalink, share article, share this article, share this story, save article, listen to this article, audio, font size, "
+        "gift article, to read the full story, image, images, photo, photos, picture, video, gallery, advertisement, ad, share, "
+        "share this, tweet, pin, pin it, print, email, save, copy link, link copied, facebook, twitter, whatsapp, linkedin, reddit, "
+        "pinterest, telegram, read more, more, continue reading, read full story, show more, load more, view more, see more, view "
+        "gallery, next, previous, back to top, back, top, menu, close, skip, loading, subscribe, sign up, sign in, log in, follow, "
+        "follow us, comments, leave a comment, no comments, comments are closed, related, related articles, related stories, "
+        "recommended, sponsored, promoted, toggle caption, hide caption, enlarge this image, play, listen, watch, download, edit, "
+        "advertisement continue reading the main story, media playback is unsupported on your device, story continues below "
+        "advertisement, article continues below, thank you for subscribing, thanks for reading, getty images, file photo, image via, "
+        "print this page, expand, collapse, jump to recipe, print recipe, pin recipe, table of contents, contents",
         "begins": "a version of this article, this article appears in, order reprints, image copyright, image caption, image source, "
         "image credit, image courtesy, image via, media caption, photo by, photos by, photo credit, photo courtesy, photograph "
         "by, photography by, photo via, picture by, picture credit, images by, image by, illustration by, video by, courtesy "
@@ -34,19 +46,44 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "more on this, more from, related coverage, all rights reserved, main article, reprinted with permission, story "
         "highlights",
         "labels": "image, photo, photos, photograph, picture, pictures, video, credit, credits, illustration, source, sources, via, "
-        "related, related article, read more, read next, read, more, see also, main article, main articles, further "
-        "information, further reading, watch, listen, also read, also see, recommended, posted, published, updated, date, "
-        "author, authors, written by, reporting by, tags, tag, category, categories, topics, filed under, share, contact, press "
-        "contact, media contact",
+        "related, related article, read more, read next, read, more, see also, main article, main articles, further information, "
+        "further reading, watch, listen, also read, also see, recommended, posted, published, updated, date, author, authors, "
+        "written by, reporting by, contributing, contributors, tags, tag, category, categories, topics, filed under, share, contact, "
+        "press contact, media contact",
         "by": "by, written by, story by, words by, text by, posted by, published by, reviewed by, edited by, reporting by, author, "
         "authors",
         "dated": "january february march april may june july august september october november december jan feb mar apr jun jul aug sep "
         "sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thur thurs fri sat sun "
-        "am pm a m p utc gmt est edt cst cdt mst mdt pst pdt et ct pt bst cet cest ist st nd rd th published updated posted "
+        "original am pm a m p utc gmt est edt cst cdt mst mdt pst pdt et ct pt bst cet cest ist st nd rd th published updated posted "
         "modified created last first on at of the date edited t z",
         "is": "is|was|has been|works as|writes|has covered|covers|has written|reports",
+        "signed": "has covered|covers|writes (?:about|for|on)|reports (?:on|for|from)|can be reached|contributed",
         "writers": "writer, author, journalist, editor, reporter, columnist, contributor, correspondent, blogger, freelancer, novelist, "
         "co-author, founder, co-founder, professor, lecturer, researcher, fellow, consultant, photographer, intern, producer",
+        "invites": r"(?:sign up|register) (?:here|now|today|for (?:our|my|the|a free|free|daily|weekly|more|email|updates|alerts|"
+        r"\w+ newsletter)|to (?:our|the|get|receive))|subscribe\b|newsletters?\b|click (?:here|on the link)|(?:your|"
+        r"my) inbox|follow (?:us|me|him|her|them|@)|(?:us|me|him|her|them|visit \w+) (?:on|via) (?:facebook|twitter|"
+        r"instagram|linkedin|youtube|telegram|whatsapp)|on (?:facebook|twitter|instagram|linkedin|"
+        r"youtube)\b[^.]{0,30}(?:facebook|twitter|instagram|linkedin|youtube)|follow [^.]{1,40} on (?:facebook|twitter|"
+        r"instagram)|a version of th(?:is|e) (?:article|story|post)|what(?:[’']s| is| are) your (?:favou?rite|thoughts|"
+        r"take|opinion)|download (?:the|our) [^.]*\bapps?\b|read (?:our|more|next|also|the (?:full|original|rest|"
+        r"whole))\b|check out (?:our|the|my|his|her|their|some|more|these|this)\b|for (?:more|further|the latest|"
+        r"additional|full) (?:information|details|news|stories|tips|recipes|on|about|updates|articles|coverage|"
+        r"breaking)\b|(?:learn|find out|see|discover) more\b|more information (?:on|about|is|can)\b|see also\b|"
+        r"listen to (?:the|our)\b|watch (?:the (?:video|full)|our|live|more)\b|affiliate\b|brought to you by|"
+        r"sponsored (?:by|post|content)|contributed to th(?:is|e) (?:report|story|article)|(?:additional )?(?:reporting|"
+        r"editing|writing) by\b|contact (?:us|the author|me|him|her)\b|(?:reach|e-?mail) (?:him|her|me|us|the author)\b|"
+        r"(?:let|tell) (?:us|me) (?:know|what|about|in)\b|in the comments?\b|comments? (?:below|section)|"
+        r"what do you think|share (?:your|this|it) (?:thoughts|experience|story|article|post|opinion|comments?|with)|"
+        r"join (?:us|our|the (?:conversation|discussion|debate))\b|stay (?:tuned|up to date|up-to-date|connected|"
+        r"informed)|support (?:us\b|our (?:work|journalism))|donate (?:now|here|today|to)|this (?:article|story|post|"
+        r"piece|report|interview|column|essay|content|material|blog post) (?:was|is|has been|first|originally|appeared|"
+        r"appears|may)\b|republished|(?:reprinted|used|reproduced) (?:with|by) (?:kind )?permission|creative commons|"
+        r"all rights reserved|thanks? (?:you )?for (?:reading|watching|visiting)|your feedback|don[’']t miss\b|"
+        r"get (?:the latest|our|more (?:news|stories))\b|want (?:more|to (?:know|learn|read|see) more)\b|you (?:may|"
+        r"might) also (?:like|want|be interested)|interested in (?:more|learning|reading)|(?:earn|receive) (?:a|"
+        r"an) (?:\w+ )?commission|(?:feature|featured|header|lead|main|cover) (?:image|photo|picture)|(?:image|"
+        r"photo)s? (?:credit|courtesy|by|via)\b|originally published",
     },
     "de": {
         "whole": "bild, foto, anzeige, werbung, teilen, drucken, weiterlesen, mehr lesen, mehr, zurück, nach oben, menü, schließen, "
@@ -66,6 +103,10 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "writers": "autor, autorin, journalist, journalistin, redakteur, redakteurin, schriftsteller, schriftstellerin, reporter, "
         "professor, professorin, blogger, bloggerin, Autor, Autorin, Journalist, Journalistin, Redakteur, Redakteurin, "
         "Professor, Professorin",
+        "invites": r"newsletter\b|hier klicken|klicken sie hier|jetzt (?:abonnieren|anmelden|bestellen|registrieren)|folgen sie|"
+        r"folge (?:uns|mir)|lesen sie (?:auch|hier|mehr)|weitere informationen|mehr (?:zum thema|informationen|dazu)|"
+        r"in den kommentaren|schreib(?:en sie|t) (?:uns|mir)|dieser (?:artikel|beitrag|text) (?:ist|wurde|erschien)|"
+        r"alle rechte vorbehalten|mit material von|\((?:dpa|afp|ap|reuters)",
     },
     "fr": {
         "whole": "image, photo, publicité, partager, imprimer, lire la suite, lire plus, suite, retour, haut de page, menu, fermer, "
@@ -81,6 +122,8 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "is": "est|était|travaille comme|écrit",
         "writers": "auteur, auteure, autrice, journaliste, rédacteur, rédactrice, écrivain, écrivaine, professeur, professeure, "
         "chroniqueur",
+        "invites": r"newsletter\b|cliquez ici|abonnez-vous|inscrivez-vous|suivez-nous|lire (?:aussi|la suite)|pour en savoir plus|"
+        r"plus d[’']informations|en commentaire|dites-nous|cet article (?:est|a été)|tous droits réservés|\(avec afp",
     },
     "es": {
         "whole": "imagen, foto, publicidad, compartir, imprimir, leer más, seguir leyendo, más, volver, arriba, menú, cerrar, "
@@ -95,6 +138,8 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "viernes sábado domingo de del el a las h hs hrs actualizado publicado fecha",
         "is": "es|fue|trabaja como|escribe",
         "writers": "autor, autora, periodista, escritor, escritora, editor, editora, redactor, redactora, profesor, profesora, columnista",
+        "invites": r"newsletter\b|boletín\b|haz clic|haga clic|suscríbete|síguenos|le[ea] también|para más información|"
+        r"más información|en los comentarios|cuéntanos|este artículo (?:es|fue|ha sido)|todos los derechos reservados",
     },
     "it": {
         "whole": "immagine, foto, pubblicità, condividi, stampa, leggi tutto, continua a leggere, altro, indietro, menu, chiudi, "
@@ -109,6 +154,8 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "giovedì venerdì sabato domenica il alle ore pubblicato aggiornato data",
         "is": "è|era|lavora come|scrive",
         "writers": "autore, autrice, giornalista, scrittore, scrittrice, redattore, redattrice, professore, professoressa",
+        "invites": r"newsletter\b|clicca qui|iscriviti|seguici|leggi anche|per (?:maggiori|ulteriori) informazioni|nei commenti|"
+        r"questo articolo (?:è|fu)|tutti i diritti riservati",
     },
     "pt": {
         "whole": "imagem, foto, publicidade, compartilhar, partilhar, imprimir, leia mais, continue lendo, mais, voltar, menu, fechar, "
@@ -123,6 +170,8 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "sexta feira sábado domingo de às h em publicado atualizado data",
         "is": "é|foi|trabalha como|escreve",
         "writers": "autor, autora, jornalista, escritor, escritora, editor, editora, redator, redatora, professor, professora, colunista",
+        "invites": r"newsletter\b|clique aqui|inscreva-se|siga-nos|leia (?:também|mais)|para mais informações|mais informações|"
+        r"nos comentários|este artigo (?:é|foi)|todos os direitos reservados",
     },
     "nl": {
         "whole": "afbeelding, beeld, foto, advertentie, delen, deel, printen, lees meer, lees verder, meer, terug, menu, sluiten, "
@@ -137,5 +186,7 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "donderdag vrijdag zaterdag zondag om uur op gepubliceerd geplaatst bijgewerkt laatst datum",
         "is": "is|was|werkt als|schrijft",
         "writers": "auteur, journalist, journaliste, schrijver, schrijfster, redacteur, hoogleraar, columnist",
+        "invites": r"nieuwsbrief\b|klik hier|abonneer|volg ons|lees (?:ook|meer|verder)|meer informatie|in de reacties|"
+        r"laat (?:het )?(?:ons|me) weten|dit artikel (?:is|was|verscheen)|alle rechten voorbehouden",
     },
 }  # fmt: skip

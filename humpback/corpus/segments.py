@@ -142,7 +142,7 @@ def _without_trailing_links(items: list[Item], language: str) -> list[Item]:
 def _name(trees: list[Tree], parser: LexborHTMLParser) -> None:
     """Puts the page's title before the path of headers that say nothing by themselves, or are numbered parts of what the title names."""
     node = parser.css_first("head > title")
-    title = " ".join(node.text().split()) if node is not None else ""
+    title = " ".join(node.text().split()).strip(" -–—|·»") if node is not None else ""
     for tree in trees:
         top = _NUMBERED.match(tree.header_path[0]) if tree.header_path else None
         if title and ((top and top[1] not in title) or all(map(filters.is_generic, tree.header_path))):

@@ -31,6 +31,8 @@ _PLAIN_RAISED = words("st nd rd th er re e o a me ème tm sm r c ® © ™")
 _ANCHOR_SIGNS = frozenset(["", "¶", "#", "§", "🔗", "⚓", "link", "[link]", "permalink", "[edit]"])
 _FOOTNOTE = re.compile(r"\d{1,3}|[a-z*†‡]")
 _NOTE_MARK = re.compile(r"\[\s*(\d{1,3}|[a-z*†‡])\s*\]")
+_CITED = "\x01"  # stands before a linked number while a line is collected
+_CITATION = re.compile(rf"\s?[(\[](?:\s*{_CITED}\d{{1,3}}\s*[,;–-]?)+[)\]]")
 _BEFORE_LAST = re.compile(r"""(.*[.!?…][)”"']*)\s[^.!?…]*:\Z""", re.DOTALL)  # the sentences before the last one
 _HREF = 'href="'
 _PERMALINK = re.compile(wordlists.PERMALINK)
@@ -204,7 +206,7 @@ class _Walker:
         if self.heading is not None:
             self.line.append(" ")
             return position
-        last = next((part for part in reversed(self.line) if part.strip()), "")
+        last = next((part for part in reversed(self.line) if part.replace("&nbsp;", "").strip()), "")
         if last == BREAK:  # two in a row are a new paragraph
             self.flush()
         else:
@@ -243,11 +245,13 @@ class _Walker:
                 del self.line[began:]
                 return position
             self.links.append(plain(text))
+            if len(text) <= 3 and text.isdigit():
+                self.line.insert(began, _CITED)
         return position
 
     def close_raised(self, tag: Tag, position: int) -> int:
         began, _, hrefs = self.marks.pop()
-        text = " ".join(plain("".join(self.line[began:])).split())
+        text = " ".join(plain("".join(self.line[began:])).replace(_CITED, "").split())
         if not text:
             return position
         del self.line[began:]
@@ -273,6 +277,8 @@ class _Walker:
         if not self.line:
             return
         text = "".join(self.line)
+        if _CITED in text:
+            text = _CITATION.sub("", text).replace(_CITED, "")
         text = tidy(plain(text) if "&" in text else text)
         links, self.links, self.line = self.links, [], []
         if not text:
@@ -392,7 +398,8 @@ def to_items(
     walker = _Walker(page, {}, navigates)
     walker.walk(0, len(page.heads))
     walker.finish_heading()
-    items, cut = without_own_lines(walker.items, language)
+    title = parser.css_first("head > title")
+    items, cut = without_own_lines(walker.items, language, title.text() if title is not None else "")
     if counts is not None:
         counts["own_characters"] += cut
     return items

@@ -7,7 +7,12 @@ NAVIGATION_PHRASES: dict[str, tuple[str, ...]] = {
         "advertisements", "forums", "quick links", "newsletter", "newsletters", "related article", "related articles", "related post",
         "related posts", "related stories", "related links", "related topics", "related content", "related pages", "recent posts",
         "recent comments", "popular posts", "most popular", "most read", "latest news", "you may also like", "you might also like",
-        "more from", "read next", "read more", "up next", "leave a reply", "leave a comment", "post a comment", "add a comment",
+        "more from", "read next", "read more", "up next", "keep reading",
+        "continue reading", "editors picks", "editor s picks", "editor s pick", "editor s choice", "top stories", "latest stories",
+        "more stories", "more news", "most viewed", "recommended for you", "popular categories", "what to read next", "trending now",
+        "trending stories", "around the web", "from the web", "from our partners", "in case you missed it", "related coverage",
+        "more on this", "more like this", "recommended reading", "recommended stories",
+        "leave a reply", "leave a comment", "post a comment", "add a comment",
         "share this", "follow us", "sign up", "log in", "subscribe", "table of contents", "in this section", "on this page",
         "navigation menu", "main menu", "site map", "sitemap", "cookie policy", "cookie settings", "privacy policy", "terms of use",
         "terms of service", "terms and conditions", "all rights reserved", "sponsored", "shopping cart", "search results",
@@ -154,6 +159,17 @@ GENERIC = frozenset((
 EXAMPLES = frozenset(("example", "examples", "sample", "samples", "a simple example", "simple example", "example usage", "usage example"))
 # One of these words in a header or in the page's address: each section below builds on those before it.
 LESSONS = frozenset(("tutorial", "tutorials", "walkthrough", "walkthroughs", "howto", "howtos"))
+# What pages say in the place of the rest of a text.
+PAYWALLS = (
+    "to view the full story", "to read the full", "to continue reading", "to read the rest", "to read this article", "subscribe to read",
+    "already a subscriber", "for subscribers only", "subscribers only", "subscriber-only", "log in to read", "sign in to read",
+    "register to read", "become a member to", "free articles", "this content is locked", "unlock this article",
+)  # fmt: skip
+# What is shown, when a text announces it.
+SHOWN = (
+    "code|snippet|command|script|output|query|listing|image|photo|video|tweet|chart|graph|map|diagram|screenshot|screen shot|graphic"
+    "|infographic|module|trailer|clip|gallery|figure|illustration|table"
+)
 # What authors write where their text is not finished.
 UNFINISHED = ("FIXME", "TODO", "TBD")
 # The words that hold a text together; text of a language that is not here is not judged by them.

@@ -28,13 +28,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import common
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback.config import Segments
 from humpback.corpus.charset import decode
-from humpback.corpus.segments import extract
+from humpback.corpus.segments import Tree, extract
 from humpback.corpus.text import Block, Header, to_items
 from humpback.records import Page
 
@@ -43,6 +44,7 @@ READERS = ("trafilatura", "trafilatura_fast", "resiliparse")
 LOST = 0.2  # of an article's 5-grams
 NO_ARTICLE = 5  # 5-grams; a shorter one says nothing
 SMOKE = 12  # pages of each set
+MOST_SHOWN = 4_000  # characters of a dropped text
 Grams = frozenset[tuple[str, ...]]
 
 
@@ -160,6 +162,35 @@ def kept(cases: list[Case]) -> dict[str, float]:
     }
 
 
+def draw(cases: list[Case], kept: int, dropped: int, seed: str) -> list[dict[str, Any]]:
+    """What readers judge: kept English segments, drawn evenly from the sets, and dropped texts, evenly from the reasons, as far as each
+    has so many. Those with the smallest sha256 of seed and key are drawn.
+    """
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {"kept": {}, "dropped": {}}
+    for case in cases:
+        page = Page(case.name, case.name, 0, 0, contents(case.path))
+        title = LexborHTMLParser(decode(page.html) or "").css_first("head > title")
+        about = {"set": case.set, "page": case.name, "title": folded(title.text()) if title is not None else ""}
+        lost: list[tuple[str, Tree]] = []
+        for segment in extract(page, Segments(), lambda reason, tree, lost=lost: lost.append((reason, tree)) if tree else None):
+            row = {"what": "kept", "key": segment.id, **about, "header_path": segment.header_path, "text": segment.text}
+            found["kept"].setdefault(case.set, []).append(row)
+        for reason, tree in lost:
+            key = hashlib.sha256(f"{case.name}\0{tree.start}\0{reason}".encode()).hexdigest()[:16]
+            row = {"what": "dropped", "key": key, **about, "reason": reason, "header_path": tree.header_path}
+            row["text"] = tree.text[:MOST_SHOWN]
+            found["dropped"].setdefault(reason, []).append(row)
+    return [row for what, number in (("kept", kept), ("dropped", dropped)) for row in _evenly(list(found[what].values()), number, seed)]
+
+
+def _evenly(groups: list[list[dict[str, Any]]], number: int, seed: str) -> list[dict[str, Any]]:
+    order = lambda row: hashlib.sha256(f"{seed}:{row['key']}".encode()).hexdigest()  # noqa: E731
+    drawn: list[dict[str, Any]] = []
+    for left, group in zip(range(len(groups), 0, -1), sorted(groups, key=len), strict=True):
+        drawn += sorted(group, key=order)[: round((number - len(drawn)) / left)]
+    return sorted(drawn, key=order)
+
+
 def defuddle(folder: pathlib.Path, listed: bool) -> dict[str, int]:
     """How many of its fixtures of formulas lose or change one, and of how many of code all blocks are as expected.
 
@@ -218,11 +249,19 @@ def main() -> int:
     parser.add_argument("--no_peers", action="store_true", help="ours alone")
     parser.add_argument("--smoke", action="store_true", help=f"{SMOKE} pages of each set: shows only that it works")
     parser.add_argument("--list_even", action="store_true", help="names the pages of the even half whose article is lost")
+    parser.add_argument("--draw", type=int, default=0, help="prints so many kept segments of the odd half, a JSON object a line, and ends")
+    parser.add_argument("--draw_dropped", type=int, default=0, help="and so many dropped texts")
+    parser.add_argument("--draw_even", action="store_true", help="of the even half instead")
+    parser.add_argument("--seed", default="0", help="of --draw")
     values = parser.parse_args()
     missing = [name for name in SETS if not (values.sets / name).is_dir()]
     if missing:
         parser.error(f"{values.sets}: {', '.join(missing)} missing; the beginning of {parser.prog} says where to get them")
     cases = read_cases(values.sets)
+    if values.draw or values.draw_dropped:
+        for row in draw([case for case in cases if case.even is values.draw_even], values.draw, values.draw_dropped, values.seed):
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+        return 0
     if values.smoke:
         cases = [case for name in SETS for case in [case for case in cases if case.set == name][:SMOKE]]
     common.begin(f"{len(cases)} pages of the web")

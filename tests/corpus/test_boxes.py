@@ -32,6 +32,8 @@ AROUND = [
     ("both columns", f"<h2>Bread</h2><div class=content-sidebar-wrap>{PROSE}</div><p>{OTHER}</p><p>{OTHER}</p>"),
     ("a name of the content", f"<h2>Bread</h2><div class=content_body id=TOC_1>{PROSE}</div><p>{OTHER}</p><p>{OTHER}</p>"),
     ("two in each other", f"<div class=menu-wrap-nav><div class=social><h1>Bread</h1>{PROSE}</div></div>"),
+    ("a role around it all", f"<div role=navigation><main><h1>Bread</h1><p>{PROSE}</p></main></div>"),
+    ("a header without its end", f"<header><main><h1>Bread</h1><p>{PROSE}</p></main></div>"),
     ("a table", f"<table class=sidebar><tr><td><h1>Bread</h1><p>{PROSE}</p></td></tr></table>"),
 ]  # fmt: skip
 

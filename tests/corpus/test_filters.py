@@ -140,6 +140,12 @@ def test_text_reason(reason: str) -> None:
     assert filters.text_reason(TEXTS[reason], 0, Segments(repeat_jaccard=1.0, repeat_ngram=99)) == reason
 
 
+def test_what_was_encoded_twice_is_broken() -> None:
+    texts = [PROSE * 6 + word for word in ("cafÃ©", "donâ€™t", "SÃO", "café")]
+    reasons = [filters.text_reason(text, 0, Segments(repeat_jaccard=1.0, repeat_ngram=99)) for text in texts]
+    assert reasons == ["broken characters", "broken characters", "", ""]
+
+
 def test_a_table_is_a_list_and_long_items_are_none() -> None:
     cfg = Segments()
     assert filters.structure_reason("| a | b |\n" * 20, cfg) == "list"
@@ -269,7 +275,7 @@ def test_a_part_of_a_tutorial_and_an_example_of_something_point_elsewhere(path: 
 
 @pytest.mark.parametrize("end, reason", [
     ("\n\nTo open this command...", "fragments"), ("\n\nRead more …\n\n" + PROSE, "fragments"), ("\n- to open this...", ""),
-    (" And it was eaten...", ""), ("\n\n```\nTo open this...\n```", ""),
+    ("\n\nAnd it was eaten...", "fragments"), ("\n\nHe said: “And it was eaten …”", ""), ("\n\n```\nTo open this...\n```", ""),
     ("\n\nDimension Line", "fragments"), ("\n\nIt is hot.", ""), ("\n\nIn Python\n\n```\nbake\n```", ""), ("\n\nx = 3", ""),
     ("\n\nFIXME: how long?", "fragments"), ("\n\n```\nTODO\n```", ""), (" There is much to do.", ""),
 ])  # fmt: skip

@@ -18,12 +18,14 @@ TABLE = [
     ("soft hyphens and zero width", "<p>hy&shy;phen zero&#8203;width</p>", "hyphen zerowidth"),
     ("what parts letters in some scripts", "<p>می&zwnj;روم zero&zwnj;width</p>", "می\u200cروم zerowidth"),
     ("line break", "<p>Rose Lane 4<br>Ottersby</p>", "Rose Lane 4\nOttersby"),
-    ("two line breaks", "One.<br><br/>Two.<br> <br>Three.", "One.\n\nTwo.\n\nThree."),
+    ("two line breaks", "One.<br><br/>Two.<br> <br>Three.<br>&nbsp;<br>Four.", "One.\n\nTwo.\n\nThree.\n\nFour."),
     ("superscripts", "<p>10<sup>3</sup> m<sup>-2</sup> x<sup>n</sup> e<sup>x</sup> 2<sup>a+b</sup></p>", "10³ m⁻² xⁿ e^x 2^(a+b)"),
     ("ordinals", "<p>the 1<sup>st</sup> and 22<sup>nd</sup></p>", "the 1st and 22nd"),
     ("subscripts", "<p>H<sub>2</sub>O, x<sub>i</sub>, v<sub>max</sub></p>", "H₂O, x_i, v_(max)"),
     ("footnote marks go",
      '<p>So<sup><a href="#n1">1</a></sup> it is<a href="#n2">[2]</a>.<a href="#n"><sup>[3]</sup></a></p>', "So it is."),
+    ("numbers of citations go",
+     "<p>It is so (<a href=/s>1</a>, <a href=/t>12</a>), see <a href=/u>3</a> (in part <a href=/v>4</a>).", "It is so, see 3 (in part 4)."),
     ("quotation marks", "<p><q>Yes</q>, she said.</p>", "“Yes”, she said."),
     ("bulleted list", "<p>Take:</p><ul><li>salt</li><li><p>pepper</p></li></ul><p>Mix.</p>", "Take:\n\n- salt\n- pepper\n\nMix."),
     ("numbered list", "<ol><li>Go<li>Stop</ol>", "1. Go\n2. Stop"),
@@ -97,6 +99,11 @@ TABLE = [
     ("no advertisement", "<div class='ad-banner'>Buy</div><ins class='adsbygoogle'>Buy</ins><p class='admonition'>Mind.</p>", "Mind."),
     ("no copyright line", "<p>a</p><p>Copyright © 2019 A. B. All rights reserved.</p><div>Powered by Boardly</div>"
      "<p>This page last modified on 2020-01-02</p><p>Figure&nbsp;3. A boat</p>", "a"),
+    ("sentences with the words of such lines", "<p>Powered by two small batteries, the lamp burns for a week.</p>"
+     "<p>Figure 3. is what they called the third notch.</p><p>Last changed is the stone that wears most.</p>"
+     "<p>It was made by Otto © in 1931.</p>",
+     "Powered by two small batteries, the lamp burns for a week.\n\nFigure 3. is what they called the third notch.\n\n"
+     "Last changed is the stone that wears most.\n\nIt was made by Otto © in 1931."),
     ("a wrapper's class is about the page", "<div class='with-sidebar no-comments'><p>a</p></div><div class='sidebar'>b</div>", "a"),
     ("an id that a tool made of a title",
      "<div class='section' id='comments'><p>a</p></div><section id='menu'><p>b</p></section>", "a\n\nb"),
@@ -125,6 +132,7 @@ HEADERS = [
     ("<h2>A<p>text</h2><p>more", [("A", 2)]),  # an end tag that came too late
     ("<h2>A<h3>B</h2>text", [("A", 2), ("B", 3)]),
     ("<ul><li><h3>Step</h3>text</li></ul>", [("Step", 3)]),
+    ("<hgroup><h1>Loaves</h1><h2>For beginners</h2></hgroup><h2>Rye</h2>", [("Loaves", 1), ("Rye", 2)]),
     ("<h2 hidden>A</h2><h2>B</h2>", [("B", 2)]),
     ("<h3><button aria-expanded=false>Why?</button></h3>", [("Why?", 3)]),
     ("<h3>Why? <button>Copy</button></h3><h3><button>+</button> How?</h3>", [("Why?", 3), ("How?", 3)]),
