@@ -25,7 +25,7 @@ SKIPPED_TAGS = words(
 # What is written on these is a header or an item of a list, if it is all that stands there.
 WRITTEN_ON = words("button label")
 SKIPPED_ROLES = words(
-    "navigation banner contentinfo complementary search menu menubar toolbar dialog alertdialog tablist tooltip"
+    "navigation banner contentinfo complementary search menu menubar toolbar dialog alertdialog tablist tooltip doc-endnotes doc-footnote"
 )
 # One of these words in a class or an id is enough.
 SKIPPED_WORDS = words(
@@ -33,7 +33,7 @@ SKIPPED_WORDS = words(
     "toc skiplink addtoany addthis sharethis sharedaddy social newsletter adsbygoogle adsense advert adverts advertisement "
     "advertisements advertising sponsored promo outbrain taboola headerlink headeranchor permalink editsection noprint screenreader "
     "linenos lineno linenumbers copybtn toolbar docnav relatedtopics "
-    "seealso hatnote figure mediaobject inlinemediaobject screenshot thumbcaption"
+    "seealso hatnote footnotes footnote endnotes figure mediaobject inlinemediaobject screenshot thumbcaption"
 )
 # Both words must be there, next to each other: "share-bar" but not "share-price".
 _PAIRS = {
@@ -115,8 +115,9 @@ def skipped(tag: str, attributes: Mapping[str, str | None]) -> str:
         return ""
     if _is_hidden(attributes):
         return "skip"
-    roles = (attributes.get("role") or "").lower().split()
-    if any(role in SKIPPED_ROLES for role in roles):
+    role = attributes.get("role")
+    roles = role.lower().split() if role else ()
+    if not SKIPPED_ROLES.isdisjoint(roles):
         return "landmark"
     if tag in UNJUDGED_TAGS or "heading" in roles:
         return ""

@@ -7,7 +7,7 @@ it does where its end is missing.
 
 import itertools
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 from humpback.corpus.markup import FLUSH, OPENING, VOID, Markup, Tag
 
@@ -103,7 +103,9 @@ class _Boxes:
 
     def __init__(self, page: Markup, telling: list[int]) -> None:
         self._page = page
-        self._prose: list[int] = []  # characters of prose before each position
+        self._telling = telling
+        self._long: list[int] | None = None  # positions of texts that may be prose
+        self._prose: list[int] = []  # characters of prose before each of them
         self._asked = 0
         self._ends: dict[int, int] = {}
         found = [place for place in telling if page.tags[place].name == "h1" and page.tags[place].kind == "open_heading"]
@@ -130,22 +132,24 @@ class _Boxes:
 
     def _share(self, begin: int, end: int) -> float:
         """The share of the page's prose between two tags."""
-        if max(map(len, self._page.texts[begin:end]), default=0) < _PROSE:
+        if self._long is None:
+            self._long = [position for position, length in enumerate(map(len, self._page.texts)) if length >= _PROSE]
+        first, last = bisect_left(self._long, begin), bisect_left(self._long, end)
+        if first == last:
             return 0.0
         self._prose = self._prose or self._count_prose()
-        return (self._prose[end] - self._prose[begin]) / max(self._prose[-1], 1)
+        return (self._prose[last] - self._prose[first]) / max(self._prose[-1], 1)
 
     def _count_prose(self) -> list[int]:
-        """Without links, and without what is left out whatever it holds."""
-        page = self._page
-        lengths = [
-            len(text.strip()) if len(text) >= _PROSE and head[:2] != "a " else 0 for head, text in zip(page.heads, page.texts, strict=True)
-        ]
+        """Of the long texts before each of them, without links, and without what is left out whatever it holds."""
+        page, long = self._page, self._long or []
+        lengths = [len(page.texts[position].strip()) if page.heads[position][:2] != "a " else 0 for position in long]
         behind = 0
-        for position in [position for position, tag in enumerate(page.tags) if tag.kind in ("skip", "landmark")]:
-            if position >= behind:
+        for position in self._telling:
+            if position >= behind and page.tags[position].kind in ("skip", "landmark"):
                 behind = page.end_of(position)
-                lengths[position:behind] = [0] * (behind - position)
+                first, last = bisect_left(long, position), bisect_left(long, behind)
+                lengths[first:last] = [0] * (last - first)
         return [0, *itertools.accumulate(length if length >= _PROSE else 0 for length in lengths)]
 
     def _names_site(self, position: int) -> bool:

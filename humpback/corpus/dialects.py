@@ -6,7 +6,7 @@ from humpback.corpus.markup import VOID
 
 _HEAD = 2_000  # characters in which a page says what it is
 _XHTML = re.compile(r"\s*<\?xml\b.*?(?:www\.w3\.org/1999/xhtml|<!DOCTYPE[^>]*XHTML)", re.IGNORECASE | re.DOTALL)
-_ATTRIBUTES = r"""(?:\s+[^\s"'<>/=]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>/=]+))?)*"""
+_ATTRIBUTES = r"""(?:\s+[^\s"'<>/=]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>/=]+))?)*+"""
 _CLOSED = re.compile(rf"<([A-Za-z][\w:.-]*)({_ATTRIBUTES})\s*/>|<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 _TEMPLATE = re.compile(r"<(/?)template\b([^>]*)>", re.IGNORECASE)
 

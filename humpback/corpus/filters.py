@@ -55,14 +55,13 @@ _MAX_ALONE = 3  # labels with nothing below them
 # A form: so many labels, such a share of the blocks, with no more characters than that between them, on average.
 _MIN_LABELS, _LABEL_SHARE, _SHORT_BLOCK = 4, 0.35, 110
 _PROMISE = re.compile(r"^(?:: |  )[^\n]{40,}:(?=\n\n[^\n]+\n: )", re.MULTILINE)  # "It looks like this:", and then the next term
-# What announces code, a picture or the like, and then goes on with a paragraph.
-_UNSHOWN = re.compile(
-    rf"\b(?:{wordlists.SHOWN})\b[^\n.:]{{0,40}}:\n\n(?!- |{ORDINAL}|: |\||>| |```|[“\"]|[^\n]{{0,60}}(?:\n|\Z))(?-i:[A-Z])", re.IGNORECASE
-)
+# A colon before a paragraph, and what it announces there.
+_ANNOUNCED = re.compile(rf":\n\n(?!- |{ORDINAL}|: |\||>| |```|[“\"]|[^\n]{{0,60}}(?:\n|\Z))[A-Z]")
+_SHOWN_HERE = re.compile(rf"\b(?:{wordlists.SHOWN})\b[^\n.:]{{0,40}}\Z")
+_ANNOUNCEMENT = 60  # characters before the colon
 # A line by itself that breaks off: what it opens, or goes on to, is not there ("Read more …").
 _BREAKS_OFF = re.compile(rf"(?:\A|\n\n)(?!- |{ORDINAL}|: |\||>| )[^\n]{{1,60}}(?:\.\.\.|…)(?=\n\n|\Z)")
-# A paragraph at the end that breaks off: the rest of the text is not shown.
-_TEASER = re.compile(rf"(?:\A|\n\n)(?!- |{ORDINAL}|: |\||>| |```)[^\n]*(?:\.\.\.|…)[\])]?\Z")
+_SET_APART = re.compile(rf"- |{ORDINAL}|: |\||>| |```")
 # What is left of a sentence where a formula or a picture stood in it: "is , where", "to , .", "by .".
 _GAP = re.compile(r" [,.;](?=\s|\Z)")
 _BEFORE_GAP = re.compile(r"(?:,|[=≈<≤]|\b(?:is|are|of|by|the|a|an|as|with|let|where|that|to|for|in|if|than|from|between|and|or|at))\Z")
@@ -149,6 +148,7 @@ def place_reason(header_path: Sequence[str], url: str, text: str) -> str:
     return "points elsewhere" if _only_words(header_path[-1]) in wordlists.EXAMPLES and _FIGURE.match(text) else ""
 
 
+@functools.lru_cache(maxsize=4096)
 def _only_words(header: str) -> str:
     return " ".join(word for word in _WORD.findall(header.casefold()) if not word.isdigit())
 
@@ -162,14 +162,14 @@ def length_reason(length: int, cfg: Segments) -> str:
 
 def text_reason(text: str, linked: int, cfg: Segments) -> str:
     """Drops a text for what it says, code apart. `linked` is how many of its characters are links."""
-    if "\ufffd" in text or _TWICE_ENCODED.search(text):
+    if not text.isascii() and ("\ufffd" in text or _TWICE_ENCODED.search(text)):
         return "broken characters"
     if linked > cfg.max_link_share * len(text):
         return "links"
     prose = without_code(text)
     if any(_BEFORE_GAP.search(prose[max(gap.start() - _LONGEST_BEFORE, 0) : gap.start()]) for gap in _GAP.finditer(prose)):
         return "holes"
-    if text.endswith(":") or _LAST_LABEL.search(text) or _TEASER.search(text):  # of what is not there
+    if text.endswith(":") or _LAST_LABEL.search(text) or _is_teaser(text):  # of what is not there
         return "fragments"
     if len(text) - len(prose) > cfg.max_code_share * len(text):
         return "code"
@@ -185,6 +185,11 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
     if reason or not may_repeat(words, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words):
         return reason
     return "repetition" if repeats(prose, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words) else ""
+
+
+def _is_teaser(text: str) -> bool:
+    """Whether a text's last paragraph breaks off: the rest is not shown."""
+    return text.rstrip("])").endswith(("...", "…")) and not _SET_APART.match(text, text.rfind("\n") + 1)
 
 
 def characters_reason(text: str, cfg: Segments) -> str:
@@ -213,7 +218,12 @@ def fragments_reason(text: str, cfg: Segments) -> str:
     unfilled = sum(line.endswith(":") for line in lines)
     if repeated >= _MAX_REPEATED or unfilled >= _MAX_ALONE or (len(lines) >= _MAX_ALONE and _is_form(text, cfg)):
         return "fragments"
-    if _UNSHOWN.search(text) or any(map(text.lower().__contains__, wordlists.PAYWALLS)):
+    lowered = text.lower()
+    if any(map(lowered.__contains__, wordlists.PAYWALLS)):
+        return "fragments"
+    if ":\n\n" in text and any(
+        _SHOWN_HERE.search(lowered[max(found.start() - _ANNOUNCEMENT, 0) : found.start()]) for found in _ANNOUNCED.finditer(text)
+    ):
         return "fragments"
     if _PROMISE.search(text) or (("..." in text or "…" in text) and _BREAKS_OFF.search(text)):
         return "fragments"

@@ -12,8 +12,10 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from humpback.corpus.boilerplate import words
 
 # A page has a formula when one of these is in its bytes; most have none of the first.
-_SIGNS = (b"math", b"MathJax", b"mjx-", b"katex", b"data-")
-_SIGN = re.compile(rb"<math|math/tex|mjx-container|MathJax|katex|data-(?:math|tex|latex|katex|expr|equation|formula)|mwe-math")
+_SIGNS = (
+    b"<math", b"math/tex", b"mwe-math", b"data-math", b"mjx-container", b"MathJax", b"katex", b"data-tex", b"data-latex", b"data-expr",
+    b"data-equation", b"data-formula",
+)  # fmt: skip
 _IMAGE = re.compile(rb"<img\s[^>]*>")
 _IMAGE_SIGN = re.compile(
     rb"class=[\"']?[^\"'>]*\b(?:tex|latex|math|equation|ql-img)|\\[A-Za-z]|%5C|latex|m(?:ath|ime)tex|chl=|mwe-math", re.IGNORECASE
@@ -50,7 +52,7 @@ _COMPOSED = words("msup msub msubsup mover munder munderover mfrac msqrt mroot m
 def write_out(parser: LexborHTMLParser) -> None:
     """Puts the text of each formula in its place."""
     raw = parser.raw_html or b""
-    if any(map(raw.__contains__, _SIGNS)) and _SIGN.search(raw):
+    if any(map(raw.__contains__, _SIGNS)):
         _write_marked(parser)
     if b"<img" in raw and _IMAGE_SIGN.search(b"".join(_IMAGE.findall(raw))):
         for node in parser.css("img"):

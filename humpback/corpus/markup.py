@@ -184,7 +184,7 @@ def _tag(head: str) -> Tag:
 
 def _read_tag(head: str) -> Tag:
     tag = _read(head)
-    tag.telling = head[:1] != "/" and (tag.kind in ("box", "landmark", "open_header") or tag.name in ("h1", "main", "article"))
+    tag.telling = head[:1] != "/" and (tag.kind in ("skip", "box", "landmark", "open_header") or tag.name in ("h1", "main", "article"))
     return tag
 
 

@@ -7,7 +7,7 @@ What is said there of a text, not in it, is also looked for in the lines below i
 import functools
 import re
 
-from humpback.corpus.items import Block, Edge, Header, Item
+from humpback.corpus.items import Block, Header, Item
 from humpback.corpus.lists import ORDINAL
 from humpback.corpus.own_words import CREDITS, OWN_LINES
 
@@ -25,7 +25,7 @@ _LINK, _LONG_LINK = 0.95, 20  # share and number of a paragraph's characters tha
 _LABEL = re.compile(r"[^:.\n]{1,60}:\s+")
 _DAY_FIRST = re.compile(r"\d{1,2}\. [^\W\d]+ \d{4}\b")  # which begins as an item does
 _COUNTED = re.compile(r".{1,40} \([\d.,]+\)")  # "Recipes (12)"
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD, _DIGIT = re.compile(r"[^\W\d_]+"), re.compile(r"\d")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[^\Wa-z\d_]|[“\"@])")
 _NAME = r"(?:[A-ZÀ-Þ][\w.’'-]*|(?:de|van|von|der|den|del|della|di|da|la|le|el|al|bin|ibn|ter)\b)"
 _NAMES = rf"{_NAME}(?:(?:,? (?:and|und|et|y|e|en|&) |, | ){_NAME}){{1,7}}"
@@ -39,8 +39,10 @@ _COUNT = re.compile(
     r"|reacties)"
 )
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z]{2,6}")
+_ENDED = re.compile(r"[.!?…][\"”’')\]]*\Z")
 _KIND = re.compile(r"\s*\[[A-Z ]+\]\W*\Z")  # "[VIDEO]" behind a link
-_CREDIT = re.compile(rf"\([^()]*(?:{CREDITS['in_brackets']})[^()]*\)\.?\Z|(?:{CREDITS['at_end']})\Z")
+_CREDIT, _CREDITED = re.compile(CREDITS["in_brackets"]), re.compile(rf"(?:{CREDITS['at_end']})\Z")
+_MAX_CREDIT = 20  # characters of one at the end
 
 
 def without_own_lines(items: list[Item], language: str, title: str = "") -> tuple[list[Item], int]:
@@ -65,9 +67,7 @@ def _without_lists(items: list[Item], own: "_Patterns") -> list[Item]:
             run.append(item)
             continue
         if run:
-            said = [block.text[2:] for block in run]
-            short = len(run) >= 2 and max(map(len, said)) <= _MAX_ITEM
-            if not short or (2 * sum(map(own.is_line, said)) < len(said) and not all(map(_COUNTED.fullmatch, said))):
+            if max(len(block.text) for block in run) > _MAX_ITEM or not own.is_list([block.text[2:] for block in run]):
                 kept += run
             run = [item] if type(item) is Block and item.text.startswith("- ") else []
             if run:
@@ -94,14 +94,14 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
         if "\n" in text and not _SET_APART.match(text):
             text = "\n".join(line for line in text.split("\n") if not own.is_line(line))
             item = Block(text, item.tight, min(item.linked, len(text)))
-        first = opened < _MAX_OPENING and (not kept or type(kept[-1]) is not Block) and _goes_on(items, position)
+        first = opened < _MAX_OPENING and _is_first(kept) and _goes_on(items, position)
         if first and own.opens(text, header, sites, named) and (text == header or not _is_list_of_labels(items, position)):
             opened, named = opened + 1, True
         elif first and _is_heading_line(items, position) and not _is_list_of_labels(items, position):
             opened, named = opened + 1, False
-        elif not any(map(str.isalnum, text)) or own.is_line(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
+        elif own.is_line(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
             named = own.announces_name(text)
-        elif own.is_credit(text) or (_is_edge(items, position) and own.is_author(text)):
+        elif own.is_credit(text) or (own.is_author(text) and _is_first(kept)):
             named = False
         else:
             named = False
@@ -118,7 +118,7 @@ def _without_closing(items: list[Item], own: "_Patterns") -> list[Item]:
             before = items[position - 1] if position else None
             rest = "" if own.is_signed(item.text) else own.without_invitations(item.text)
             in_air = _is_label(rest) or bool(_DOMAIN.fullmatch(rest)) if rest else True
-            if not rest or (in_air and type(before) is Block and before.text.endswith(_ENDS[:3])):
+            if not rest or (in_air and type(before) is Block and _ENDED.search(before.text)):
                 continue
             item = item if rest == item.text else Block(rest, item.tight, min(item.linked, len(rest)))
         kept.append(item)
@@ -133,7 +133,7 @@ def _is_label(text: str) -> bool:
 def _is_heading_line(items: list[Item], position: int) -> bool:
     """Whether the first line below a header is the heading of something else: of a picture, of another page."""
     text, following = items[position].text, items[position + 1]
-    return _is_label(text) and text.count(" ") >= _HEADING_WORDS and len(following.text) > len(text) and following.text.endswith(_ENDS[:3])
+    return _is_label(text) and text.count(" ") >= _HEADING_WORDS and len(following.text) > len(text) and bool(_ENDED.search(following.text))
 
 
 def _is_list_of_labels(items: list[Item], position: int) -> bool:
@@ -155,16 +155,17 @@ def _goes_on(items: list[Item], position: int) -> bool:
     return type(following) is Block and not _SET_APART.match(following.text)
 
 
-def _is_edge(items: list[Item], position: int) -> bool:
-    """Whether a block is the first or the last one of what stands below its header."""
-    around = (items[position - 1] if position else None, items[position + 1] if position + 1 < len(items) else None)
-    return any(item is None or isinstance(item, Header | Edge) for item in around)
+def _is_first(kept: list[Item]) -> bool:
+    """Whether a block is the first one of what is kept below its header."""
+    return not kept or type(kept[-1]) is not Block
 
 
 def _leads_elsewhere(block: Block, before: list[Item]) -> bool:
     """Whether a paragraph is nothing but a link, behind a label or not, and not the one that the text before it announces."""
+    if block.linked < _LONG_LINK:
+        return False
     text = _KIND.sub("", block.text)
-    if text.endswith((".", "?", "!")) or _SET_APART.match(text) or block.linked < _LONG_LINK:
+    if text.endswith((".", "?", "!")) or _SET_APART.match(text):
         return False
     label = _LABEL.match(text)
     if block.linked < _LINK * len(text) and (not label or block.linked < _LINK * (len(text) - label.end())):
@@ -180,6 +181,9 @@ class _Patterns:
         self._whole = frozenset(words["whole"].split(", ")) | frozenset(CREDITS["agencies"].split(", "))
         begins = "|".join(re.escape(phrase).replace(r"\ ", r"\s") for phrase in words["begins"].split(", "))
         labels = "|".join(map(re.escape, words["labels"].split(", ")))
+        self._first = frozenset(  # words with which such lines begin
+            _WORD.match(phrase.casefold() + " ")[0] for key in ("begins", "labels", "by") for phrase in words[key].split(", ")
+        )
         self._begins = re.compile(rf"(?:{begins})(?![\w-])|(?:{labels})\s?:", re.IGNORECASE)
         by = "|".join(map(re.escape, words["by"].split(", ")))
         self._by = re.compile(rf"(?i:{by})\s?:?\s+{_NAMES}(?:[\s,|·•–—-]+.{{0,60}})?")
@@ -191,7 +195,8 @@ class _Patterns:
         self._author = re.compile(rf"{_NAMES},? (?:{words['is']}) [^.]{{0,80}}\b(?i:{writers})\b", re.DOTALL)
         self._signed = re.compile(rf"{_NAMES},? (?:{words['signed']})\b")
         self._writer = re.compile(rf"\b(?:{writers})\b", re.IGNORECASE)
-        self._invites = re.compile(rf"\b(?:{words['invites']})", re.IGNORECASE)
+        self._invites = re.compile(rf"\b(?:{words['invites']})")
+        self._inviting = frozenset(words["inviting"].split()) if language == "en" else None
 
     @staticmethod
     @functools.cache
@@ -204,12 +209,28 @@ class _Patterns:
             return False
         if _SET_APART.match(text):
             return bool(_DAY_FIRST.match(text)) and len(text) <= _MAX_DATE and self._is_date(text)
-        if self._begins.match(text) or self._by.fullmatch(text) or self._by_alone.fullmatch(text):
+        word = _WORD.match(text)
+        if (
+            word
+            and word[0].casefold() in self._first
+            and (self._begins.match(text) or self._by.fullmatch(text) or self._by_alone.fullmatch(text))
+        ):
             return True
+        return self.is_label(text)
+
+    def is_label(self, text: str) -> bool:
+        """Whether a short line is one of the page's labels, an address, a count or a date."""
         if len(text) > _MAX_DATE:
             return False
-        said = text.casefold().strip(" .:!…»›>→|*-–—•[]()")
-        return bool(said in self._whole or _ADDRESS.fullmatch(text) or _COUNT.fullmatch(said) or self._is_date(text))
+        said = text.casefold().strip(" .:!…»›>→|*-–—•[]()_")
+        return bool(not said or said in self._whole or _ADDRESS.fullmatch(text) or _COUNT.fullmatch(said) or self._is_date(text))
+
+    def is_list(self, items: list[str]) -> bool:
+        """Whether the items of a list are such lines, at least half of them, or all are topics with how many pages these have."""
+        if len(items) == 1:
+            return self.is_label(items[0])
+        counted = all(text.endswith(")") and _COUNTED.fullmatch(text) for text in items)
+        return counted or 2 * sum(map(self.is_line, items)) >= len(items)
 
     def opens(self, text: str, header: str, sites: frozenset[str], named: bool) -> bool:
         """Whether a line below a header is its text or the site's name once more, the name of who wrote what follows and what this person
@@ -235,7 +256,9 @@ class _Patterns:
 
     def is_credit(self, text: str) -> bool:
         """Whether a paragraph stands below a picture, as the name of who took that is at its end."""
-        return not _SET_APART.match(text) and bool(_CREDIT.search(text))
+        if text.endswith((")", ").")):
+            return bool(_CREDIT.search(text, text.rfind("(") + 1)) and not _SET_APART.match(text)
+        return text[-1:].isalpha() and bool(_CREDITED.search(text, max(len(text) - _MAX_CREDIT, 0))) and not _SET_APART.match(text)
 
     def is_name(self, text: str) -> bool:
         """Whether a line is a name, where one is expected."""
@@ -247,16 +270,20 @@ class _Patterns:
 
     def without_invitations(self, text: str) -> str:
         """A paragraph without the last sentences that invite to something, or say where the text comes from."""
-        if not self._invites.search(text):
+        lowered = text.lower()
+        last = max(len(text) - _MAX_SENTENCE, 0)
+        if self._inviting and self._inviting.isdisjoint(_WORD.findall(lowered, last)):
+            return text
+        if len(lowered) != len(text) or not self._invites.search(lowered, last):
             return text
         ends = [0, *(found.end() for found in _SENTENCE.finditer(text)), len(text)]
-        while len(ends) > 1 and ends[-1] - ends[-2] <= _MAX_SENTENCE and self._invites.search(text, ends[-2], ends[-1]):
+        while len(ends) > 1 and ends[-1] - ends[-2] <= _MAX_SENTENCE and self._invites.search(lowered, ends[-2], ends[-1]):
             ends.pop()
         return text[: ends[-1]].rstrip()
 
     def _is_date(self, text: str, least: int = 3) -> bool:
         """Whether a line is a date, a time, or how long it takes to read the text, and no more. `least`: digits."""
-        if not any(map(str.isdigit, text)):
+        if not _DIGIT.search(text):
             return False
         if len(text) <= _MAX_DATE // 2 and _READING_TIME.fullmatch(text):
             return True

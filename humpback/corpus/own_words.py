@@ -2,7 +2,7 @@
 
 Of each language: what a line says and no more ("whole"), how it begins ("begins"; "labels" with a colon behind), what stands before the
 name of who wrote it ("by"), the words of dates ("dated"), what such people are ("is", "writers") or do ("signed"); and patterns of what
-the last sentences of a text invite to, or say of where it comes from ("invites").
+the last sentences of a text invite to, or say of where it comes from ("invites"; "inviting" has a word of each).
 """
 
 # Who takes pictures, and how that stands behind what is said of one, as patterns.
@@ -60,6 +60,12 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "signed": "has covered|covers|writes (?:about|for|on)|reports (?:on|for|from)|can be reached|contributed",
         "writers": "writer, author, journalist, editor, reporter, columnist, contributor, correspondent, blogger, freelancer, novelist, "
         "co-author, founder, co-founder, professor, lecturer, researcher, fellow, consultant, photographer, intern, producer",
+        "inviting": "additional affiliate also app apps article articles breaking brought check click column comment comments "
+        "commission contact content contributed coverage creative details donate editing email essay facebook favorite favourite "
+        "feedback follow full further image images inbox information instagram interested interview join latest learn let linkedin "
+        "listen mail material miss more news newsletter newsletters opinion originally permission photo photos picture piece post "
+        "reach read recipes register report reporting republished rights share sign sponsored stay stories story subscribe support "
+        "take telegram tell thank thanks think thoughts tips twitter updates version want watch whatsapp writing youtube",
         "invites": r"(?:sign up|register) (?:here|now|today|for (?:our|my|the|a free|free|daily|weekly|more|email|updates|alerts|"
         r"\w+ newsletter)|to (?:our|the|get|receive))|subscribe\b|newsletters?\b|click (?:here|on the link)|(?:your|"
         r"my) inbox|follow (?:us|me|him|her|them|@)|(?:us|me|him|her|them|visit \w+) (?:on|via) (?:facebook|twitter|"

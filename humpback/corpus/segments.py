@@ -44,7 +44,7 @@ _NEVER_DEEP = words(
 )
 _ANY_HEADER = "h1, h2, h3, h4, h5, h6, [role=heading]"
 _FORMATTING = words("b big code em font i nobr s small strike strong tt u")
-_FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})[\s>]", re.IGNORECASE)
+_FORMATTING_TAG = re.compile(rf"<(?i:{'|'.join(sorted(_FORMATTING))})[\s>]")
 
 
 # What is counted of a page: headers; characters below navigation headers, and of the page's own lines.
@@ -118,7 +118,8 @@ def cut(page: Page, cfg: Segments, counts: Counter[str] | None = None) -> tuple[
         raise PageDropped("headers left out" if parser.css_first(_ANY_HEADER) is not None else "no header")
     if any(_NUMBERED.match(tree.header_path[0]) or filters.is_generic(tree.header) for tree in trees if tree.header_path):
         _name(trees, parser)
-    counts.update(headers=len(trees), navigation_characters=sum(tree.length for tree in trees if tree.navigation))
+    counts["headers"] += len(trees)
+    counts["navigation_characters"] += sum(tree.length for tree in trees if tree.navigation)
     return functools.partial(_address, parser, page), trees
 
 

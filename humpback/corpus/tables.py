@@ -80,6 +80,8 @@ def as_blocks(rows: Rows) -> list[str]:
     width = max(len(cells) for _, cells in rows)
     lines = []
     for number, (is_header, cells) in enumerate(rows):
+        if number and cells == rows[0][1]:  # the header once more
+            continue
         cells = [cell.replace("|", "\\|") for cell in cells] + [""] * (width - len(cells))
         lines.append("| " + " | ".join(cells) + " |")
         if number == 0 and is_header:

@@ -34,6 +34,7 @@ _NOTE_MARK = re.compile(r"\[\s*(\d{1,3}|[a-z*†‡])\s*\]")
 _CITED = "\x01"  # stands before a linked number while a line is collected
 _CITATION = re.compile(rf"\s?[(\[](?:\s*{_CITED}\d{{1,3}}\s*[,;–-]?)+[)\]]")
 _BEFORE_LAST = re.compile(r"""(.*[.!?…][)”"']*)\s[^.!?…]*:\Z""", re.DOTALL)  # the sentences before the last one
+_BARE_ADDRESS = re.compile(r"(?:https?://)?(?:[\w-]+\.)+[a-z]{2,}/\S+")
 _HREF = 'href="'
 _PERMALINK = re.compile(wordlists.PERMALINK)
 _MAX_PERMALINK = 300  # characters: it may name its header
@@ -242,6 +243,9 @@ class _Walker:
                 del self.line[began:]
                 return position
             if len(text) <= _MAX_SIGN and 'href="#' in head and (sign in _ANCHOR_SIGNS or _NOTE_MARK.fullmatch(sign or "")):
+                del self.line[began:]
+                return position
+            if "/" in text and _BARE_ADDRESS.fullmatch(text.strip()) and any(frame.tag == "blockquote" for frame in self.frames):
                 del self.line[began:]
                 return position
             self.links.append(plain(text))
