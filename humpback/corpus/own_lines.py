@@ -12,9 +12,12 @@ from humpback.corpus.lists import ORDINAL
 from humpback.corpus.own_words import CREDITS, OWN_LINES
 
 _MAX_LINE = 200  # characters; a longer paragraph is text
+_MAX_NOTED = 120  # of a sentence
 _MAX_DATE = 80
 _MAX_AUTHOR = 400  # characters of what a page says of who wrote it, or of a picture
 _MAX_OPENING = 4  # lines below a header; more are a list
+_FEW_WORDS = 4  # of a label
+_KEYS = re.compile(r"\w\+\w| - | [>→] ")  # keys and menus to choose
 _HEADING_WORDS = 3  # spaces in one
 _MAX_CAPITALS = 30  # characters of a label all in upper case
 _MAX_ITEM = 40  # characters of an item in a list of the page's own
@@ -29,10 +32,13 @@ _WORD, _DIGIT = re.compile(r"[^\W\d_]+"), re.compile(r"\d")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[^\Wa-z\d_]|[“\"@])")
 _NAME = r"(?:[A-ZÀ-Þ][\w.’'-]*|(?:de|van|von|der|den|del|della|di|da|la|le|el|al|bin|ibn|ter)\b)"
 _NAMES = rf"{_NAME}(?:(?:,? (?:and|und|et|y|e|en|&) |, | ){_NAME}){{1,7}}"
-_ADDRESS = re.compile(
-    r"(?:e-?mail|web|website|tel|phone|twitter|contact)?\s*:?\s*(?:[\w.+-]+@[\w-]+\.[\w.]+|https?://\S+|www\.\S+|@\w+|\+?[\d ()/-]{7,})",
+_MAIL = re.compile(r"(?:e-?mail|contact)?\s*:?\s*[\w.+-]+@[\w-]+\.[\w.]+", re.IGNORECASE)
+_ADDRESS = re.compile(  # which may be an example, so one goes only at a text's edges
+    r"(?:(?:web|website|tel|phone|twitter|contact|via|source)\s*:?\s*)?"
+    r"(?:(?:https?://|www\.)\S+|@\w+|\+?[\d ()/-]{7,}|(?:[\w-]+\.)+[a-z]{2,6})",
     re.IGNORECASE,
 )
+_NUMBERS = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|\d{1,2}:\d\d")  # of a date or time
 _READING_TIME = re.compile(r"(?:\D{0,30}\b)?\d+(?:[–-]\d+)?[ -]?min(?:ute|uten|utos|uti)?s?\.?(?: \D{0,20})?", re.IGNORECASE)
 _COUNT = re.compile(
     r"[\d.,]+[kKmM]?\+? ?(?:shares?|comments?|views?|likes?|replies|reads?|votes?|followers?|kommentare?|commentaires?|comentarios|commenti"
@@ -117,7 +123,7 @@ def _without_closing(items: list[Item], own: "_Patterns") -> list[Item]:
         if type(item) is Block and (not kept or type(kept[-1]) is not Block) and not _SET_APART.match(item.text):
             before = items[position - 1] if position else None
             rest = "" if own.is_signed(item.text) else own.without_invitations(item.text)
-            in_air = _is_label(rest) or bool(_DOMAIN.fullmatch(rest)) if rest else True
+            in_air = bool(_is_last_label(rest) or _ADDRESS.fullmatch(rest))
             if not rest or (in_air and type(before) is Block and _ENDED.search(before.text)):
                 continue
             item = item if rest == item.text else Block(rest, item.tight, min(item.linked, len(rest)))
@@ -128,6 +134,12 @@ def _without_closing(items: list[Item], own: "_Patterns") -> list[Item]:
 def _is_label(text: str) -> bool:
     """Whether a paragraph ends in the air."""
     return 0 < len(text) <= _MAX_DATE and "\n" not in text and not text.endswith(_ENDS) and text[0].isupper()
+
+
+def _is_last_label(text: str) -> bool:
+    """Whether a last paragraph is the title of what is not there: of few words, or all in capitals."""
+    words = _WORD.findall(text)
+    return _is_label(text) and not _KEYS.search(text) and (len(words) <= _FEW_WORDS or all(w[0].isupper() for w in words if len(w) > 3))
 
 
 def _is_heading_line(items: list[Item], position: int) -> bool:
@@ -210,12 +222,11 @@ class _Patterns:
         if _SET_APART.match(text):
             return bool(_DAY_FIRST.match(text)) and len(text) <= _MAX_DATE and self._is_date(text)
         word = _WORD.match(text)
-        if (
-            word
-            and word[0].casefold() in self._first
-            and (self._begins.match(text) or self._by.fullmatch(text) or self._by_alone.fullmatch(text))
-        ):
-            return True
+        if word and word[0].casefold() in self._first:
+            if self._begins.match(text) and not (len(text) > _MAX_NOTED and text.endswith(".")):
+                return True
+            if self._by.fullmatch(text) or self._by_alone.fullmatch(text):
+                return True
         return self.is_label(text)
 
     def is_label(self, text: str) -> bool:
@@ -223,7 +234,7 @@ class _Patterns:
         if len(text) > _MAX_DATE:
             return False
         said = text.casefold().strip(" .:!…»›>→|*-–—•[]()_")
-        return bool(not said or said in self._whole or _ADDRESS.fullmatch(text) or _COUNT.fullmatch(said) or self._is_date(text))
+        return bool(not said or said in self._whole or _MAIL.fullmatch(text) or _COUNT.fullmatch(said) or self._is_date(text))
 
     def is_list(self, items: list[str]) -> bool:
         """Whether the items of a list are such lines, at least half of them, or all are topics with how many pages these have."""
@@ -244,7 +255,8 @@ class _Patterns:
             return False
         capitals = len(text) <= _MAX_CAPITALS and text.isupper()
         is_writer = named and bool(self._writer.search(text))
-        return capitals or is_writer or bool(self._name.fullmatch(text) or self._by_one.fullmatch(text) or self._is_date(text, 1))
+        is_name = bool(self._name.fullmatch(text) or self._by_one.fullmatch(text))
+        return capitals or is_writer or is_name or bool(_ADDRESS.fullmatch(text)) or self._is_date(text, 1)
 
     def is_author(self, text: str) -> bool:
         """Whether a paragraph says who wrote the text, if it stands at the edge of that."""
@@ -289,4 +301,5 @@ class _Patterns:
             return True
         words = [word.casefold() for word in _WORD.findall(text)]
         digits = sum(map(str.isdigit, text))
-        return digits >= least and bool(words or re.search(r"\d[-./]\d", text)) and all(word in self._dated for word in words)
+        dated = any(len(word) > 1 for word in words) or bool(_NUMBERS.search(text))
+        return digits >= least and dated and text[0] != "[" and all(word in self._dated for word in words)

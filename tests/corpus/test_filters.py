@@ -140,6 +140,14 @@ def test_text_reason(reason: str) -> None:
     assert filters.text_reason(TEXTS[reason], 0, Segments(repeat_jaccard=1.0, repeat_ngram=99)) == reason
 
 
+@pytest.mark.parametrize("text, reason", [
+    ("Here is the code for the timer:\n\n" + PROSE, "fragments"), ("Here is the code for the timer:\n\n```\nx\n```", ""),
+    ("Here is what she said of it:\n\n" + PROSE, ""), ("To read the full story, please pay.", "fragments"),
+])  # fmt: skip
+def test_what_is_not_shown(text: str, reason: str) -> None:
+    assert filters.text_reason(f"{PROSE * 6}\n\n{text}", 0, Segments(repeat_jaccard=1.0, repeat_ngram=99)) == reason
+
+
 def test_what_was_encoded_twice_is_broken() -> None:
     texts = [PROSE * 6 + word for word in ("cafÃ©", "donâ€™t", "SÃO", "café")]
     reasons = [filters.text_reason(text, 0, Segments(repeat_jaccard=1.0, repeat_ngram=99)) for text in texts]

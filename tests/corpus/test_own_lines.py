@@ -25,7 +25,9 @@ OWN = {
 TEXT = (
     "May is the month of rye.", "By hand it takes ten minutes.", "By train", "The photo shows a loaf.", "1. Photo: hang it up", "12 loaves",
     "- Photo: A. Miller", "> By Ann Miller", "Share the dough among four tins.", "1,250", "Copyright law protects recipes only as texts.",
-    "Date palms grow slowly.", "In March 2020 the mill closed.", "```\nBy Ann Miller\n```", "| May | 2020 |", "Ann Miller baked here.",
+    "Date palms grow slowly.", "http://example.org/loaf", "13.0%", "a_2^3_4", "[10/Oct/2000:13:55:36 -0700]",
+    "Posted on walls all over the town, the notice asked every baker to bring one loaf of rye and two of wheat to the old market hall.",
+    "In March 2020 the mill closed.", "```\nBy Ann Miller\n```", "| May | 2020 |", "Ann Miller baked here.",
 )  # fmt: skip
 
 
@@ -52,6 +54,51 @@ def test_who_wrote_it() -> None:
     assert left(about) == [about]  # in the middle it may be the text
     kept, cut = without_own_lines([Header("Bread", 1), Block(PROSE, False), Block(about, False), Header("Next", 2)], "en")
     assert [item.text for item in kept] == ["Bread", PROSE, "Next"] and cut == len(about)
+
+
+OPENING = (
+    "Ann Miller", "Crumb Diary staff writer", "By Reuters", "May 5", "LOCAL NEWS", "The Crumb", "Bread", "Mill owner opens new bakery",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", OPENING)
+def test_lines_below_a_header(line: str) -> None:
+    def left(*texts: str) -> list[str]:
+        items = [Header("Bread", 1), *(Block(text, False) for text in texts)]
+        return [item.text for item in without_own_lines(items, "en", "Bread - The Crumb")[0][1:]]
+
+    assert left(*(["Ann Miller"] if "writer" in line else []), line, PROSE) == [PROSE]
+    assert left(PROSE, line, PROSE) == [PROSE, line, PROSE]  # in the middle it may be the text
+    if line not in ("May 5", "Bread", "The Crumb", "By Reuters"):
+        assert left(line, PROSE, "Rye Flour", PROSE)[0] == line  # a label like the one below
+
+
+@pytest.mark.parametrize("end, rest", [
+    ("Sign up here.", ""), ("It is easy. Don’t miss a loaf. Sign up for our newsletter.", "It is easy."), ("Read our review of rye.", ""),
+    ("More On Bread", ""), ("http://example.org/loaf", ""), ("Ann Miller has covered bread since 2012.", ""),
+    ("Contributing: Ann Miller", ""), ("A baker must read the dough.", "A baker must read the dough."),
+    ("For more information see the manual. It is long.", "For more information see the manual. It is long."),
+    ("Choose Oven - Start", "Choose Oven - Start"), ("- Sign up here.", "- Sign up here."),
+])  # fmt: skip
+def test_the_end_of_a_text(end: str, rest: str) -> None:
+    kept = without_own_lines([Header("Bread", 1), Block(PROSE, False), Block(end, False), Header("Cake", 1)], "en")[0]
+    assert [item.text for item in kept] == ["Bread", PROSE, *([rest] if rest else []), "Cake"]
+
+
+@pytest.mark.parametrize("lines, stays", [
+    (["Facebook", "Twitter", "Mix"], False), (["Order Reprints", "Print Article"], False), (["Rye (12)", "Wheat (3)"], False),
+    (["19 November 2019"], False), (["Advertisement -"], False), (["rye", "wheat"], True), (["Photo: A. Miller"], True), (["Bread"], True),
+])  # fmt: skip
+def test_lists_of_the_page(lines: list[str], stays: bool) -> None:
+    items = [Header("Bread", 1), Block(PROSE, False), *(Block(f"- {line}", bool(n)) for n, line in enumerate(lines)), Block(PROSE, False)]
+    assert without_own_lines(items, "en")[0] == (items if stays else [*items[:2], items[-1]])
+
+
+def test_credits_of_pictures() -> None:
+    for caption in ("Bakers at work in Ottersby. (Ann Miller/AP)", "A loaf on Monday. (Photo: A. Miller)", "Rye bread Getty Images"):
+        assert left(caption) == []
+    for sentence in ("He baked it himself. (He was seven.)", "The mill was sold (see the map).", "Bread feeds all (AP said)."):
+        assert left(sentence) == [sentence]
 
 
 def test_a_paragraph_that_is_a_link_leads_elsewhere() -> None:
