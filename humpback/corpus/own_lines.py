@@ -35,7 +35,7 @@ _NAMES = rf"{_NAME}(?:(?:,? (?:and|und|et|y|e|en|&) |, | ){_NAME}){{1,7}}"
 _MAIL = re.compile(r"(?:e-?mail|contact)?\s*:?\s*[\w.+-]+@[\w-]+\.[\w.]+", re.IGNORECASE)
 _ADDRESS = re.compile(  # which may be an example, so one goes only at a text's edges
     r"(?:(?:web|website|tel|phone|twitter|contact|via|source)\s*:?\s*)?"
-    r"(?:(?:https?://|www\.)\S+|@\w+|\+?[\d ()/-]{7,}|(?:[\w-]+\.)+[a-z]{2,6})",
+    r"(?:(?:https?://|www\.)\S+|@\w+|\d[\d.,]*|\+?[\d ()/-]{7,}|(?:[\w-]+\.)+[a-z]{2,6})",
     re.IGNORECASE,
 )
 _NUMBERS = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|\d{1,2}:\d\d")  # of a date or time
