@@ -142,7 +142,7 @@ class Segments(Node):
 class Seed(Node):
     """The human pairs."""
 
-    source: str = setting("", OPENED, "Open Assistant's trees, JSON lines of pairs (plain, Alpaca's, Dolly's), or tfds:NAME[:SPLIT]")
+    source: str = setting("", OPENED, "a file or folder of pairs in any form that docs/training.md lists, or tfds:NAME[:SPLIT]")
     single_reply: str = setting("drop", one_of("drop", "reviewed"), "`reviewed` also keeps a reviewed only reply, whose rank is null")
     language: str = setting("en", LANGUAGE, "the paper's; messages of an export that are in another are dropped")
     limit: int = setting(0, at_least(0), "training pairs, drawn by their texts; 0 keeps all")

@@ -1,7 +1,8 @@
 """`humpback generate --model=MODEL --input=FILE.jsonl --out=DIR`: the engine as a tool of its own, for any prompts.
 
 A line of the input is {"prompt": text}, {"instruction": text}, {"messages": [{"role": …, "content": …}, …]} or {"ids": [token ids]}, with
-an "id", a text or a whole number, if the user has one. The same prompts, flags and model give the same lines, in the order of the input,
+an "id", a text or a whole number, if the user has one. The other kinds of files and forms that seed pairs come in are taken as well; of a
+pair only what it asks is. The same prompts, flags and model give the same lines, in the order of the input,
 however many replicas share the work and whatever was killed.
 """
 
@@ -21,7 +22,7 @@ from etils import epath
 from humpback import config as configs
 from humpback import distributed, prompts, records, storage
 from humpback.commands.models import OpenModel, open_model
-from humpback.datasets import forms
+from humpback.datasets import containers, forms
 from humpback.decoding import offline
 from humpback.decoding.engine import Result
 from humpback.decoding.sampling import Sampler
@@ -88,7 +89,8 @@ def define_flags() -> None:
     """The command's flags."""
     defaults = configs.Decoding()
     flags.DEFINE_string("model", None, "a model folder, GGUF file, Hugging Face or Meta folder", required=True)
-    flags.DEFINE_string("input", None, 'JSON lines of {"prompt"}, {"instruction"}, {"messages"} or {"ids"}; "id" optional', required=True)
+    what = 'JSON lines of {"prompt"}, {"instruction"}, {"messages"} or {"ids"}; "id" optional; or any file that seed pairs are read from'
+    flags.DEFINE_string("input", None, what, required=True)
     flags.DEFINE_string("out", None, "the folder to make: generated-….jsonl, rejects-….jsonl, manifest.json", required=True)
     flags.DEFINE_float("temperature", 0.7, "0 is greedy", lower_bound=0)
     flags.DEFINE_float("top_p", 0.9, "nucleus", lower_bound=0, upper_bound=1)
@@ -126,7 +128,7 @@ def main() -> None:
     decided = {f"--{name}": values[name].value for name in ("temperature", "top_p", "top_k", "max_new_tokens", "samples", "seed", "stop")}
     decided |= {"--length": length, "--dtype": values.dtype, "--wrap": wrap}
     decided |= {
-        "--input": f"sha256 {storage.sha256_file(values.input)}",
+        "--input": f"sha256 {digest_of(values.input)}",
         "--model": f"sha256 {opened.digest()}",
     }
     recorded = {f"--{name}": values[name].value for name in ("slots", "tensor", "processes_per_replica")}
@@ -136,10 +138,17 @@ def main() -> None:
         generate(stage, opened, length, wrap)
 
 
+def digest_of(source: str) -> str:
+    """sha256 of a file, or of those of a folder that is read."""
+    digests = [storage.sha256_file(path) for _, path in containers.list_files(source)]
+    return digests[0] if len(digests) == 1 else storage.sha256_json(digests)
+
+
 def generate(stage: Stage, opened: OpenModel, length: int, wrap: bool) -> None:
     """Serves the prompts that the flags name."""
     values, info = flags.FLAGS, opened.info
-    inputs = offline.Inputs([values.input], parse, any_id=True)  # before the model is loaded, as a line may be wrong
+    # before the model is loaded, as a line may be wrong
+    inputs = offline.Inputs([values.input], parse, any_id=True, read=containers.numbered_records)
     template = _WRAPPED[info.direction] if wrap else None
     decoding = configs.Decoding(
         length=values.length or min(length, room_for(inputs, info, template, values.max_new_tokens)),
@@ -174,9 +183,12 @@ def generate(stage: Stage, opened: OpenModel, length: int, wrap: bool) -> None:
 def unread_fields(path: storage.PathLike) -> dict[str, int]:
     """In how many lines of the input, whose form `parse` has checked, stands a field that is not read."""
     found: Counter[str] = Counter()
-    for _, line in records.numbered_lines(path):
+    for _, line in containers.numbered_records(path):
         row = json.loads(line)
-        [asked] = [name for name in _ASKS if name in row]
+        asked = "".join(name for name in _ASKS if name in row)
+        if asked not in _ASKS or is_pair(row):
+            found.update(row.keys() - {"id"} - forms.fields_of(row))
+            continue
         found.update(row.keys() - {"id", asked, *(forms.CONTEXTS if asked == "instruction" else ())})
         turns = row["messages"] if asked == "messages" else ()
         found.update({f"messages.{name}" for turn in turns for name in turn} - {"messages.role", "messages.content"})
@@ -211,8 +223,11 @@ def parse(line: str, where: str) -> PromptLine:
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})") from error
     asked = [name for name in _ASKS if isinstance(row, dict) and name in row]
-    if len(asked) != 1:
-        raise UserError(f"{where}: must be an object with one of {', '.join(map(repr, _ASKS))}")
+    if len(asked) != 1 or is_pair(row):
+        try:
+            row, asked = {**({"id": row["id"]} if "id" in row else {}), "instruction": forms.prompt_of(row)}, ["instruction"]
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(f"{where}: must be an object with one of {', '.join(map(repr, _ASKS))}, or a pair ({error})") from error
     [name] = asked
     content, number = row[name], where.rpartition(":")[2]
     if name in ("prompt", "instruction") and not isinstance(content, str):
@@ -232,6 +247,13 @@ def parse(line: str, where: str) -> PromptLine:
             raise UserError(f"{where}: {error}") from error
     fields: dict[str, Any] = {"prompt": None, "ids": None, name: tuple(content) if isinstance(content, list) else content}
     return PromptLine(record_id, **fields)
+
+
+def is_pair(row: dict[str, Any]) -> bool:
+    """Whether an object that asks is a record of human pairs: a tree, or a chat that has its last answer."""
+    turns = row.get("messages")
+    answered = isinstance(turns, list) and len(turns) > 1 and isinstance(turns[-1], dict) and turns[-1].get("role") == "assistant"
+    return answered or isinstance(row.get("prompt"), dict)
 
 
 def messages(turns: Any, where: str) -> tuple[Message, ...]:

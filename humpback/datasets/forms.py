@@ -1,97 +1,176 @@
-"""What a record of human pairs, or a file of them, is: the forms that are read, and the names of those that are not."""
+"""What a record of human pairs is: the forms that are read, and the names of those that are not (the files: containers.py)."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from etils import epath
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from humpback.datasets.oasst import Pair, pair_of_tree
 from humpback.records import half_surrogate
 
-# The fields of a pair. Alpaca calls the response output, and has the text that an instruction speaks of as input; Dolly calls it context.
-_RESPONSES = ("response", "output")
+
+class Fields(NamedTuple):
+    """A form of two texts: the field of the instruction, those that may hold the response, and those of a text that it speaks of."""
+
+    instruction: str
+    responses: tuple[str, ...]
+    contexts: tuple[str, ...] = ()
+
+
+# Alpaca calls the response output, and has the text that an instruction speaks of as input; Dolly calls it context.
 CONTEXTS = ("input", "context")
-KNOWN = frozenset(("instruction", *_RESPONSES, *CONTEXTS))
-EXPECTED = 'expected {"instruction": …, "response": …} or an Open Assistant tree ({"prompt": {…}})'
+_PLAIN = Fields("instruction", ("response", "output"), CONTEXTS)
+_TEXTS = (_PLAIN, Fields("prompt", ("completion",)), Fields("prompt", ("response",)), Fields("question", ("answer",), ("context",)))
+_NAMES = {"instruction/input/output": "Alpaca", "instruction/output": "Alpaca", "instruction/context/response": "Dolly"}
+_CHATS = ("messages", "conversations")
+TREE = "Open Assistant's tree"
+_USERS, _ASSISTANTS, _SYSTEMS = {"user", "human", "prompter"}, {"assistant", "gpt", "chatgpt", "bot", "model"}, {"system", "developer"}
+EXPECTED = (
+    "expected the fields instruction and response (or output), prompt and completion or response, question and answer, messages, "
+    "conversations, or an Open Assistant tree"
+)
 # Fields by which other forms are known.
 _OTHER_FORMS = (
     (("message_id",), "a message of Open Assistant's export of messages, take the one of trees"),
-    (("messages",), "a chat in `messages`"),
-    (("conversations",), "a chat in `conversations` (LIMA, ShareGPT)"),
     (("chosen", "rejected"), "a pair of answers, one chosen and one rejected"),
-    (("prompt", "completion"), "a prompt and its completion"),
-    (("prompt", "response"), "a prompt and its response"),
-    (("question", "answer"), "a question and its answer"),
     (("text",), "one text with both turns in it"),
 )
-_LOAD = "of it the Python package datasets makes JSON lines: load_dataset({!r}, data_files=FILE, split='train').to_json('pairs.jsonl')"
-_LOAD_SAVED = "of it the Python package datasets makes JSON lines: load_from_disk(FOLDER).to_json('pairs.jsonl')"
-# The first bytes of files that are no text.
-_MAGIC = (
-    (b"PAR1", "a Parquet file", _LOAD.format("parquet")),
-    (b"ARROW1", "an Arrow file", _LOAD.format("arrow")),
-    (b"\xff\xff\xff\xff", "an Arrow file", _LOAD.format("arrow")),
-    (b"\xff\xfe", "text in UTF-16", "save it in UTF-8"),
-    (b"\xfe\xff", "text in UTF-16", "save it in UTF-8"),
-    (b"\x1f\x8b", "compressed with gzip", "let its name end with .gz"),
-    (b"BZh", "compressed with bzip2", "unpack it"),
-    (b"\xfd7zXZ", "compressed with xz", "unpack it"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it"),
-    (b"PK\x03\x04", "a ZIP archive or a spreadsheet", "unpack it, or save it as JSON lines"),
-)
 
 
-def pair_of_record(record: Any, single_reply: str = "drop", language: str = "en") -> Pair | str:
-    """The pair of one JSON value, or the reason why there is none. ValueError says what is wrong with its form."""
+class Ambiguous(ValueError):
+    """A record in two forms with different texts: which is meant, nobody can know."""
+
+
+class Found(NamedTuple):
+    """A record's pair, its form, the fields that were read, and how many turns of a chat were not, by kind."""
+
+    pair: Pair
+    form: str
+    read: frozenset[str]
+    turns: Mapping[str, int] = {}
+
+
+def read_record(record: Any, single_reply: str = "drop", language: str = "en") -> Found | str:
+    """The pair of one JSON value, or the reason why there is none.
+
+    Of a chat it is the first user's turn and the assistant's that follows. ValueError says what is wrong with its form; Ambiguous when
+    it is in several forms with different texts.
+    """
     if not isinstance(record, Mapping):
         raise ValueError(EXPECTED)
     if isinstance(record.get("prompt"), Mapping):
         pair = pair_of_tree(record, single_reply, language)
-    elif "instruction" in record:
-        pair = _plain_pair(record)
-    else:
-        for names, form in _OTHER_FORMS:
-            if all(name in record for name in names):
-                raise ValueError(f"this is {form}; {EXPECTED}")
-        raise ValueError(f"{EXPECTED}; its fields are {sorted(map(str, record))}")
-    if isinstance(pair, Pair) and any(map(half_surrogate, pair)):
-        raise ValueError("half of a surrogate pair, which no UTF-8 can hold")
-    return pair
-
-
-def _plain_pair(record: Mapping[str, Any]) -> Pair:
-    responses = {_stripped(record, name) for name in _RESPONSES} - {""}
-    if len(responses) > 1:
-        raise ValueError(f"{' and '.join(map(repr, _RESPONSES))} differ; leave out one")
-    for name, found in (("instruction", _stripped(record, "instruction")), (_RESPONSES[0], responses)):
+        found = [Found(pair, TREE, frozenset(record))] if isinstance(pair, Pair) else []
         if not found:
-            raise ValueError(f"{name!r} is empty or missing")
-    return Pair(instruction_of(record), responses.pop())
+            return str(pair)
+    else:
+        found = _all_forms(record)
+    first = found[0]
+    for other in found[1:]:
+        if other.pair != first.pair:
+            raise Ambiguous(f"its {first.form} and its {other.form} differ: {first.pair!r:.120} and {other.pair!r:.120}; leave out one")
+    if any(map(half_surrogate, first.pair)):
+        raise ValueError("half of a surrogate pair, which no UTF-8 can hold")
+    return first._replace(read=frozenset().union(*(one.read for one in found)))
 
 
-def instruction_of(record: Mapping[str, Any]) -> str:
+def instruction_of(record: Mapping[str, Any], form: Fields = _PLAIN) -> str:
     """A record's instruction, and its context after a blank line where it has one. ValueError for a field that is no text."""
-    return "\n\n".join(filter(None, (_stripped(record, name) for name in ("instruction", *CONTEXTS))))
+    return "\n\n".join(filter(None, (_stripped(record, name) for name in (form.instruction, *form.contexts))))
 
 
-def foreign_file(path: epath.Path, head: bytes) -> str:
-    """What a file, or a folder, is that does not hold JSON lines, by its first bytes, and what to do; "" where it may hold some."""
-    if path.is_dir():
-        names = {child.name for child in path.iterdir()}
-        if {"state.json", "dataset_info.json"} & names or any(name.endswith(".arrow") for name in names):
-            return f"a dataset saved with save_to_disk; {_LOAD_SAVED}"
-        return "a folder; name a file"
-    for magic, name, way_out in _MAGIC:
-        if head.startswith(magic):
-            return f"{name}; {way_out}"
-    first = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n", 1)[0].decode(errors="replace").strip()
-    if first.startswith("["):
-        return "a JSON array; of it `jq -c '.[]' FILE` makes JSON lines"
-    for separator, name in ((",", "CSV"), ("\t", "tab-separated values"), (";", "CSV")):
-        columns = [column.strip(" \"'") for column in first.split(separator)]
-        if len(columns) > 1 and all(column.isidentifier() for column in columns):
-            return f"{name} with the columns {', '.join(columns)}; {_LOAD.format('csv')}"
-    return ""
+def prompt_of(record: Any, language: str = "en") -> str:
+    """What a record of human pairs asks, whatever its answer. ValueError as `read_record`, or with the reason why there is no pair."""
+    if isinstance(record, Mapping) and "question" in record and "answer" not in record:
+        return instruction_of(record, _TEXTS[-1])
+    found = read_record(record, "reviewed", language)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found.pair.instruction
+
+
+def fields_of(record: Mapping[str, Any]) -> frozenset[str]:
+    """The fields of a record that `prompt_of` takes, and those of its answer."""
+    if "question" in record and "answer" not in record:
+        return frozenset((_TEXTS[-1].instruction, *_TEXTS[-1].contexts))
+    found = read_record(record, "reviewed", "en")
+    return found.read if isinstance(found, Found) else frozenset()
+
+
+def _all_forms(record: Mapping[str, Any]) -> list[Found]:
+    """A record's pair in each form that it has whole. ValueError when there is none."""
+    found, wrong = [], []
+    for form in _TEXTS:
+        if form.instruction in record and (form is _PLAIN or any(name in record for name in form.responses)):
+            try:
+                found.append(_texts(record, form))
+            except Ambiguous:
+                raise
+            except ValueError as error:
+                wrong.append(error)
+    for name in _CHATS:
+        if name in record:
+            try:
+                found.append(_chat(record[name], name))
+            except ValueError as error:
+                wrong.append(error)
+    if found:
+        return found
+    if wrong:
+        raise wrong[0]
+    for names, what in _OTHER_FORMS:
+        if all(name in record for name in names):
+            raise ValueError(f"this is {what}; {EXPECTED}")
+    raise ValueError(f"{EXPECTED}; its fields are {sorted(map(str, record))}")
+
+
+def _texts(record: Mapping[str, Any], form: Fields) -> Found:
+    responses = {_stripped(record, name) for name in form.responses} - {""}
+    if len(responses) > 1:
+        raise Ambiguous(f"{' and '.join(map(repr, form.responses))} differ; leave out one")
+    for name, text in ((form.instruction, _stripped(record, form.instruction)), (form.responses[0], responses)):
+        if not text:
+            raise ValueError(f"{name!r} is empty or missing")
+    read = [name for name in (form.instruction, *form.contexts, *form.responses) if name in record]
+    label = "/".join(read)
+    name = f"{label} ({_NAMES[label]})" if label in _NAMES else label
+    return Found(Pair(instruction_of(record, form), responses.pop()), name, frozenset(read))
+
+
+def _chat(turns: Any, name: str) -> Found:
+    """`messages`, ShareGPT's `conversations` of {from, value}, or LIMA's of texts, the user's first."""
+    if not isinstance(turns, Sequence) or isinstance(turns, str):
+        raise ValueError(f"{name!r} is no list of turns: {turns!r:.40}")
+    lima = all(isinstance(turn, str) for turn in turns)
+    roles = ["user" if number % 2 == 0 else "assistant" for number in range(len(turns))] if lima else [_role(turn, name) for turn in turns]
+    asked = roles.index("user") if "user" in roles else len(roles)
+    if roles[asked : asked + 2] != ["user", "assistant"]:
+        raise ValueError(f"in {name!r} no assistant's turn follows the user's first; the roles are {', '.join(roles) or 'none'}")
+    texts = [_text_of_turn(turn, name) for turn in turns[asked : asked + 2]]
+    if "" in texts:
+        raise ValueError(f"in {name!r} a turn is empty")
+    others = [role for number, role in enumerate(roles) if number not in (asked, asked + 1)]
+    systems = others.count("system")
+    unread = Counter({"system turns": systems, "later turns": len(others) - systems})
+    keys = {key for turn in turns if isinstance(turn, Mapping) for key in turn}
+    form = "LIMA's conversations" if lima else "ShareGPT's conversations" if "from" in keys else name
+    return Found(Pair(*texts), form, frozenset([name]), +unread)
+
+
+def _role(turn: Any, name: str) -> str:
+    role = (turn.get("role") or turn.get("from")) if isinstance(turn, Mapping) else None
+    for word, group in (("user", _USERS), ("assistant", _ASSISTANTS), ("system", _SYSTEMS)):
+        if isinstance(role, str) and role.lower() in group:
+            return word
+    if isinstance(role, str):
+        return role
+    raise ValueError(f"a turn of {name!r} has no role: {turn!r:.60}")
+
+
+def _text_of_turn(turn: Any, name: str) -> str:
+    text = turn if isinstance(turn, str) else turn.get("content", turn.get("value"))
+    if not isinstance(text, str):
+        raise ValueError(f"a turn of {name!r} is not a text: {text!r:.40}")
+    return text.strip()
 
 
 def _stripped(record: Mapping[str, Any], name: str) -> str:

@@ -1,4 +1,4 @@
-"""Seed pairs from a file (Open Assistant's trees, JSON lines of pairs) or a tfds dataset (`tfds:NAME[:SPLIT]`)."""
+"""Seed pairs from a file or folder (containers.py says which kinds, forms.py which forms) or a tfds dataset (`tfds:NAME[:SPLIT]`)."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -7,13 +7,13 @@ from typing import Any
 from etils import epath
 
 from humpback import storage
-from humpback.datasets import forms
-from humpback.datasets.pair_files import Reader, SeedPairs, check_file, read_file
+from humpback.datasets import containers
+from humpback.datasets.pair_files import Reader, SeedPairs, read_file
 from humpback.errors import UserError
 from humpback.records import Example, record_id
 
 _TFDS = "tfds:"
-_TFDS_FIELDS = forms.KNOWN | {"id", "source"}
+_TFDS_FIELDS = ("id", "source")
 
 
 def read_pairs(
@@ -21,8 +21,8 @@ def read_pairs(
 ) -> SeedPairs:
     """Reads the human pairs of a source, by the rules of oasst.py and forms.py.
 
-    `source` is a file that `read_file` reads, or `tfds:NAME[:SPLIT][?data_dir=DIR]`: a prepared dataset with the features `instruction`
-    and `response` (and `id`, `source` if it has them); SPLIT is train by default, DIR the environment's TFDS_DATA_DIR or else tfds' own.
+    `source` is a file or folder that `read_file` reads, or `tfds:NAME[:SPLIT][?data_dir=DIR]`: a prepared dataset with the features
+    `instruction` and `response` (and `id`, `source` if it has them); SPLIT is train by default, DIR the environment's TFDS_DATA_DIR or else tfds' own.
     A record that is malformed or without text is dropped and counted, or ends it when `strict`. `say` is told of the first of them, and
     of fields that are not read. UserError as `read_file`.
     """
@@ -31,15 +31,13 @@ def read_pairs(
         return reader.collect(source, _from_tfds(source, reader))
     if source:
         return read_file(source, reader)
-    raise UserError("seed_pairs.source is empty: name an Open Assistant export, a JSONL file of pairs, or tfds:NAME")
+    raise UserError("seed_pairs.source is empty: name a file of pairs, a folder of them, or tfds:NAME")
 
 
 def list_files(source: str) -> list[tuple[str, str]]:
-    """(name, path) of the files that `read_pairs` reads. UserError for a dataset that is not prepared, and for a folder."""
+    """(name, path) of the files that `read_pairs` reads. UserError for a dataset that is not prepared."""
     if not source.startswith(_TFDS):
-        if epath.Path(source).is_dir():
-            check_file(epath.Path(source), b"")
-        return [(os.path.basename(source), source)]
+        return containers.list_files(source)
     folder = _open_tfds(source)[2]
     return [(name, os.fspath(folder / name)) for name in storage.list_files(folder)]
 
@@ -75,7 +73,7 @@ def _from_tfds(source: str, reader: Reader) -> Iterator[Example]:
     for number, row in enumerate(data):
         row = {key: value.decode() if isinstance(value, bytes) else value for key, value in row.items()}
         try:
-            pair = reader.pair(row, _TFDS_FIELDS)
+            pair = reader.pair(f"{source}: record {number}", row, _TFDS_FIELDS)
         except ValueError as error:
             reader.bad(f"{source}: record {number}", str(error))
             continue

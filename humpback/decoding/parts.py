@@ -53,10 +53,11 @@ class Inputs:
         *,
         id_of: Callable[[str, str], str] | None = None,
         any_id: bool = False,
+        read: Callable[[storage.PathLike], Iterator[tuple[str, str]]] = records.numbered_lines,
     ):
         """Reads everything once. id_of: the id in a line, for less than `parse` costs. any_id: ids may be any text; otherwise all but 16
-        hex digits are rejected."""
-        self._files, self._parse = files, parse
+        hex digits are rejected. read: a file's lines, each after its place."""
+        self._files, self._parse, self._read = files, parse, read
         numbers, bad = array.array("Q"), bytearray()
         for _, where, line in self._lines():
             record_id = id_of(line, where) if id_of else parse(line, where).id
@@ -83,7 +84,7 @@ class Inputs:
                 yield position, where, self._parse(line, where)
 
     def _lines(self) -> Iterator[tuple[int, str, str]]:
-        lines = itertools.chain.from_iterable(map(records.numbered_lines, self._files))
+        lines = itertools.chain.from_iterable(map(self._read, self._files))
         return ((position, where, line) for position, (where, line) in enumerate(lines))
 
     def position(self, record_id: str) -> int:

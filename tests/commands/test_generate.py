@@ -32,7 +32,7 @@ TOKENIZER = tiny.make_tokenizer()
         ('{"messages": [{"role": "user"}]}', '"messages" must be a list'),
         ('{"messages": []}', "must be user, assistant, … and end with user, not none"),
         ('{"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}]}', "not system, user"),
-        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]}', "not user, assistant"),
+        ('{"messages": [{"role": "system", "content": "a"}, {"role": "assistant", "content": "a"}]}', "no assistant's turn follows"),
         ('{"prompt": 3}', '"prompt" must be a text, not 3'),
         ('{"ids": [1, true]}', '"ids" must be a list of whole numbers'),
         ('{"ids": "12"}', '"ids" must be a list of whole numbers'),
@@ -70,6 +70,20 @@ def test_every_form_of_a_line_asks_the_same():
     several = writer().encode(generate.parse(json.dumps({"messages": [user, assistant, user]}), "x:1")).tolist()
     between = [*TOKENIZER.encode("So."), TOKENIZER.eos_id, *TOKENIZER.encode("\n")]
     assert several == encoded[0] + between + encoded[0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Why?"}, {"question": "Why?", "answer": "So."}, {"conversations": ["Why?", "So."]},
+        {"messages": [{"role": "system", "content": "Be"}, {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
+        {"instruction": "Why?", "output": "So.", "messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
+        {"prompt": {"text": "Why?", "lang": "en", "replies": [{"text": "So.", "lang": "en", "rank": 0}]}},
+    ],
+)  # fmt: skip
+def test_of_a_pair_what_it_asks_is_the_prompt(row):
+    asked = generate.parse(json.dumps({**row, "id": 3}), "x:1")
+    assert (asked.id, asked.instruction, asked.prompt, asked.messages) == ("3", "Why?", None, None)
 
 
 def writer(direction="forward", template=prompts.forward_prompt, stops=()):

@@ -15,9 +15,17 @@ from humpback.datasets.oasst import Pair
     ({"instruction": "Who?", "context": "It was\n\nshe.", "response": "She."}, Pair("Who?\n\nIt was\n\nshe.", "She.")),
     ({"instruction": "Who?", "context": "", "input": None, "response": "She."}, Pair("Who?", "She.")),
     ({"instruction": "Who?", "output": "She.", "response": "She. "}, Pair("Who?", "She.")),
+    ({"prompt": "Who?", "completion": "She."}, Pair("Who?", "She.")),
+    ({"prompt": "Who?", "response": "She.", "prompt_id": 1}, Pair("Who?", "She.")),
+    ({"question": "Who?", "context": "It was she.", "answer": "She."}, Pair("Who?\n\nIt was she.", "She.")),
+    ({"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "She."}], "prompt": "Who?"}, Pair("Who?", "She.")),
+    ({"conversations": [{"from": "gpt", "value": "Hi"}, {"from": "human", "value": "Who?"}, {"from": "gpt", "value": "She."}]},
+     Pair("Who?", "She.")),
+    ({"prompt": "Who?", "response": "She.", "conversations": ["Who?", "She."]}, Pair("Who?", "She.")),
 ])  # fmt: skip
 def test_pairs_of_plain_records(record: dict[str, Any], pair: Pair) -> None:
-    assert forms.pair_of_record(record) == pair
+    found = forms.read_record(record)
+    assert isinstance(found, forms.Found) and found.pair == pair
 
 
 @pytest.mark.parametrize("record, part", [
@@ -31,8 +39,26 @@ def test_pairs_of_plain_records(record: dict[str, Any], pair: Pair) -> None:
     ({"instruction": "\udc00", "response": "b"}, "half of a surrogate pair"),
     ({"prompt": {"text": "\ud800", "lang": "en", "replies": [{"text": "a", "rank": 0, "lang": "en"}]}}, "half of a surrogate pair"),
     ({"question": "a"}, r"its fields are \['question'\]"),
-    ({"prompt": "a", "completion": "b"}, "this is a prompt and its completion; expected"),
+    ({"prompt": "a", "completion": ["b"]}, "'completion' is not a text"),
+    ({"text": "### Human: a"}, "this is one text with both turns in it; expected"),
+    ({"messages": "a"}, "'messages' is no list of turns"),
+    ({"messages": [{"content": "a"}]}, "has no role"),
+    ({"messages": [{"role": "user", "content": "a"}]}, "no assistant's turn follows the user's first; the roles are user"),
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}, "the roles are user, tool"),
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]}, "a turn of 'messages' is not a text"),
+    ({"conversations": ["a", " "]}, "a turn is empty"),
 ])  # fmt: skip
 def test_what_is_wrong_with_a_record(record: Any, part: str) -> None:
     with pytest.raises(ValueError, match=part):
-        forms.pair_of_record(record)
+        forms.read_record(record)
+
+
+@pytest.mark.parametrize("record", [
+    {"instruction": "a", "response": "b", "prompt": "a", "completion": "c"},
+    {"prompt": "a", "completion": "b", "response": "c"},
+    {"instruction": "a", "response": "b", "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "b"}]},
+    {"instruction": "a", "response": "b", "output": "c"},
+])  # fmt: skip
+def test_two_forms_with_different_texts_are_refused(record: dict[str, Any]) -> None:
+    with pytest.raises(forms.Ambiguous, match="differ"):
+        forms.read_record(record)
