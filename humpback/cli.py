@@ -62,6 +62,9 @@ COMMANDS = {
         "humpback.commands.generate", "a file of prompts through a model (resumable, any number of replicas)",
         "--model=runs/demo/forward-2 --input=prompts.jsonl --out=answers",
     ),
+    "export": Command(
+        "humpback.commands.export", "curated pairs, or answers, as a dataset that others load", "--source=runs/demo/curated-2 --out=pairs"
+    ),
     "plan": Command(
         "humpback.commands.plan", "will it fit on a TPU slice, how fast, at what cost: compiled without a TPU",
         "--config=configs/llama_7b.py --tpu=v5e-32,v4-32",

@@ -16,7 +16,7 @@ storage prompts chips model
 digests
 records config keys distributed tokens evaluation locks
 progress corpus datasets models
-convert decoding training
+convert decoding training export
 planning pages
 stages
 commands api

@@ -22,7 +22,8 @@ def read_pairs(
     """Reads the human pairs of a source, by the rules of oasst.py and forms.py.
 
     `source` is a file or folder that `read_file` reads, or `tfds:NAME[:SPLIT][?data_dir=DIR]`: a prepared dataset with the features
-    `instruction` and `response` (and `id`, `source` if it has them); SPLIT is train by default, DIR the environment's TFDS_DATA_DIR or else tfds' own.
+    `instruction` and `response` (and `id`, `source` if it has them); SPLIT is train by default, DIR the environment's TFDS_DATA_DIR or
+    else tfds' own.
     A record that is malformed or without text is dropped and counted, or ends it when `strict`. `say` is told of the first of them, and
     of fields that are not read. UserError as `read_file`.
     """

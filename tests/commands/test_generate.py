@@ -77,7 +77,7 @@ def test_every_form_of_a_line_asks_the_same():
     [
         {"question": "Why?"}, {"question": "Why?", "answer": "So."}, {"conversations": ["Why?", "So."]},
         {"messages": [{"role": "system", "content": "Be"}, {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
-        {"instruction": "Why?", "output": "So.", "messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
+        {"instruction": "Why?", "messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
         {"prompt": {"text": "Why?", "lang": "en", "replies": [{"text": "So.", "lang": "en", "rank": 0}]}},
     ],
 )  # fmt: skip

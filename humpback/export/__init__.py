@@ -1,0 +1,1 @@
+"""Curated pairs and answers as a dataset that others load."""

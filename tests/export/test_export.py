@@ -1,0 +1,182 @@
+"""An exported dataset: what is in it, that it is the same each time, and that it can be made whole again."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import pyarrow.parquet
+import pytest
+from etils import epath
+
+from humpback import prompts, storage
+from humpback.commands import export as command
+from humpback.errors import UserError
+from humpback.export import dataset, fill, rows
+from humpback.records import Example
+from tests.export import a_run
+
+PLAIN = {"with_seed": False, "tags": False, "drop_emails": False}
+
+
+def export(source, out, licence="", by_reference=False, **options):
+    return command.export(epath.Path(source), epath.Path(out), {**PLAIN, **options}, licence, by_reference)
+
+
+def filled(source, pages, out):
+    return fill.fill(epath.Path(source), str(pages), epath.Path(out))
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def table(folder):
+    return pyarrow.parquet.read_table(folder / "data").to_pylist()
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory):
+    address = Example("f" * 16, "Who?", "Write to jane.doe@example.org today.", "augmented", "http://x", None)
+    return a_run.make(tmp_path_factory.mktemp("run"), extra=[address])
+
+
+def test_a_row_leads_back_to_its_page_and_models(curated, tmp_path):
+    facts = export(curated, tmp_path / "out", with_seed=True)
+    assert facts["kinds"] == {"augmented": 9, "seed": 3} and facts["rows_with_addresses"] == 1
+    found = table(tmp_path / "out")
+    segment, row = a_run.cut()[0], found[0]
+    assert row["messages"] == [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": segment.text}]
+    assert (row["id"], row["url"], row["source"], row["start"], row["end"]) == (
+        segment.id, segment.url, segment.source, segment.start, segment.end
+    )  # fmt: skip
+    assert (row["iteration"], row["score"], row["rating_texts"], row["instruction_model"], row["rating_model"]) == (
+        2, 4.0, ["Score: 4"], "myx", "m0"
+    )  # fmt: skip
+    assert [row["kind"] for row in found[-3:]] == ["seed"] * 3 and found[-1]["score"] is None
+    whole = a_run.cut()
+    assert [row["response"] for row in found[:8]] == [segment.text for segment in whole[:8]]
+
+
+def test_two_exports_have_the_same_bytes_and_one_that_was_ended_goes_on(curated, tmp_path, monkeypatch):
+    export(curated, tmp_path / "whole", with_seed=True)
+    whole = contents(tmp_path / "whole")
+    assert set(whole) == {"README.md", "checksums.json", "export.json", "data/train-00000-of-00001.parquet"}
+    publish = storage.publish
+    for ends_at in range(4):
+        done = []
+
+        def ending(path, data, *, replace=False, done=done, ends_at=ends_at):
+            if len(done) == ends_at:
+                raise KeyboardInterrupt
+            done.append(path)
+            return publish(path, data, replace=replace)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(storage, "publish", ending)
+            export(curated, tmp_path / str(ends_at), with_seed=True)
+        folder = tmp_path / str(ends_at)
+        assert not (folder / "checksums.json").exists()
+        for place in (folder, folder / "data"):  # what a kill leaves in the midst of a file
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{storage.TEMPORARY}0").write_bytes(b"half")
+        export(curated, tmp_path / str(ends_at), with_seed=True)
+        assert contents(tmp_path / str(ends_at)) == whole
+
+
+def test_what_is_asked_for_and_nothing_else(curated, tmp_path):
+    export(curated, tmp_path / "plain")
+    card = (tmp_path / "plain" / "README.md").read_text()
+    assert 'license: "other"' in card and "belongs to its authors" in card and "data/train-*.parquet" in card and '- "en"' in card
+    assert not any(prompts.WEB_TAG in row["messages"][0]["content"] for row in table(tmp_path / "plain"))
+    facts = export(curated, tmp_path / "asked", "cc-by-4.0", tags=True, with_seed=True, drop_emails=True)
+    assert facts["dropped"] == {"an e-mail address": 1} and facts["rows"] == 11 and facts["rows_with_addresses"] == 0
+    tags = [row["messages"][0]["content"].removeprefix(row["instruction"]) for row in table(tmp_path / "asked")]
+    assert tags == [f" {prompts.WEB_TAG}"] * 8 + [f" {prompts.SEED_TAG}"] * 3
+    assert 'license: "cc-by-4.0"' in (tmp_path / "asked" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("options", [{}, {"tags": True, "with_seed": True}])
+def test_by_reference_has_no_text_of_a_page_and_is_filled_to_the_same_bytes(tmp_path, options):
+    curated = a_run.make(tmp_path / "run")
+    export(curated, tmp_path / "full", **options)
+    export(curated, tmp_path / "reference", by_reference=True, **options)
+    withheld = [row for row in table(tmp_path / "reference") if row["kind"] == "augmented"]
+    assert len(withheld) == 8 and all(row[name] is None for row in withheld for name in ("messages", "response", "header", "header_path"))
+    texts = [segment.text[:40].encode() for segment in a_run.cut()[:8]]
+    assert not any(text in data for data in contents(tmp_path / "reference").values() for text in texts)
+    filled(tmp_path / "reference", a_run.PAGES, tmp_path / "filled")
+    assert contents(tmp_path / "filled") == contents(tmp_path / "full")
+
+
+def test_of_a_page_that_changed_the_rows_are_named(tmp_path):
+    export(a_run.make(tmp_path / "run"), tmp_path / "reference", by_reference=True)
+    shutil.copytree(a_run.PAGES, tmp_path / "pages")
+    segment = a_run.cut()[3]
+    page = tmp_path / "pages" / segment.source
+    word = re.findall(r"[a-z]{6}", segment.text)[0]
+    page.write_text(page.read_text().replace(word, word[::-1]))
+    lost = [one.id for one in a_run.cut()[:8] if one.source == segment.source]
+    with pytest.raises(UserError, match=f"{len(lost)} of 8 rows cannot be filled.*have changed: .*{re.escape(segment.source)}") as told:
+        filled(tmp_path / "reference", tmp_path / "pages", tmp_path / "filled")
+    assert all(name in str(told.value) for name in lost) and not (tmp_path / "filled").exists()
+
+
+def test_the_answers_of_generate(tmp_path):
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    line = {"ids": None, "finish": ["stop", "length"], "log_probs": [-1.5, -2.0], "prompt_tokens": 3, "output_tokens": [2, 4]}
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Why?"}]
+    lines = [
+        {"id": "1", "prompt": "Why?", "texts": ["So.", " "], **line},
+        {"id": "2", "prompt": None, "messages": turns, "texts": ["A", "B"], **line},
+        {"id": "3", "prompt": None, "texts": ["A", "B"], **line, "ids": [1, 2]},
+    ]
+    (folder / "generated-00000-of-00001.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    a_run.manifest(folder, {"in": 3}, {"--model": "sha256 abc"}, ["generated-00000-of-00001.jsonl"])
+    facts = export(folder, tmp_path / "out")
+    assert facts["rows"] == 3 and facts["dropped"] == {rows.EMPTY: 1, rows.NO_TEXT: 2}
+    found = table(tmp_path / "out")
+    assert [(row["id"], row["sample"], row["response"], row["log_prob"]) for row in found] == [
+        ("1", 0, "So.", -1.5), ("2", 0, "A", -1.5), ("2", 1, "B", -2.0)
+    ]  # fmt: skip
+    assert found[2]["messages"] == [*turns, {"role": "assistant", "content": "B"}] and found[0]["model"] == "sha256 abc"
+
+
+def test_what_is_refused(curated, tmp_path):
+    with pytest.raises(UserError, match="neither a complete curated-T, nor a run"):
+        export(tmp_path, tmp_path / "out")
+    export(curated.parent, tmp_path / "out")  # of a run the last
+    with pytest.raises(UserError, match="holds another export"):
+        export(curated, tmp_path / "out", tags=True)
+    with pytest.raises(UserError, match="nothing is to be filled"):
+        filled(tmp_path / "out", a_run.PAGES, tmp_path / "filled")
+    with pytest.raises(UserError, match="not a folder that `humpback export` made"):
+        filled(tmp_path, a_run.PAGES, tmp_path / "filled")
+    card = tmp_path / "out" / "README.md"
+    card.write_text(card.read_text().replace("9 pairs", "8 pairs"))
+    with pytest.raises(UserError, match=r"README\.md: damaged"):
+        dataset.read_facts(epath.Path(tmp_path / "out"))
+
+
+def test_large_exports_are_written_in_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "RECORDS_PER_SHARD", 5)
+    export(a_run.make(tmp_path / "run", 12), tmp_path / "out")
+    names = storage.list_files(tmp_path / "out" / "data")
+    assert names == [f"train-{shard:05d}-of-00003.parquet" for shard in range(3)]
+    assert [row["id"] for row in table(tmp_path / "out")] == [segment.id for segment in a_run.cut()[:12]]
+
+
+def test_our_own_dataset_is_read_as_seed(curated, tmp_path):
+    from humpback.datasets.seed_pairs import read_pairs
+
+    export(curated, tmp_path / "out", with_seed=True)
+    pairs, counts, unread = read_pairs(str(tmp_path / "out"))
+    assert counts == {"kept": 12} and pairs[0].response == a_run.cut()[0].text and unread["kind"] == 12
+
+
+def test_rows_hold_every_field_of_the_records(curated):
+    """A field that a record gets one day must come into the dataset, too."""
+    one = next(rows.pair_rows(curated, 2, False, False))
+    assert set(one) == set(rows.PAIR_COLUMNS)
+    assert pathlib.Path(one["source"]).suffix == ".html"
