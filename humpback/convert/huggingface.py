@@ -1,6 +1,5 @@
 """Hugging Face folders in: config.json, safetensors or PyTorch's files, tokenizer."""
 
-import glob
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from humpback import storage
 from humpback.convert import lazy_model, names, tensorfiles
 from humpback.convert.lazy_model import LazyModel
+from humpback.convert.recognition import CONFIG, choose_weights, foreign
 from humpback.convert.tensor_ops import DTYPES, same_numbers
 from humpback.convert.tensorfiles import AGAIN
 from humpback.errors import UserError
@@ -17,13 +17,7 @@ from humpback.model.weights import LlamaConfig, RopeScaling, leaves
 from humpback.tokens import tokenizer as tokenizers
 from humpback.tokens.tokenizer import Tokenizer
 
-CONFIG = "config.json"
 _TEMPLATE = "chat_template.jinja"
-# What the weights may be in, in the order in which they are looked for: an index and what it names, one file, several.
-_KINDS = (
-    ("model.safetensors.index.json", "model.safetensors", "*.safetensors"),
-    ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model*.bin"),
-)
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # config.json's field -> the only values the LLaMA of this project computes with.
 _FIXED: dict[str, tuple[Any, ...]] = {
@@ -41,18 +35,20 @@ def read_folder(path: str) -> LazyModel:
     """Opens a folder with a LlamaForCausalLM. UserError naming the file and the field or tensor."""
     where = os.path.join(path, CONFIG)
     values = storage.read_json(where)
-    files = _open_files(path)
     cfg = _read_config(values, where)
+    chosen = choose_weights(path)
+    files = tensorfiles.open_files(chosen.files, chosen.weight_map, os.path.join(path, chosen.index))
+    if how := foreign(files.tensors):
+        raise UserError(f"{path}: {how}")
     if not cfg.tied and _HEAD not in files.tensors:
         raise UserError(
-            f"{where}: tie_word_embeddings is false or absent, but there is no tensor {_HEAD}; "
-            "set it to true if the head is the embedding, otherwise the weights are incomplete"
+            f"{where}: tie_word_embeddings is false or absent, but there is no tensor {_HEAD}: the weights are not whole; {AGAIN}"
         )
     wanted = {names.outside_name(leaf, "huggingface"): leaf for leaf, _ in leaves(cfg)}
     # Files of the first LLaMA carry the rotary frequencies, which the config gives as well.
     present = [name for name in files.tensors if not name.endswith(".rotary_emb.inv_freq")]
     names.check_names(wanted, [name for name in present if not (cfg.tied and name == _HEAD)], path, AGAIN)
-    notes = []
+    notes = [*chosen.notes]
     for name, leaf in wanted.items():
         entry = files.tensors[name]
         if filling := names.check_shape(name, entry.shape, leaf, cfg, entry.file):
@@ -62,7 +58,7 @@ def read_folder(path: str) -> LazyModel:
     if cfg.tied and _HEAD in files.tensors and not _is_embedding(files, _HEAD):
         raise UserError(
             f"{where}: tie_word_embeddings is true, but {_HEAD} differs from {_EMBEDDING}; "
-            "set it to false if the head is to count, or remove the tensor"
+            "the folder contradicts itself, and only its maker knows which of them the model was trained with"
         )
     tokenizer = Tokenizer.load(path)
     names.check_vocabulary(tokenizer.vocab_size, cfg, path)
@@ -79,14 +75,9 @@ def read_folder(path: str) -> LazyModel:
 
 def list_files(path: str) -> list[str]:
     """The names of the files that `read_folder` reads."""
-    names = [CONFIG, _TEMPLATE, *tokenizers.FILES]
-    for index, single, pattern in _KINDS:
-        if os.path.exists(os.path.join(path, index)):
-            weight_map = storage.read_json(os.path.join(path, index)).get("weight_map", {})
-            return _existing(path, [*names, index, *sorted(set(weight_map.values()))])
-        if found := [single] if os.path.exists(os.path.join(path, single)) else sorted(glob.glob(pattern, root_dir=path)):
-            return _existing(path, [*names, *found])
-    return _existing(path, names)
+    chosen = choose_weights(path)
+    weights = [os.path.basename(file) for file in chosen.files]
+    return _existing(path, [CONFIG, _TEMPLATE, *tokenizers.FILES, *([chosen.index] if chosen.weight_map else []), *weights])
 
 
 def _existing(path: str, names: list[str]) -> list[str]:
@@ -103,27 +94,14 @@ def _read_template(path: str) -> str:
     """The chat template, in the file that transformers 5 writes or the field of before; "" without one, or with several."""
     file = os.path.join(path, _TEMPLATE)
     if os.path.exists(file):
-        with open(file, encoding="utf-8") as template_file:
-            return template_file.read()
+        try:
+            with open(file, encoding="utf-8") as template_file:
+                return template_file.read()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: is not UTF-8 ({error}); save it as UTF-8, or copy it again") from error
     config = os.path.join(path, "tokenizer_config.json")
     template = storage.read_json(config).get("chat_template") if os.path.exists(config) else None
     return template if isinstance(template, str) else ""
-
-
-def _open_files(path: str) -> tensorfiles.Tensors:
-    for index_name, single, pattern in _KINDS:
-        index = os.path.join(path, index_name)
-        if os.path.exists(index):
-            weight_map = storage.read_json(index).get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-                raise UserError(f"{index}: no weight_map from tensor names to files; {AGAIN}")
-            files = [os.path.join(path, name) for name in sorted(set(weight_map.values()))]
-            return tensorfiles.open_files(files, weight_map, index)
-        if os.path.exists(os.path.join(path, single)):
-            return tensorfiles.open_files([os.path.join(path, single)], None, index)
-        if files := sorted(glob.glob(os.path.join(glob.escape(path), pattern))):
-            return tensorfiles.open_files(files, None, index)
-    raise UserError(f"{path}: no weights are there; readable are *.safetensors and pytorch_model*.bin, with or without an index")
 
 
 def _is_embedding(files: tensorfiles.Tensors, name: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from humpback import storage
 from humpback.convert import lazy_model, names, tensorfiles, vocabulary
 from humpback.convert.lazy_model import LazyModel
+from humpback.convert.recognition import PARAMS, foreign
 from humpback.convert.tensor_ops import DTYPES, same_numbers
 from humpback.convert.tensorfiles import AGAIN
 from humpback.errors import UserError
@@ -18,18 +19,12 @@ from humpback.model.sizes import SIZES
 from humpback.model.weights import LlamaConfig, RopeScaling, leaves
 from humpback.tokens.tokenizer import MODEL_FILE, Tokenizer
 
-PARAMS = "params.json"
 MOST_SHARDS = 8
 # What params.json may hold: what is read here, and what decides nothing.
 _READ = ("dim", "n_layers", "n_heads", "n_kv_heads", "norm_eps", "rope_theta", "use_scaled_rope", "vocab_size", "max_seq_len")
 _IGNORED = ("multiple_of", "ffn_dim_multiplier", "max_batch_size")  # the first two give the feed-forward width, which the tensors have
 # Llama 3.1 to 3.3 scale their positions by 8, but 3.2's two small models by 32, which params.json does not say.
 _SCALED_BY_32 = {(2048, 16), (3072, 28)}  # (D, L)
-
-
-def is_meta(path: str) -> bool:
-    """Whether this folder is of this form."""
-    return os.path.isfile(os.path.join(path, PARAMS)) and bool(glob.glob(os.path.join(glob.escape(path), "consolidated.*.pth")))
 
 
 def list_files(path: str) -> list[str]:
@@ -83,6 +78,8 @@ class _Shards:
         self._axes: dict[str, int] = {}
         for file, part in zip(files[1:], self._parts[1:]):
             names.check_names(self._parts[0], part, file, AGAIN)
+        if how := foreign(self._parts[0]):
+            raise UserError(f"{files[0]}: {how}")
         for name in self._parts[0]:
             self._look_at(name)
 

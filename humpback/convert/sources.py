@@ -12,12 +12,12 @@ from etils import epath
 from humpback import prompts, storage
 from humpback.convert import huggingface, meta
 from humpback.convert.lazy_model import SPLIT, LazyModel, checked
+from humpback.convert.recognition import recognise
 from humpback.errors import UserError
 from humpback.models import checksums, folders, weight_files
 from humpback.tokens.tokenizer import Tokenizer
 
 _PACKAGE = "package:"
-_GGUF_MAGIC = b"GGUF"
 FORMATS = {
     "gguf": "a GGUF file",
     "huggingface": "a Hugging Face folder",
@@ -50,26 +50,13 @@ def open_source(path: str, sha256: str = "", dtype: str | None = None) -> Source
     path = resolve(path)
     if sha256:
         _check_sha256(path, sha256)
-    if (epath.Path(path) / "model.json").exists():
+    kind = recognise(path)
+    if kind == "checkpoint":
         return _open_checkpoint(path, dtype)
-    if os.path.isfile(os.path.join(path, huggingface.CONFIG)):
+    if kind == "huggingface":
         direction, wrapper = huggingface.read_purpose(path)
-        return _source("huggingface", path, huggingface.read_folder(path), "huggingface", dtype, direction, wrapper)
-    if meta.is_meta(path):
-        return _source("meta", path, meta.read_folder(path), "meta", dtype)
-    if os.path.isfile(path) and _begins_with(path, _GGUF_MAGIC):
-        return _source("gguf", path, _open_gguf(path), "gguf", dtype)
-    if not epath.Path(path).exists():
-        raise UserError(f"{path}: no such file or folder")
-    if os.path.isfile(path):
-        raise UserError(
-            f"{path}: not a GGUF file, or one that was cut off at the start; for other formats give the folder "
-            "with config.json or params.json"
-        )
-    raise UserError(
-        f"{path}: neither config.json (Hugging Face), params.json with consolidated.00.pth (Meta) nor model.json (Humpback) is in this "
-        "folder; of a conversion that was interrupted, run the same command again"
-    )
+        return _source(kind, path, huggingface.read_folder(path), kind, dtype, direction, wrapper)
+    return _source(kind, path, meta.read_folder(path) if kind == "meta" else _open_gguf(path), kind, dtype)
 
 
 def _source(
@@ -90,18 +77,15 @@ def _source(
 def list_files(path: str) -> list[tuple[str, str]]:
     """(name, path) of the files that `open_source` reads. UserError as there, as far as no weights are read."""
     path = resolve(path)
-    if (epath.Path(path) / "model.json").exists():
+    kind = recognise(path)
+    if kind == "checkpoint":
         names = [*checksums.read(epath.Path(path)), checksums.CHECKSUMS]
-    elif os.path.isfile(os.path.join(path, huggingface.CONFIG)):
-        names = huggingface.list_files(path)
-    elif meta.is_meta(path):
-        names = meta.list_files(path)
-    elif os.path.isfile(path):
+    elif kind == "gguf":
         path, name = os.path.split(path)
         split = SPLIT.fullmatch(name)
         names = sorted(glob.glob(f"{glob.escape(split[1])}-*-of-{split[3]}.gguf", root_dir=path or ".")) if split else [name]
     else:
-        raise UserError(f"{path}: no such file, and no folder with weights")
+        names = huggingface.list_files(path) if kind == "huggingface" else meta.list_files(path)
     return [(name, f"{path}/{name}" if path else name) for name in names]
 
 
@@ -162,8 +146,3 @@ def _check_sha256(path: str, sha256: str) -> None:
     digest = storage.sha256_file(path)
     if digest != sha256.lower():
         raise UserError(f"{path}: sha256 is {digest}, expected {sha256.lower()}; it is another file or a broken copy")
-
-
-def _begins_with(path: str, magic: bytes) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(magic)) == magic

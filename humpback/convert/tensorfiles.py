@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -169,12 +170,24 @@ def load_torch(file: str) -> dict[str, Any]:
         raise UserError(f"{file}: reading PyTorch's files needs torch; run {INSTALL}") from error
     if not os.path.exists(file):
         raise UserError(f"{file}: no such file; {AGAIN}")
+    with open(file, "rb") as stream:
+        begin = stream.read(2)
+    if begin == b"\x80\x02":  # a pickle of its own, and not the archive that came with PyTorch 1.6
+        again = "torch.save(torch.load(OLD, weights_only=True), NEW)"
+        raise UserError(f"{file}: a file of PyTorch before 1.6, which cannot be read a part at a time; save it once more: {again}")
     try:
         values = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # it raises RuntimeError, OSError, ValueError, pickle's, by what is wrong
-        line = str(error).strip().splitlines()[0]
-        older = "; a file of PyTorch before 1.6 cannot be mapped, save it once more with a newer one" if "mmap" in line else ""
-        raise UserError(f"{file}: not a whole PyTorch file of weights ({line}){older or '; ' + AGAIN}") from error
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        if "WeightsUnpickler" in text or "Weights only load failed" in text:
+            what = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:global|class|operand)[: ]+(?:GLOBAL )?([\w.]+)", text)
+            named = f" ({what[1] or what[2]})" if what else ""
+            raise UserError(
+                f"{file}: holds other Python objects than tensors{named}, and to load those would run code; take safetensors, or save "
+                "the model's state_dict alone"
+            ) from error
+        line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        raise UserError(f"{file}: not a whole PyTorch file of weights ({line}); {AGAIN}") from error
     if not isinstance(values, Mapping):
         raise UserError(f"{file}: holds a {type(values).__name__}, not a dict of tensors")
     return dict(values)

@@ -95,8 +95,8 @@ def test_what_is_no_model(tmp_path):
     (tmp_path / "folder").mkdir()
     for name, message in (
         ("nothing", "no such file or folder"),
-        ("file.bin", "not a GGUF file"),
-        ("folder", "neither config.json"),
+        ("file.bin", "is one file of PyTorch"),
+        ("folder", "is an empty folder"),
     ):
         with pytest.raises(UserError, match=f"{name}: {message}"):
             sources.open_source(str(tmp_path / name))

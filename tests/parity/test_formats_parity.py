@@ -155,7 +155,7 @@ def test_meta_that_is_refused(tmp_path, sentencepiece_model):
     refused(folder, r"consolidated\.00\.pth: norm\.weight is a str, not a tensor")
     folder = write("pickle")
     torch.save({"norm.weight": pathlib.PurePosixPath("/")}, folder / "consolidated.00.pth")
-    refused(folder, r"consolidated\.00\.pth: not a whole PyTorch file of weights")
+    refused(folder, r"consolidated\.00\.pth: holds other Python objects than tensors")
     (write("no-tokenizer") / "tokenizer.model").unlink()
     refused(tmp_path / "no-tokenizer", r"no tokenizer\.model")
 
@@ -202,3 +202,21 @@ def test_verify_by_transformers(tmp_path):
         results = [comparison.compare_outcomes(x, y, 1e-4) for x, y in zip(before, comparison.run_transformers(target, texts, 12))]
         assert all((result.apart <= 1e-4 and result.kl[1] < 1e-6 and result.greedy_differs is None) == is_same for result in results)
         assert all(len(result.top) == 10 for result in results)
+
+
+def test_pickles_that_are_no_weights(tmp_path):
+    """One sentence without escape codes: which object it is, or that the file is older than what can be mapped."""
+    cfg, params = model()
+    hf_layout.write_hf(tmp_path / "hf", cfg, params, tiny.make_tokenizer())
+    file = tmp_path / "hf" / "pytorch_model.bin"
+    state = {name: torch.from_numpy(array) for name, array in hf_layout.hf_tensors(cfg, params).items()}
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    for make, message in (
+        (lambda: torch.save(state, file, _use_new_zipfile_serialization=False), r"before 1\.6.*weights_only=True\), NEW"),
+        (lambda: torch.save({**state, "args": pathlib.PurePosixPath("/")}, file), r"other Python objects than tensors \(.*Pos.*take safetensors"),
+        (lambda: file.write_bytes(b"PK\x03\x04 cut"), "not a whole PyTorch file"),
+    ):
+        make()
+        with pytest.raises(UserError, match=message) as error:
+            sources.open_source(str(tmp_path / "hf"))
+        assert "\x1b" not in str(error.value) and "Please" not in str(error.value) and "pytorch_model.bin" in str(error.value)
