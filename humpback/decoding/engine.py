@@ -29,12 +29,16 @@ _WINDOW = 4  # requests for each slot that are looked at together
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt. `key` is the key data uint32 [2] of its draws, `max_new` the most tokens to write (the stop id included)."""
+    """One prompt. `key` is the key data uint32 [2] of its draws, `max_new` the most tokens to write (the stop id included).
+
+    start: for `Engine.score`, the place, of at least 1, of the first token that is asked about.
+    """
 
     id: str
     ids: np.ndarray
     key: np.ndarray
     max_new: int
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Engine:
             self._cache = executables.prefix_cache(self.layout, self.params, ids_1P) if len(prefix) else None
 
     def warm_up(self, sampler: Sampler = Sampler(), stops: int = 1, read: int = 0) -> int:  # noqa: B008
-        """Compiles all that `generate` with this sampler and number of stop ids, or `read` of so many ids, can need.
+        """Compiles all that `generate` with this sampler and number of stop ids, or `read` of so many ids (SCORE: `score`), can need.
 
         Returns the number of programs. After it nothing is compiled any more; without it each is when it is first needed.
         """
@@ -150,21 +154,28 @@ class Engine:
             on_visit()
 
     def read(self, requests: Iterable[Request], token_ids: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
-        """Prefill only: yields (id, f32 logits of `token_ids` after the prompt), for ratings that need no decoding."""
+        """Prefill only: yields (id, f32 log-probabilities of `token_ids` after the prompt), for ratings that need no decoding."""
         chosen = sharding.place(np.array(token_ids, np.int32), self.layout.whole())
-        job = _Job(self.layout, Sampler(), 1, len(token_ids))
+        return self._measure(requests, _Job(self.layout, Sampler(), 1, len(token_ids)), chosen)
+
+    def score(self, requests: Iterable[Request]) -> Iterator[tuple[str, np.ndarray]]:
+        """Prefill only: yields (id, f32 [2]): the sum of the log-probabilities of the ids from `start` on, each given all before it,
+        and 1 where each of them is the likeliest, else 0."""
+        return self._measure(requests, _Job(self.layout, Sampler(), 1, executables.SCORE), None)
+
+    def _measure(self, requests: Iterable[Request], job: "_Job", chosen: jax.Array | None) -> Iterator[tuple[str, np.ndarray]]:
         for group in self._groups(requests, job, chosen):
             values = np.asarray(group.prefilled)
             for row in group.rows:
                 yield group.requests[row].id, values[row]
 
-    def fits(self, ids: np.ndarray, max_new: int) -> bool:
-        """Whether a prompt with so many new tokens can be served."""
-        return len(ids) > 0 and len(ids) - self._shared(ids) + max_new <= self.layout.own
+    def fits(self, ids: np.ndarray, max_new: int, start: int = 0) -> bool:
+        """Whether a prompt with so many new tokens can be served, or scored from `start` on."""
+        return len(ids) > 0 and len(ids) - self._shared(ids, start) + max_new <= self.layout.own
 
-    def _shared(self, ids: np.ndarray) -> int:
-        """How many tokens of the prefix a prompt begins with; its last token is always its own."""
-        most = min(len(self._prefix), len(ids) - 1)
+    def _shared(self, ids: np.ndarray, start: int = 0) -> int:
+        """How many tokens of the prefix a prompt begins with; its last token, or the one before `start`, is always its own."""
+        most = min(len(self._prefix), (start or len(ids)) - 1)
         differ = np.flatnonzero(ids[:most] != self._prefix[:most])
         return int(differ[0]) if len(differ) else most
 
@@ -172,11 +183,11 @@ class Engine:
         """Prefills requests of one bucket together; the last of a bucket run with empty rows."""
         waiting: dict[int, list[Request]] = {}
         for request in requests:
-            if not self.fits(request.ids, request.max_new):
+            if not self.fits(request.ids, request.max_new, request.start):
                 raise ValueError(
                     f"request {request.id}: {len(request.ids)} prompt ids and {request.max_new} new ones do not fit into {self.length}"
                 )
-            own = len(request.ids) - self._shared(request.ids)
+            own = len(request.ids) - self._shared(request.ids, request.start)
             bucket = next(b for b in self.layout.buckets if own <= b)
             waiting.setdefault(bucket, []).append(request)
             if len(waiting[bucket]) == self.layout.rows(bucket):
@@ -189,8 +200,10 @@ class Engine:
         ids_PT = np.zeros((P, bucket), np.int32)
         values = {name: np.zeros(x.shape, x.dtype) for name, x in executables.new_rows(P).items()}
         values["filled"][:] = 1
+        starts_P = np.ones(P, np.int32)
         for row, request in enumerate(requests):
-            shared = self._shared(request.ids)
+            shared = self._shared(request.ids, request.start)
+            starts_P[row] = request.start - shared
             suffix = request.ids[shared:]
             ids_PT[row, : len(suffix)] = suffix
             values["shared"][row], values["filled"][row], values["keys"][row] = shared, len(suffix), request.key
@@ -199,7 +212,9 @@ class Engine:
             self.stats.read_tokens += len(suffix)
         rows = {name: sharding.place(value, self.layout.by_row()) for name, value in values.items()}
         inputs = (self.params, self._cache, sharding.place(ids_PT, self.layout.by_row()), rows["filled"], rows["shared"])
-        if chosen is None:
+        if job.read == executables.SCORE:
+            prefilled = job.call(f"score {bucket}", *inputs, sharding.place(starts_P, self.layout.by_row()))
+        elif chosen is None:
             prefilled = job.call(f"prefill {bucket}", *inputs)
         else:
             prefilled = job.call(f"read {bucket}", *inputs, chosen)
@@ -223,7 +238,7 @@ def _longest_first(requests: Iterable[Request], window: int) -> Iterator[Request
 
 @dataclass(frozen=True)
 class _Job:
-    """The compiled programs for one sampler and one number of stop ids, or of ids to read."""
+    """The compiled programs for one sampler and one number of stop ids, or of ids to read, or to score."""
 
     layout: executables.Layout
     sampler: Sampler

@@ -1,4 +1,4 @@
-"""The engine's executables: prefill, insert, generate, read, each a program of static shapes, for the devices of a mesh.
+"""The engine's executables: prefill, insert, generate, read, score, each a program of static shapes, for the devices of a mesh.
 
 `abstract` gives every function with the shapes and shardings it is called with, so that the same functions can be compiled ahead,
 here for this machine's devices or by planning/compile.py for a TPU that is not here.
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from humpback.decoding.sampling import Sampler
-from humpback.model import cpu, llama, quantization, sharding
+from humpback.model import cpu, llama, quantization, scoring, sharding
 from humpback.rounding import round_up
 
+SCORE = -1  # in place of the number of ids to read: how likely given tokens are
 _TILE = 8  # entries of a cache
 _BUCKETS = (64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1_024, 1_280, 1_536, 1_792)
 
@@ -110,13 +111,16 @@ class Program(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def abstract(layout: Layout, sampler: Sampler, stops: int = 1, read: int = 0) -> dict[str, Program]:
-    """The programs of a job by name, "prefill 512": `stops` is the number of stop ids, `read` that of logits (0: it generates)."""
+    """The programs of a job by name, "prefill 512": `stops` is how many stop ids, `read` how many ids to read (0: it generates; SCORE)."""
     programs = {}
     for bucket in layout.buckets:
         rows = layout.rows(bucket)
         inputs = (_params(layout), _prefix(layout), _shape((rows, bucket), layout.by_row()), *_ints(layout, rows, 2))
+        if read == SCORE:
+            programs[f"score {bucket}"] = Program(score, (layout,), (*inputs, *_ints(layout, rows, 1)))
+            continue
         if read:
-            programs[f"read {bucket}"] = Program(read_logits, (layout,), (*inputs, _shape((read,), layout.whole())))
+            programs[f"read {bucket}"] = Program(read_log_probs, (layout,), (*inputs, _shape((read,), layout.whole())))
             continue
         programs[f"prefill {bucket}"] = Program(prefill, (layout,), inputs)
         logits_PV = _shape((rows, layout.config.vocab_size), layout.by_row(), jnp.float32)
@@ -245,10 +249,21 @@ def prefill(layout, params, prefix, ids_PT, lengths_P, shared_P):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def read_logits(layout, params, prefix, ids_PT, lengths_P, shared_P, chosen):
-    """f32 logits [P, len(chosen)] after each prompt; the rest of `prefill` is not computed."""
+def read_log_probs(layout, params, prefix, ids_PT, lengths_P, shared_P, chosen):
+    """f32 log-probabilities [P, len(chosen)] of the chosen ids after each prompt; the rest of `prefill` is not computed."""
     logits_PV, _ = prefill(layout, params, prefix, ids_PT, lengths_P, shared_P)
-    return jax.lax.with_sharding_constraint(logits_PV[:, chosen], layout.whole())
+    log_probs_PR = logits_PV[:, chosen] - jax.nn.logsumexp(logits_PV, axis=-1, keepdims=True)
+    return jax.lax.with_sharding_constraint(log_probs_PR, layout.whole())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def score(layout, params, prefix, ids_PT, lengths_P, shared_P, starts_P):
+    """f32 [P, 2], `scoring.score` of rows of one bucket; starts and lengths count from the end of the shared prefix."""
+    before = llama.Prefix(prefix, shared_P) if prefix else None
+    found_P2 = scoring.score(
+        layout.padded, params, ids_PT, lengths_P, starts_P, before, words=layout.config.vocab_size, dtypes=layout.dtypes
+    )
+    return jax.lax.with_sharding_constraint(found_P2, layout.whole())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)

@@ -34,10 +34,11 @@ class Task:
     """What is asked of the model for a record, and what becomes of its answers.
 
     encode: the record's prompt ids, None when they are too long; raises Unservable for other reasons. make: the record to write from
-    an input and its answers: a Result for each sample, or the f32 logits of the ids in `read`, or none when `asks` said no.
+    an input and its answers: a Result for each sample, or the f32 log-probabilities of the ids in `read`, or none when `asks` said no.
+    With `score`, encode gives several Targets, and the answers are what `Engine.score` says of each.
     """
 
-    encode: Callable[[Any], np.ndarray | None]
+    encode: Callable[[Any], Any]
     make: Callable[[Any, list], Any]
     asks: Callable[[Any], bool] = lambda _: True
     max_new: int = 0
@@ -46,7 +47,15 @@ class Task:
     purpose: str = ""  # of the draws
     sampler: Sampler = Sampler()  # noqa: RUF009
     stop_ids: frozenset[int] = frozenset()
-    read: tuple[int, ...] = ()  # logits of these after the prompt, instead of an answer
+    read: tuple[int, ...] = ()  # log-probabilities of these after the prompt, instead of an answer
+    score: bool = False  # how likely the ends of prompts are, instead
+
+
+class Target(NamedTuple):
+    """Ids int32 [T], of which those from `start` on are asked about."""
+
+    ids: np.ndarray
+    start: int
 
 
 @dataclass(frozen=True)
@@ -116,9 +125,10 @@ class _Replica:
     def serve(self) -> None:
         """Serves what is not done. RuntimeError when the engine forgot a record."""
         task = self._task
-        if task.read:
-            for name, logits in self._engine.read(self._requests(), task.read):
-                self._answer(name, logits, 0)
+        if task.read or task.score:
+            asked = self._requests()
+            for name, log_probs in self._engine.score(asked) if task.score else self._engine.read(asked, task.read):
+                self._answer(name, log_probs, 0)
         else:
             for result in self._engine.generate(self._requests(), task.sampler, task.stop_ids, on_visit=self._visited):
                 self._answer(result.id, result, len(result.log_probs))
@@ -141,13 +151,15 @@ class _Replica:
                 self._parts.add(position, self._task.make(record, []))
                 self._show()
                 continue
-            samples = self._task.samples
-            self._flights[position] = _Flight(position, record, len(ids) * samples, [None] * samples, samples)
-            for sample in range(samples):
-                yield Request(f"{position}/{sample}", ids, keys_k2[sample], self._task.max_new)
+            asked = ids if self._task.score else [Target(ids, 0)] * self._task.samples
+            count = len(asked)
+            self._flights[position] = _Flight(position, record, sum(len(target.ids) for target in asked), [None] * count, count)
+            for sample, target in enumerate(asked):
+                key = keys_k2[0 if self._task.score else sample]
+                yield Request(f"{position}/{sample}", target.ids, key, self._task.max_new, target.start)
 
-    def _encode(self, position: int, record: Any) -> np.ndarray | None:
-        """Prompt ids that fit; None when nothing is to be asked."""
+    def _encode(self, position: int, record: Any) -> Any:
+        """Prompt ids, or Targets, that fit; None when nothing is to be asked."""
         if reason := self._inputs.rejected[position]:
             raise Unservable(Inputs.REASONS[reason - 1])
         if not self._task.asks(record):
@@ -155,7 +167,8 @@ class _Replica:
         ids = self._task.encode(record)
         if ids is not None and not len(ids):
             raise Unservable("empty")
-        if ids is None or not self._engine.fits(ids, self._task.max_new):
+        targets = ids if self._task.score and ids is not None else [Target(ids, 0)]
+        if ids is None or not all(self._engine.fits(target.ids, self._task.max_new, target.start) for target in targets):
             raise Unservable("prompt too long")
         return ids
 
@@ -163,7 +176,7 @@ class _Replica:
         """Key data uint32 [samples, 2] for each record to do; computed for many at once, always of one shape."""
         for start in range(0, len(self._todo), _KEYS_AT_ONCE):
             numbers = self._inputs.numbers[self._todo[start : start + _KEYS_AT_ONCE]]
-            if self._task.read:
+            if self._task.read or self._task.score:
                 yield from np.zeros((len(numbers), 1, 2), np.uint32)
                 continue
             ids = [f"{number:016x}" for number in numbers] + ["0" * 16] * (_KEYS_AT_ONCE - len(numbers))

@@ -12,7 +12,7 @@ from humpback import config as configs
 from humpback import distributed, progress, prompts, storage
 from humpback.decoding import offline
 from humpback.decoding.engine import Engine
-from humpback.decoding.executables import shareable
+from humpback.decoding.executables import SCORE, shareable
 from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.model.weights import Params
@@ -76,8 +76,8 @@ def serve(
     engine: Engine, task: offline.Task, inputs: offline.Inputs, output: offline.Output, decoding: configs.Decoding
 ) -> offline.Done:
     """`offline.run`, everything compiled beforehand."""
-    if task.read:
-        programs = engine.warm_up(read=len(task.read))
+    if task.read or task.score:
+        programs = engine.warm_up(read=SCORE if task.score else len(task.read))
     else:
         programs = engine.warm_up(task.sampler, max(1, len(task.stop_ids)))
     progress.say(f"{programs} programs ready")

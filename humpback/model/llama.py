@@ -50,6 +50,7 @@ __all__ = [
     "logits",
     "parameter_count",
     "prefill",
+    "read",
     "stack_layers",
     "unstack_layers",
 ]
@@ -214,6 +215,20 @@ def prefill(
     attended to, because decoding overwrites it first. With a prefix ids_BT and lengths_B are of what follows it.
     Raises ValueError when P + T exceeds max_positions.
     """
+    x_BTD, cache = read(cfg, params, ids_BT, lengths_B, prefix, dtypes)
+    outer = merge_outer(cfg, params)
+    return outer.logits(outer.norm(x_BTD[:, 0]).astype(dtypes.compute), turned=True), cache
+
+
+def read(
+    cfg: LlamaConfig,
+    params: Mapping[str, Any],
+    ids_BT: jax.Array,
+    lengths_B: jax.Array | None,
+    prefix: Prefix | None,
+    dtypes: Dtypes,
+) -> tuple[jax.Array, Cache]:
+    """What the last layer says, and the cache of `prefill`: (B, 1, D) of each row's last token, without lengths of all, (B, T, D)."""
     B, T = ids_BT.shape
     _check_length(cfg, T + (prefix.length if prefix else 0))
     outer = merge_outer(cfg, params)
@@ -224,11 +239,11 @@ def prefill(
     def attend(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
         before = prefix.of_layer(len(cache)) if prefix else None
         cache.append((k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)))
-        if len(cache) == cfg.num_layers:
+        if len(cache) == cfg.num_layers and last_B is not None:
             return attention.cache_attention(q_BTNH[:, 0], *cache[-1], last_B, before)[:, None]
         return attention.prompt_attention(q_BTNH, k_BTKH, v_BTKH, before, dtype=dtypes.compute)
 
-    x_BTD, last_B = outer.embed(ids_BT, dtypes.activation), jnp.maximum(lengths_B - 1, 0)
+    x_BTD, last_B = outer.embed(ids_BT, dtypes.activation), None if lengths_B is None else jnp.maximum(lengths_B - 1, 0)
     product = functools.partial(turned_product, dtypes.compute)
     for layer in range(cfg.num_layers):
         # Of what the last layer says only the last token's is asked for.
@@ -236,7 +251,7 @@ def prefill(
         x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, None, product, only_B)
         # Else a TPU's compiler adds up several layers' branches at once and keeps them until then: 2.3 GiB for 80 layers of int8.
         x_BTD = jax.lax.optimization_barrier(x_BTD)
-    return outer.logits(outer.norm(x_BTD[:, 0]).astype(dtypes.compute), turned=True), tuple(cache)
+    return x_BTD, tuple(cache)
 
 
 def empty_cache(cfg: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:

@@ -145,14 +145,33 @@ def test_log_probabilities_are_the_models(params):
     np.testing.assert_allclose(result.log_probs, expected, atol=1e-4)
 
 
-def test_read_gives_the_logits_after_the_prompt(params):
+def test_read_gives_the_log_probabilities_after_the_prompt(params):
     requests = make_requests(7, seed=4)
     found = dict(make_engine(params).read(requests, [5, 6, 7]))
     for request in requests:
         ids = np.zeros((1, 256), np.int32)
         ids[0, : len(request.ids)] = request.ids
-        expected = np.asarray(_forward(llama.stack_layers(params), ids))[0, len(request.ids) - 1, 5:8]
+        expected = np.asarray(jax.nn.log_softmax(_forward(llama.stack_layers(params), ids)))[0, len(request.ids) - 1, 5:8]
         np.testing.assert_allclose(found[request.id], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("mesh", "shared"), [((1, 1, 1), 0), ((1, 1, 1), 24), ((2, 2, 2), 24)])
+def test_score_gives_the_sum_of_the_targets_log_probabilities(params, mesh, shared):
+    """Of rows that begin with the prefix or not, and whose target begins inside of it; and whether all of them are the likeliest."""
+    prefix = np.random.default_rng(6).integers(3, 304, 24).astype(np.int32)
+    requests = with_prefix(make_requests(9, seed=5, most=70), prefix, lambda i: (24, 24, 0)[i % 3])
+    requests = [dataclasses.replace(r, start=1 + i % (len(r.ids) - 1), max_new=0) for i, r in enumerate(requests) if len(r.ids) > 1]
+    greedy = np.concatenate([requests[0].ids, reference_greedy(params, dataclasses.replace(requests[0], max_new=3))[0]]).astype(np.int32)
+    requests.append(dataclasses.replace(requests[0], id="f" * 16, ids=greedy, start=len(requests[0].ids)))
+    found = dict(make_engine(params, slots=8, mesh=mesh, prefix=prefix[:shared]).score(requests))
+    assert len(found) == len(requests) and found["f" * 16][1] == 1
+    for request in requests:
+        ids = np.zeros((1, 256), np.int32)
+        ids[0, : len(request.ids)] = request.ids
+        log_probs = np.asarray(jax.nn.log_softmax(_forward(llama.stack_layers(params), ids)))[0]
+        places = np.arange(request.start, len(request.ids))
+        np.testing.assert_allclose(found[request.id][0], log_probs[places - 1, request.ids[places]].sum(), atol=2e-4)
+        assert found[request.id][1] == (log_probs[places - 1].argmax(-1) == request.ids[places]).all()
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (1, 8, 1), (1, 1, 4)])
