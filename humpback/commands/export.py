@@ -41,7 +41,7 @@ def main() -> None:
     if values.fill:
         facts = fill.fill(source, values.input, out)
     else:
-        options = {name: values[name].value for name in ("with_seed", "tags", "drop_emails")}
+        options = {name: bool(values[name].value) for name in ("with_seed", "tags", "drop_emails")}
         facts = export(source, out, options, values.license, values.by_reference)
     print(f"{facts['rows']:,} rows ({', '.join(f'{count:,} {kind}' for kind, count in facts['kinds'].items())})")
     for reason, count in facts["dropped"].items():

@@ -37,7 +37,7 @@ def read_folder(path: str) -> LazyModel:
     values = storage.read_json(where)
     cfg = _read_config(values, where)
     chosen = choose_weights(path)
-    files = tensorfiles.open_files(chosen.files, chosen.weight_map, os.path.join(path, chosen.index))
+    files = tensorfiles.open_files(chosen.files, chosen.weight_map, os.path.join(path, chosen.index_file))
     if how := foreign(files.tensors):
         raise UserError(f"{path}: {how}")
     if not cfg.tied and _HEAD not in files.tensors:
@@ -77,7 +77,7 @@ def list_files(path: str) -> list[str]:
     """The names of the files that `read_folder` reads."""
     chosen = choose_weights(path)
     weights = [os.path.basename(file) for file in chosen.files]
-    return _existing(path, [CONFIG, _TEMPLATE, *tokenizers.FILES, *([chosen.index] if chosen.weight_map else []), *weights])
+    return _existing(path, [CONFIG, _TEMPLATE, *tokenizers.FILES, *([chosen.index_file] if chosen.weight_map else []), *weights])
 
 
 def _existing(path: str, names: list[str]) -> list[str]:

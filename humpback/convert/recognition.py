@@ -220,7 +220,7 @@ class Chosen(NamedTuple):
     """Which files of a Hugging Face folder hold its weights. weight_map: tensor -> file, of an index. notes: what was passed over."""
 
     files: list[str]
-    index: str
+    index_file: str
     weight_map: Mapping[str, str] | None
     notes: tuple[str, ...]
 

@@ -7,7 +7,7 @@ What is said there of a text, not in it, is also looked for in the lines below i
 import functools
 import re
 
-from humpback.corpus.items import Block, Header, Item
+from humpback.corpus.items import Block, Edge, Header, Item
 from humpback.corpus.lists import ORDINAL
 from humpback.corpus.own_words import CREDITS, OWN_LINES
 
@@ -144,7 +144,10 @@ def _is_last_label(text: str) -> bool:
 
 def _is_heading_line(items: list[Item], position: int) -> bool:
     """Whether the first line below a header is the heading of something else: of a picture, of another page."""
-    text, following = items[position].text, items[position + 1]
+    line, following = items[position], items[position + 1]
+    if isinstance(line, Edge) or isinstance(following, Edge):
+        return False
+    text = line.text
     return _is_label(text) and text.count(" ") >= _HEADING_WORDS and len(following.text) > len(text) and bool(_ENDED.search(following.text))
 
 
@@ -194,7 +197,10 @@ class _Patterns:
         begins = "|".join(re.escape(phrase).replace(r"\ ", r"\s") for phrase in words["begins"].split(", "))
         labels = "|".join(map(re.escape, words["labels"].split(", ")))
         self._first = frozenset(  # words with which such lines begin
-            _WORD.match(phrase.casefold() + " ")[0] for key in ("begins", "labels", "by") for phrase in words[key].split(", ")
+            word[0]
+            for key in ("begins", "labels", "by")
+            for phrase in words[key].split(", ")
+            if (word := _WORD.match(phrase.casefold() + " "))
         )
         self._begins = re.compile(rf"(?:{begins})(?![\w-])|(?:{labels})\s?:", re.IGNORECASE)
         by = "|".join(map(re.escape, words["by"].split(", ")))

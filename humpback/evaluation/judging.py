@@ -45,7 +45,7 @@ def diagnose(probes: Sequence[Probe]) -> dict[str, Any] | None:
         "blind": found["interval"][0] <= 0.5,
         "unrated": len(probes) - len(rated),
         "sets": {name: _seen([probe for probe in rated if probe.set == name]) for name in sets},
-        "length_correlation": statistics.correlation([p.true for p in rated], [p.length for p in rated]),
+        "length_correlation": statistics.correlation([float(p.true or 0) for p in rated], [p.length for p in rated]),
         "nonsense_correlation": statistics.correlation(*map(list, zip(*nonsense, strict=True))) if nonsense else None,
         "mass": {"p5": statistics.quantile(masses, 0.05), "median": statistics.quantile(masses, 0.5)} if masses else None,
         "entropy": math.fsum(map(_entropy, digits)) / len(digits) if digits else None,
@@ -54,7 +54,7 @@ def diagnose(probes: Sequence[Probe]) -> dict[str, Any] | None:
 
 
 def _seen(rated: Sequence[Probe]) -> dict[str, Any]:
-    true, swapped = [probe.true for probe in rated], [probe.swapped for probe in rated]
+    true, swapped = [float(probe.true or 0) for probe in rated], [float(probe.swapped or 0) for probe in rated]
     above = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(true, swapped, strict=True))
     return {
         "pairs": len(rated),

@@ -24,7 +24,7 @@ def win_rate(preferences: Sequence[float | None]) -> dict[str, Any]:
     Of preferences that are 0 AlpacaEval takes a draw; missing ones count in nothing. discrete: each preference rounded to the nearer
     side. UserError without any.
     """
-    found = [DRAW if preference == 0 else float(preference) for preference in preferences if _is_there(preference)]
+    found = [DRAW if preference == 0 else float(preference or 0) for preference in preferences if _is_there(preference)]
     if not found:
         raise UserError(f"none of {len(preferences)} preferences is there, so there is no win rate")
     wins = [preference - 1 for preference in found]

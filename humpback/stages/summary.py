@@ -151,7 +151,7 @@ class _Ratings(_Pairs):
             chosen = [row[record_id] for record_id in self.ids if record_id in ids]
             lengths = list(zip(self.ids, self.outputs, strict=True))
             taken = [pair for pair in lengths if pair[0] in ids]
-            control = [row[i] for i in statistics.length_matched(taken, [pair for pair in lengths if pair[0] not in ids])]
+            control = [row[i] for _, i in statistics.length_matched(taken, [pair for pair in lengths if pair[0] not in ids])]
         return {
             "iteration": iteration,
             "histogram": statistics.histogram(self.scores),

@@ -57,7 +57,8 @@ def test_who_wrote_it() -> None:
 
 
 OPENING = (
-    "Ann Miller", "Crumb Diary staff writer", "By Reuters", "May 5", "LOCAL NEWS", "384", "The Crumb", "Bread", "Mill owner opens new bakery",
+    "Ann Miller", "Crumb Diary staff writer", "By Reuters", "May 5", "LOCAL NEWS", "384", "The Crumb", "Bread",
+    "Mill owner opens new bakery",
 )  # fmt: skip
 
 
