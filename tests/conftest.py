@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from humpback import locks
+from humpback import locks, machine
 from tests import compilation
 from tests.forks import Humpback
 
@@ -47,6 +47,11 @@ LONG = ("stages/test_kill.py", "training/test_pod.py", "decoding/test_offline_po
         "training/test_loop.py", "decoding/test_engine.py", "training/test_checkpoint.py", "launch/test_local_pod.py")  # fmt: skip
 # Folders that run apart from the suite, with all that users compile.
 AS_A_USERS = ("soak", "parity", "planning")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait most of their time, for processes and for a simulated gcloud."""
+    return machine.cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -44,9 +44,9 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "leave a reply, let us know in the comments, have your say, what do you think, got a tip, have a tip, you may also like, "
         "you might also like, more on this, more from, related coverage, all rights reserved, main article, reprinted with "
         "permission, story highlights",
-        "labels": "image, photo source, photo, photos, photograph, picture, pictures, video, credit, credits, illustration, source, sources, "
-        "via, related, related article, read more, read next, read, more, see also, main article, main articles, further information, "
-        "further reading, watch, listen, also read, also see, recommended, posted, published, updated, date, author, authors, "
+        "labels": "image, photo source, photo, photos, photograph, picture, pictures, video, credit, credits, illustration, source, "
+        "sources, via, related, related article, read more, read next, read, more, see also, main article, main articles, "
+        "further information, further reading, watch, listen, also read, also see, recommended, posted, published, updated, date, author, authors, "
         "written by, reporting by, contributing, contributors, tags, tag, category, categories, topics, filed under, share, contact, "
         "press contact, media contact",
         "by": "by, written by, story by, words by, text by, posted by, published by, reviewed by, edited by, reporting by, author, "
