@@ -46,8 +46,8 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "permission, story highlights",
         "labels": "image, photo source, photo, photos, photograph, picture, pictures, video, credit, credits, illustration, source, "
         "sources, via, related, related article, read more, read next, read, more, see also, main article, main articles, "
-        "further information, further reading, watch, listen, also read, also see, recommended, posted, published, updated, date, author, authors, "
-        "written by, reporting by, contributing, contributors, tags, tag, category, categories, topics, filed under, share, contact, "
+        "further information, further reading, watch, listen, also read, also see, recommended, posted, published, updated, date, "
+        "author, authors, written by, reporting by, contributing, contributors, tags, tag, category, categories, topics, filed under, share, contact, "
         "press contact, media contact",
         "by": "by, written by, story by, words by, text by, posted by, published by, reviewed by, edited by, reporting by, author, "
         "authors",
