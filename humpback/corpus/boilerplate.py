@@ -33,7 +33,7 @@ SKIPPED_WORDS = words(
     "toc skiplink addtoany addthis sharethis sharedaddy social newsletter adsbygoogle adsense advert adverts advertisement "
     "advertisements advertising sponsored promo outbrain taboola headerlink headeranchor permalink editsection noprint screenreader "
     "linenos lineno linenumbers copybtn toolbar docnav relatedtopics "
-    "seealso hatnote footnotes footnote endnotes figure mediaobject inlinemediaobject screenshot thumbcaption"
+    "seealso hatnote footnotes footnote endnotes gallery slideshow carousel figure mediaobject inlinemediaobject screenshot thumbcaption"
 )
 # Both words must be there, next to each other: "share-bar" but not "share-price".
 _PAIRS = {

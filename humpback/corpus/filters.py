@@ -46,6 +46,7 @@ _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
 # An item, a row, or a term and what is said of it in a line.
 _LIST_LINE = re.compile(rf"^[ >]*(?:- |{ORDINAL}|: |\|).*|^[^\n]{{1,80}}(?=\n: [^\n]{{0,78}}$)", re.MULTILINE)
 _SEE_ALSO = re.compile(wordlists.SEE_ALSO, re.IGNORECASE)
+_ENOUGH_ADVERTS = 2
 _FEW_WORDS = 3  # of a header that may be a call to do something
 _MAX_SEE_ALSO = 200  # characters
 _MAX_REPEATED = 2  # lines
@@ -255,6 +256,8 @@ def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
     for reason, many, signs, marks in _MARKS:
         if not signs.isdisjoint(words) and sum(map(lowered.count, marks)) >= many * enough:
             return reason
+    if sum(map(lowered.__contains__, wordlists.ADVERTS)) >= _ENOUGH_ADVERTS:
+        return "prices"
     prices = sum(map(lowered.count, wordlists.SHOP_MARKS))
     if any(map(lowered.__contains__, wordlists.CURRENCIES)):
         prices += len(_PRICE.findall(lowered))

@@ -7,18 +7,18 @@ What is said there of a text, not in it, is also looked for in the lines below i
 import functools
 import re
 
-from humpback.corpus.items import Block, Edge, Header, Item
+from humpback.corpus.items import Block, Header, Item
 from humpback.corpus.lists import ORDINAL
 from humpback.corpus.own_words import CREDITS, OWN_LINES
 
 _MAX_LINE = 200  # characters; a longer paragraph is text
+_MAX_STRONG = 160  # of an invitation between paragraphs
 _MAX_NOTED = 120  # of a sentence
 _MAX_DATE = 80
 _MAX_AUTHOR = 400  # characters of what a page says of who wrote it, or of a picture
 _MAX_OPENING = 4  # lines below a header; more are a list
 _FEW_WORDS = 4  # of a label
 _KEYS = re.compile(r"\w\+\w| - | [>→] ")  # keys and menus to choose
-_HEADING_WORDS = 3  # spaces in one
 _MAX_CAPITALS = 30  # characters of a label all in upper case
 _MAX_ITEM = 40  # characters of an item in a list of the page's own
 _MAX_SENTENCE = 300  # characters of an invitation
@@ -41,8 +41,8 @@ _ADDRESS = re.compile(  # which may be an example, so one goes only at a text's 
 _NUMBERS = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|\d{1,2}:\d\d")  # of a date or time
 _READING_TIME = re.compile(r"(?:\D{0,30}\b)?\d+(?:[–-]\d+)?[ -]?min(?:ute|uten|utos|uti)?s?\.?(?: \D{0,20})?", re.IGNORECASE)
 _COUNT = re.compile(
-    r"[\d.,]+[kKmM]?\+? ?(?:shares?|comments?|views?|likes?|replies|reads?|votes?|followers?|kommentare?|commentaires?|comentarios|commenti"
-    r"|reacties)"
+    r"\(?[\d.,]+[kKmM]?\+?\)? ?(?:shares?|comments?|views?|likes?|replies|reads?|votes?|followers?|kommentare?|commentaires?"
+    r"|comentarios|commenti|reacties)"
 )
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z]{2,6}")
 _ENDED = re.compile(r"[.!?…][\"”’')\]]*\Z")
@@ -73,7 +73,10 @@ def _without_lists(items: list[Item], own: "_Patterns") -> list[Item]:
             run.append(item)
             continue
         if run:
-            if max(len(block.text) for block in run) > _MAX_ITEM or not own.is_list([block.text[2:] for block in run]):
+            announced = bool(kept) and type(kept[-1]) is Block and kept[-1].text.endswith(":")
+            links = not announced and all(block.linked >= _LINK * (len(block.text) - 2) and "\n" not in block.text for block in run)
+            short = max(len(block.text) for block in run) <= _MAX_ITEM
+            if not links and not (short and own.is_list([block.text[2:] for block in run])):
                 kept += run
             run = [item] if type(item) is Block and item.text.startswith("- ") else []
             if run:
@@ -136,6 +139,11 @@ def _is_label(text: str) -> bool:
     return 0 < len(text) <= _MAX_DATE and "\n" not in text and not text.endswith(_ENDS) and text[0].isupper()
 
 
+def is_caption(text: str) -> bool:
+    """Whether what follows a picture is no sentence, and long enough to say what is seen or who took it."""
+    return len(text) <= _MAX_LINE and not text.endswith(_ENDS) and text[0].isupper() and text.count(" ") >= 1 and text.upper() != text
+
+
 def _is_last_label(text: str) -> bool:
     """Whether a last paragraph is the title of what is not there: of few words, or all in capitals."""
     words = _WORD.findall(text)
@@ -143,12 +151,13 @@ def _is_last_label(text: str) -> bool:
 
 
 def _is_heading_line(items: list[Item], position: int) -> bool:
-    """Whether the first line below a header is the heading of something else: of a picture, of another page."""
-    line, following = items[position], items[position + 1]
-    if isinstance(line, Edge) or isinstance(following, Edge):
-        return False
-    text = line.text
-    return _is_label(text) and text.count(" ") >= _HEADING_WORDS and len(following.text) > len(text) and bool(_ENDED.search(following.text))
+    """Whether the first lines below a header, before a paragraph, are labels: who wrote it, the heading of a picture or another page."""
+    for number, item in enumerate(items[position : position + _MAX_OPENING + 1]):
+        if type(item) is not Block or _SET_APART.match(item.text):
+            return False
+        if not _is_label(item.text):
+            return number > 0 and len(item.text) > _MAX_DATE and bool(_ENDED.search(item.text))
+    return False
 
 
 def _is_list_of_labels(items: list[Item], position: int) -> bool:
@@ -180,7 +189,7 @@ def _leads_elsewhere(block: Block, before: list[Item]) -> bool:
     if block.linked < _LONG_LINK:
         return False
     text = _KIND.sub("", block.text)
-    if text.endswith((".", "?", "!")) or _SET_APART.match(text):
+    if (text.endswith((".", "?", "!")) and block.linked < len(text)) or _SET_APART.match(text):
         return False
     label = _LABEL.match(text)
     if block.linked < _LINK * len(text) and (not label or block.linked < _LINK * (len(text) - label.end())):
@@ -197,10 +206,7 @@ class _Patterns:
         begins = "|".join(re.escape(phrase).replace(r"\ ", r"\s") for phrase in words["begins"].split(", "))
         labels = "|".join(map(re.escape, words["labels"].split(", ")))
         self._first = frozenset(  # words with which such lines begin
-            word[0]
-            for key in ("begins", "labels", "by")
-            for phrase in words[key].split(", ")
-            if (word := _WORD.match(phrase.casefold() + " "))
+            _WORD.match(phrase.casefold() + " ")[0] for key in ("begins", "labels", "by") for phrase in words[key].split(", ")
         )
         self._begins = re.compile(rf"(?:{begins})(?![\w-])|(?:{labels})\s?:", re.IGNORECASE)
         by = "|".join(map(re.escape, words["by"].split(", ")))
@@ -214,6 +220,7 @@ class _Patterns:
         self._signed = re.compile(rf"{_NAMES},? (?:{words['signed']})\b")
         self._writer = re.compile(rf"\b(?:{writers})\b", re.IGNORECASE)
         self._invites = re.compile(rf"\b(?:{words['invites']})")
+        self._strong = re.compile(words["strong"])
         self._inviting = frozenset(words["inviting"].split()) if language == "en" else None
 
     @staticmethod
@@ -233,6 +240,10 @@ class _Patterns:
                 return True
             if self._by.fullmatch(text) or self._by_alone.fullmatch(text):
                 return True
+        if text[:1] == "(" and text[-1:] == ")" and self._begins.match(text, 1):
+            return True
+        if len(text) <= _MAX_STRONG and (found := self._strong.search(text.lower())) and not _SENTENCE.search(text, 0, found.start()):
+            return True
         return self.is_label(text)
 
     def is_label(self, text: str) -> bool:
@@ -247,7 +258,8 @@ class _Patterns:
         if len(items) == 1:
             return self.is_label(items[0])
         counted = all(text.endswith(")") and _COUNTED.fullmatch(text) for text in items)
-        return counted or 2 * sum(map(self.is_line, items)) >= len(items)
+        tags = all(text.endswith(",") for text in items[:-1]) and not items[-1].endswith((".", ";"))
+        return counted or tags or 2 * sum(map(self.is_line, items)) >= len(items)
 
     def opens(self, text: str, header: str, sites: frozenset[str], named: bool) -> bool:
         """Whether a line below a header is its text or the site's name once more, the name of who wrote what follows and what this person
@@ -307,5 +319,6 @@ class _Patterns:
             return True
         words = [word.casefold() for word in _WORD.findall(text)]
         digits = sum(map(str.isdigit, text))
+        text = text.strip("| ")
         dated = any(len(word) > 1 for word in words) or bool(_NUMBERS.search(text))
         return digits >= least and dated and text[0] != "[" and all(word in self._dated for word in words)

@@ -2,7 +2,8 @@
 
 Of each language: what a line says and no more ("whole"), how it begins ("begins"; "labels" with a colon behind), what stands before the
 name of who wrote it ("by"), the words of dates ("dated"), what such people are ("is", "writers") or do ("signed"); and patterns of what
-the last sentences of a text invite to, or say of where it comes from ("invites"; "inviting" has a word of each).
+the last sentences of a text invite to, or say of where it comes from ("invites"; "inviting" has a word of each); what
+no text says of itself ("strong").
 """
 
 # Who takes pictures, and how that stands behind what is said of one, as patterns.
@@ -15,80 +16,85 @@ CREDITS = {
 
 OWN_LINES: dict[str, dict[str, str]] = {
     "en": {
-        "whole": "don't miss, don’t miss, shutterstock, istock, alamy, flipboard, social share, advert, text size, order reprints, "
-        "print article, enlarge image, view image, view this image, sharing is caring, exclusive, pocket, messenger, sms, rss, email "
-        "the author, view author archive, get author rss feed, follow on twitter, share on facebook, share on twitter, copy, "
-        "permalink, share article, share this article, share this story, save article, listen to this article, audio, font size, "
-        "gift article, to read the full story, image, images, photo, photos, picture, video, gallery, advertisement, ad, share, "
-        "share this, tweet, pin, pin it, print, email, save, copy link, link copied, facebook, twitter, whatsapp, linkedin, reddit, "
-        "pinterest, telegram, read more, more, continue reading, read full story, show more, load more, view more, see more, view "
-        "gallery, next, previous, back to top, back, top, menu, close, skip, loading, subscribe, sign up, sign in, log in, follow, "
-        "follow us, comments, leave a comment, no comments, comments are closed, related, related articles, related stories, "
-        "recommended, sponsored, promoted, toggle caption, hide caption, enlarge this image, play, listen, watch, download, edit, "
-        "advertisement continue reading the main story, media playback is unsupported on your device, story continues below "
-        "advertisement, article continues below, thank you for subscribing, thanks for reading, getty images, file photo, image via, "
-        "print this page, expand, collapse, jump to recipe, print recipe, pin recipe, table of contents, contents",
-        "begins": "a version of this article, this article appears in, order reprints, image copyright, image caption, image "
-        "source, image credit, image courtesy, image via, media caption, photo by, photos by, photo credit, photo courtesy, "
-        "photograph by, photography by, photo via, picture by, picture credit, images by, image by, illustration by, video by, "
-        "courtesy of, posted on, posted in, posted by, published on, published by, filed under, tagged with, tagged under, updated "
-        "on, last updated, last modified, first published, originally published, originally posted, originally appeared, this "
-        "article was originally, this article originally, this article first, this story was originally, this post was originally, "
-        "this post may contain affiliate, this post contains affiliate, this article contains affiliate, this page contains "
-        "affiliate, we may earn a commission, as an amazon associate, sign up for, sign up to, sign up now, sign up here, sign me "
-        "up, subscribe to, subscribe now, subscribe for, follow us, follow me on, follow him on, follow her on, like us on, join "
-        "us on, join the conversation, click here, tap here, read more, read next, read also, read the full, read our, see also, "
-        "see more, watch now, watch the video, listen now, continue reading, share this, share on, share via, email this, tweet "
-        "this, print this, download our, download the app, get our, get the latest news, get the latest stories, stay tuned, stay "
-        "up to date, stay connected, support our, skip to content, skip to main, back to top, view comments, leave a comment, "
-        "leave a reply, let us know in the comments, have your say, what do you think, got a tip, have a tip, you may also like, "
-        "you might also like, more on this, more from, related coverage, all rights reserved, main article, reprinted with "
-        "permission, story highlights",
-        "labels": "image, photo source, photo, photos, photograph, picture, pictures, video, credit, credits, illustration, source, "
-        "sources, via, related, related article, read more, read next, read, more, see also, main article, main articles, "
-        "further information, further reading, watch, listen, also read, also see, recommended, posted, published, updated, date, "
-        "author, authors, written by, reporting by, contributing, contributors, tags, tag, category, categories, topics, filed under, share, contact, "
-        "press contact, media contact",
+        "whole": "don't miss, don’t miss, shutterstock, istock, alamy, flipboard, social share, advert, text size, order "
+        "reprints, print article, enlarge image, view image, view this image, sharing is caring, exclusive, pocket, messenger, "
+        "sms, rss, email the author, view author archive, get author rss feed, follow on twitter, share on facebook, share on "
+        "twitter, copy, permalink, share article, share this article, share this story, save article, listen to this article, "
+        "audio, font size, gift article, to read the full story, image, images, photo, photos, picture, video, gallery, "
+        "advertisement, ad, share, share this, tweet, pin, pin it, print, email, save, copy link, link copied, facebook, twitter, "
+        "whatsapp, linkedin, reddit, pinterest, telegram, read more, more, continue reading, read full story, show more, load "
+        "more, view more, see more, view gallery, next, previous, back to top, back, top, menu, close, skip, loading, subscribe, "
+        "sign up, sign in, log in, follow, follow us, comments, leave a comment, no comments, comments are closed, related, "
+        "related articles, related stories, recommended, sponsored, promoted, toggle caption, hide caption, enlarge this image, "
+        "play, listen, watch, download, edit, advertisement continue reading the main story, media playback is unsupported on your "
+        "device, story continues below advertisement, article continues below, thank you for subscribing, thanks for reading, "
+        "getty images, file photo, image via, print this page, expand, collapse, jump to recipe, print recipe, pin recipe, table "
+        "of contents, contents",
+        "begins": "this website uses cookies, this site uses cookies, we use cookies, a version of this article, this article "
+        "appears in, order reprints, image copyright, image caption, image source, image credit, image courtesy, image via, media "
+        "caption, photo by, photos by, photo credit, photo courtesy, photograph by, photography by, photo via, picture by, picture "
+        "credit, images by, image by, illustration by, video by, courtesy of, posted on, posted in, posted by, published on, "
+        "published by, filed under, tagged with, tagged under, updated on, last updated, last modified, first published, "
+        "originally published, originally posted, originally appeared, this article was originally, this article originally, this "
+        "article first, this story was originally, this post was originally, this post may contain affiliate, this post contains "
+        "affiliate, this article contains affiliate, this page contains affiliate, we may earn a commission, as an amazon "
+        "associate, sign up for, sign up to, sign up now, sign up here, sign me up, subscribe to, subscribe now, subscribe for, "
+        "follow us, follow me on, follow him on, follow her on, like us on, join us on, join the conversation, click here, tap "
+        "here, read more, read next, read also, read the full, read our, see also, see more, watch now, watch the video, listen "
+        "now, continue reading, share this, share on, share via, email this, tweet this, print this, download our, download the "
+        "app, get our, get the latest news, get the latest stories, stay tuned, stay up to date, stay connected, support our, skip "
+        "to content, skip to main, back to top, view comments, leave a comment, leave a reply, let us know in the comments, have "
+        "your say, what do you think, got a tip, have a tip, you may also like, you might also like, more on this, more from, "
+        "related coverage, all rights reserved, main article, reprinted with permission, story highlights",
+        "labels": "artist, artwork, art, photo source, image, photo, photos, photograph, picture, pictures, video, credit, "
+        "credits, illustration, source, sources, via, related, related article, read more, read next, read, more, see also, main "
+        "article, main articles, further information, further reading, watch, listen, also read, also see, recommended, posted, "
+        "published, updated, date, author, authors, written by, reporting by, contributing, contributors, tags, tag, category, "
+        "categories, topics, filed under, share, contact, press contact, media contact",
         "by": "by, written by, story by, words by, text by, posted by, published by, reviewed by, edited by, reporting by, author, "
         "authors",
-        "dated": "january february march april may june july august september october november december jan feb mar apr jun jul aug sep "
-        "sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thur thurs fri sat sun "
-        "original am pm a m p utc gmt est edt cst cdt mst mdt pst pdt et ct pt bst cet cest ist st nd rd th published updated posted "
-        "modified created last first on at of the date edited t z",
+        "dated": "january february march april may june july august september october november december jan feb mar apr jun "
+        "jul aug sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thur thurs fri "
+        "sat sun original written uk us am pm a m p utc gmt est edt cst cdt mst mdt pst pdt et ct pt bst cet cest ist st nd rd th "
+        "published updated posted modified created last first on at of the date edited t z",
         "is": "is|was|has been|works as|writes|has covered|covers|has written|reports",
         "signed": "has covered|covers|writes (?:about|for|on)|reports (?:on|for|from)|can be reached|contributed",
         "writers": "writer, author, journalist, editor, reporter, columnist, contributor, correspondent, blogger, freelancer, novelist, "
         "co-author, founder, co-founder, professor, lecturer, researcher, fellow, consultant, photographer, intern, producer",
+        "strong": r"(?:your|my) inbox\b|our newsletters?\b|(?:sign up|register) for our|subscribe to (?:our|my)\b|follow (?:us|me) on\b|"
+        r"click here to\b|download our [^.]{0,20}app\b|if you buy something through|we (?:may )?(?:earn|receive) [^.]{0,20}commission",
         "inviting": "additional affiliate also app apps article articles breaking brought check click column comment comments "
         "commission contact content contributed coverage creative details donate editing email essay facebook favorite favourite "
-        "feedback follow full further image images inbox information instagram interested interview join latest learn let linkedin "
-        "listen mail material miss more news newsletter newsletters opinion originally permission photo photos picture piece post "
-        "reach read recipes register report reporting republished rights share sign sponsored stay stories story subscribe support "
-        "take telegram tell thank thanks think thoughts tips twitter updates version want watch whatsapp writing youtube",
-        "invites": r"(?:sign up|register) (?:here|now|today|for (?:our|my|the|a free|free|daily|weekly|more|email|updates|alerts|"
-        r"\w+ newsletter)|to (?:our|the|get|receive))|subscribe\b|newsletters?\b|click (?:here|on the link)|(?:your|"
-        r"my) inbox|follow (?:us|me|him|her|them|@)|(?:us|me|him|her|them|visit \w+) (?:on|via) (?:facebook|twitter|"
-        r"instagram|linkedin|youtube|telegram|whatsapp)|on (?:facebook|twitter|instagram|linkedin|"
-        r"youtube)\b[^.]{0,30}(?:facebook|twitter|instagram|linkedin|youtube)|follow [^.]{1,40} on (?:facebook|twitter|"
-        r"instagram)|a version of th(?:is|e) (?:article|story|post)|what(?:[’']s| is| are) your (?:favou?rite|thoughts|"
-        r"take|opinion)|download (?:the|our) [^.]*\bapps?\b|read (?:our|more|next|also|the (?:full|original|rest|"
-        r"whole))\b|check out (?:our|the|my|his|her|their|some|more|these|this)\b|for (?:more|further|the latest|"
-        r"additional|full) (?:information|details|news|stories|tips|recipes|on|about|updates|articles|coverage|"
-        r"breaking)\b|(?:learn|find out|see|discover) more\b|more information (?:on|about|is|can)\b|see also\b|"
-        r"listen to (?:the|our)\b|watch (?:the (?:video|full)|our|live|more)\b|affiliate\b|brought to you by|"
-        r"sponsored (?:by|post|content)|contributed to th(?:is|e) (?:report|story|article)|(?:additional )?(?:reporting|"
-        r"editing|writing) by\b|contact (?:us|the author|me|him|her)\b|(?:reach|e-?mail) (?:him|her|me|us|the author)\b|"
-        r"(?:let|tell) (?:us|me) (?:know|what|about|in)\b|in the comments?\b|comments? (?:below|section)|"
-        r"what do you think|share (?:your|this|it) (?:thoughts|experience|story|article|post|opinion|comments?|with)|"
-        r"join (?:us|our|the (?:conversation|discussion|debate))\b|stay (?:tuned|up to date|up-to-date|connected|"
-        r"informed)|support (?:us\b|our (?:work|journalism))|donate (?:now|here|today|to)|this (?:article|story|post|"
-        r"piece|report|interview|column|essay|content|material|blog post) (?:was|is|has been|first|originally|appeared|"
-        r"appears|may)\b|republished|(?:reprinted|used|reproduced) (?:with|by) (?:kind )?permission|creative commons|"
-        r"all rights reserved|thanks? (?:you )?for (?:reading|watching|visiting)|your feedback|don[’']t miss\b|"
-        r"get (?:the latest|our|more (?:news|stories))\b|want (?:more|to (?:know|learn|read|see) more)\b|you (?:may|"
-        r"might) also (?:like|want|be interested)|interested in (?:more|learning|reading)|(?:earn|receive) (?:a|"
-        r"an) (?:\w+ )?commission|(?:feature|featured|header|lead|main|cover) (?:image|photo|picture)|(?:image|"
-        r"photo)s? (?:credit|courtesy|by|via)\b|originally published",
+        "feedback become consider help here need follow full further image images inbox information instagram interested interview "
+        "join latest learn let linkedin listen mail material miss more news newsletter newsletters opinion originally permission "
+        "photo photos picture piece post reach read recipes register report reporting republished rights share sign sponsored stay "
+        "stories story subscribe support take telegram tell thank thanks think thoughts tips twitter updates version want watch "
+        "whatsapp writing youtube",
+        "invites": r"here[.!)]*$|help us (?:to )?(?:continue|keep|improve|spread|grow)|we need your|consider (?:supporting|donating|"
+        r"subscribing)|become an? [^.]{0,20}(?:member|patron|supporter|subscriber|author)\b|(?:sign up|register) (?:here|"
+        r"now|today|for (?:our|my|the|a free|free|daily|weekly|more|email|updates|alerts|\w+ newsletter)|to (?:our|the|"
+        r"get|receive))|subscribe\b|newsletters?\b|click (?:here|on the link)|(?:your|my) inbox|follow (?:us|me|him|her|"
+        r"them|@)|(?:us|me|him|her|them|visit \w+) (?:on|via) (?:facebook|twitter|instagram|linkedin|youtube|telegram|"
+        r"whatsapp)|on (?:facebook|twitter|instagram|linkedin|youtube)\b[^.]{0,30}(?:facebook|twitter|instagram|linkedin|"
+        r"youtube)|follow [^.]{1,40} on (?:facebook|twitter|instagram)|a version of th(?:is|e) (?:article|story|post)|"
+        r"what(?:[’']s| is| are) your (?:favou?rite|thoughts|take|opinion)|download (?:the|our) [^.]*\bapps?\b|"
+        r"read (?:our|more|next|also|the (?:full|original|rest|whole))\b|check out (?:our|the|my|his|her|their|some|more|"
+        r"these|this)\b|for (?:more|further|the latest|additional|full) (?:information|details|news|stories|tips|recipes|"
+        r"on|about|updates|articles|coverage|breaking)\b|(?:learn|find out|see|discover) more\b|more information (?:on|"
+        r"about|is|can)\b|see also\b|listen to (?:the|our)\b|watch (?:the (?:video|full)|our|live|more)\b|affiliate\b|"
+        r"brought to you by|sponsored (?:by|post|content)|contributed to th(?:is|e) (?:report|story|article)|"
+        r"(?:additional )?(?:reporting|editing|writing) by\b|contact (?:us|the author|me|him|her)\b|(?:reach|"
+        r"e-?mail) (?:him|her|me|us|the author)\b|(?:let|tell) (?:us|me) (?:know|what|about|in)\b|in the comments?\b|"
+        r"comments? (?:below|section)|what do you think|share (?:your|this|it) (?:thoughts|experience|story|article|post|"
+        r"opinion|comments?|with)|join (?:us|our|the (?:conversation|discussion|debate))\b|stay (?:tuned|up to date|"
+        r"up-to-date|connected|informed)|support (?:us\b|our (?:work|journalism))|donate (?:now|here|today|to)|"
+        r"this (?:article|story|post|piece|report|interview|column|essay|content|material|blog post) (?:was|is|has been|"
+        r"first|originally|appeared|appears|may)\b|republished|(?:reprinted|used|reproduced) (?:with|"
+        r"by) (?:kind )?permission|creative commons|all rights reserved|thanks? (?:you )?for (?:reading|watching|"
+        r"visiting)|your feedback|don[’']t miss\b|get (?:the latest|our|more (?:news|stories))\b|want (?:more|to (?:know|"
+        r"learn|read|see) more)\b|you (?:may|might) also (?:like|want|be interested)|interested in (?:more|learning|"
+        r"reading)|(?:earn|receive) (?:a|an) (?:\w+ )?commission|(?:feature|featured|header|lead|main|cover) (?:image|"
+        r"photo|picture)|(?:image|photo)s? (?:credit|courtesy|by|via)\b|originally published",
     },
     "de": {
         "whole": "bild, foto, anzeige, werbung, teilen, drucken, weiterlesen, mehr lesen, mehr, zurück, nach oben, menü, schließen, "

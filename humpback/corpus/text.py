@@ -20,7 +20,7 @@ from humpback.corpus.formulas import subscript, superscript, write_out
 from humpback.corpus.items import Block, Edge, Header, Item
 from humpback.corpus.lists import count_items, ordinal
 from humpback.corpus.markup import BREAK, FLUSH, HEADINGS, LISTS, Markup, Tag, plain, tidy
-from humpback.corpus.own_lines import without_own_lines
+from humpback.corpus.own_lines import is_caption, without_own_lines
 from humpback.corpus.tables import as_blocks, find_layouts, read_rows
 from humpback.corpus.verbatim import code_block, holds_lines
 
@@ -75,6 +75,7 @@ class _Walker:
         self.heading: int | None = None  # level of the header being collected
         self.headed = 0  # where it began
         self.boxes: dict[int, Tag] = {}  # end of the box around a navigation header → what else ends there
+        self.pictured = False  # whether a picture, and nothing else, came before
         self.articles = 0  # open article, section and main elements
 
     def walk(self, begin: int, end: int) -> None:
@@ -103,11 +104,13 @@ class _Walker:
         end = self.page.end_of(position)
         if (promise := self._promise()) and any(tag.name == "img" for tag in self.page.tags[position:end]):
             self._cut(promise)
+        self.pictured = self.pictured or any(tag.name == "img" for tag in self.page.tags[position:end])
         return end
 
     def picture(self, _tag: Tag, position: int) -> int:
         if promise := self._promise():
             self._cut(promise)
+        self.pictured = self.pictured or not self.line
         return position
 
     def _promise(self) -> Block | None:
@@ -285,10 +288,18 @@ class _Walker:
             text = _CITATION.sub("", text).replace(_CITED, "")
         text = tidy(plain(text) if "&" in text else text)
         links, self.links, self.line = self.links, [], []
+        if self.marks:
+            for number, (began, head, hrefs) in enumerate(self.marks):
+                self.marks[number] = (0, head, hrefs)
+                if began == 0 and head[:2] == "a " and _HREF in head:  # a link around blocks
+                    links = [text]
         if not text:
             return
+        pictured, self.pictured = self.pictured, False
         if self.heading is not None:
             self._add_header(text)
+        elif pictured and is_caption(text):
+            return
         elif self.frames or not ((self.page.may_have_notices and notice(text)) or _only_links(text, links)):
             self._add_block(text, sum(map(len, links)) if links else 0)
 

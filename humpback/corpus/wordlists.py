@@ -168,7 +168,7 @@ PAYWALLS = (
 # What is shown, when a text announces it.
 SHOWN = (
     "code|snippet|command|script|output|query|listing|image|photo|video|tweet|chart|graph|map|diagram|screenshot|screen shot|graphic"
-    "|infographic|module|trailer|clip|gallery|figure|illustration|table"
+    "|infographic|following \\w+|module|trailer|clip|gallery|figure|illustration|table"
 )
 # What authors write where their text is not finished.
 UNFINISHED = ("FIXME", "TODO", "TBD")
@@ -277,10 +277,17 @@ SHOWS_PICTURE = (
     r"|\b(?:figure|picture|screenshot|screen shot|illustration|photo|diagram) (?:above|below)\b"
     r"|\b(?:figure|screenshot|screen shot|illustration) (?:shows|illustrates)\b"
     r"|\b(?:above|following|below) (?:figure|picture|screenshot|illustration|diagram)s?\b"
+    r"|\b(?:in|from) th(?:is|ese) (?:photo|picture|image|screenshot)s?\b|\b(?:in the )?(?:photo|image|video)s? (?:above|below)\b"
 )
 NUMBERED_FIGURE = r"\b(?:figures?|fig\.) \d"
 PICTURE_WORDS = ("right", "left", "figure", "figures", "picture", "pictures", "screenshot", "screenshots", "shot", "illustration", "photo",
-                 "diagram", "diagrams", "illustrations", "photos")  # fmt: skip
+                 "diagram", "diagrams", "illustrations", "photos", "image", "images", "video", "videos")  # fmt: skip
+# Two of these make a text an advertisement.
+ADVERTS = (
+    "buy now", "shop now", "subject to change without notice", "promo code", "coupon code", "coupons may", "while supplies last",
+    "limited-time offer", "limited time offer", "free shipping", "% off ", "affiliate links", "affiliate partnerships", "in stock now",
+    "order now", "add to cart",
+)  # fmt: skip
 SHOP_MARKS = ("add to cart", "add to basket", "in stock", "out of stock", "free shipping", "price:")
 PRICE = r"[$€£¥₹] ?\d[\d.,]*\d|\b\d[\d.,]* ?[€£]|\b(?:usd|eur|gbp|chf) ?\d[\d.,]*\d|\b\d[\d.,]* ?(?:usd|eur|gbp|chf|euros|dollars)\b"
 CURRENCIES = ("$", "€", "£", "¥", "₹", "usd", "eur", "gbp", "chf", "dollars")
