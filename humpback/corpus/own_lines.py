@@ -206,7 +206,10 @@ class _Patterns:
         begins = "|".join(re.escape(phrase).replace(r"\ ", r"\s") for phrase in words["begins"].split(", "))
         labels = "|".join(map(re.escape, words["labels"].split(", ")))
         self._first = frozenset(  # words with which such lines begin
-            _WORD.match(phrase.casefold() + " ")[0] for key in ("begins", "labels", "by") for phrase in words[key].split(", ")
+            word[0]
+            for key in ("begins", "labels", "by")
+            for phrase in words[key].split(", ")
+            if (word := _WORD.match(phrase.casefold() + " "))
         )
         self._begins = re.compile(rf"(?:{begins})(?![\w-])|(?:{labels})\s?:", re.IGNORECASE)
         by = "|".join(map(re.escape, words["by"].split(", ")))
