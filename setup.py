@@ -13,9 +13,10 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "humpback" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 README = HERE / "README.md"
 
-# charsets, WARC, languages, near-duplicates, HTML, Parquet
+# charsets, WARC, Markdown, Parquet, languages, near-duplicates, HTML
 CORPUS = [
-    "chardetng-py>=0.3.5,<0.4", "fastwarc>=1,<3", "pyarrow>=19,<28", "pycld2>=0.41,<0.43", "rensa>=0.5,<0.6", "selectolax>=1,<2"
+    "chardetng-py>=0.3.5,<0.4", "fastwarc>=1,<3", "markdown-it-py>=4,<5", "pyarrow>=20,<28", "pycld2>=0.41,<0.43", "rensa>=0.5,<0.6",
+    "selectolax>=1,<2",
 ]  # fmt: skip
 DEMO = [*CORPUS, "gguf>=0.17,<0.20"]  # the demo's pages and its weights
 CONVERT = ["gguf>=0.17,<0.20", "torch>=2.6,<3"]  # torch only reads .pth and .bin

@@ -108,7 +108,16 @@ class Base(Node):
 class Segments(Node):
     """Web pages to segments (appendix E; the measures of repetition are ours, the paper names none)."""
 
-    input: str = setting("", OPENED, "WARC, HTML and JSONL files, folders of them, lists of their paths (.paths), comma-separated")
+    input: str = setting(
+        "", OPENED, "files of HTML, WARC, WET, JSONL, Parquet, Markdown and text, folders, lists of WARC files (.paths), comma-separated"
+    )
+    html_key: str = setting("", CHECKED, "of a record: what holds its HTML, a.b within a; empty: the usual names, unless text_key is set")
+    text_key: str = setting("", CHECKED, "of a record: what holds its text; empty: the usual names, unless html_key is set")
+    url_key: str = setting("", CHECKED, "of a record: what holds its address; empty: the usual names")
+    without_headers: str = setting(
+        "auto", one_of("auto", "drop", "whole"), "a page without headers; auto: a text is one whole document, HTML and Markdown are dropped"
+    )
+    emails: str = setting("keep", one_of("keep", "drop"), "texts with e-mail addresses, which are counted")
     language: str = setting("en", LANGUAGE, "ISO 639-1; pages that declare another are dropped, and texts by min_language_share")
     min_language_share: float = setting(0.95, SHARE, "of the words that must be of the language, by CLD2; texts with less are dropped")
     min_chars: int = setting(600, at_least(1), "the paper's: shorter texts are dropped")

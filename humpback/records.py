@@ -26,15 +26,16 @@ RECORDS_PER_SHARD = 50_000
 
 @dataclass(frozen=True)
 class Page:
-    """One web page: `start` and `end` are the bytes of `source` that hold it."""
+    """One page, of HTML, Markdown or text: `start` and `end` are the bytes of `source` that hold it, or the rows of a Parquet file."""
 
     source: str
     url: str
     start: int
     end: int
-    html: bytes
+    html: bytes  # or what `kind` says
     charset: str = ""  # as the HTTP header says
     language: str = ""  # as the crawl says, a code of ISO 639-1
+    kind: str = "html"  # "html", "markdown", "text": the last may be any of them, which is told by content
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,8 +52,8 @@ class Segment(Record, frozen=True):
     header_path: tuple[str, ...]  # from the page's first header level down to this header
     url: str
     source: str
-    start: int
-    end: int
+    start: int  # bytes of the source, …
+    end: int  # … or rows, from 0, of a Parquet file
     language: str = ""  # found in the text, a code of ISO 639-1 …
     confidence: float = 0.0  # … and in which share of it
 

@@ -54,6 +54,7 @@ def test_every_field_has_a_rule_and_a_reason():
     free = {name for name, item, _ in config.fields(config.Config()) if item.metadata["rule"].text.startswith("anything: ")}
     assert free == {
         "base.source", "base.sha256", "base.architecture", "segments.input", "segments.max_chars", "segments.navigation",
+        "segments.html_key", "segments.text_key", "segments.url_key",
         "segments.contamination", "seed_pairs.source", "seed_pairs.held_out_source", "seed_pairs.dev_source", "curate.rubric_file",
         "backward.skip_spikes", "forward_seed.skip_spikes", "forward.skip_spikes",
     }  # fmt: skip

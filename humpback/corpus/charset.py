@@ -40,12 +40,17 @@ _MAGIC = (
 )  # fmt: skip
 
 
-def no_page(data: bytes) -> str:
-    """Why bytes are no page whatever text they hold: "empty", "too large", "not html" by how they begin; "" if they may be one."""
-    if not data:
+def no_page(data: bytes, kind: str = "html") -> str:
+    """Why bytes are no page whatever text they hold: "empty", "too large", "not html" by how they begin; "" if they may be one.
+
+    A text ("text", "markdown") may begin with any letters, but not be all blank.
+    """
+    if not data or (kind != "html" and not data.strip()):
         return "empty"
     if len(data) > MAX_PAGE_BYTES:
         return "too large"
+    if kind != "html":
+        return ""
     return "not html" if data.startswith(_MAGIC) or data[4:8] == b"ftyp" else ""
 
 

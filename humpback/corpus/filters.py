@@ -69,6 +69,7 @@ _BEFORE_GAP = re.compile(r"(?:,|[=≈<≤]|\b(?:is|are|of|by|the|a|an|as|with|le
 _LONGEST_BEFORE = 10  # characters
 _TWICE_ENCODED = re.compile("â€|Ã[\xa0-\xba\xbc-\xbf¢]")  # UTF-8 that was read as Windows-1252, and encoded anew
 _UNFINISHED = re.compile(rf"\b(?:{'|'.join(wordlists.UNFINISHED)})\b")
+_EMAIL = re.compile(r"(?<![\w.+%/-])[\w.+%-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+[^\W\d_]{2,24}(?![\w@/]|:[^\s])")
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
 # A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
 _LINE_IN_THE_AIR = re.compile(
@@ -306,6 +307,11 @@ def words_reason(words: list[str], cfg: Segments) -> str:
     if common is None:
         return ""
     return "few common words" if sum(map(common.__contains__, words)) < cfg.min_stop_word_share * len(words) else ""
+
+
+def count_emails(text: str) -> int:
+    """How many e-mail addresses are in a text; those of programs ("git@host:path", "https://user@host") are none."""
+    return len(_EMAIL.findall(text)) if "@" in text else 0
 
 
 def sentences(text: str) -> list[str]:

@@ -28,7 +28,8 @@ RETRIES = 10  # of a task whose worker or host died; spot hosts go often
 _FIELDS = LOCATED.names or ()
 _QUEUED = 2  # tasks for each core of the cluster
 _WATCH_SECONDS = 1.0
-PACKAGES = ("humpback", "chardetng-py", "fastwarc", "numpy", "pycld2", "rensa", "selectolax")  # what a part's bytes depend on
+# What a part's bytes depend on.
+PACKAGES = ("humpback", "chardetng-py", "fastwarc", "markdown-it-py", "numpy", "pyarrow", "pycld2", "rensa", "selectolax")
 
 
 def connect(address: str) -> Any:

@@ -1,11 +1,13 @@
-"""Inputs to pages: HTML, WARC and JSONL files and folders of them, local or gs://; each may be compressed by gzip or zstd.
+"""Inputs to pages: files of HTML, WARC, WET, JSONL, Parquet, Markdown and text, and folders of them, local or gs://.
+
+Each but Parquet may be compressed by gzip or zstd.
 
 `list_inputs` divides what was given into units of work, `read_pages` reads one of them. A page that is left out is reported through
 `on_drop(source, reason)`.
 """
 
+import codecs
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -17,33 +19,52 @@ from absl import logging
 from etils import epath
 
 from humpback import storage
-from humpback.corpus import warc
+from humpback.corpus import jsonl, parquet, warc
 from humpback.corpus.boilerplate import words
 from humpback.corpus.charset import MAX_PAGE_BYTES, no_page
+from humpback.corpus.fields import NO_HEADINGS, USUAL, Keys, flat_names
 from humpback.corpus.streams import Stream
 from humpback.digests import printable
 from humpback.errors import UserError
 from humpback.records import Page
 
-FILES_PER_INPUT = 500  # HTML files are small
+FILES_PER_INPUT = 500  # files of one page are small
+PAGE_KINDS = ("html", "markdown", "text")  # of a page a file
+STREAMS = ("jsonl", "warc")  # whose places are bytes
+_RECORDS = ("jsonl", "parquet")  # whose keys say what is a page
 
 _COMPRESSED = (".gz", ".zst", ".zstd")
 _KINDS = {
     ".htm": "html", ".html": "html", ".xhtml": "html", ".shtml": "html",
-    ".warc": "warc", ".wet": "warc", ".wat": "warc", ".jsonl": "jsonl", ".ndjson": "jsonl", ".paths": "paths",
+    ".warc": "warc", ".wet": "warc", ".wat": "warc", ".paths": "paths",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".jl": "jsonl",
+    ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet",
+    ".md": "markdown", ".markdown": "markdown", ".mdown": "markdown", ".mkd": "markdown", ".mkdn": "markdown", ".mdx": "markdown",
+    ".qmd": "markdown", ".rmd": "markdown", ".txt": "text", ".text": "text",
 }  # fmt: skip
 # Names that say that a file is something else. What is left is told by content.
 _OTHER = words(
-    "avi bak bin bmp cdx css csv db doc eot epub exe gif ico idx jpeg jpg js map md mjs mov mp3 mp4 offset ogg old orig otf pdf png ps py "
-    "rst rtf svg tar tif tiff tmp tsv ttf txt wav webm webp woff woff2 xls xml yaml zip"
+    "avi bak bin bmp cdx css csv db doc docx eot epub exe gif ico idx incomplete jpeg jpg js lock map metadata mjs mov mp3 mp4 offset ogg "
+    "old orig otf pdf png ps py rst rtf svg tar tif tiff tmp tsv ttf wav webm webp woff woff2 xls xml yaml zip"
+)
+_NAMED = "HTML, WARC or WET, JSONL, Parquet, Markdown or plain text"
+# What a file that is none of these could be made, by what its name or its content says.
+_WAYS_OUT = {
+    "mhtml": "save the page as HTML only", "mht": "save the page as HTML only", "csv": "write each row as a line of JSON (.jsonl)",
+    "tsv": "write each row as a line of JSON (.jsonl)", "json": "write each record as a line of JSON (.jsonl)",
+    "pdf": "take its text out first (.txt)", "epub": "convert it to HTML or Markdown first", "docx": "convert it to HTML or Markdown first",
+    "rst": "convert it to HTML or Markdown first", "arrow": "write it as Parquet",
+}  # fmt: skip
+# A data set's own description on Hugging Face begins with such front matter.
+_CARD = re.compile(
+    r"\ufeff?---[ \t]*\r?\n(?:[^\n]*\n)*?(?:dataset_info|configs|size_categories|task_categories|task_ids|annotations_creators"
+    r"|language_creators|source_datasets|multilinguality|pretty_name|license|viewer)[ \t]*:"
 )
 _SNIFF_BYTES = 4096
+_MOST_LOOKED_AT = 20  # files of folders whose keys are looked at before the work, unless the first has one
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|(?><!--.*?-->)\s*)*<(?:!doctype html|html|head|body)[\s>]", re.I | re.S)
 _WARC = re.compile(rb"WARC/\d\.\d")
-_MAX_LINE_BYTES = 2 * MAX_PAGE_BYTES  # of JSONL: quotes and line ends are escaped
 _MAX_LIST_BYTES = 1 << 28
-_LINE_END = re.compile(rb"\n")
-_NO_HEADINGS = "ClueWeb22's txt, which has lost the headings that segments begin with; give the html files of the same pages"
 
 OnDrop = Callable[[str, str], None]
 Warn = Callable[[str], None]
@@ -52,11 +73,12 @@ File = tuple[str, epath.Path]  # (source, path)
 
 @dataclass(frozen=True)
 class Input:
-    """One unit of work: a WARC or JSONL file, or a run of HTML files that follow each other in a folder."""
+    """One unit of work: a WARC, JSONL or Parquet file, or a run of files of a page each that follow each other in a folder."""
 
     source: str  # stable name, unique among the inputs
-    files: tuple[tuple[str, str], ...]  # (source, path) of each file in it; one, except for a run of HTML files
-    kind: str  # "html", "warc", "jsonl"
+    files: tuple[tuple[str, str], ...]  # (source, path) of each file in it; one, except for a run of such files
+    kind: str  # "html", "markdown", "text", "warc", "jsonl", "parquet"
+    given: bool = False  # whether it was named itself, not found in a folder
 
 
 def list_inputs(inputs: str, warn: Warn = logging.warning) -> list[Input]:
@@ -66,24 +88,25 @@ def list_inputs(inputs: str, warn: Warn = logging.warning) -> list[Input]:
     the list's own folder). A file's `source` is its path below the folder or as the list has it, or the name of a file that was given
     itself, so ids do not depend on where a machine keeps its pages. Of several inputs it begins with as much of the end of the input's own
     path as tells that from the others. What a folder holds of no known kind is skipped, counted in a warning. UserError for an input that
-    does not exist, is given twice or is none of these, and for ClueWeb22's `txt`.
+    does not exist, is given twice or is none of these.
     """
     roots = [epath.Path(item.strip()) for item in inputs.split(",") if item.strip()]
     if not roots:
-        raise UserError("segments.input is empty: name at least one file or folder of HTML, WARC or JSONL")
+        raise UserError(f"segments.input is empty: name at least one file or folder of {_NAMED}")
     units: list[Input] = []
     for root, label in zip(roots, _labels(roots), strict=True):
         if not root.exists():
             raise UserError(f"segments.input: {root}: no such file or folder")
         try:
-            units += _units(_folder(root, label, warn) if root.is_dir() else _given_file(root, label or root.name))
+            in_folder = root.is_dir()
+            units += _units(_folder(root, label, warn) if in_folder else _given_file(root, label or root.name), given=not in_folder)
         except OSError as error:
             raise UserError(f"segments.input: {root}: cannot be read ({error})") from error
     seen: dict[str, int] = {}
     for place, unit in enumerate(units):
         seen[unit.source] = count = seen.get(unit.source, 0) + 1
         if count > 1:
-            units[place] = Input(f"{unit.source}#{count}", unit.files, unit.kind)
+            units[place] = dataclasses.replace(unit, source=f"{unit.source}#{count}")
     return units
 
 
@@ -92,30 +115,78 @@ def list_files(inputs: str) -> list[tuple[str, str]]:
     return [file for unit in list_inputs(inputs, lambda _: None) for file in unit.files]
 
 
-def read_pages(given: Input, on_drop: OnDrop, warn: Warn) -> Iterator[Page]:
-    """Yields the pages of one unit, always the same in the same order for the same bytes; holds one page and a little more.
+def check_keys(inputs: list[Input], keys: Keys, tell: Warn) -> None:
+    """Looks at the first record of JSONL and Parquet files, and tells which keys it is read by.
+
+    UserError when a file that was given itself, or all in a folder that has nothing else, have none that can hold a page.
+    """
+    complaint, looked = "", 0
+    for given in inputs:
+        if given.kind not in _RECORDS or (not given.given and looked >= _MOST_LOOKED_AT):
+            continue
+        looked += not given.given
+        (source, path) = given.files[0]
+        try:
+            names = _first_names(given, path)
+        except OSError:  # which will be counted
+            continue
+        if isinstance(names, str) and given.given:
+            raise UserError(f"{path}: {names}, so no row of it can be read; get the file again")
+        if names is None or isinstance(names, str):
+            continue
+        pages, urls = keys.candidates(names)
+        if pages:
+            found = [url for url in urls if url in names]
+            address = f", its address from `{found[0]}`" if found else ""
+            tell(f"{source}: a page is taken from the key `{pages[0][1]}`, as {pages[0][0]}{address}")
+            looked = _MOST_LOOKED_AT
+            continue
+        complaint = complaint or f"{path}{':1' if given.kind == 'jsonl' else ''}: {keys.complaint(names)}"
+        if given.given:
+            raise UserError(complaint)
+    if complaint and looked < _MOST_LOOKED_AT and all(given.kind in _RECORDS for given in inputs):
+        raise UserError(complaint)
+
+
+def _first_names(given: Input, path: str) -> list[str] | str | None:
+    """The keys of a file's first record, or why they cannot be read; None if its first line is none."""
+    if given.kind == "parquet":
+        return parquet.first_names(path)
+    record = jsonl.first_record(path)
+    return None if record is None else flat_names(record)
+
+
+def read_pages(given: Input, on_drop: OnDrop, warn: Warn, keys: Keys = USUAL) -> Iterator[Page]:
+    """Yields the pages of one unit, always the same in the same order for the same bytes; holds one page, or the rows of a batch of a
+    Parquet file, and a little more.
 
     `url` is the source where the file knows no address (`segments.cut` looks for the page's own). OSError when a bucket fails: what the
     network loses is not dropped, the run stops and goes on there.
     """
-    read = {"html": _read_html, "warc": warc.read_pages, "jsonl": _read_jsonl}[given.kind]
     for source, path in given.files:
         try:
-            yield from read(source, path, on_drop, warn)
+            if given.kind == "jsonl":
+                yield from jsonl.read_pages(source, path, keys, on_drop, warn)
+            elif given.kind == "parquet":
+                yield from parquet.read_pages(source, path, keys, on_drop, warn)
+            elif given.kind == "warc":
+                yield from warc.read_pages(source, path, on_drop, warn)
+            else:
+                yield from _read_file(source, path, given.kind, on_drop)
         except OSError as error:  # a dangling link, no permission: it costs itself
             if "://" in path and not isinstance(error, FileNotFoundError | PermissionError):
                 raise
             on_drop(source, "unreadable")
 
 
-def _units(files: list[tuple[str, File]]) -> Iterator[Input]:
-    """`files` are (kind, file); HTML files that follow each other are one unit."""
+def _units(files: list[tuple[str, File]], *, given: bool) -> Iterator[Input]:
+    """`files` are (kind, file); files of a page each that follow each other and are of one kind are one unit."""
     run: list[tuple[str, str]] = []
     for place, (kind, (source, path)) in enumerate(files):
         run.append((source, os.fspath(path)))
-        ends = place + 1 == len(files) or files[place + 1][0] != "html"
-        if kind != "html" or ends or len(run) == FILES_PER_INPUT:
-            yield Input(run[0][0] if len(run) == 1 else f"{run[0][0]}..{run[-1][0]}", tuple(run), kind)
+        ends = place + 1 == len(files) or files[place + 1][0] != kind
+        if kind not in PAGE_KINDS or ends or len(run) == FILES_PER_INPUT:
+            yield Input(run[0][0] if len(run) == 1 else f"{run[0][0]}..{run[-1][0]}", tuple(run), kind, given)
             run = []
 
 
@@ -145,7 +216,7 @@ def _folder(root: epath.Path, label: str, warn: Warn) -> list[tuple[str, File]]:
     for source, below in sorted((printable(name), name) for name in _below(root, skipped)):
         kind = _kind_of(root / below)
         if kind in ("", "paths"):
-            skipped["files are no HTML, WARC or JSONL"].append(source)
+            skipped[f"files are no {_NAMED}"].append(source)
         else:
             found.append((kind, (f"{label}/{source}" if label else source, root / below)))
     for what, names in sorted(skipped.items()):
@@ -189,54 +260,71 @@ def _given_file(path: epath.Path, label: str) -> list[tuple[str, File]]:
     if kind == "paths":
         return _listed(path)
     if not kind:
-        raise UserError(f"segments.input: {path}: neither HTML nor WARC, JSONL or a list of WARC files (.paths), by name or by content")
-    if kind == "jsonl":
-        _check_jsonl(path)
+        way = _WAYS_OUT.get(_suffix(path)[1:], "name text .txt, Markdown .md, and JSON with a record a line .jsonl")
+        raise UserError(f"segments.input: {path}: neither {_NAMED} nor a list of WARC files (.paths), by name or by content; {way}")
     return [(kind, (printable(label), path))]
+
+
+def _suffix(path: epath.Path) -> str:
+    """The end of a file's name in lower case, that of a compression left out."""
+    name = path.name.lower()
+    stem = next((name.removesuffix(end) for end in _COMPRESSED if name.endswith(end)), name)
+    return os.path.splitext(stem)[1]
 
 
 def _kind_of(path: epath.Path, *, given: bool = False) -> str:
     """A value of _KINDS or "": by the file's name, and by content where that does not say, or was `given` itself and says otherwise."""
-    name = path.name.lower()
-    stem = next((name.removesuffix(end) for end in _COMPRESSED if name.endswith(end)), name)
-    suffix = os.path.splitext(stem)[1]
-    if suffix in _KINDS:
-        return _KINDS[suffix]
+    name, suffix = path.name.lower(), _suffix(path)
+    kind = _KINDS.get(suffix, "")
+    if kind == "markdown" and name.startswith("readme.") and not given:
+        return "" if _CARD.match(_head(path).decode("utf-8", "replace")) else kind
+    if kind and not (kind == "text" and given):
+        return kind
     if not given and (suffix[1:] in _OTHER or name.endswith("~") or name.startswith(".")):
         return ""
+    head = _head(path)
+    if _WARC.match(head):
+        return "warc"
+    if head.startswith(parquet.MAGIC):
+        return "parquet"
+    if _HTML.match(head):
+        return "html"
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") and _is_jsonl(path, given):
+        return "jsonl"
+    return kind or ("text" if given and not suffix and _is_text(head) else "")
+
+
+def _head(path: epath.Path) -> bytes:
+    """A file's first bytes, decompressed; none if it cannot be read."""
     try:
         with Stream(path) as stream:
             stream.fill(_SNIFF_BYTES)
-            head = bytes(stream.window[:_SNIFF_BYTES])
+            return bytes(stream.window[:_SNIFF_BYTES])
     except OSError:
-        return ""
-    if _WARC.match(head):
-        return "warc"
-    if _HTML.match(head):
-        return "html"
-    if head.lstrip().startswith(b"{") and {"html", "Clean-Text"} & _first_keys(path):
-        return "jsonl"
-    return ""
+        return b""
 
 
-def _first_keys(path: epath.Path) -> set[str]:
-    """The keys of a JSONL file's first line; none if it is no object."""
+def _is_text(head: bytes) -> bool:
+    """Whether a file without a name that says what it is begins as a text."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return bool(text.strip()) and text.lstrip()[0] not in "{[<" and not any(ord(sign) < 32 and not sign.isspace() for sign in text)
+
+
+def _is_jsonl(path: epath.Path, given: bool) -> bool:
+    """Whether a file's first line is a JSON object, and has a key of a page or, unless it was `given` itself, another one follows."""
     with Stream(path) as stream:
-        try:
-            first = json.loads(stream.window[: _line(stream)])
-        except (ValueError, RecursionError):
-            return set()
-    return set(first) if isinstance(first, dict) else set()
-
-
-def _check_jsonl(path: epath.Path) -> None:
-    """UserError when a file that was given itself cannot hold pages, by its first line."""
-    keys = _first_keys(path)
-    if "html" in keys or not keys:
-        return
-    if "Clean-Text" in keys:
-        raise UserError(f"segments.input: {path}: {_NO_HEADINGS}")
-    raise UserError(f"{path}:1: expected the keys url and html, found {', '.join(sorted(keys))[:200]}")
+        size = jsonl.line_end(stream)
+        record = jsonl.parse(bytes(stream.window[:size]))
+        if record is None:
+            return False
+        if given or USUAL.candidates(record).pages or USUAL.reason(record) == NO_HEADINGS:
+            return True
+        stream.advance(size)
+        stream.fill(1)
+        return stream.window.startswith(b"{")
 
 
 def _listed(path: epath.Path) -> list[tuple[str, File]]:
@@ -262,71 +350,12 @@ def _listed(path: epath.Path) -> list[tuple[str, File]]:
     return found
 
 
-def _read_html(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn) -> Iterator[Page]:
+def _read_file(source: str, path: storage.PathLike, kind: str, on_drop: OnDrop) -> Iterator[Page]:
     with Stream(path) as stream:
         stream.fill(MAX_PAGE_BYTES + 1)
-        html = bytes(stream.window)
-        reason = stream.fault or no_page(html)
+        data = bytes(stream.window)
+        reason = stream.fault or no_page(data, kind)
     if reason:
         on_drop(source, reason)
     else:
-        yield Page(source, source, 0, len(html), html)
-
-
-def _read_jsonl(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Warn) -> Iterator[Page]:
-    warned = False
-    with Stream(path) as stream:
-        if not stream.fill(1) and not stream.fault:
-            on_drop(source, "empty")
-        while size := _line(stream):
-            stream.begin()
-            if size > _MAX_LINE_BYTES:
-                stream.skip_to(_LINE_END, 0)
-                on_drop(source, "too large")
-                continue
-            line = bytes(stream.window[:size])
-            stream.advance(size)
-            stream.fill(1)  # so that the next gzip member is known
-            if not line.strip():
-                continue
-            page = "damaged" if stream.broken(stream.start) else _json_page(source, line)
-            if stream.fault and not line.endswith(b"\n"):  # told below
-                break
-            if isinstance(page, str):
-                on_drop(source, page)
-                if page == "no headings" and not warned:
-                    warned = True
-                    warn(f"{source}: {_NO_HEADINGS}")
-            else:
-                start, end = stream.file_range()
-                yield dataclasses.replace(page, start=start, end=end)
-        for _ in stream.breaks:
-            on_drop(source, "damaged")
-        if stream.fault:
-            on_drop(source, stream.fault)
-            warn(f"{source}: {stream.fault} after {stream.start} bytes (decompressed); what follows is lost")
-
-
-def _line(stream: Stream) -> int:
-    """The bytes of the stream's next line with its end, at most one more than a line may have; 0 at the end of the file."""
-    place = 0
-    while (end := stream.window.find(b"\n", place)) < 0:
-        place = len(stream.window)
-        if place > _MAX_LINE_BYTES or stream.fill(place + 1) == place:
-            return min(place, _MAX_LINE_BYTES + 1)
-    return min(end + 1, _MAX_LINE_BYTES + 1)
-
-
-def _json_page(source: str, line: bytes) -> Page | str:
-    """The page of a line, without its place in the file, or the reason why it is none."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return "bad record"
-    if not isinstance(record, dict):
-        return "bad record"
-    html, url = record.get("html"), record.get("url") or source
-    if not isinstance(html, str) or not isinstance(url, str):
-        return "no headings" if "Clean-Text" in record else "bad record"
-    data = html.encode("utf-8", "replace")
-    return no_page(data) or Page(source, url.strip(), 0, 0, data, "utf-8")
+        yield Page(source, source, 0, len(data), data, kind=kind)

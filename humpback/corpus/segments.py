@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 from selectolax.lexbor import LexborHTMLParser
 
 from humpback.config import Segments
-from humpback.corpus import filters, language
+from humpback.corpus import filters, language, markdown, plain_text
 from humpback.corpus.boilerplate import words
 from humpback.corpus.charset import decode
 from humpback.corpus.dialects import as_html
 from humpback.corpus.items import Block, Edge, Header, Item
 from humpback.corpus.lists import ORDINAL
+from humpback.corpus.own_lines import without_own_lines
 from humpback.corpus.text import to_items
 from humpback.records import Page, Segment, record_id
 
@@ -36,6 +37,8 @@ _MAX_LABEL = 30  # characters of a label ("See also")
 _MARKER = re.compile(rf"^[ >:]*(?:- |{ORDINAL})?")
 _NUMBERED = re.compile(r"\d+(?:\.\d+)*\.?\s+(.*)")
 _HEAD = 10_000  # characters in which a page says what it is
+_IS_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*|(?><!--.*?-->)\s*)*<(?:!doctype html|html|head|body)[\s>]", re.IGNORECASE | re.DOTALL)
+_OPEN = "never closed"  # a fence of Markdown, a comment
 _CONTENT_LANGUAGE = re.compile("content-language", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 _NEVER_DEEP = words(
@@ -47,8 +50,9 @@ _FORMATTING = words("b big code em font i nobr s small strike strong tt u")
 _FORMATTING_TAG = re.compile(rf"<(?i:{'|'.join(sorted(_FORMATTING))})[\s>]")
 
 
-# What is counted of a page: headers; characters below navigation headers, and of the page's own lines.
-COUNTED = ("headers", "navigation_characters", "own_characters")
+# What is counted of a page: headers; characters below navigation headers, and of the page's own lines; whether it has no headers and was
+# taken whole; the e-mail addresses in the texts that all other rules keep.
+COUNTED = ("headers", "navigation_characters", "own_characters", "whole_documents", "email_addresses")
 
 
 class PageDropped(Exception):
@@ -57,7 +61,9 @@ class PageDropped(Exception):
 
 @dataclass
 class Tree:
-    """A header and what is below it: `items[start:end]`, without the navigation trees in it. `length` is that of `text`, in characters."""
+    """A header and what is below it: `items[start:end]`, without the navigation trees in it; or, of level 0, a page without headers.
+    `length` is that of `text`, in characters.
+    """
 
     header: str
     level: int
@@ -67,6 +73,7 @@ class Tree:
     end: int = 0
     length: int = 0
     navigation: bool = False
+    is_open: bool = False  # whether something in it is never closed, and has swallowed what follows
     items: list[Item] = field(default_factory=list, repr=False)
     skips: dict[int, int] = field(default_factory=dict, repr=False)  # start → end of the page's navigation trees
     hollow: set[int] = field(default_factory=set, repr=False)  # positions of the page's headers with nothing below
@@ -102,25 +109,62 @@ def cut(page: Page, cfg: Segments, counts: Counter[str] | None = None) -> tuple[
     """What finds the page's own address, and the tree of each of its headers, in the page's order. Adds to `counts` what COUNTED names.
     Raises PageDropped.
     """
-    html = decode(page.html, page.charset)
-    if html is None:
+    text = decode(page.html, page.charset)
+    if text is None:
         raise PageDropped("binary")
-    html = as_html(html)
+    counts = Counter() if counts is None else counts
+    kind, is_open = page.kind, False
+    if kind == "text":
+        kind = "html" if _IS_HTML.match(text, 0, _HEAD) else "markdown" if markdown.is_markdown(text) else kind
+    if kind == "text":
+        return lambda: page.url, [_cut_text(page, text, cfg, counts)]
+    if kind == "markdown":
+        text, is_open = markdown.as_html(text)
+    return _cut_html(page, as_html(text), cfg, counts, "text" if page.kind == "text" and kind == "markdown" else kind, is_open)
+
+
+def _cut_text(page: Page, text: str, cfg: Segments, counts: Counter[str]) -> Tree:
+    """A text that is no Markdown, as a whole. Raises PageDropped."""
+    if reason := filters.language_reason(page.language, cfg.language):
+        raise PageDropped(reason)
+    items, own = without_own_lines(plain_text.to_items(markdown.split_front_matter(text)[1]), cfg.language)
+    counts["own_characters"] += own
+    return _whole(_without_trailing_links(items, cfg.language), cfg, counts, "text", "no header")
+
+
+def _cut_html(
+    page: Page, html: str, cfg: Segments, counts: Counter[str], kind: str, is_open: bool
+) -> tuple[Callable[[], str], list[Tree]]:
+    """As `cut`. `is_open` says whether something in the page is never closed. Raises PageDropped."""
     if _too_deep(html):
         raise PageDropped("too deep")
     parser = LexborHTMLParser(html, scripting=True)  # as browsers do: what is in <noscript> is no part of the tree
     if reason := filters.language_reason(page.language or _declared_language(parser, html), cfg.language):
         raise PageDropped(reason)
     navigates = functools.partial(filters.is_navigation, navigation=cfg.navigation, language=cfg.language)
-    counts = Counter() if counts is None else counts
-    trees = build_trees(_without_trailing_links(to_items(parser, navigates, cfg.language, counts), cfg.language), navigates)
+    items = _without_trailing_links(to_items(parser, navigates, cfg.language, counts), cfg.language)
+    trees = build_trees(items, navigates)
     if not trees:
-        raise PageDropped("headers left out" if parser.css_first(_ANY_HEADER) is not None else "no header")
+        reason = "headers left out" if parser.css_first(_ANY_HEADER) is not None else _OPEN if is_open else "no header"
+        trees = [_whole(items, cfg, counts, kind, reason)]
+    last = max((position for position, item in enumerate(items) if isinstance(item, Block)), default=0) if is_open else 0
+    for tree in trees if is_open else ():
+        tree.is_open = tree.start <= last < tree.end
     if any(_NUMBERED.match(tree.header_path[0]) or filters.is_generic(tree.header) for tree in trees if tree.header_path):
         _name(trees, parser)
-    counts["headers"] += len(trees)
-    counts["navigation_characters"] += sum(tree.length for tree in trees if tree.navigation)
+    headers = len(trees) if trees[0].level else 0
+    counts.update(headers=headers, navigation_characters=sum(tree.length for tree in trees if tree.navigation))
     return functools.partial(_address, parser, page), trees
+
+
+def _whole(items: list[Item], cfg: Segments, counts: Counter[str], kind: str, reason: str) -> Tree:
+    """A page without headers as one tree. Raises PageDropped with the reason where such pages of its kind are dropped."""
+    if cfg.without_headers == "drop" or (cfg.without_headers == "auto" and kind != "text"):
+        raise PageDropped(reason)
+    counts["whole_documents"] += 1
+    tree = Tree("", 0, (), None, 0, len(items), items=items)
+    tree.length = len(tree.text)
+    return tree
 
 
 def _without_trailing_links(items: list[Item], language: str) -> list[Item]:
@@ -213,14 +257,16 @@ def _measure(items: list[Item], trees: list[Tree]) -> None:
         tree.length = sizes[id(tree)] - len(_separator(first)) if first is not None else 0
 
 
-def extract(page: Page, cfg: Segments, on_drop: Callable[[str, Tree | None], None]) -> list[Segment]:
+def extract(
+    page: Page, cfg: Segments, on_drop: Callable[[str, Tree | None], None], counts: Counter[str] | None = None
+) -> list[Segment]:
     """The segments of one page that the rules keep; `on_drop(reason, tree)` as in `choose`, with no tree for the page itself."""
     try:
-        address, trees = cut(page, cfg)
+        address, trees = cut(page, cfg, counts)
     except PageDropped as dropped:
         on_drop(str(dropped), None)
         return []
-    return choose(page, address, trees, cfg, on_drop)
+    return choose(page, address, trees, cfg, on_drop, counts=counts)
 
 
 def choose(
@@ -230,20 +276,25 @@ def choose(
     cfg: Segments,
     on_drop: Callable[[str, Tree], None],
     contaminated: Callable[[str], str] | None = None,
+    counts: Counter[str] | None = None,
 ) -> list[Segment]:
     """Of a page's trees those that become segments, the same wherever it runs. `on_drop(reason, tree)` hears of each that does not. Of
     nested trees the outermost that fits is kept, and those within it are neither kept nor dropped. `contaminated` gives the reason to
-    drop a text because an evaluation asks for it, or "".
+    drop a text because an evaluation asks for it, or "". Adds to `counts` the e-mail addresses.
     """
     segments: list[Segment] = []
-    covered = 0  # the items before this position are in a segment
+    counts = Counter() if counts is None else counts
+    covered = -1  # the items before this position are in a segment
+    counted = 0  # and in those before this one addresses are counted
     for tree in trees:
         if tree.start <= covered:
             continue
         text, code, share = "", "", 0.0
-        reason = filters.header_reason(tree.header, cfg.navigation, cfg.language) or filters.length_reason(tree.length, cfg)
-        if not reason and all(map(filters.is_generic, tree.header_path)):
+        reason = filters.header_reason(tree.header, cfg.navigation, cfg.language) if tree.level else ""
+        reason = reason or filters.length_reason(tree.length, cfg)
+        if not reason and tree.level and all(map(filters.is_generic, tree.header_path)):
             reason = "generic header"
+        reason = reason or (_OPEN if tree.is_open else "")
         if not reason:
             text = filters.unquoted(tree.text)
             reason = filters.length_reason(len(text), cfg)  # it may have become too short
@@ -252,11 +303,17 @@ def choose(
             if cfg.min_language_share and (
                 language.canonical(code) != language.canonical(cfg.language)
                 or share < cfg.min_language_share
-                or language.is_other(tree.header, cfg.language, tree.header_path)
+                or (tree.header and language.is_other(tree.header, cfg.language, tree.header_path))
             ):
                 reason = "language"
-        reason = reason or filters.place_reason(tree.header_path, page.url, text) or filters.text_reason(text, tree.linked, cfg)
+        if not reason and tree.level:
+            reason = filters.place_reason(tree.header_path, page.url, text)
+        reason = reason or filters.text_reason(text, tree.linked, cfg)
         reason = reason or (contaminated(text) if contaminated else "")
+        if not reason and (addresses := filters.count_emails(text)):
+            counts["email_addresses"] += addresses if tree.start >= counted else 0
+            counted = max(counted, tree.end)
+            reason = "e-mail address" if cfg.emails == "drop" else ""
         if reason:
             on_drop(reason, tree)
             continue

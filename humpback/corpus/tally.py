@@ -12,8 +12,8 @@ SAMPLE_CHARS = 400
 
 # Reasons that speak of a damaged or hostile input, not of what is written on a page: warnings, errors with --strict.
 DAMAGE = frozenset((
-    "bad record", "binary", "broken characters", "damaged", "killed its worker", "program fault", "took too long", "too deep",
-    "too large", "too much memory", "truncated", "unknown encoding", "unreadable",
+    "bad record", "binary", "broken characters", "damaged", "encrypted", "killed its worker", "never closed", "no text", "program fault",
+    "took too long", "too deep", "too large", "too much memory", "truncated", "unknown encoding", "unreadable",
 ))  # fmt: skip
 
 

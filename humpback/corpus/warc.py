@@ -1,4 +1,4 @@
-"""WARC files to pages: each record framed and checked here, then parsed by FastWARC.
+"""WARC and WET files to pages: each record framed and checked here, then parsed by FastWARC.
 
 FastWARC's own iterator stops without a word at the first record it does not understand or in the middle of a file that was cut, and a
 length that is wrong costs it the records after. So where a record ends is checked before FastWARC is given it: its Content-Length must
@@ -36,6 +36,7 @@ _BLANK = re.compile(rb"[\r\n]*")
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _LENGTH = re.compile(rb"^Content-Length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r?\n", re.I | re.M)
 _TYPE = re.compile(rb"^WARC-Type[ \t]*:[ \t]*([a-z]+)", re.I | re.M)
+_NO_TEXT_TYPE = re.compile(rb"^Content-Type[ \t]*:[ \t]*(?!text/(?:plain|markdown))[^\s]", re.I | re.M)
 _HTML_TYPE = re.compile(rb"^Content-Type[ \t]*:[ \t]*[^\r\n]*html", re.I | re.M)
 _HTTP = re.compile(rb"http/", re.I)
 _CLUEWEB22 = re.compile(rb"^ClueWeb22-ID:", re.I | re.M)
@@ -67,8 +68,8 @@ class _Record:
 
 
 def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Callable[[str], None]) -> Iterator[Page]:
-    """Yields the page of each `response` record, or `resource` record of HTML, that is one; the others and damage go to
-    `on_drop(source, reason)`.
+    """Yields the page of each `response` record, `resource` record of HTML or `conversion` record of text that is one; the others and
+    damage go to `on_drop(source, reason)`.
 
     A page's byte range is that of its gzip members where they hold nothing else, otherwise of the decompressed file. No more than one
     record of 10 MB is held. OSError as `Stream` raises it.
@@ -97,7 +98,7 @@ def read_pages(source: str, path: storage.PathLike, on_drop: OnDrop, warn: Calla
         if stream.fault:
             warn(f"{source}: {stream.fault} after {stream.start} bytes (decompressed); what follows is lost")
         elif not responses:
-            warn(f"{source}: no response record and no HTML resource in it, and only these hold pages")
+            warn(f"{source}: no response record, no HTML resource and no text's conversion in it, and only these hold pages")
 
 
 def _records(stream: Stream) -> Iterator[_Record | str]:
@@ -186,8 +187,11 @@ def _kind(header: bytes) -> bytes:
 
 
 def _may_be_page(header: bytes) -> bool:
-    """Whether a record is a response, or a page that was put into the archive without one."""
-    return _kind(header) == b"response" or (_kind(header) == b"resource" and bool(_HTML_TYPE.search(header)))
+    """Whether a record is a response, a page that was put into the archive without one, or a page's text (WET)."""
+    kind = _kind(header)
+    if kind == b"conversion":
+        return not _NO_TEXT_TYPE.search(header)
+    return kind == b"response" or (kind == b"resource" and bool(_HTML_TYPE.search(header)))
 
 
 def _header_end(window: bytearray) -> tuple[int, bool]:
@@ -249,10 +253,11 @@ def _page(source: str, record: _Record, place: tuple[int, int]) -> Page:
     header, block = record.header, record.block
     if not block:
         raise _Dropped("empty")
-    if not block.startswith(b"HTTP/") and _HTTP.match(block):
+    is_text = _kind(header) == b"conversion"
+    if not is_text and not block.startswith(b"HTTP/") and _HTTP.match(block):
         block = b"HTTP/" + block[5:]
     clueweb22 = bool(_CLUEWEB22.search(header))
-    if bare := not clueweb22 and not block.startswith(b"HTTP/") and _FIELD.match(block):
+    if bare := not is_text and not clueweb22 and not block.startswith(b"HTTP/") and _FIELD.match(block):
         block = _STATUS + block
     if bare or record.odd:
         header = _BLANK_LINE.sub(b"\n", _LENGTH.sub(b"", header)).rstrip() + b"\r\nContent-Length: %d\r\n\r\n" % len(block)
@@ -263,7 +268,7 @@ def _page(source: str, record: _Record, place: tuple[int, int]) -> Page:
         if fields.get("WARC-Truncated"):
             raise _Dropped("truncated")
         kind = (fields.get("Content-Type") or "").lower()
-        if clueweb22:  # the payload is the page alone, in UTF-8 whatever the page declares
+        if is_text or clueweb22:  # the payload is the page alone, in UTF-8 whatever the page declares
             html, encoding = block, "utf-8"
         elif kind and not kind.startswith("application/http"):
             if "html" not in kind:  # a DNS answer
@@ -277,11 +282,13 @@ def _page(source: str, record: _Record, place: tuple[int, int]) -> Page:
             raise _Dropped("bad record")
     except (OSError, ValueError) as error:
         raise _Dropped("bad record") from error
-    if reason := no_page(html):
+    page_kind = "text" if is_text else "html"
+    if reason := no_page(html, page_kind):
         raise _Dropped(reason)
     url = (fields.get("WARC-Target-URI") or "").strip("<> \t\r\n") or fields.get("ClueWeb22-ID") or source
-    language = _LANGUAGE.match((fields.get("Language") or "").lower()) if clueweb22 else None
-    return Page(source, url, *place, html, encoding, language[0] if language else "")
+    said = fields.get("Language") if clueweb22 else fields.get("WARC-Identified-Content-Language") if is_text else None
+    language = _LANGUAGE.match((said or "").lower())  # of several the commonest is the first
+    return Page(source, url, *place, html, encoding, language[0] if language else "", page_kind)
 
 
 def _payload(record: WarcRecord) -> tuple[bytes, str]:

@@ -36,6 +36,7 @@ from humpback import machine, storage
 from humpback.config import Segments
 from humpback.corpus import duplicates, readers
 from humpback.corpus.contamination import Contamination
+from humpback.corpus.fields import Keys
 from humpback.corpus.segments import PageDropped, Tree, choose, cut
 from humpback.corpus.tally import SAMPLE_CHARS, Tally
 from humpback.digests import Digest, check_unchanged
@@ -232,10 +233,11 @@ class _Child:
         number = 0
         with open(self.spool, "ab") as spool:
             if self.end != 0:
-                for number, page in enumerate(readers.read_pages(self.job.given, self._left_out, self._warn), 1):
+                pages = readers.read_pages(self.job.given, self._left_out, self._warn, Keys.of(self.job.cfg))
+                for number, page in enumerate(pages, 1):
                     if number > done:
                         self.size += len(page.html)
-                        self.read = self.read + len(page.html) if self.job.given.kind == "html" else page.end
+                        self.read = page.end if self.job.given.kind in readers.STREAMS else self.read + len(page.html)
                         self._mark(number, _AT_PAGE)
                         spool.write(self._extracted(number, page))
                         spool.flush()
@@ -286,7 +288,8 @@ class _Child:
                 signal.setitimer(signal.ITIMER_REAL, self.job.cfg.page_seconds)
                 try:
                     address, trees = cut(page, self.job.cfg, self.page["counts"])
-                    found = choose(page, address, trees, self.job.cfg, functools.partial(self._drop, page), self.contaminated)
+                    drop = functools.partial(self._drop, page)
+                    found = choose(page, address, trees, self.job.cfg, drop, self.contaminated, self.page["counts"])
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
             except PageDropped as dropped:

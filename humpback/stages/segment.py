@@ -23,6 +23,7 @@ from humpback.config import Segments
 from humpback.convert.sources import resolve
 from humpback.corpus import duplicates, local_engine, ray_engine, readers, tally
 from humpback.corpus.contamination import Contamination
+from humpback.corpus.fields import Keys
 from humpback.corpus.segments import COUNTED
 from humpback.corpus.worker import Job
 from humpback.errors import UserError
@@ -43,7 +44,9 @@ _METRICS_SECONDS = 5.0
 def define_flags() -> None:
     """Those of a stage, or --input and --out for pages without a run; and where the work is done."""
     commandline.define_flags()
-    flags.DEFINE_string("input", None, "without a run: WARC, HTML, JSONL, folders, lists (.paths); comma-separated, local or gs://")
+    flags.DEFINE_string(
+        "input", None, "without a run: HTML, WARC, WET, JSONL, Parquet, Markdown, text, folders, lists (.paths); comma-separated, local or gs://"
+    )
     flags.DEFINE_string("out", None, "without a run: the folder for the segments (local or gs://)")
     flags.DEFINE_string("language", None, "without a run: the pages' language, a code of ISO 639-1 (default: the config's, en)")
     flags.DEFINE_enum("engine", "local", ["local", "ray"], "this machine's cores, or a Ray cluster's")
@@ -74,6 +77,7 @@ def segment_into(stage: Stage, cfg: Segments, engine: str = "local", address: st
 def plan(cfg: Segments, stage: Stage) -> list[Job]:
     """The jobs. UserError for inputs that are none."""
     inputs = readers.list_inputs(",".join(resolve(path) for path in cfg.input.split(",")), lambda text: say(f"segments: {text}"))
+    readers.check_keys(inputs, Keys.of(cfg), lambda text: say(f"segments: {text}"))
     if cfg.contamination:
         say(f"segments: {Contamination(cfg.contamination)}")  # and a mistake in these files is told before any work
     before = stage.seen("segments.input")
@@ -158,6 +162,8 @@ def merge(jobs: list[Job], cfg: Segments, stage: Stage, engine: str, address: st
     counts = _counts(total.counts, len(fates), fates, dict(total.dropped))
     if not kept.any():
         reasons = ", ".join(f"{reason}: {count}" for reason, count in tally.by_count(counts["dropped"])) or "there are no pages"
+        if total.warnings:
+            reasons += f"; {min(total.warnings)}"
         raise UserError(
             f"segments.input: {cfg.input}: no segment of {cfg.min_chars} to {cfg.max_chars} characters "
             f"in {counts['pages']} pages ({reasons}); give other pages or change segments.min_chars and segments.max_chars"

@@ -4,15 +4,18 @@ import gzip
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from humpback.corpus import readers
+from humpback.corpus.fields import USUAL, Keys
 from humpback.corpus.readers import Input, list_inputs
 from humpback.errors import UserError
 from humpback.records import Page
 from tests.corpus import warcs
+from tests.corpus.parquets import parquet
 
 WORDS = " ".join(f"w{i}" for i in range(300))
 HTML = warcs.HTML
@@ -43,7 +46,7 @@ def jsonl(*records: object) -> bytes:
 
 
 def test_folders_are_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
-    for name in ("b.html", "a/z.htm", "a/y.XHTML", "a.html", "c.txt", "d.html.bak", "a/deep/er/q.html"):
+    for name in ("b.html", "a/z.htm", "a/y.XHTML", "a.html", "c.css", "d.html.bak", "a/deep/er/q.html"):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("<h1>x</h1>")
@@ -131,7 +134,7 @@ def test_a_folder_may_hold_any_mixture(tmp_path: Path) -> None:
         ("a/1.html..a/4.php", "html", 4), ("b.warc.gz", "warc", 1), ("c.warc", "warc", 1), ("d.warc.zst", "warc", 1), ("e", "warc", 1),
         ("f.jsonl.gz", "jsonl", 1), ("g.json", "jsonl", 1), ("h.html", "html", 1),
     ]  # fmt: skip
-    assert len(warnings) == 1 and f"{tmp_path}: 6 files are no HTML, WARC or JSONL and are skipped, .n the first" in warnings[0]
+    assert len(warnings) == 1 and f"{tmp_path}: 6 files are no HTML, WARC or WET, JSONL, Parquet, Markdown or plain" in warnings[0]
     pages, drops, _ = pages_of(*found)
     assert len(pages) == 4 + 4 * 2 + 2 + 1 and not drops
     assert [page.source for page in pages[:4]] == ["a/1.html", "a/2.htm.gz", "a/3", "a/4.php"]
@@ -162,7 +165,9 @@ def test_sources_are_unique_among_the_inputs(tmp_path: Path) -> None:
 def test_a_file_given_itself_is_told_by_content(tmp_path: Path) -> None:
     for name, data, kind in (
         ("x.txt", HTML, "html"), ("y.dat", warcs.gzipped(warcs.crawl(1)), "warc"),
-        ("z", jsonl({"html": "<p>" + "x" * 50_000, "url": "u"}), "jsonl"),
+        ("z", jsonl({"html": "<p>" + "x" * 50_000, "url": "u"}), "jsonl"), ("a.json", jsonl({"x": 1}), "jsonl"),
+        ("b.txt", b"words", "text"), ("c", b"words", "text"), ("d.txt", jsonl({"x": 1}), "jsonl"),
+        ("e.dat", parquet({"a": ["b"]}), "parquet"),
     ):  # fmt: skip
         assert [unit.kind for unit in list_inputs(str(put(tmp_path / name, data)))] == [kind]
 
@@ -201,14 +206,16 @@ def test_file_lists_that_are_none(tmp_path: Path, text: bytes, part: str) -> Non
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, warcs.zstd])
 def test_jsonl(tmp_path: Path, pack: type) -> None:
     good = {"url": "http://a/é ", "html": "<h1>é\ud800</h1>"}
-    bad = [[1], "x", {"url": "u"}, {"html": 3}, {"url": 3, "html": "<p>"}]
+    bad = [[1], "x", {"url": "u"}, {"html": 3}, {"url": 3, "html": "<p>"}, {"html": None}]
     rest = [{"html": ""}, {"html": "%PDF-1"}, {"html": "<p>b"}]
     data = b"\n" + jsonl(good, *bad) + b"{\n" + b"[" * 100_000 + b"\n\xff\xfe\n" + jsonl(*rest)[:-1]
-    pages, drops, _ = pages_of(*list_inputs(str(put(tmp_path / "x.jsonl", pack(data)))))
+    pages, drops, warnings = pages_of(*list_inputs(str(put(tmp_path / "x.jsonl", pack(data)))))
+    assert len(warnings) == 1 and "x.jsonl:5: no key of a usual name for HTML or text; the keys are url; name" in warnings[0]
     assert [(page.url, page.html) for page in pages] == [("http://a/é", "<h1>é?</h1>".encode()), ("x.jsonl", b"<p>b")]
     assert {page.charset for page in pages} == {"utf-8"}
     assert [json.loads(data[page.start : page.end])["html"][:3] for page in pages] == ["<h1", "<p>"]
-    assert [reason for _, reason in drops] == ["bad record"] * 8 + ["empty", "not html"]
+    reasons = ["bad record"] * 2 + ["no text"] + ["bad record"] * 2 + ["empty"] + ["bad record"] * 3 + ["empty", "not html"]
+    assert drops == [(f"x.jsonl:{number}", reason) for number, reason in enumerate(reasons, 3)]
 
 
 def test_jsonl_of_a_member_a_line(tmp_path: Path) -> None:
@@ -227,15 +234,118 @@ def test_jsonl_lines_that_are_too_long(tmp_path: Path) -> None:
     assert len(pages) == 2 and [reason for _, reason in drops] == ["too large"] * 2
 
 
+def check(inputs: str, keys: Keys = USUAL) -> list[str]:
+    told: list[str] = []
+    readers.check_keys(list_inputs(inputs, lambda _: None), keys, told.append)
+    return told
+
+
 def test_clueweb22s_txt_is_refused(tmp_path: Path) -> None:
     line = jsonl({"URL": "http://a/\n", "Language": "en", "ClueWeb22-ID": "clueweb22-en0000-00-00000", "Clean-Text": "Text"})
     path = put(tmp_path / "en0000-00.json.gz", warcs.gzipped([line] * 3))
-    with pytest.raises(UserError, match=r"en0000-00.json.gz: ClueWeb22's txt, which has lost the headings"):
-        list_inputs(str(path))
+    with pytest.raises(UserError, match=r"en0000-00.json.gz:1: ClueWeb22's txt, which has lost the headings.*text_key=Clean-Text"):
+        check(str(path))
     pages, drops, warnings = pages_of(*list_inputs(str(tmp_path)))
     assert not pages and [reason for _, reason in drops] == ["no headings"] * 3 and len(warnings) == 1
-    with pytest.raises(UserError, match=r"x.jsonl:1: expected the keys url and html, found id, text"):
-        list_inputs(str(put(tmp_path / "x.jsonl", jsonl({"id": 1, "text": "x"}))))
+    (page, *_) = readers.read_pages(*list_inputs(str(path)), lambda *_: None, lambda _: None, Keys(text="Clean-Text"))
+    assert (page.url, page.html, page.kind) == ("http://a/", b"Text", "text")
+
+
+@pytest.mark.parametrize("record, kind, url", [
+    ({"text": "a", "url": "u"}, "text", "u"), ({"raw_content": "a", "URL": " u "}, "text", "u"),
+    ({"content": "a", "link": None}, "text", "x"),
+    ({"id": 1, "text": "a", "metadata": {"url": "u"}}, "text", "u"), ({"text": "a", "metadata": {}}, "text", "x"),
+    ({"text": "a", "meta": "x"}, "text", "x"), ({"raw_html": "a", "text": "b"}, "html", "x"), ({"html": None, "text": "a"}, "text", "x"),
+    ({"content": {"b": 1}, "body": "a"}, "text", "x"), ({"Text": "a", "source_url": "u"}, "text", "u"),
+])  # fmt: skip
+def test_keys_of_usual_names(tmp_path: Path, record: dict, kind: str, url: str) -> None:
+    (page,), _, _ = pages_of(Input("x", (("x", str(put(tmp_path / "x", jsonl(record)))),), "jsonl"))
+    assert (page.html, page.kind, page.url) == (b"a", kind, url)
+
+
+def test_keys_that_are_named(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.jsonl", jsonl({"text": "no", "a": {"b": "yes"}, "c.d": "u", "page": "<p>"}))
+    for keys, kind, text, url in (
+        (Keys(text="a.b", url="c.d"), "text", b"yes", "u"), (Keys(html="page"), "html", b"<p>", "x.jsonl"),
+        (Keys(html="none", text="a.b"), "text", b"yes", "x.jsonl"),
+    ):  # fmt: skip
+        (page,) = readers.read_pages(*list_inputs(str(path)), lambda *_: None, lambda _: None, keys)
+        assert (page.kind, page.html, page.url) == (kind, text, url)
+        assert len(check(str(path), keys)) == 1
+
+
+def test_wrong_keys_are_an_error_before_the_work(tmp_path: Path) -> None:
+    path = put(tmp_path / "in" / "x.jsonl", b"\n" + jsonl({"id": 1, "payload": {"a": "x"}}) * 2)
+    for given in (path, path.parent):
+        with pytest.raises(UserError, match=r"x.jsonl:1: no key of a usual name .*; the keys are id, payload.a; name .*text_key=KEY"):
+            check(str(given))
+    with pytest.raises(UserError, match=r"no key 'body' \(segments.text_key\); the keys are id, payload.a"):
+        check(str(path), Keys(text="body"))
+    put(tmp_path / "in" / "y.jsonl", jsonl({"body": "x"}))
+    assert check(str(path.parent)) == ["y.jsonl: a page is taken from the key `body`, as text"]
+    put(tmp_path / "other" / "x.jsonl", jsonl({"id": 1}))
+    put(tmp_path / "other" / "y.html")
+    assert check(str(tmp_path / "other")) == []
+    with pytest.raises(UserError, match="the keys are id"):
+        check(f"{tmp_path / 'other' / 'y.html'},{tmp_path / 'other' / 'x.jsonl'}")
+
+
+def test_keys_that_change_within_a_file(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.jsonl", jsonl({"text": "a"}, {"content": "b"}, {"id": 3}, {"text": "c"}, {"id": 4}))
+    pages, drops, warnings = pages_of(*list_inputs(str(path)))
+    assert [page.html for page in pages] == [b"a", b"b", b"c"] and drops == [("x.jsonl:3", "no text"), ("x.jsonl:5", "no text")]
+    assert [warning.partition(";")[0] for warning in warnings] == [
+        "x.jsonl:2: the page is taken from the key 'content', before it was 'text'",
+        "x.jsonl:3: no key of a usual name for HTML or text",
+    ]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda data: gzip.compress(data[:50]) + gzip.compress(data[50:])])
+def test_lines_of_text(tmp_path: Path, pack: type) -> None:
+    data = b"\xef\xbb\xbf" + jsonl({"text": "a" * 20}, {"text": ""}, {"text": 5}, {"text": "RIFF b"}).replace(b"\n", b"\r\n")
+    pages, drops, _ = pages_of(*list_inputs(str(put(tmp_path / "c4.json.gz", pack(data)))))
+    assert [(page.html, page.kind) for page in pages] == [(b"a" * 20, "text"), (b"RIFF b", "text")]
+    assert drops == [("c4.json.gz:2", "empty"), ("c4.json.gz:3", "bad record")]
+    assert data[pages[1].start : pages[1].end].startswith(b'{"text": "RIFF')
+
+
+def test_a_data_set_as_people_download_it(tmp_path: Path) -> None:
+    card = b"---\nlicense: odc-by\nconfigs:\n- config_name: default\n---\n# A data set\n\nWords.\n"
+    for name, data in {
+        "data/train-00000-of-00002.parquet": parquet({"text": ["a", "b"]}), "data/train-00001-of-00002.parquet": parquet({"text": ["c"]}),
+        "README.md": card, ".gitattributes": b"*.parquet filter=lfs", "LICENSE": b"Words of law.", "dataset_infos.json": b'{"default": {}}',
+        ".cache/huggingface/download/data/x.parquet.metadata": b"abc\n", ".cache/huggingface/.gitignore": b"*",
+    }.items():  # fmt: skip
+        put(tmp_path / name, data)
+    warnings: list[str] = []
+    found = list_inputs(str(tmp_path), warnings.append)
+    assert [unit.kind for unit in found] == ["parquet"] * 2 and "6 files are no" in warnings[0]
+    assert [(page.source[-27:], page.start, page.html) for page in pages_of(*found)[0]] == [
+        ("train-00000-of-00002.parquet"[-27:], 0, b"a"), ("train-00000-of-00002.parquet"[-27:], 1, b"b"),
+        ("train-00001-of-00002.parquet"[-27:], 0, b"c"),
+    ]  # fmt: skip
+    put(tmp_path / "README.md", b"# Words\n\nWords.\n")
+    assert [unit.kind for unit in list_inputs(str(tmp_path), lambda _: None)] == ["markdown", "parquet", "parquet"]
+    assert [unit.kind for unit in list_inputs(str(put(tmp_path / "readme.markdown", card)))] == ["markdown"]
+
+
+def test_a_folder_in_which_every_file_is_of_another_kind(tmp_path: Path) -> None:
+    files = {
+        "a.html": (HTML, "html"), "b.md": (b"# A", "markdown"), "c.MARKDOWN.gz": (gzip.compress(b"# A"), "markdown"),
+        "d.txt": (b"a", "text"),
+        "e.jsonl": (jsonl({"text": "a"}), "jsonl"), "f.json.zst": (warcs.zstd(jsonl({"body": "a"})), "jsonl"),
+        "g.json": (jsonl({"a": 1}, {"a": 2}), "jsonl"), "h.parquet": (parquet({"text": ["a"]}), "parquet"),
+        "i": (parquet({"text": ["a"]}), "parquet"), "j.warc.wet.gz": (warcs.gzipped(warcs.wet({"http://a/": "text"})), "warc"),
+        "k.json": (jsonl({"a": 1}), ""), "l.json": (b'{\n"text": "a"}', ""), "m.pdf": (b"%PDF-1.7", ""), "n": (b"text", ""),
+    }  # fmt: skip
+    for name, (data, _) in files.items():
+        put(tmp_path / name, data)
+    found = list_inputs(str(tmp_path), lambda _: None)
+    kinds = {source: unit.kind for unit in found for source, _ in unit.files}
+    assert kinds == {name: kind for name, (_, kind) in files.items() if kind}
+    pages, drops, _ = pages_of(*found)
+    assert Counter(page.kind for page in pages) == {"text": 6, "markdown": 2, "html": 1}
+    assert drops == [("g.json:1", "no text"), ("g.json:2", "no text")]
 
 
 def test_html_files_that_are_no_pages(tmp_path: Path) -> None:
@@ -262,10 +372,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inputs, part", [
-    ("", "is empty"), (" , ", "is empty"), ("nowhere", "no such file"), ("x.txt", "neither HTML nor WARC"),
+    ("", "is empty"), (" , ", "is empty"), ("nowhere", "no such file"), ("x.bin", "neither HTML, WARC .*name text .txt"),
+    ("x.mhtml", "save the page as HTML"), ("x.json", "a line of JSON"), ("x", "neither HTML"),
 ])  # fmt: skip
 def test_inputs_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: str, part: str) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("x.txt").write_text("x")
+    for name, text in {"x.bin": "x", "x.mhtml": "From: <Saved by Blink>\n<html>", "x.json": '[{"text": "a"}]', "x": "a\0b"}.items():
+        Path(name).write_text(text)
     with pytest.raises(UserError, match=part):
         read(inputs)

@@ -255,6 +255,34 @@ def test_a_record_without_type_or_address(tmp_path: pathlib.Path) -> None:
     assert [page.html for page in pages] == [HTML, HTML] and not drops
 
 
+WET = {f"http://example.org/{n}": text for n, text in enumerate(("Über\nContent: 5\n\nwords", "http/ is\n\nWARC/1.0 in a text\n", "words"))}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_wet(tmp_path: pathlib.Path, container: str) -> None:
+    pack, wet = CONTAINERS[container], warcs.wet
+    pages, drops, warnings = read(pack(wet(WET, WARC_Identified_Content_Language="deu,eng")), tmp_path)
+    assert {page.url: page.html.decode() for page in pages} == WET and not drops and not warnings
+    assert {(page.kind, page.charset, page.language) for page in pages} == {("text", "utf-8", "deu")}
+    assert {page.language for page in read(pack(wet(WET)), tmp_path)[0]} == {""}
+
+
+def test_wet_that_is_broken(tmp_path: pathlib.Path) -> None:
+    texts = list(WET.values())
+    without = b"".join(re.sub(rb"Content-Length: \d+\r\n", b"", record) for record in warcs.wet(WET))
+    too_long, too_short = (re.sub(rb"(?<=Length: )\d+", length, b"".join(warcs.wet(WET))) for length in (b"99999", b"2"))
+    for data in (without, too_short):
+        pages, drops, warnings = read(data, tmp_path)
+        assert [page.html.decode() for page in pages] == texts and not drops and len(warnings) == 1
+    pages, drops, warnings = read(too_long, tmp_path)
+    assert not pages and drops == ["truncated"] * 3 and "no response record" in warnings[-1]
+    cut = b"".join(warcs.wet(WET))[:-40]
+    assert read(cut[: cut.rindex(b"WARC/1.0") + 100], tmp_path)[1] == ["truncated"]
+    untyped = b"".join(warcs.wet(WET | {"": " \n"})).replace(b"Content-Type: text/plain\r\n", b"")
+    pages, drops, _ = read(untyped, tmp_path)
+    assert [page.html.decode() for page in pages] == texts and drops == ["empty"]
+
+
 def test_hostile_headers_take_no_long_time(tmp_path: pathlib.Path) -> None:
     lines = b"WARC/1.0\r\n" + b"A: b\r\n" * 500_000
     wrong = record(b"", length=10_000_000) * 5_000

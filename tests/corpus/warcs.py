@@ -42,6 +42,13 @@ def crawl(count: int, body: bytes = HTML) -> list[bytes]:
     return records
 
 
+def wet(texts: dict[str, str], **fields: str) -> list[bytes]:
+    """The records of Common Crawl's WET: a warcinfo, then the text of each page by its address."""
+    info = record(b"software: test\r\n", "warcinfo", url="")
+    pages = [record(text.encode(), "conversion", url=url, **fields) for url, text in texts.items()]
+    return [info, *(page.replace(b"application/warc-fields", b"text/plain", 1) for page in pages)]
+
+
 def clueweb09(pages: dict[str, bytes], *, length_of: str = "HTTP/1.1 200 OK\n") -> bytes:
     """ClueWeb09's dialect: LF, dates that are none, no status line but its length counted, one blank line between records."""
     out = b"WARC/0.18\nWARC-Type: warcinfo\nWARC-Date: 2009-03-67T08:43:19-0800\nContent-Type: application/warc-fields\n"
