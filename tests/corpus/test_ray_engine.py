@@ -24,7 +24,7 @@ def test_a_host_with_other_versions_is_named() -> None:
 
 def test_all_that_a_part_depends_on_is_compared() -> None:
     setup = (Path(__file__).parents[2] / "setup.py").read_text()
-    corpus = re.findall(r'"([\w-]+)[^"]*"', re.search(r"^CORPUS = \[(.+?)\]", setup, re.MULTILINE)[1])
+    corpus = re.findall(r'"([\w-]+)[^"]*"', re.search(r"^CORPUS = \[(.+?)\]", setup, re.MULTILINE | re.DOTALL)[1])
     assert set(corpus) <= set(ray_engine.PACKAGES) and {"humpback", "numpy"} <= set(ray_engine.PACKAGES)
 
 

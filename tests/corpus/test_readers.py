@@ -86,7 +86,7 @@ def test_each_folder_is_read_once_whatever_links_there_are(tmp_path: Path) -> No
     assert [source for source, _ in found.files] == ["0/3.html", "b/1.html", "c/2.html", "e.html", "z/4.html"]
     assert len(pages_of(found)[0]) == 5
     assert [text.partition("in: ")[2] for text in warnings] == [
-        "1 files are no HTML, WARC or JSONL and are skipped, self the first of them",
+        "1 files are no HTML, WARC or WET, JSONL, Parquet, Markdown or plain text and are skipped, self the first of them",
         "5 links lead to folders that are read already and are skipped, a the first of them",
     ]
 

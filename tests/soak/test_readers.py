@@ -10,6 +10,7 @@ from hypothesis import strategies as some
 
 from humpback.corpus import charset, readers
 from tests.corpus import warcs
+from tests.corpus.parquets import parquet
 from tests.soak import fuzz
 
 FILES = 4_000  # a schedule
@@ -21,18 +22,27 @@ _BODIES.append(warcs.http(warcs.chunked(warcs.encoded(warcs.HTML, "gzip")), "Tra
 _CODINGS = [warcs.record(body) for body in _BODIES]
 _CLUEWEB22 = warcs.clueweb22([(f"clueweb22-en0000-00-0000{number}", url, html) for number, (url, html) in enumerate(_PAGES.items())])
 _LINES = b"".join(json.dumps({"url": url, "html": html.decode()}).encode() + b"\n" for url, html in _PAGES.items())
+_TEXTS = {url: f"A text\n\n{number} with *some* words.\n" for number, url in enumerate(_PAGES)}
+_TEXT_LINES = b"".join(json.dumps({"text": text, "metadata": {"url": url}}).encode() + b"\n" for url, text in _TEXTS.items())
+_COLUMNS = {"text": [*_TEXTS.values(), None], "url": [*_TEXTS, None], "meta": [{"html": "<p>x"}] * 5}
+_MARKDOWN = b"---\ntitle: A\n---\n# A\n\n```\n# b\n```\n\nC\n---\n\n- d\n\n| e | f |\n|---|---|\n| g | h |\n"
 SEEDS = [
     ("warc", warcs.gzipped(warcs.crawl(4))), ("warc", b"".join(warcs.crawl(4))), ("warc", gzip.compress(b"".join(warcs.crawl(4)), mtime=0)),
     ("warc", warcs.zstd(b"".join(warcs.crawl(4)))), ("warc", warcs.clueweb09(_PAGES)), ("warc", warcs.gzipped([warcs.clueweb09(_PAGES)])),
     ("warc", b"".join(_CLUEWEB22)), ("warc", b"".join(_CODINGS)), ("warc", warcs.gzipped(_CODINGS)),
     ("jsonl", _LINES), ("jsonl", warcs.gzipped(_LINES.splitlines(keepends=True))),
     ("html", warcs.HTML), ("html", gzip.compress(warcs.HTML, mtime=0)),
+    ("warc", b"".join(warcs.wet(_TEXTS))), ("warc", warcs.gzipped(warcs.wet(_TEXTS, WARC_Identified_Content_Language="eng"))),
+    ("jsonl", _TEXT_LINES), ("markdown", _MARKDOWN), ("markdown", gzip.compress(_MARKDOWN, mtime=0)), ("text", b"\xef\xbb\xbfA text.\n"),
+    *(("parquet", parquet(_COLUMNS, 2, compression=how, write_page_checksum=how == "none")) for how in ("none", "snappy", "zstd")),
+    ("parquet", parquet({"raw_content": [b"a", b"b"] * 500}, 300)), ("parquet", parquet({"html": ["<p>x"]}, use_dictionary=False)),
     ("html", "<h1>Größe</h1>".encode("utf-16")), ("html", "<meta charset=shift_jis>日本語".encode("cp932")),
 ]  # fmt: skip
 PIECES = [
     b"\r\n", b"\n", b"\r\n\r\n", b"\n\n", b"WARC/1.0\r\n", b"WARC-Type: response\r\n", b"HTTP/1.1 200 OK\r\n", b"ffffffff\r\n",
     b"Content-Length: 99999999999\r\n", b"Content-Length: 5\r\n", b"Content-Length: -1\r\n", b"Transfer-Encoding: chunked\r\n",
     b"Content-Encoding: br\r\n", b"Content-Encoding: zstd\r\n", b"Content-Type: text/html; charset=\xff\"utf-16\r\n",
+    b"WARC-Type: conversion\r\n", b"Content-Type: text/plain\r\n", b"PAR1", b"PARE", b"```\n", b"---\n", b"# ", b"<!--",
     b"\0" * 50, b"\xff" * 20, b"\xef\xbb\xbf", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"<", b"{", b'"', b":", b" ", b"A" * 70_000,
 ]  # fmt: skip
 Change = tuple[str, float, float, int, bytes]  # (what, where from, to or from where else, a byte, a piece)
