@@ -106,7 +106,7 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
         first = opened < _MAX_OPENING and _is_first(kept) and _goes_on(items, position)
         if first and own.opens(text, header, sites, named) and (text == header or not _is_list_of_labels(items, position)):
             opened, named = opened + 1, True
-        elif first and _is_heading_line(items, position) and not _is_list_of_labels(items, position):
+        elif first and header and _is_heading_line(items, position) and not _is_list_of_labels(items, position):
             opened, named = opened + 1, False
         elif own.is_line(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
             named = own.announces_name(text)
