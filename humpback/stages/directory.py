@@ -159,6 +159,9 @@ class Stage:
                 if found := identity.compare(manifest, now).found:
                     raise UserError(identity.refusal(self._place.path / other, found, self._place.path, now))
         if record:
+            if kind := identity.other_kind(record, self._fields):
+                word = "made" if (self.path / identity.MANIFEST).exists() else "begun"
+                raise UserError(f"{self.path}: was {word} by another command, with {kind}; name another folder")
             found, unproven = identity.compare(record, now, self._fields)
             if found := found or identity.other_inputs(record, inputs):
                 raise UserError(identity.refusal(self.path, found, self._place.path, now))

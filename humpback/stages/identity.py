@@ -129,6 +129,12 @@ def compare(record: Record, now: Now, own: Collection[str] = ()) -> Comparison:
     return Comparison([difference for difference in found if _DERIVED.get(difference.name) not in changed], unproven)
 
 
+def other_kind(record: Record, own: Collection[str]) -> str:
+    """Some fields of a record that has none of a stage's own, and so is of another command; "" for one that has."""
+    known = {*record.get("config", {}), *record.get("contents", {})}
+    return "" if not own or not known or known & set(own) else ", ".join(sorted(known)[:3])
+
+
 def other_inputs(record: Record, inputs: Mapping[str, str | None]) -> list[Difference]:
     """The inputs that are complete and not those that a record names."""
     return [

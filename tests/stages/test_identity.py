@@ -54,6 +54,19 @@ def test_nor_is_one_of_generate(inputs, tmp_path, humpback: Humpback):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_folder_of_another_command_is_no_earlier_try_of_this_one(make_run, tmp_path):
+    """`generate --out=RUN/seed` was "done before"; nor does a run take what generate has made for its stage."""
+    run, flags = make_run(), {"--temperature": 0.7, "--input": "sha256 0"}
+    seed(run)
+    with pytest.raises(UserError, match=r"run/seed: was made by another command, with seed_pairs\.\w+, .*; name another folder"):
+        Stage(run.workdir / "seed", flags, {}, place=Place(run.workdir / "seed", flags))
+    generated = Stage(run.workdir / "segments", flags, {}, place=Place(run.workdir / "segments", flags))
+    generated.begin()
+    (generated.path / "parts").mkdir()
+    with pytest.raises(UserError, match="run/segments: was begun by another command, with --input, --temperature; name another folder"):
+        segment(run)
+
+
 def test_what_was_begun_without_making_anything_is_not_remembered(make_run, tmp_path):
     """A kill between stage.json and the first part; and what earlier versions left of a misspelt path."""
     seed(make_run())
