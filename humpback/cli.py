@@ -184,7 +184,7 @@ def _run(module) -> None:
 
 def told(error: OSError) -> str:
     """What to say of an error of _WAYS_OUT: where it was, and what to do."""
-    path = os.fsdecode(error.filename or error.strerror or "the disk")
+    path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else error.strerror or "the disk"
     if os.path.basename(path).startswith(storage.TEMPORARY):
         path = os.path.dirname(path)
     return f"{path}: {_WAYS_OUT[error.errno or 0]}"

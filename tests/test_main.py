@@ -127,6 +127,14 @@ def test_errors_of_the_file_system_are_told_with_their_place(number, monkeypatch
         cli._run(Command)
 
 
+def test_who_closes_the_output_has_read_enough():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "humpback", "--version"], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_says_how_a_command_is_called(command, humpback):
     shown = humpback(command, "--help").stdout

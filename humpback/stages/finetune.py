@@ -54,22 +54,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
         base.info.check_length(label, length)
     info = folders.ModelInfo(base.info.config, task, run.cfg.wrapper)
-    pairs = {"seed": list(read_shards(run.workdir / "seed", "seed", Example))}
-    if iteration:
-        pairs["augmented"] = list(read_shards(run.workdir / f"curated-{iteration}", "curated", Example))
-    data = training_data(pairs, base.tokenizer, task, run.cfg.wrapper, ft.length)
-    if not data.examples:
-        number = sum(map(len, pairs.values()))
-        raise UserError(f"{stage.path}: none of {number} examples fits into {field}.length = {ft.length} ({data.dropped})")
-    _warn_of_length(name, pairs, data, f"{field}.length = {ft.length}")
-    count, seen = len(data.examples), math.prod(batches.steps_and_batch(len(data.examples), ft))
-    unseen = {"not trained on": max(0, count - seen)}
-    warn_of_many(name, unseen["not trained on"], count, f"examples are not trained on: {field}.steps and batch take {seen}")
-    beside = {"held_out": _measured_data(stage, run, "held_out", task, base.tokenizer, "decoding.length", inference_pair)}
-    if ft.dev_every:
-        beside["dev"] = _measured_data(stage, run, "dev", task, base.tokenizer, f"{field}.length", training_pair)
-        if not beside["dev"].examples:
-            raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({beside['dev'].dropped})")
+    data = _stage_data(run, stage, field, task, iteration, base.tokenizer)
     distributed.by_first(f"begin {stage.path}", stage.begin)
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
     tokens = stage.measured("step", "tokens")  # of each step; one that is done again counts once
@@ -86,14 +71,14 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
         try:
             trained, step = loop.train(
                 base, data.examples, loop.Training(ft, run.cfg.seed, name, info),
-                mesh=run.mesh(), dev=beside["dev"].examples if ft.dev_every else (), checkpoints=steps, metrics=metrics, profile=profile,
+                mesh=run.mesh(), dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
             )  # fmt: skip
         finally:
             stage.publish_metrics()
     folders.save_model(stage.path, info, trained, base.tokenizer)
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}
-    measured = measure_held_out(run, task, base.info.config, models, beside["held_out"].examples, ft.compute_dtype)
+    measured = measure_held_out(run, task, base.info.config, models, data.held_out, ft.compute_dtype)
     if not measured:
         length = run.cfg.decoding.length
         say(f"{name}: not measured, as no pair is held out (seed_pairs.held_out) or none fits into decoding.length = {length}")
@@ -101,14 +86,52 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
         storage.publish(stage.path / HELD_OUT_FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
     digests = folders.weights_digest(trained)
     stage.finish(
-        counts=data.counts | {f"{kind} {what}": count for kind, of in beside.items() for what, count in of.counts.items()},
-        dropped=data.dropped | unseen | {f"{kind}: {why}": count for kind, of in beside.items() for why, count in of.dropped.items()},
+        counts=data.counts,
+        dropped=data.dropped,
         files=[HELD_OUT_FILE],
         tokens=sum(tokens.values()),
         step=step,
         weights=digests,
         weights_sha256=digest_of(digests),
     )
+
+
+class StageData(NamedTuple):
+    """What trains, and what measures: the held-out pairs and the dev set's; how many there are, of which kind and with a cut prompt; and
+    how many are left out, by reason."""
+
+    examples: list[TokenExample]
+    held_out: list[TokenExample]
+    dev: list[TokenExample]
+    counts: dict[str, int]
+    dropped: dict[str, int]
+
+
+def _stage_data(run: Run, stage: Stage, field: str, task: str, iteration: int, tokenizer: Tokenizer) -> StageData:
+    """Warns of what is left out or cut before the hours that the training takes. UserError when nothing fits."""
+    ft: configs.Finetune = getattr(run.cfg, field)
+    pairs = {"seed": list(read_shards(run.workdir / "seed", "seed", Example))}
+    if iteration:
+        pairs["augmented"] = list(read_shards(run.workdir / f"curated-{iteration}", "curated", Example))
+    data = training_data(pairs, tokenizer, task, run.cfg.wrapper, ft.length)
+    if not data.examples:
+        number = sum(map(len, pairs.values()))
+        raise UserError(f"{stage.path}: none of {number} examples fits into {field}.length = {ft.length} ({data.dropped})")
+    _warn_of_length(stage.name, pairs, data, f"{field}.length = {ft.length}")
+    count, taken = len(data.examples), math.prod(batches.steps_and_batch(len(data.examples), ft))
+    unseen = max(0, count - taken)
+    warn_of_many(stage.name, unseen, count, f"examples are not trained on: {field}.steps and batch take {taken}")
+    held_out = _measured_data(stage, run, "held_out", task, tokenizer, "decoding.length", inference_pair)
+    dev = TrainingData([], {}, {})
+    if ft.dev_every:
+        dev = _measured_data(stage, run, "dev", task, tokenizer, f"{field}.length", training_pair)
+        if not dev.examples:
+            raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({dev.dropped})")
+    counts, dropped = dict(data.counts), {**data.dropped, "not trained on": unseen}
+    for kind, measured in (("held_out", held_out), ("dev", dev)):
+        counts |= {f"{kind} {what}": number for what, number in measured.counts.items()}
+        dropped |= {f"{kind}: {why}": number for why, number in measured.dropped.items()}
+    return StageData(data.examples, held_out.examples, dev.examples, counts, dropped)
 
 
 class TrainingData(NamedTuple):
@@ -149,7 +172,6 @@ def _count_cut(examples: Iterable[TokenExample]) -> int:
 
 
 def _warn_of_length(stage: str, pairs: Mapping[str, Sequence[Example]], data: TrainingData, length: str) -> None:
-    """Before the hours that the training takes."""
     for kind, of_kind in pairs.items():
         unfit = len(of_kind) - data.counts[f"{kind} pairs"]
         warn_of_many(stage, unfit, len(of_kind), f"{kind} pairs do not train, as they do not fit into {length} or have no target")

@@ -1,5 +1,7 @@
 """`humpback chat`: turns, what is cut or left out, and what reaches the terminal. Its start: tests/stages/test_kill.py."""
 
+import os
+
 import jax
 import pytest
 
@@ -91,3 +93,9 @@ def test_the_real_engine_on_several_devices(capsys):
     chat = conversation(engine)
     chat.answer("Why?")
     assert capsys.readouterr().out.endswith(" … [cut off at --max_new_tokens=20]\n") and len(chat.earlier) == 1
+
+
+def test_a_question_that_is_no_utf8_is_told(tmp_path, humpback):
+    tiny.make_base(tmp_path / "base")
+    done = humpback("chat", f"--model={tmp_path / 'base'}", f"--prompt={os.fsdecode(b'Why ' + bytes([255]))}", "--dtype=float32")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("humpback: --prompt: not UTF-8"), done.stderr
