@@ -33,7 +33,8 @@ SKIPPED_WORDS = words(
     "toc skiplink addtoany addthis sharethis sharedaddy social newsletter adsbygoogle adsense advert adverts advertisement "
     "advertisements advertising sponsored promo outbrain taboola headerlink headeranchor permalink editsection noprint screenreader "
     "linenos lineno linenumbers copybtn toolbar docnav relatedtopics "
-    "seealso hatnote footnotes footnote endnotes gallery slideshow carousel figure mediaobject inlinemediaobject screenshot thumbcaption"
+    "seealso hatnote footnotes footnote endnotes gallery slideshow carousel modal popup popover "
+    "rollover hovercard offcanvas figure mediaobject inlinemediaobject screenshot thumbcaption"
 )
 # Both words must be there, next to each other: "share-bar" but not "share-price".
 _PAIRS = {
@@ -54,6 +55,7 @@ _PAIRS = {
     "author": "bio box card info profile about description details block meta",
     "about": "author",
     "site": "footer header",
+    "video": "meta info caption description title player",
     "page": "footer",
     "source": "link",
 }

@@ -91,6 +91,8 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
     kept: list[Item] = []
     header, opened, named = "", 0, False  # the last header; lines cut below it; whether the last line says whose name follows
     for position, item in enumerate(items):
+        if type(item) is Header and own.is_byline(item.text):
+            continue
         if type(item) is not Block:
             header, opened, named = item.text if isinstance(item, Header) else header, 0, False
             kept.append(item)
@@ -235,6 +237,8 @@ class _Patterns:
         """Whether a paragraph is a line of the page."""
         if len(text) > _MAX_LINE:
             return False
+        if text[:2] == "| " and "|" not in text[2:]:  # no row of a table
+            text = text[2:]
         if _SET_APART.match(text):
             return bool(_DAY_FIRST.match(text)) and len(text) <= _MAX_DATE and self._is_date(text)
         word = _WORD.match(text)
@@ -279,6 +283,10 @@ class _Patterns:
         is_name = bool(self._name.fullmatch(text) or self._by_one.fullmatch(text))
         return capitals or is_writer or is_name or bool(_ADDRESS.fullmatch(text)) or self._is_date(text, 1)
 
+    def is_byline(self, header: str) -> bool:
+        """Whether a header says only who wrote the text."""
+        return len(header) <= _MAX_DATE and bool(self._by.fullmatch(header))
+
     def is_author(self, text: str) -> bool:
         """Whether a paragraph says who wrote the text, if it stands at the edge of that."""
         return bool(self._author.match(text))
@@ -322,6 +330,5 @@ class _Patterns:
             return True
         words = [word.casefold() for word in _WORD.findall(text)]
         digits = sum(map(str.isdigit, text))
-        text = text.strip("| ")
         dated = any(len(word) > 1 for word in words) or bool(_NUMBERS.search(text))
         return digits >= least and dated and text[0] != "[" and all(word in self._dated for word in words)

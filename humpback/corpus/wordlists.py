@@ -242,6 +242,9 @@ REFERS_BACK = {
     r" (?:(?:previous|preceding|earlier) (?:section|chapter|lesson)s?|last (?:section|lesson))\b|\bthe last paragraph\b"
     r"|\bearlier in this\b",
     ("saw", "seen"): r"\bas (?:we|you)(?: have|[’']ve)? (?:saw|seen)\b",
+    ("above", "earlier", "before", "previously"): r"\bwe (?:showed|saw|used|described|discussed|mentioned)"
+    r" (?:above|earlier|before|previously)\b",
+    ("already", "remember"): r"\bwe(?:(?:'|’| ha)ve)? already (?:talked|discussed|covered|mentioned)\b|\bremember what i said\b",
     ("shown", "described", "discussed", "covered", "reviewed", "summarized"): r"\b(?:we(?: have|[’']ve)"
     r"|this (?:article|chapter|document|page|section|tutorial) has) (?:shown|described|discussed|covered|reviewed|summarized)\b",
 }
@@ -257,9 +260,10 @@ LOOKS_AHEAD = (
     rf"\b(?:see|covered|defined|documented|{_TOLD}) (?:later\b|below\b|here\W*\Z)|[”\"] below\b{_NOT_IN_PLACE}"
     rf"|\b(?:{_PARTS}|documentation|details?|tests?|notes?) below\b{_NOT_IN_PLACE}"
     r"|\b(?:next|following) (?:sections?|chapters?|examples?)\b|\blater in (?:this|the) (?:section|chapter|document|tutorial|manual|book)\b"
+    r"|\b(?:next|following) (?:article|post|part|lesson|video)s?\b|\bread on\b|\bi(?:'|’| a)m about to (?:share|cover|show)\b"
     r"|\bwe(?:'|’| wi)ll (?:return|come back|get back) to\b|\b(?:see|refer to) [^.\n]{1,60} (?:above|below)\b"
 )
-AHEAD_WORDS = ("above", "below", "later", "next", "following", "return", "back", "here")
+AHEAD_WORDS = ("above", "below", "later", "next", "following", "return", "back", "here", "read", "about")
 CONTINUES = (
     r"(?:now|go ahead|going back|another|additionally|alternatively|also|in addition(?=,)|if you followed|next(?=,)|the next|finally"
     r"|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"

@@ -10,7 +10,7 @@ OWN = {
     "en": (
         "Image copyright Loafpress", "Photo: A. Miller", "Photograph by Ann Miller", "Image",
         "Media playback is unsupported on your device", "19 May 2020", "Published on May 19th, 2020 at 9:15 am",
-        "2020-05-19", "Last updated: Tuesday, 19 May 2020", "By Ann Miller",
+        "2020-05-19", "| May 19, 2020 12:26 PM", "Last updated: Tuesday, 19 May 2020", "By Ann Miller",
         "Written by Ann Miller | 5 min read", "Reading time: 5 minutes", "5 min read", "Read more: How to bake a loaf", "READ MORE",
         "Sign up for our newsletter and never miss a loaf.", "Follow us on Loafbook", "Main article: History of bread",
         "This article was originally published in The Crumb.", "12 comments", "1.2k shares", "baker@example.org", "Advertisement",
@@ -93,6 +93,11 @@ def test_the_end_of_a_text(end: str, rest: str) -> None:
 def test_lists_of_the_page(lines: list[str], stays: bool) -> None:
     items = [Header("Bread", 1), Block(PROSE, False), *(Block(f"- {line}", bool(n)) for n, line in enumerate(lines)), Block(PROSE, False)]
     assert without_own_lines(items, "en")[0] == (items if stays else [*items[:2], items[-1]])
+
+
+def test_a_header_that_is_a_byline_is_none() -> None:
+    items = [Header("Bread", 1), Header("By Ann Miller", 2), Block(PROSE, False), Header("By hand", 2), Block(PROSE, False)]
+    assert without_own_lines(items, "en")[0] == [items[0], *items[2:]]
 
 
 def test_credits_of_pictures() -> None:
