@@ -13,6 +13,7 @@ from humpback.corpus.own_words import CREDITS, OWN_LINES
 
 _MAX_LINE = 200  # characters; a longer paragraph is text
 _MAX_STRONG = 160  # of an invitation between paragraphs
+_STRONG_SIGNS = ("inbox", "for our", "to our", "us on", "me on", "click here", "download our", "if you buy", "commission", "newsletter")
 _MAX_NOTED = 120  # of a sentence
 _MAX_DATE = 80
 _MAX_AUTHOR = 400  # characters of what a page says of who wrote it, or of a picture
@@ -112,7 +113,7 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
             opened, named = opened + 1, False
         elif own.is_line(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
             named = own.announces_name(text)
-        elif own.is_credit(text) or (own.is_author(text) and _is_first(kept)):
+        elif own.is_credit(text) or (_is_first(kept) and own.is_author(text)):
             named = False
         else:
             named = False
@@ -165,7 +166,8 @@ def _is_heading_line(items: list[Item], position: int) -> bool:
 def _is_list_of_labels(items: list[Item], position: int) -> bool:
     """Whether below what stands from here on, and a paragraph, there are further labels: then the first ones are such, too."""
     opened = True
-    for item in items[position:]:
+    for place in range(position, len(items)):
+        item = items[place]
         if type(item) is not Block:
             break
         label = _is_label(item.text) and not _SET_APART.match(item.text)
@@ -249,8 +251,10 @@ class _Patterns:
                 return True
         if text[:1] == "(" and text[-1:] == ")" and self._begins.match(text, 1):
             return True
-        if len(text) <= _MAX_STRONG and (found := self._strong.search(text.lower())) and not _SENTENCE.search(text, 0, found.start()):
-            return True
+        if len(text) <= _MAX_STRONG and any(map((lowered := text.lower()).__contains__, _STRONG_SIGNS)):
+            found = self._strong.search(lowered)
+            if found and not _SENTENCE.search(text, 0, found.start()):
+                return True
         return self.is_label(text)
 
     def is_label(self, text: str) -> bool:

@@ -242,19 +242,24 @@ class _Walker:
         if _HREF in head and len(self.line) > began:
             text = "".join(self.line[began:])
             sign = text.strip().lower() if len(text) <= _MAX_PERMALINK and "#" in head else None
-            if sign is not None and (_PERMALINK.match(sign) and (self.heading is not None or 'href="#' in head or not began)):
+            if sign is not None and (self.heading is not None or 'href="#' in head or not began) and _PERMALINK.match(sign):
                 del self.line[began:]
                 return position
             if len(text) <= _MAX_SIGN and 'href="#' in head and (sign in _ANCHOR_SIGNS or _NOTE_MARK.fullmatch(sign or "")):
                 del self.line[began:]
                 return position
-            if "/" in text and _BARE_ADDRESS.fullmatch(text.strip()) and any(frame.tag == "blockquote" for frame in self.frames):
+            if "/" in text and _BARE_ADDRESS.fullmatch(text.strip()) and self._ends_quotation(began):
                 del self.line[began:]
                 return position
             self.links.append(plain(text))
             if len(text) <= 3 and text.isdigit():
                 self.line.insert(began, _CITED)
         return position
+
+    def _ends_quotation(self, began: int) -> bool:
+        """Whether a sentence of a quotation ends before a part of the line."""
+        before = "".join(self.line[:began]).rstrip()
+        return any(frame.tag == "blockquote" for frame in self.frames) and not before[-1:].isalnum()
 
     def close_raised(self, tag: Tag, position: int) -> int:
         began, _, hrefs = self.marks.pop()
@@ -263,8 +268,8 @@ class _Walker:
             return position
         del self.line[began:]
         linked = self.hrefs > hrefs or bool(self.marks and _HREF in self.marks[-1][1])
-        if tag.name == "sup" and (_NOTE_MARK.fullmatch(text) or (_FOOTNOTE.fullmatch(text) and linked)):
-            return position  # the number of a footnote
+        if tag.name == "sup" and (_NOTE_MARK.fullmatch(text) or (_FOOTNOTE.fullmatch(text) and linked) or text[0] == ":"):
+            return position  # the number of a footnote, or of a page in it
         if tag.name == "sup" and text.lower() in _PLAIN_RAISED:
             self.line.append(text)
         else:

@@ -43,6 +43,8 @@ TABLE = [
      "Hob\n: A flat top.\n\nWok\n: Round.\n: Deep."),
     ("quote", "<blockquote><p>To be<br>or not</p></blockquote><p>he said</p>", "> To be\n> or not\n\nhe said"),
     ("addresses in a quote", "<blockquote>Look. <a href=/s>pic.example.org/aB1</a></blockquote>", "> Look."),
+    ("addresses in a sentence", "<blockquote>Get it from <a href=/s>example.org/a</a>.</blockquote>", "> Get it from example.org/a."),
+    ("pages of footnotes go", "<p>So it is.<sup><a href=#n>[1]</a></sup><sup>: p. 234</sup></p>", "So it is."),
     ("code", "<p>Run</p><pre>\nif x:\n    y  = 1\n</pre>", "Run\n\n```\nif x:\n    y  = 1\n```"),
     ("code with markup", '<pre><code><span class="k">for</span> i<br>  pass</code><button>Copy</button></pre>', "```\nfor i\n  pass\n```"),
     ("code in an item", "<ul><li>Run<pre>a\n b</pre></li></ul>", "- Run\n  ```\n  a\n   b\n  ```"),
