@@ -9,7 +9,8 @@ from absl import flags, logging
 from etils import epath
 
 from humpback import distributed, locks, prompts
-from humpback.convert import card, export, huggingface, sources
+from humpback.convert import card, export, sources
+from humpback.convert.recognition import CONFIG
 from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
 from humpback.model.weights import leaves
@@ -24,7 +25,7 @@ _OURS = {
         "model.safetensors", "model-", "tokenizer", "special_tokens_map.json", "generation_config.json", export.CARD, ".humpback-tmp-",
     ),
 }  # fmt: skip
-_FINISHED = (huggingface.CONFIG, folders.CHECKSUMS)
+_FINISHED = (CONFIG, folders.CHECKSUMS)
 
 
 def define_flags() -> None:
@@ -86,7 +87,7 @@ def convert(
         elif jax.process_index() == 0:
             export.write_folder(
                 target, model, wrapper=wrapper, direction=model.direction, card=card.model_card(model, wrapper),
-                file_bytes=file_bytes, progress=bar.advance,
+                file_bytes=file_bytes, progress=bar.advance, say=lambda note: say(f"{target}: {note}"),
             )  # fmt: skip
     distributed.barrier(f"convert {target} is complete")  # a process that has left would not be waited for long
     logging.info("conversion took %.1f s", time.monotonic() - start)

@@ -1,7 +1,7 @@
 """`humpback verify --source=MODEL --target=MODEL`: whether two models, in whatever formats, are the same, and where they differ.
 
-Tensor by tensor, and on given texts: ids, logits, KL divergence, the likeliest next tokens, greedy text. Exit code 0 when they are the
-same, 3 when they are not.
+Hyper-parameters, tokens that are added or special, filler, chat template, ends of a text, every tensor; and on given texts: ids, logits,
+KL divergence, the likeliest next tokens, greedy text. Exit code 0 when they are the same, 3 when they are not.
 """
 
 import sys
@@ -40,7 +40,12 @@ def main() -> None:
     for side in (source, target):
         print(f"{side.path}: recognised as {sources.FORMATS[side.format]}")
         print("".join(f"{side.path}: {note}\n" for note in side.notes), end="")
-    differences = [*comparison.compare_configs(source, target), *comparison.compare_tokenizers(source.tokenizer, target.tokenizer, texts)]
+    differences = [
+        *comparison.compare_configs(source, target),
+        *comparison.compare_tokenizers(source.tokenizer, target.tokenizer, texts),
+        *comparison.compare_chat(source, target),
+        *by_transformers(source, target, texts),
+    ]
     if source.config == target.config:
         differences += tensors(source, target)
         if texts:
@@ -52,6 +57,15 @@ def main() -> None:
     print("NOT the same model" if differences else "the same model")
     if differences:
         sys.exit(DIFFERENT)
+
+
+def by_transformers(source: sources.Source, target: sources.Source, texts: list[str]) -> list[str]:
+    """What comparison.compare_auto finds; says so where it cannot look."""
+    if target.format == "huggingface" and comparison.has_transformers():
+        return list(comparison.compare_auto(source, target, texts))
+    why = "transformers is not installed" if target.format == "huggingface" else "the target is no Hugging Face folder"
+    print(f"not checked: ids by transformers' AutoTokenizer ({why})")
+    return []
 
 
 def tensors(source: sources.Source, target: sources.Source) -> list[str]:
@@ -68,7 +82,7 @@ def tensors(source: sources.Source, target: sources.Source) -> list[str]:
 def on_texts(source: sources.Source, target: sources.Source, texts: list[str]) -> list[str]:
     """Runs both models, one after the other, prints what they make of each text, and returns what differs."""
     values, tokenizer = flags.FLAGS, source.tokenizer
-    ids = [tokenizer.encode_wrapped("", text, "") for text in texts]
+    ids = [tokenizer.encode_alone(text) for text in texts]
     longest = max(map(len, ids)) + values.tokens
     if longest > source.config.max_positions:
         raise UserError(f"--text and --tokens come to {longest} tokens, more than the model's {source.config.max_positions}")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -10,13 +11,15 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from humpback.convert import tensor_ops
-from humpback.convert.chat_template import PROBES
+from humpback import prompts, storage
+from humpback.convert import export, tensor_ops, vocabulary
+from humpback.convert.chat_template import PROBES, differing, rendered_probes, surrounding
+from humpback.convert.huggingface import read_purpose
 from humpback.convert.sources import Source
 from humpback.errors import UserError
 from humpback.model import llama
 from humpback.model.weights import leaves
-from humpback.tokens.tokenizer import Tokenizer
+from humpback.tokens.tokenizer import CONFIG_FILE, JSON_FILE, MODEL_FILE, Tokenizer
 
 TOP = 10  # of the likeliest next tokens
 
@@ -40,16 +43,99 @@ def compare_configs(source: Source, target: Source) -> Iterator[str]:
 
 
 def compare_tokenizers(source: Tokenizer, target: Tokenizer, texts: Sequence[str]) -> Iterator[str]:
-    """A line for each thing that the tokenizers do not agree on: ids of the end and the beginning, and those of texts."""
-    for name in ("eos_id", "bos_id"):
+    """A line for each thing that the tokenizers do not agree on: ids of the end, the beginning and the filler, tokens that are special or
+    added, and ids of texts, alone and behind the beginning."""
+    for name in ("eos_id", "bos_id", "pad_id"):
         if (ours := getattr(source, name)) != (theirs := getattr(target, name)):
             yield f"the tokenizer's {name} is {ours} in the source and {theirs} in the target"
+    for what in ("specials", "added"):
+        ours, theirs = getattr(source, what), getattr(target, what)
+        for text in sorted(text for text in ours.keys() | theirs.keys() if ours.get(text) != theirs.get(text)):
+            kind = "special" if what == "specials" else "added"
+            yield f"{kind} token {text!r} is {ours.get(text, 'none')} in the source and {theirs.get(text, 'none')} in the target"
     for text in (*PROBES, *texts):
-        ours, theirs = source.encode(text), target.encode(text)
-        if ours != theirs:
-            at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-            a, b = ours[at : at + 3], theirs[at : at + 3]
-            yield f"the tokenizers differ from token {at} on: {text[:60]!r} is {a}… in the source and {b}… in the target"
+        for encode in ("encode", "encode_alone"):
+            yield from _apart(text, getattr(source, encode)(text), getattr(target, encode)(text), "the target")
+
+
+def _apart(text: str, ours: list[int], theirs: list[int], whose: str) -> Iterator[str]:
+    """A line when ids of a text differ."""
+    if ours != theirs:
+        at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+        a, b = ours[at : at + 3], theirs[at : at + 3]
+        yield f"the tokenizers differ from token {at} on: {text[:60]!r} is {a}… in the source and {b}… in {whose}"
+
+
+def compare_chat(source: Source, target: Source) -> Iterator[str]:
+    """A line for each thing in which two models are asked, or end, differently: chat template, ids of a rendered chat, ends, and what
+    others' programs need to know of added tokens. A model folder of a run has the template that it would be exported with."""
+    if _foreign_base(source, target) or _foreign_base(target, source):
+        return
+    ours, theirs = template(source), template(target)
+    if ours != theirs:
+        yield f"the chat templates differ: {_first_difference(ours, theirs)}"
+    elif theirs != target.chat_template or target.direction != "base":
+        for text in _chat_apart(source, target):
+            yield f"the target gives a chat other ids than training had: {text[:80]!r}"
+    one, other = (side.end_ids or export.end_ids(side, side.direction) for side in (source, target))
+    if set(one) != set(other):
+        yield f"a text ends at {sorted(one)} in the source and at {sorted(other)} in the target"
+    if target.format == "huggingface":
+        yield from _unlisted(target)
+
+
+def _foreign_base(one: Source, other: Source) -> bool:
+    """Whether one is a base in a run's form, which keeps no template, and the other is not an export of such a one."""
+    kept = one.format == "checkpoint" and one.direction == "base"
+    return kept and not (other.format == "checkpoint" or (other.format == "huggingface" and read_purpose(other.path)[1] is not None))
+
+
+def template(model: Source) -> str:
+    """The chat template that a model has, or is exported with where it has none."""
+    return model.chat_template or export.template_of(model, model.wrapper, model.direction)
+
+
+def _first_difference(a: str, b: str) -> str:
+    at = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return f"{a[at : at + 40]!r} in the source and {b[at : at + 40]!r} in the target, from character {at} on"
+
+
+def _chat_apart(source: Source, target: Source) -> list[str]:
+    """Rendered chats whose ids differ, by the tokenizers library alone, which has no part of ours."""
+    file = os.path.join(target.path, JSON_FILE)
+    if target.format != "huggingface" or not os.path.exists(file):
+        return []
+    rendered = rendered_probes(source.wrapper, source.direction, source.tokenizer)
+    with open(file, "rb") as stream:
+        return differing(stream.read(), rendered)
+
+
+def _unlisted(target: Source) -> Iterator[str]:
+    """Added tokens that tokenizer_config.json does not list beside a tokenizer.model, where llama.cpp's converter looks for them."""
+    if not os.path.exists(os.path.join(target.path, MODEL_FILE)):
+        return
+    config = storage.read_json(os.path.join(target.path, CONFIG_FILE)) if os.path.exists(os.path.join(target.path, CONFIG_FILE)) else {}
+    listed = {int(number) for number in config.get("added_tokens_decoder", {})}
+    with open(os.path.join(target.path, MODEL_FILE), "rb") as stream:
+        there = vocabulary.pieces(stream.read())
+    missing = sorted(text for text, number in target.tokenizer.specials.items() if number not in listed and there.get(text) != number)
+    if there and missing:
+        yield f"{CONFIG_FILE} does not list {', '.join(missing[:4])} ({len(missing)} in all): llama.cpp makes other tokens of them"
+
+
+def compare_auto(source: Source, target: Source, texts: Sequence[str]) -> Iterator[str]:
+    """A line for each text whose ids transformers' own AutoTokenizer gives otherwise: alone, and as a rendered chat."""
+    import transformers
+
+    theirs = transformers.AutoTokenizer.from_pretrained(target.path)
+    for text in (*PROBES, *texts):
+        if all(isinstance(piece, str) for piece in source.tokenizer.split(text)):
+            yield from _apart(text, source.tokenizer.encode(text), theirs(text, add_special_tokens=False)["input_ids"], "transformers")
+    if theirs.chat_template and template(source) == export.own_template(source.wrapper, source.direction, source.tokenizer):
+        wrapper, around = prompts.WRAPPERS[source.wrapper], surrounding(source.direction)
+        ours = source.tokenizer.encode_wrapped(wrapper.prefix, around.head + PROBES[0] + around.tail, wrapper.suffix)
+        ids = theirs.apply_chat_template([{"role": "user", "content": PROBES[0]}], add_generation_prompt=True)
+        yield from _apart(f"chat: {PROBES[0]}", ours, list(ids if isinstance(ids, list) else ids["input_ids"]), "transformers")
 
 
 def compare_tensors(source: Source, target: Source, look: Callable[[str], None] = lambda name: None) -> Iterator[str]:

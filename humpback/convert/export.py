@@ -8,17 +8,19 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from humpback import prompts, storage
+from humpback import storage
 from humpback.convert import names, tensorfiles
-from humpback.convert.chat_template import chat_template, json_bytes, surrounding, tokenizer_files
-from humpback.convert.huggingface import CONFIG
+from humpback.convert.chat_template import json_bytes, own_template, rendered_probes, tokenizer_files
+from humpback.convert.huggingface import GENERATION
 from humpback.convert.lazy_model import LazyModel
+from humpback.convert.recognition import CONFIG
 from humpback.convert.tensor_ops import DTYPES, ahead
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, leaves
 from humpback.tokens.tokenizer import Tokenizer
 
 CARD = "README.md"
+_WRITTEN_FOR = "4.57.0"  # whose spelling the fields have; without it transformers takes the folder for one that its fixes are for
 FILE_BYTES = 5_000_000_000  # of a file of weights, at most, if it holds more than one
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -33,22 +35,22 @@ def write_folder(
     card: str = "",
     file_bytes: int = FILE_BYTES,
     progress: Callable[[int], None] = lambda size: None,
+    say: Callable[[str], None] = lambda note: None,
 ) -> None:
     """Writes a folder that transformers loads, in the types of `model`, one tensor in memory at a time.
 
     The chat template wraps the user's turn as the model of this `direction` was trained to be asked: with both tags for
-    a forward or base model, with the request for an instruction for a backward one. config.json is written last, so a
-    folder without it is unfinished and the same call completes it. card: README.md. progress: told of the bytes of each tensor
-    that has been written. Raises UserError when the target is complete or holds another conversion.
+    a forward or base model, with the request for an instruction for a backward one. A base model with a template of its own keeps it,
+    its ends and its way to be sampled. config.json is written last, so a folder without it is unfinished and the same call completes
+    it. card: README.md. progress: told of the bytes of each tensor that has been written. say: of what was changed.
+    Raises UserError when the target is complete or holds another conversion.
     """
     cfg = model.config
     names.check_vocabulary(model.tokenizer.vocab_size, cfg, path)
     config_file = os.path.join(path, CONFIG)
     if os.path.exists(config_file):
         raise UserError(f"{path}: already holds a finished model; give another --target or remove the folder")
-    template = chat_template(prompts.WRAPPERS[wrapper], surrounding(direction), model.tokenizer)
-    files = tokenizer_files(model.tokenizer, template, cfg.max_positions)
-    files["generation_config.json"] = json_bytes(_generation(model.tokenizer))
+    files = folder_files(model, wrapper, direction, say)
     if card:
         files[CARD] = card.encode()
     storage.clean(path)
@@ -58,10 +60,31 @@ def write_folder(
         _write_weights(path, model, file_bytes, progress)
         note = {"direction": direction, "wrapper": wrapper}
         dtype = model.dtype(("embedding",))
-        storage.publish(config_file, json_bytes({**_config(cfg, dtype, model.tokenizer), "humpback": note}))
+        storage.publish(config_file, json_bytes({**_config(cfg, dtype, model.tokenizer, end_ids(model, direction)), "humpback": note}))
     except FileExistsError as error:
         begun = f"{path} was begun for another model or with another --file_gb"
         raise UserError(f"{error}; {begun}: remove it or give another --target") from error
+
+
+def folder_files(model: LazyModel, wrapper: str, direction: str, say: Callable[[str], None] = lambda note: None) -> dict[str, bytes]:
+    """All files of a folder but weights, config.json and card. UserError when the tokenizer cannot be exported."""
+    template, rendered = template_of(model, wrapper, direction), []
+    if template != model.chat_template:
+        rendered = rendered_probes(wrapper, direction, model.tokenizer)
+    files = tokenizer_files(model.tokenizer, template, model.config.max_positions, rendered, say)
+    if template == model.chat_template:
+        say("the model's own chat template is kept, with what ends its texts and how it is sampled")
+    return {**files, GENERATION: json_bytes(_generation(model, direction))}
+
+
+def template_of(model: LazyModel, wrapper: str, direction: str) -> str:
+    """The chat template of an exported folder."""
+    return (model.chat_template if direction == "base" else "") or own_template(wrapper, direction, model.tokenizer)
+
+
+def end_ids(model: LazyModel, direction: str) -> list[int]:
+    """What ends the texts of an exported model: of one that was trained here the eos alone."""
+    return list(model.end_ids) if direction == "base" and model.chat_template and model.end_ids else [model.tokenizer.eos_id]
 
 
 def _write_weights(path: str, model: LazyModel, file_bytes: int, progress: Callable[[int], None]) -> None:
@@ -104,7 +127,7 @@ def _parts(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     return parts
 
 
-def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer) -> dict[str, Any]:
+def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer, ends: list[int]) -> dict[str, Any]:
     """config.json in the spelling of transformers 4, which 5 reads as well."""
     scaling = cfg.rope_scaling and {
         "rope_type": "llama3",
@@ -132,19 +155,23 @@ def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer) -> dict[str, Any
         "attention_bias": False,
         "mlp_bias": False,
         "torch_dtype": dtype,
-        **_special_ids(tokenizer),
+        "transformers_version": _WRITTEN_FOR,
+        **_special_ids(tokenizer, ends),
     }
 
 
-def _special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+def _special_ids(tokenizer: Tokenizer, ends: list[int]) -> dict[str, Any]:
     bos = tokenizer.settings.get("bos_token")
     return {
         "bos_token_id": None if bos is None else tokenizer.specials[bos],
-        "eos_token_id": tokenizer.eos_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends,
         "pad_token_id": tokenizer.pad_id,
     }
 
 
-def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
+def _generation(model: LazyModel, direction: str) -> dict[str, Any]:
+    ids = {**_special_ids(model.tokenizer, end_ids(model, direction)), "transformers_version": _WRITTEN_FOR}
+    if direction == "base" and model.chat_template and model.generation:
+        return {**model.generation, **ids}
     # The paper samples its answers with T = 0.7, p = 0.9.
-    return {**_special_ids(tokenizer), "do_sample": True, "temperature": 0.7, "top_p": 0.9}
+    return {**ids, "do_sample": True, "temperature": 0.7, "top_p": 0.9}

@@ -47,14 +47,25 @@ def read_file(path: str) -> LazyModel:
         raise UserError(f"{path}: split.tensors.count is {count}, but its {len(readers)} files hold {len(tensors)} tensors; {_AGAIN}")
     cfg = _config(field, tensors, path)
     notes = _check_tensors(cfg, tensors, path)
-    tokenizer = vocabulary.from_gguf(field, path)
-    names.check_vocabulary(tokenizer.vocab_size, cfg, path)
+    tokenizer, more = names.fit_tokenizer(vocabulary.from_gguf(field, path), cfg, path)
+    notes += (*more, *_unscaled(cfg, tensors))
 
     def read(leaf: names.Path) -> np.ndarray:
         return names.from_interleaved(leaf, _dequantised(tensors[names.outside_name(leaf, "gguf")]), cfg)
 
     template = field("tokenizer.chat_template", "")
-    return LazyModel(config=cfg, tokenizer=tokenizer, read=read, dtype=lambda _: "float32", notes=notes, chat_template=template)
+    ends = (field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eot", "eom"))
+    return LazyModel(
+        config=cfg, tokenizer=tokenizer, read=read, dtype=lambda _: "float32", notes=notes, chat_template=template,
+        end_ids=tuple(dict.fromkeys([tokenizer.eos_id, *(i for i in ends if i is not None and 0 <= i < tokenizer.vocab_size)])),
+    )  # fmt: skip
+
+
+def _unscaled(cfg: LlamaConfig, tensors: dict[str, Any]) -> tuple[str, ...]:
+    """What to say of a Llama 3.1 whose file is from before GGUF kept the factors of its positions (July 2024)."""
+    if _ROPE_FREQS in tensors or cfg.rope_theta != 500000.0 or cfg.max_positions <= 8192 or cfg.vocab_size < 128000:
+        return ()
+    return (f"no {_ROPE_FREQS}, so positions are taken as unscaled; Llama 3.1 and later scale them: take a newer file of such a model",)
 
 
 def _readers(path: str) -> dict[str, gguf.GGUFReader]:

@@ -17,6 +17,7 @@ from humpback.model.weights import LlamaConfig, RopeScaling, leaves
 from humpback.tokens import tokenizer as tokenizers
 from humpback.tokens.tokenizer import Tokenizer
 
+GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # config.json's field -> the only values the LLaMA of this project computes with.
@@ -60,8 +61,8 @@ def read_folder(path: str) -> LazyModel:
             f"{where}: tie_word_embeddings is true, but {_HEAD} differs from {_EMBEDDING}; "
             "the folder contradicts itself, and only its maker knows which of them the model was trained with"
         )
-    tokenizer = Tokenizer.load(path)
-    names.check_vocabulary(tokenizer.vocab_size, cfg, path)
+    tokenizer, more = names.fit_tokenizer(Tokenizer.load(path), cfg, path)
+    notes += more
 
     def read(leaf: names.Path) -> np.ndarray:
         return names.from_huggingface(leaf, files.read(names.outside_name(leaf, "huggingface")), cfg)
@@ -69,15 +70,19 @@ def read_folder(path: str) -> LazyModel:
     def dtype(leaf: names.Path) -> str:
         return files.tensors[names.outside_name(leaf, "huggingface")].dtype
 
-    template = _read_template(path)
-    return LazyModel(config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes), chat_template=template)
+    generation = read_generation(path)
+    return LazyModel(
+        config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes), chat_template=_read_template(path),
+        end_ids=_end_ids(generation, values, tokenizer), generation=generation,
+    )  # fmt: skip
 
 
 def list_files(path: str) -> list[str]:
     """The names of the files that `read_folder` reads."""
     chosen = choose_weights(path)
     weights = [os.path.basename(file) for file in chosen.files]
-    return _existing(path, [CONFIG, _TEMPLATE, *tokenizers.FILES, *([chosen.index_file] if chosen.weight_map else []), *weights])
+    index = [chosen.index_file] if chosen.weight_map else []
+    return _existing(path, [CONFIG, GENERATION, _TEMPLATE, *tokenizers.FILES, *index, *weights])
 
 
 def _existing(path: str, names: list[str]) -> list[str]:
@@ -88,6 +93,19 @@ def read_purpose(path: str) -> tuple[str, str | None]:
     """(direction, wrapper) that an export left in config.json; ("base", None) for other people's models."""
     note = storage.read_json(os.path.join(path, CONFIG)).get("humpback") or {}
     return note.get("direction", "base"), note.get("wrapper")
+
+
+def read_generation(path: str) -> dict[str, Any]:
+    """generation_config.json; {} without one."""
+    file = os.path.join(path, GENERATION)
+    return storage.read_json(file) if os.path.exists(file) else {}
+
+
+def _end_ids(generation: Mapping[str, Any], values: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """What ends a text: the list of generation_config.json, else config.json's, and the tokenizer's own."""
+    listed = generation.get("eos_token_id", values.get("eos_token_id"))
+    ids = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    return tuple(dict.fromkeys([tokenizer.eos_id, *(i for i in ids if isinstance(i, int) and 0 <= i < tokenizer.vocab_size)]))
 
 
 def _read_template(path: str) -> str:
@@ -151,7 +169,10 @@ def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[flo
     rope = values.get(key) or {}
     if not isinstance(rope, Mapping):
         raise UserError(f"{where}: {key} is {rope!r}, must be an object")
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind is None and "factor" in rope:
+        raise UserError(f"{where}: {key} has a factor, {rope['factor']!r}, and no type; how positions are scaled cannot be known")
+    kind = kind or "default"
     theta = float(lazy_model.number(rope, "rope_theta", f"{where}: {key}", theta))
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         value = rope["partial_rotary_factor"]

@@ -22,7 +22,8 @@ class LazyModel:
 
     read(path): one weight in our layout and in the type dtype(path) names, e.g. of path ("layers", "0", "q"); it may be a view of a
     mapped file.
-    notes: what a user should know, such as rows that are left away. chat_template: the source's own, "" without one.
+    notes: what a user should know, such as rows that are left away. chat_template: the source's own, "" without one. end_ids: the tokens
+    that end its texts, of which the tokenizer names one. generation: the source's own generation_config.json.
     """
 
     config: LlamaConfig
@@ -31,6 +32,8 @@ class LazyModel:
     dtype: Callable[[Path], str]
     notes: tuple[str, ...] = ()
     chat_template: str = ""
+    end_ids: tuple[int, ...] = ()
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def params(self) -> Params:
         """All weights as the unstacked tree of model/weights.py, in memory."""

@@ -48,8 +48,8 @@ def read_folder(path: str) -> LazyModel:
     for name, leaf in wanted.items():
         if filling := names.check_shape(name, shards.shapes[name], leaf, cfg, path):
             notes.append(names.padding_note(name, filling, cfg))
-    tokenizer = _tokenizer(path, newer=cfg.rope_scaling is not None)
-    names.check_vocabulary(tokenizer.vocab_size, cfg, path)
+    tokenizer, more = names.fit_tokenizer(_tokenizer(path, newer=cfg.rope_scaling is not None), cfg, path)
+    notes += more
 
     def read(leaf: names.Path) -> np.ndarray:
         return names.from_interleaved(leaf, shards.read(names.outside_name(leaf, "meta")), cfg)
@@ -57,7 +57,7 @@ def read_folder(path: str) -> LazyModel:
     def dtype(leaf: names.Path) -> str:
         return shards.dtypes[names.outside_name(leaf, "meta")]
 
-    return LazyModel(config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes))
+    return LazyModel(config=cfg, tokenizer=tokenizer, read=read, dtype=dtype, notes=tuple(notes), end_ids=(tokenizer.eos_id,))
 
 
 class _Shards:

@@ -14,7 +14,9 @@ import numpy as np
 from humpback.convert.tensor_ops import turn
 from humpback.errors import UserError
 from humpback.model.weights import WEIGHTS, LlamaConfig, Weight
+from humpback.tokens.tokenizer import Tokenizer
 
+_SPARE_ROWS = 1.25  # more rows than that for each id are not for the sake of even shapes
 Path = tuple[str, ...]  # ("embedding",) or ("layers", "0", "q")
 
 
@@ -130,6 +132,26 @@ def check_shape(name: str, shape: tuple[int, ...], leaf: Path, cfg: LlamaConfig,
 def padding_note(name: str, filling: int, cfg: LlamaConfig) -> str:
     """What is said of a vocabulary that was filled up."""
     return f"{filling} rows of {name} beyond the vocabulary of {cfg.vocab_size} are left away"
+
+
+def fit_tokenizer(tokenizer: Tokenizer, cfg: LlamaConfig, where: str) -> tuple[Tokenizer, list[str]]:
+    """A tokenizer whose ids all have a row in the embedding, and what to say of it.
+
+    Tokens that were added to it, such as a <pad> that no training used, are left away where they have no row. UserError for others.
+    """
+    notes = []
+    if tokenizer.vocab_size > cfg.vocab_size and (shorter := tokenizer.without(cfg.vocab_size)) is not None:
+        gone = {text: i for text, i in (tokenizer.specials | tokenizer.added).items() if i >= cfg.vocab_size}
+        shown = ", ".join(f"{text} = {i}" for text, i in sorted(gone.items(), key=lambda item: item[1])[:4])
+        notes.append(f"the tokenizer's {shown} has no row among the model's {cfg.vocab_size} and is left away")
+        tokenizer = shorter
+    check_vocabulary(tokenizer.vocab_size, cfg, where)
+    if cfg.vocab_size > _SPARE_ROWS * tokenizer.vocab_size:
+        notes.append(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model {cfg.vocab_size} rows; if that is not on purpose, the tokenizer is "
+            "another model's"
+        )
+    return tokenizer, notes
 
 
 def check_vocabulary(tokens: int, cfg: LlamaConfig, where: str) -> None:

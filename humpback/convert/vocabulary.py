@@ -5,7 +5,7 @@ import binascii
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -13,6 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from humpback.errors import UserError
+from humpback.tokens import added
 from humpback.tokens.tokenizer import CONFIG_FILE, JSON_FILE, MODEL_FILE, Tokenizer
 
 # Token types of GGUF, the same numbers as sentencepiece's.
@@ -106,7 +107,7 @@ def _byte_level(
     tokenizer.pre_tokenizer = make_pre()
     tokenizer.decoder = decoders.ByteLevel()
     for token, kind in zip(tokens, types, strict=True):
-        if kind in (CONTROL, UNKNOWN) or token in settings.values():
+        if kind in (CONTROL, UNKNOWN) or token in settings.values() or (kind == USER_DEFINED and added.looks_special(token)):
             tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False)])
         elif kind == USER_DEFINED:
             tokenizer.add_tokens([tokenizers.AddedToken(token, special=False, normalized=False)])
@@ -124,6 +125,8 @@ def _sentencepiece(
         raise UserError(f"{name}: tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens")
     proto = sentencepiece_model_pb2.ModelProto()
     for token, score, kind in zip(tokens, scores, types, strict=True):
+        if kind == USER_DEFINED and added.looks_special(token):
+            kind = CONTROL
         proto.pieces.add(piece=token, score=float(score), type=int(kind))
     trainer = proto.trainer_spec
     trainer.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
@@ -181,6 +184,66 @@ def sentencepiece_to_json(data: bytes, name: str) -> tokenizers.Tokenizer:
         elif kind == USER_DEFINED:
             tokenizer.add_tokens([tokenizers.AddedToken(text, special=False, normalized=False)])
     return tokenizer
+
+
+def is_sentencepiece(value: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer.json is a sentencepiece model in another form: BPE that falls back on bytes, spaces written as ▁."""
+    model = value.get("model") or {}
+    return model.get("type") == "BPE" and bool(model.get("byte_fallback")) and "▁" in model.get("vocab", {})
+
+
+def pieces(data: bytes) -> dict[str, int]:
+    """A sentencepiece model's pieces and their ids; {} for a file of another kind."""
+    try:
+        return {piece.piece: i for i, piece in enumerate(sentencepiece_model_pb2.ModelProto.FromString(data).pieces)}
+    except Exception:  # of protobuf, by version
+        return {}
+
+
+def other_pieces(data: bytes, value: Mapping[str, Any]) -> bool:
+    """Whether a sentencepiece model has pieces that a tokenizer.json has not or elsewhere; of other kinds of files nothing is known."""
+    ids = dict((value.get("model") or {}).get("vocab", {})) | {entry["content"]: entry["id"] for entry in value.get("added_tokens", [])}
+    return any(ids.get(text) != i for text, i in pieces(data).items())
+
+
+def json_to_sentencepiece(value: Mapping[str, Any]) -> bytes:
+    """A sentencepiece model with the pieces of `is_sentencepiece`, whose scores put the merges in their order."""
+    model, beyond = value["model"], {entry["id"]: entry for entry in value.get("added_tokens", [])}
+    texts = {number: text for text, number in model["vocab"].items()} | {number: entry["content"] for number, entry in beyond.items()}
+    score: dict[str, float] = {}
+    for rank, merge in enumerate(model["merges"]):
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        score.setdefault(left + right, -float(rank))
+    proto = sentencepiece_model_pb2.ModelProto()
+    for number in range(max(texts) + 1):
+        text = texts.get(number, f"[PAD{number}]")
+        proto.pieces.add(piece=text, score=score.get(text, -float(len(model["merges"]) + number)), type=_type(number, texts, beyond, model))
+    trainer = proto.trainer_spec
+    trainer.model_type, trainer.vocab_size, trainer.byte_fallback = trainer.BPE, len(proto.pieces), True
+    trainer.bos_id = trainer.eos_id = trainer.pad_id = -1
+    trainer.unk_id = next((i for i, piece in enumerate(proto.pieces) if piece.type == UNKNOWN), -1)
+    spec = proto.normalizer_spec
+    spec.name, spec.remove_extra_whitespaces, spec.escape_whitespaces = "identity", False, True
+    spec.add_dummy_prefix = any(_prepends(value.get(part)) for part in ("normalizer", "pre_tokenizer"))
+    return proto.SerializeToString(deterministic=True)
+
+
+def _type(number: int, texts: Mapping[int, str], beyond: Mapping[int, Mapping[str, Any]], model: Mapping[str, Any]) -> int:
+    if number not in texts:
+        return UNUSED
+    if texts[number] == (model.get("unk_token") or "<unk>"):
+        return UNKNOWN
+    if number in beyond:
+        return CONTROL if beyond[number]["special"] else USER_DEFINED
+    return BYTE if re.fullmatch(r"<0x[0-9A-F]{2}>", texts[number]) else NORMAL
+
+
+def _prepends(step: Any) -> bool:
+    """Whether a normalizer or pre-tokenizer puts ▁ before a text."""
+    if not isinstance(step, Mapping):
+        return False
+    parts = [*step.get("normalizers", ()), *step.get("pretokenizers", ())]
+    return step.get("type") == "Prepend" or step.get("prepend_scheme") in ("first", "always") or any(map(_prepends, parts))
 
 
 def _merges(pieces: Sequence[tuple[str, float, int]]) -> list[tuple[str, str]]:

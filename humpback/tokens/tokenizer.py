@@ -14,12 +14,13 @@ import tokenizers
 from etils import epath
 
 from humpback.errors import UserError
+from humpback.tokens import added
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
 _SPECIALS_FILE = "special_tokens_map.json"
-FILES = (JSON_FILE, MODEL_FILE, CONFIG_FILE, _SPECIALS_FILE)
+FILES = (JSON_FILE, MODEL_FILE, CONFIG_FILE, _SPECIALS_FILE, added.FILE)
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -33,6 +34,7 @@ class Special:
 class _Backend(Protocol):
     vocab_size: int
     specials: dict[str, int]  # text of every special token -> id
+    added: dict[str, int]  # text of every other token that is found in a text before it is cut into pieces
 
     def encode(self, text: str, first: bool) -> list[int]:
         """Ids of one run of ordinary text; `first`: nothing, not even a special token, stands before it."""
@@ -47,25 +49,27 @@ class Tokenizer:
     """One model's tokenizer.
 
     vocab_size: the highest id plus one. bos_id: put before everything, None when this tokenizer adds none. eos_id: what
-    ends a turn. pad_id: a filler that masks hide (the eos where the tokenizer names none).
+    ends a turn. pad_id: a filler that masks hide. Who trains further masks it, so it is not the eos where there is another special token
+    for it.
     """
 
     def __init__(self, files: Mapping[str, bytes], name: str = "tokenizer") -> None:
         """Builds it from the contents of its files; `name` is what error messages call it.
 
-        `files` holds tokenizer.json or tokenizer.model (the first counts when both are there, as in transformers) and,
-        if there is one, tokenizer_config.json. Raises UserError when they are broken or name no end of a turn.
+        `files` holds tokenizer.json or tokenizer.model (the first counts when both are there, as in transformers) and what there is of
+        tokenizer_config.json, special_tokens_map.json and added_tokens.json. Raises UserError when they are broken or name no end of a
+        turn.
         """
         kind = next((kind for kind in (JSON_FILE, MODEL_FILE) if kind in files), None)
         if kind is None:
             raise UserError(f"{name}: neither {JSON_FILE} nor {MODEL_FILE} is there; a model needs one of them")
         self.kind, self.name = kind, name
-        self._data = bytes(files[kind])
         # A tokenizer.model beside a tokenizer.json is not read here, but llama.cpp's converter asks for it.
         self._passenger = {MODEL_FILE: bytes(files[MODEL_FILE])} if kind == JSON_FILE and MODEL_FILE in files else {}
-        self._backend: _Backend = (_Json if kind == JSON_FILE else _SentencePiece)(self._data, f"{name}/{kind}")
         given = _json_object(files.get(CONFIG_FILE, b"{}"), f"{name}/{CONFIG_FILE}")
         extra = _json_object(files.get(_SPECIALS_FILE, b"{}"), f"{name}/{_SPECIALS_FILE}")
+        listed = _json_object(files.get(added.FILE, b"{}"), f"{name}/{added.FILE}")
+        self._data, self._backend = self._with_added(bytes(files[kind]), listed, given, extra)
         self.settings = self._settings(given, extra)
         self.vocab_size = self._backend.vocab_size
         eos = self._id("eos_token")
@@ -76,7 +80,10 @@ class Tokenizer:
         if self.settings["add_bos_token"] and self.bos_id is None:
             raise UserError(f"{name}: add_bos_token is true but there is no bos_token; set either in {CONFIG_FILE}")
         pad = self._id("pad_token")
-        self.pad_id: int = eos if pad is None else pad
+        if pad is None or pad == eos:
+            text = added.spare(self._backend.specials, [eos, *([] if self.bos_id is None else [self.bos_id])])
+            pad = eos if text is None else self._backend.specials[text]
+        self.pad_id: int = pad
         names = sorted(self._backend.specials, key=len, reverse=True)  # the longest wins where two begin alike
         self._special_pattern = re.compile("|".join(map(re.escape, names))) if names else None
 
@@ -87,7 +94,7 @@ class Tokenizer:
         if not path.exists():
             raise UserError(f"{path}: no such tokenizer; give {JSON_FILE}, {MODEL_FILE} or a folder with one")
         folder = path if path.is_dir() else path.parent
-        wanted = [CONFIG_FILE, _SPECIALS_FILE] + ([JSON_FILE, MODEL_FILE] if path.is_dir() else [])
+        wanted = [CONFIG_FILE, _SPECIALS_FILE, added.FILE] + ([JSON_FILE, MODEL_FILE] if path.is_dir() else [])
         files = {name: (folder / name).read_bytes() for name in wanted if (folder / name).exists()}
         if not path.is_dir():
             files[JSON_FILE if path.suffix == ".json" else MODEL_FILE] = path.read_bytes()
@@ -98,17 +105,37 @@ class Tokenizer:
         """Every special token's text and id."""
         return dict(self._backend.specials)
 
+    @property
+    def added(self) -> dict[str, int]:
+        """Text and id of the tokens that a text may hold whole though they are not special."""
+        return dict(self._backend.added)
+
+    def without(self, rows: int) -> "Tokenizer | None":
+        """The same without ids from `rows` on, which a model has no row for; None when one of them is a piece of text, or is the eos."""
+        data = added.without(self._data, self.kind == JSON_FILE, rows)
+        if data is None or self.eos_id >= rows or (self.bos_id or 0) >= rows:
+            return None
+        settings = {key: text for key, text in self.settings.items() if key == "add_bos_token" or self.specials[text] < rows}
+        return Tokenizer({**self._passenger, self.kind: data, CONFIG_FILE: json.dumps(settings).encode()}, self.name)
+
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text, without bos; never a special token, whatever the text says."""
         return self._backend.encode(_valid_unicode(text), first=True)
+
+    def encode_alone(self, text: str) -> list[int]:
+        """Ids of ordinary text that nothing stands around, bos first where the tokenizer adds it."""
+        return self.encode_wrapped("", text, "")
 
     def encode_wrapped(self, prefix: str, content: str, suffix: str) -> list[int]:
         """Ids of a wrapped prompt, bos first where the tokenizer adds it.
 
         Special tokens are recognised in prefix and suffix only. Each run of ordinary text between them is encoded as
-        one string, so the ids are those of the whole string as transformers would tokenise it.
+        one string, so the ids are those of the whole string as transformers would tokenise it: a chat template writes the bos into that
+        string, a text alone gets it afterwards.
         """
         start = [] if self.bos_id is None else [self.bos_id]
+        if not prefix and not suffix:
+            return start + self.encode(content)
         return self._encode_pieces([*self.split(prefix), content, *self.split(suffix)], start)
 
     def split(self, text: str) -> list[str | Special]:
@@ -144,6 +171,17 @@ class Tokenizer:
                 ids.append(self._backend.specials[piece.text])
         return ids
 
+    def _with_added(
+        self, data: bytes, listed: Mapping[str, Any], given: Mapping[str, Any], extra: Mapping[str, Any]
+    ) -> tuple[bytes, _Backend]:
+        """The vocabulary's file with what the others add to it, and its reader. Named tokens are special, whatever the vocabulary says."""
+        make, name = (_Json if self.kind == JSON_FILE else _SentencePiece), f"{self.name}/{self.kind}"
+        backend = make(data, name)
+        named = [_token_text(given.get(key)) or _token_text(extra.get(key)) for key in _NAMED]
+        found = added.added_tokens(listed, given, extra, [text for text in named if text is not None])
+        changed = (added.into_json if self.kind == JSON_FILE else added.into_model)(data, found, name)
+        return (data, backend) if changed == data else (changed, make(changed, name))
+
     def _settings(self, given: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
         settings: dict[str, Any] = {}
         defaults = self._backend.defaults()
@@ -171,9 +209,9 @@ class _Json:
         # "first" puts the leading ▁ before the first text only, and a special token before it counts as text.
         if _has_first_scheme(value.get("pre_tokenizer")):
             self._later = _from_json({**value, "pre_tokenizer": _without_prefix(value["pre_tokenizer"])}, name)
-        self.specials = {
-            token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special
-        }
+        tokens = self._tokenizer.get_added_tokens_decoder().items()
+        self.specials = {token.content: i for i, token in tokens if token.special}
+        self.added = {token.content: i for i, token in tokens if not token.special}
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode(self, text: str, first: bool) -> list[int]:
@@ -201,6 +239,7 @@ class _SentencePiece:
         ids = range(self.vocab_size)
         special = [i for i in ids if self._processor.is_control(i) or self._processor.is_unknown(i)]
         self.specials = {self._processor.id_to_piece(i): i for i in special}
+        self.added = added.user_defined(data)
         self._special_ids = frozenset(special)
 
     def encode(self, text: str, first: bool) -> list[int]:

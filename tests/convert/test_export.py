@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 
 from humpback.commands import convert as command
 from humpback.convert import sources, tensorfiles
@@ -81,6 +82,17 @@ def test_a_tokenizer_model_beside_a_tokenizer_json_travels_along(tiny, run):
     command.convert(str(run / "hf"), str(run / "again"))
     assert (run / "again" / MODEL_FILE).read_bytes() == b"only others read it"
     assert sources.open_source(str(run / "again")).tokenizer.encode("hello 12") == tiny.tokenizer().encode("hello 12")
+
+
+def test_a_tokenizer_model_of_another_tokenizer_stays_behind(tiny, run, capsys):
+    proto = sentencepiece_model_pb2.ModelProto()
+    for piece in ("<unk>", "▁"):
+        proto.pieces.add(piece=piece)
+    files = tiny.tokenizer().files() | {MODEL_FILE: proto.SerializeToString()}
+    info = folders.read_info(run / "forward-1")
+    folders.save_model(run / "two", info, tiny.params(info.config), Tokenizer(files))
+    command.convert(str(run / "two"), str(run / "hf"), "huggingface")
+    assert not (run / "hf" / MODEL_FILE).exists() and "tokenizer.model has other pieces" in capsys.readouterr().out
 
 
 def test_pytorch_files_without_pytorch(run, monkeypatch):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from humpback.commands import convert as command
-from humpback.convert import huggingface, sources
+from humpback.convert import recognition, sources
 from humpback.convert.lazy_model import LazyParams
 from humpback.errors import UserError
 from humpback.models import folders
@@ -126,7 +126,7 @@ def test_an_interrupted_conversion_is_not_a_model_and_can_be_completed(tiny, mod
     publish = folders.storage.publish
 
     def fail(name, data, **more):
-        if str(name).endswith(folders.CHECKSUMS) or str(name).endswith(huggingface.CONFIG):
+        if str(name).endswith(folders.CHECKSUMS) or str(name).endswith(recognition.CONFIG):
             raise KeyboardInterrupt
         return publish(name, data, **more)
 
