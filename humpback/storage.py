@@ -43,7 +43,7 @@ def publish(path: PathLike, data: bytes | str | Iterable[bytes | memoryview], *,
     """Writes a whole file once and returns the sha256 of its bytes as hex digits.
 
     A file that is already there with the same bytes counts as done. One with other bytes raises FileExistsError unless `replace`,
-    which is only for what derives from everything else (summary.json, timing.json, report.md), config.json and caches.
+    which is only for what derives from everything else (summary.json, timing.json, report.md, report.html), config.json and caches.
     """
     chunks = _chunks(data)
     target = epath.Path(path)

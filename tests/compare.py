@@ -8,7 +8,7 @@ import numpy as np
 from humpback.models import folders
 
 # Times, rates and hosts; what is compiled and what ran; Orbax's own files, whose names are random, are compared as tensors.
-_IGNORED_NAMES = ("timing.json", "checksums.json", "report.md", "lock", "digests.json")
+_IGNORED_NAMES = ("timing.json", "checksums.json", "report.md", "report.html", "lock", "digests.json")
 _IGNORED_FOLDERS = ("metrics", "events", "weights", "compilation_cache", "sources", "logs")
 
 

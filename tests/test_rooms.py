@@ -17,7 +17,7 @@ digests
 records config keys distributed tokens evaluation locks
 progress corpus datasets models
 convert decoding training export
-planning pages
+planning pages report
 stages
 commands api
 __init__

@@ -5,6 +5,8 @@ Every call makes one folder of the run, skips it when it is complete, and contin
 
 from absl import flags
 
+from humpback import distributed
+from humpback.report.write import write
 from humpback.stages import commandline
 from humpback.stages.augment import augment
 from humpback.stages.base import convert_base
@@ -32,6 +34,7 @@ def run_all(run: Run, strict: bool = False) -> None:
         curate(run, iteration)  # A^(t): M_{t-1} rates A, the best are kept
         finetune(run, "forward", iteration)  # M_t: the base, again, on seed and A^(t)
     summarize(run)
+    distributed.by_first("report", lambda: write(run.workdir) and None)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def manifest(folder: pathlib.Path, counts: dict, config: dict | None = None, fil
     """A stage that is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
-    text = {"config": config or {}, "config_sha256": "0" * 64, "counts": counts, "dropped": {}, "files": digests, "inputs": {}, **more}
+    text = {"config": config or {}, "config_sha256": "0" * 64, "counts": counts, "dropped": {}, "files": digests, "inputs": {}} | more
     (folder / "manifest.json").write_text(json.dumps(text))
 
 
@@ -53,3 +53,41 @@ def make(run: pathlib.Path, count: int = 8, extra: list[Example] = ()) -> pathli
     files = write_shards(run / "curated-2", "curated", chosen, len(chosen))
     manifest(run / "curated-2", {"selected": len(chosen)}, files=files)
     return run / "curated-2"
+
+
+HOSTILE = "<script>alert(1)</script> </style> javascript:alert(2) \u202eright to left\u202c שלום \"'><img src=http://x/y.png>"
+
+
+def full(run: pathlib.Path) -> pathlib.Path:
+    """A run with two rounds of ratings; one candidate is an echo, one has no rating, and of one all that a page says is hostile."""
+    found = cut()[:24]
+    found[6] = Segment(found[6].id, HOSTILE + found[6].text, HOSTILE, (HOSTILE, "<b>h</b>"), "javascript:alert(3)", HOSTILE, 0, 9)
+    candidates = [Candidate(s.id, s, f"Tell me about {s.header}.", "echo" if n == 5 else "", "myx", 7) for n, s in enumerate(found)]
+    for t in (1, 2):
+        rows = []
+        for n, candidate in enumerate(candidates):
+            score = None if candidate.reason or (n == 7 and t == 1) else 1 + n * (1 + 3 * t) % 9 / 2
+            why = candidate.reason or ("" if score is not None else "no valid rating")
+            rows.append(Rated(candidate.id, candidate, score, (score,), (f"{HOSTILE} Score: {score}",), (), why, f"m{t - 1}", 7))
+        chosen = [example(row) for row in rows if row.score is not None and row.score >= 4]
+        manifest(run / f"ratings-{t}", {"asked": 23}, files=write_shards(run / f"ratings-{t}", "ratings", rows, len(rows)))
+        manifest(run / f"curated-{t}", {"selected": len(chosen)}, files=write_shards(run / f"curated-{t}", "curated", chosen, len(chosen)))
+    manifest(run / "candidates", {"out": 24}, files=write_shards(run / "candidates", "candidates", candidates, len(candidates)))
+    pairs = [Example(f"{n:016x}", f"What is the number {n}?", f"It is the number {n} of {n}.", "seed", f"s:{n}") for n in range(9)]
+    manifest(run / "seed", {"train": 9}, files=write_shards(run / "seed", "seed", pairs, len(pairs)))
+    manifest(run / "segments", {"pages": 48, "segments": 24}, dropped={"too short": 3, "contaminated": 2})
+    samples = {"too short": [{"header": HOSTILE, "text": HOSTILE, "url": HOSTILE, "source": "s", "start": 0, "end": 1}]}
+    (run / "segments" / "samples.json").write_text(json.dumps(samples))
+    for name in ("backward", "forward-0"):
+        models = ["base", name]
+        pairs_of = [(place, model, n) for place, model in enumerate(models) for n in range(4)]
+        rows = [{"id": f"{n:016x}", "model": model, "nats": 10.0 + n - 2 * place, "tokens": 5 + n} for place, model, n in pairs_of]
+        manifest(run / name, {"examples": 9})
+        (run / name / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run / name / "metrics").mkdir()
+        for part, steps in enumerate(((1, 2, 3), (3, 4))):  # step 3 was done again
+            lines = [json.dumps({"step": step, "loss": 4.0 / step + part}) + "\n" for step in steps]
+            (run / name / "metrics" / f"metrics-{part:05d}.jsonl").write_text("".join(lines))
+        (run / name / "timing.json").write_text(json.dumps({"seconds": 12.5, "tokens": 1000, "tokens_per_second": 80.0, "devices": 1}))
+    (run / "config.json").write_text('{"seed": 3}')
+    return run

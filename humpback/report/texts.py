@@ -1,0 +1,139 @@
+"""What a page shows of texts: unique trigrams and repeated instructions of samples of the same size, examples, and what was dropped."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from humpback import storage
+from humpback.decoding.parts import number_of
+from humpback.records import Candidate, Example, Rated, read_shards
+
+_SAMPLE = 10_000  # pairs of a set, at most
+_BYTES = 10_000_000  # of examples' texts
+_EXTREMES, _RANDOM, _OF_A_REASON = 5, 10, 3
+_WORD = re.compile(r"\w+")
+
+Draw = Callable[[Any, str], np.ndarray]
+Pair = tuple[str, str, str]  # id, instruction, response
+
+
+def trigrams(run: epath.Path, done: Mapping[str, Any], sets: Mapping[str, Any], draw: Draw) -> dict[str, Any] | None:
+    """Of equally many pairs of each set: word trigrams, how many of them differ, and instructions that another one repeats."""
+    sizes = [len(one.ids) for one in sets.values() if len(one.ids)]
+    if not sizes:
+        return None
+    size = min(_SAMPLE, *sizes)
+    rows = {}
+    for name, one in sets.items():
+        chosen = set(draw(one.ids, f"report trigrams {name}")[:size].tolist())
+        found: dict[str, set[tuple[str, ...]]] = {"instruction": set(), "response": set()}
+        totals: Counter[str] = Counter()
+        said: Counter[str] = Counter()
+        for record_id, instruction, response in _pairs(run, name):
+            if number_of(record_id) not in chosen:
+                continue
+            said[" ".join(_WORD.findall(instruction.lower()))] += 1
+            for field, text in (("instruction", instruction), ("response", response)):
+                words = _WORD.findall(text.lower())
+                grams = list(zip(words, words[1:], words[2:], strict=False))
+                totals[field] += len(grams)
+                found[field].update(grams)
+        rows[name] = {
+            field: {"trigrams": totals[field], "unique": len(grams), "share": len(grams) / totals[field] if totals[field] else None}
+            for field, grams in found.items()
+        } | {"repeated_instructions": said.total() - len(said)}
+    return {"pairs_of_each_set": size, "sets": rows}
+
+
+def _pairs(run: epath.Path, name: str) -> Iterator[Pair]:
+    if name == "candidates":
+        for candidate in read_shards(run / name, name, Candidate):
+            if not candidate.reason:
+                yield candidate.id, candidate.instruction, candidate.segment.text
+        return
+    for example in read_shards(run / name, name.partition("-")[0], Example):
+        yield example.id, example.instruction, example.response
+
+
+def examples(
+    run: epath.Path, done: Mapping[str, Any], sets: Mapping[str, Any], scored: Mapping[int, Any], draw: Draw
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]], dict[str, Any] | None]:
+    """(candidates to be shown, samples of what was dropped by stage and reason, what the page's JSON says of them).
+
+    Shown are the five that the last judge rated best and worst, ten drawn by chance, and as many more, in the same order of chance, as
+    find room: all of a small run.
+    """
+    dropped = {f"segments: {reason}": rows[:_OF_A_REASON] for reason, rows in _samples(run).items()} if "segments" in done else {}
+    if "candidates" not in done:
+        return [], dropped, None
+    last = scored[max(scored)] if scored else None
+    best, worst = (_first(last, sign) if last else [] for sign in (-1, 1))
+    ids: list[int] = []
+    reasons: Counter[str] = Counter()
+    for candidate in read_shards(run / "candidates", "candidates", Candidate):
+        ids.append(number_of(candidate.id))
+        if candidate.reason:
+            reasons[candidate.reason] += 1
+            if reasons[candidate.reason] <= _OF_A_REASON:
+                dropped.setdefault(f"candidates: {candidate.reason}", []).append(_of_candidate(candidate))
+    shuffled = draw(ids, "report examples").tolist()
+    wanted = list(dict.fromkeys([*best, *worst, *shuffled[: _SAMPLE]]))
+    found = _read(run, scored, set(wanted))
+    shown, room = [], _BYTES
+    for number in wanted:
+        row = found[number]
+        room -= sum(len(value.encode("utf-8", "replace")) for value in (row["instruction"], row["text"], *row["texts"].values()))
+        if room < 0:
+            break
+        shown.append(row)
+    named = {
+        "best": [f"{number:016x}" for number in best], "worst": [f"{number:016x}" for number in worst],
+        "random": [f"{number:016x}" for number in shuffled[:_RANDOM]], "shown": len(shown), "of": len(ids),
+        "scores": {row["id"]: row["scores"] for row in shown},
+    }  # fmt: skip
+    return shown, dropped, named
+
+
+def _first(rated: Any, sign: int) -> list[int]:
+    """The ids of the lowest scores times `sign`, ties by id."""
+    numbers = np.array(rated.texts.ids, np.uint64)
+    return [int(numbers[place]) for place in np.lexsort((numbers, sign * np.array(rated.scores)))[:_EXTREMES]]
+
+
+def _read(run: epath.Path, scored: Mapping[int, Any], wanted: set[int]) -> dict[int, dict[str, Any]]:
+    """The wanted candidates, with each iteration's score, rating text and reason."""
+    found = {
+        number_of(candidate.id): _of_candidate(candidate)
+        for candidate in read_shards(run / "candidates", "candidates", Candidate)
+        if number_of(candidate.id) in wanted
+    }
+    for t in scored:
+        for rated in read_shards(run / f"ratings-{t}", "ratings", Rated):
+            if (row := found.get(number_of(rated.id))) is not None:
+                row["scores"][str(t)] = rated.score
+                row["texts"][str(t)] = "\n\n".join(rated.texts)
+                row["why"][str(t)] = rated.reason
+        if (run / f"curated-{t}" / "manifest.json").exists():
+            for example in read_shards(run / f"curated-{t}", "curated", Example):
+                if (row := found.get(number_of(example.id))) is not None:
+                    row["curated"].append(t)
+    return found
+
+
+def _of_candidate(candidate: Candidate) -> dict[str, Any]:
+    segment = candidate.segment
+    return {
+        "id": candidate.id, "instruction": candidate.instruction, "text": segment.text, "header": " › ".join(segment.header_path),
+        "url": segment.url, "place": f"{segment.source}, bytes {segment.start} to {segment.end}", "reason": candidate.reason,
+        "scores": {}, "texts": {}, "why": {}, "curated": [],
+    }  # fmt: skip
+
+
+def _samples(run: epath.Path) -> dict[str, list[dict[str, Any]]]:
+    """What the segment stage kept of what it dropped, by reason."""
+    file = run / "segments" / "samples.json"
+    return storage.read_json(file) if file.exists() else {}
