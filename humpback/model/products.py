@@ -1,4 +1,7 @@
-"""Matrix products, each the way its backend does it fastest; which way is decided here, what a CPU does stands in cpu.py."""
+"""Matrix products, each the way its backend does it fastest; which way is decided here, what a CPU does stands in cpu.py.
+
+Of float32 they are products of float32: a TPU left to itself rounds the operands to bfloat16.
+"""
 
 import functools
 from typing import Any
@@ -13,9 +16,13 @@ from humpback.model import cpu
 SAVED = "product"
 
 
+def _einsum(equation: str, a: jax.Array, b: jax.Array, **options: Any) -> jax.Array:
+    return jnp.einsum(equation, a, b, precision=lax.Precision.HIGHEST if a.dtype == jnp.float32 else None, **options)
+
+
 def einsum(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     """Multiplies two arrays of one dtype by jnp.einsum, summed up and returned in float32."""
-    plain = functools.partial(jnp.einsum, equation, preferred_element_type=jnp.float32)
+    plain = functools.partial(_einsum, equation, preferred_element_type=jnp.float32)
     if a.dtype != jnp.bfloat16:
         return plain(a, b)
     return lax.platform_dependent(a, b, cpu=functools.partial(cpu.einsum, equation), default=plain)
@@ -23,7 +30,7 @@ def einsum(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 def crossed(a_RI: jax.Array, b_RO: jax.Array) -> jax.Array:
     """Multiplies to aᵀ b (…, I, O) float32, for each matrix in the leading axes: what gradients are."""
-    plain = functools.partial(jnp.einsum, "...ri,...ro->...io", preferred_element_type=jnp.float32)
+    plain = functools.partial(_einsum, "...ri,...ro->...io", preferred_element_type=jnp.float32)
     if a_RI.dtype != jnp.bfloat16:
         return plain(a_RI, b_RO)
     return lax.platform_dependent(a_RI, b_RO, cpu=cpu.crossed, default=plain)
@@ -32,7 +39,7 @@ def crossed(a_RI: jax.Array, b_RO: jax.Array) -> jax.Array:
 def _matmul(equation: str, a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:
     """Multiplies two arrays of one dtype to `dtype`. Elsewhere than on a CPU the product comes out in theirs first: what is summed
     up over devices is sent in that."""
-    plain = lambda a, b: jnp.einsum(equation, a, b).astype(dtype)  # noqa: E731
+    plain = lambda a, b: _einsum(equation, a, b).astype(dtype)  # noqa: E731
     if a.dtype != jnp.bfloat16:
         return plain(a, b)
     return lax.platform_dependent(a, b, cpu=lambda a, b: cpu.einsum(equation, a, b).astype(dtype), default=plain)
