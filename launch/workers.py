@@ -83,11 +83,12 @@ def source() -> Iterator[tuple[str, str]]:
         yield file.name, f"{record['commit'][:12]}-{digest.hexdigest()[:12]}"
 
 
-# The images' own Python may be 3.10; uv then brings one (docs.astral.sh/uv/guides/install-python, …/reference/cli, "uv python find").
+# The images' own Python may be 3.10, and libtpu for any below 3.12 is too old; uv then brings one (docs.astral.sh/uv/guides/
+# install-python, …/reference/cli, "uv python find").
 SETUP = """set -e; mkdir -p humpback; cd humpback; rm -f .setup-done
 find . -mindepth 1 -maxdepth 1 ! -name '.venv*' ! -name runs -exec rm -rf {{}} +
 tar -xzf ../humpback.tar.gz
-if ! "${{PYTHON:-python3}}" -c "import sys, ensurepip; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then
+if ! "${{PYTHON:-python3}}" -c "import sys, ensurepip; sys.exit(sys.version_info < (3, 12))" 2>/dev/null; then
   python3 -m pip install --user --quiet uv; python3 -m uv python install --quiet 3.13
   export PYTHON="$(python3 -m uv python find --managed-python --system 3.13)"
 fi

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import sys
 
 import jax
 from absl import flags
@@ -60,7 +61,8 @@ def _record(run: Run) -> None:
 
 def keep_programs(folder: storage.PathLike) -> None:
     """Lets what was compiled once be read by the next process that needs it: after a preemption, for the other stages of a shape, for
-    the next start of a command."""
+    the next start of a command. UserError on a TPU whose compiler is too old."""
+    check_python(jax.default_backend())
     if not getattr(jax.config, _CACHE_OPTION):  # JAX_COMPILATION_CACHE_DIR names another one
         jax.config.update(_CACHE_OPTION, os.path.join(folder, _processor()))
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # GPUs' own; their path would be part of every key
@@ -68,6 +70,16 @@ def keep_programs(folder: storage.PathLike) -> None:
         # All processes of a simulated pod read what the first, the only one that JAX lets write, has compiled. A CPU's key has the
         # process' own view of the devices; without it the same program has the same key in all.
         internals.share_cache_keys()
+
+
+def check_python(backend: str) -> None:
+    """UserError for a TPU with a Python for which there is no libtpu that keeps a cache where it lies."""
+    if backend == "tpu" and sys.version_info < (3, 12):
+        version = ".".join(map(str, sys.version_info[:3]))
+        raise UserError(
+            f"Python {version} on a TPU: the newest libtpu for it copies every cache while it decodes; use 3.12 or newer, as "
+            "`launch/tpu.py setup` does, or by hand: PYTHON=/path/to/python3.13 launch/quickstart.sh makes .venv with it"
+        )
 
 
 def _processor() -> str:

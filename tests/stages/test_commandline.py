@@ -7,6 +7,8 @@ from jax._src import cache_key, monitoring
 from jax.experimental.compilation_cache import compilation_cache
 
 from humpback import internals
+from humpback.errors import UserError
+from humpback.stages import commandline
 
 
 @pytest.fixture
@@ -46,3 +48,15 @@ def test_a_program_for_another_device_is_found(cache, shared):
         monitoring.unregister_event_listener(listen)
     assert [float(x) for x in made] == [7.0, 7.0]
     assert ("/jax/compilation_cache/cache_hits" in events) == shared
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "refused"), [("tpu", (3, 11, 7), True), ("tpu", (3, 12, 1), False), ("cpu", (3, 11, 7), False)]
+)
+def test_a_tpu_wants_a_python_with_a_new_compiler(monkeypatch, backend, version, refused):
+    monkeypatch.setattr(commandline.sys, "version_info", version)
+    if refused:
+        with pytest.raises(UserError, match=r"Python 3\.11\.7 on a TPU: .* use 3\.12 or newer"):
+            commandline.check_python(backend)
+    else:
+        commandline.check_python(backend)
