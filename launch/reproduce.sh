@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The paper, top to bottom, on Cloud TPUs, from a laptop with gcloud:
 #   launch/reproduce.sh CONFIG --bucket=gs://BUCKET --weights=PATH --seed=FILE --pages=FOLDER --zone=ZONE --type=TYPE [tpu.py's flags]
+#     --config.FIELD=VALUE changes a field of CONFIG, now or for what is left of a run
 #   launch/reproduce.sh --rehearse [WORKDIR]     the same steps on this machine: two processes, tiny weights, a dozen pages
 # CONFIG is a file of configs/: llama_7b llama_13b llama_33b llama_65b llama2_7b llama2_13b llama2_70b llama3_8b llama3_70b.
 # PATH: its weights as Hugging Face has them. FILE: Open Assistant's trees (2023-04-12_oasst_ready.trees.jsonl.gz). FOLDER: HTML pages.
@@ -9,7 +10,7 @@ set -euo pipefail
 # shellcheck source=SCRIPTDIR/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-config='' bucket='' weights='' seed='' pages='' rehearse='' dry_run='' where=() fields=()
+config='' bucket='' weights='' seed='' pages='' rehearse='' dry_run='' where=() fields=() own=()
 for argument in "$@"; do
   case $argument in
     --rehearse) rehearse=1 ;;
@@ -18,7 +19,9 @@ for argument in "$@"; do
     --weights=*) weights=${argument#*=} ;;
     --seed=*) seed=${argument#*=} ;;
     --pages=*) pages=${argument#*=} ;;
-    -h | --help) sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}" && exit ;;
+    --config.*=*) own+=("${argument#--config.}") ;;
+    --config*) die "$argument: CONFIG is named without a flag, and a field with --config.FIELD=VALUE; see $0 --help" ;;
+    -h | --help) sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}" && exit ;;
     --*) where+=("$argument") ;;
     *)
       [[ -z $config ]] || die "$argument: one CONFIG is enough; see $0 --help"
@@ -83,7 +86,7 @@ there "$inputs/seed/${seed##*/}" || step "the human pairs" "${copy[@]}" "$seed" 
 # the slices are deleted at the end.
 arguments=("--config=configs/$config.py" "--workdir=$run" "--config.base.source=$base"
   "--config.seed_pairs.source=$inputs/seed/${seed##*/}" "--config.segments.input=$inputs/pages")
-for field in ${fields[@]+"${fields[@]}"}; do arguments+=("--config.$field"); done
+for field in ${fields[@]+"${fields[@]}"} ${own[@]+"${own[@]}"}; do arguments+=("--config.$field"); done
 step "the method, on all workers" "${pod[@]}" run "${arguments[@]}"
 # What came out, in the form of the paper's tables: lengths, ratings, overlap, held-out likelihoods of every model.
 step "the report" "${show[@]}" "$run/report.md"

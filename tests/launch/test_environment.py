@@ -355,7 +355,8 @@ def test_reproduce(repository, tmp_path):
     gcloud.chmod(0o755)
     path = f"{gcloud.parent}:{os.environ['PATH']}"
     given = ["--bucket=gs://b", "--weights=w", "--seed=s/x.jsonl", "--pages=p"]
-    result, calls = launch(repository, "reproduce.sh", "llama_7b", *given, "--zone=z", "--type=v4-32", PATH=path)
+    more = ["--zone=z", "--type=v4-32", "--config.decoding.slots=16"]
+    result, calls = launch(repository, "reproduce.sh", "llama_7b", *given, *more, PATH=path)
     assert result.returncode == 0, result.stderr
     run = "run --config=configs/llama_7b.py --workdir=gs://b/llama_7b --config.base.source=gs://b/inputs/llama_7b-base"
     assert [call for call in calls if " ls " not in call] == [
@@ -363,11 +364,12 @@ def test_reproduce(repository, tmp_path):
         "gcloud storage cp s/x.jsonl gs://b/inputs/seed/",
         "gcloud storage rsync --recursive p gs://b/inputs/pages",
         f"supervise --name=humpback-llama-7b --zone=z --type=v4-32 -- {run} --config.seed_pairs.source=gs://b/inputs/seed/x.jsonl "
-        "--config.segments.input=gs://b/inputs/pages",
+        "--config.segments.input=gs://b/inputs/pages --config.decoding.slots=16",
         "gcloud storage cat gs://b/llama_7b/report.md",
         "humpback convert --source=gs://b/llama_7b/forward-2 --target=runs/llama_7b-huggingface --to_format=huggingface",
     ]
-    for wrong, message in ((["llama_7b"], "--bucket is missing"), (["nobody", *given], "no configs/nobody.py")):
+    wrongs = [(["llama_7b"], "--bucket is missing"), (["nobody", *given], "no configs/nobody.py")]
+    for wrong, message in (*wrongs, (["--config=x", *given], "CONFIG is named without a flag")):
         result, calls = launch(repository, "reproduce.sh", *wrong, PATH=path)
         assert result.returncode == 1 and message in result.stderr and not calls
     result, calls = launch(repository, "reproduce.sh", "llama_7b", *given, PATH=path, FAKE_RUN="fails")
