@@ -126,6 +126,8 @@ def is_navigation(header: str, navigation: str = "", language: str = "en") -> bo
         return True
     anywhere, spoken_of = _phrases(language)
     said = " ".join(words)
+    if words and words[-1] in wordlists.NEWSLETTERS:
+        return True
     if anywhere.search(said) or (spoken_of.search(said) if len(words) <= _FEW_WORDS else spoken_of.match(said)):
         return True
     return any(f" {' '.join(_WORD.findall(phrase.casefold()))} " in f" {said} " for phrase in navigation.split(",") if phrase.strip())

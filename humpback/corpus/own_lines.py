@@ -22,10 +22,12 @@ _FEW_WORDS = 4  # of a label
 _KEYS = re.compile(r"\w\+\w| - | [>→] ")  # keys and menus to choose
 _MAX_CAPITALS = 30  # characters of a label all in upper case
 _MAX_ITEM = 40  # characters of an item in a list of the page's own
+_MAX_QUOTE = 250  # of one that is drawn out of a text
 _MAX_SENTENCE = 300  # characters of an invitation
 _SET_APART = re.compile(rf"- |{ORDINAL}|: |\||>| |```")  # lists, definitions, tables, quotations, code
 _ENDS = (".", "?", "!", ":", ";", ",", "”", '"', ")", "…")
 _LINK, _LONG_LINK = 0.95, 20  # share and number of a paragraph's characters that are a link
+_MOST_LINKS = 0.7  # of a list's items
 _LABEL = re.compile(r"[^:.\n]{1,60}:\s+")
 _DAY_FIRST = re.compile(r"\d{1,2}\. [^\W\d]+ \d{4}\b")  # which begins as an item does
 _COUNTED = re.compile(r".{1,40} \([\d.,]+\)")  # "Recipes (12)"
@@ -57,7 +59,7 @@ def without_own_lines(items: list[Item], language: str, title: str = "") -> tupl
     own = _Patterns.of(language)
     parts = [part.strip().casefold() for part in re.split(r"\s[|–—·»-]\s|\s?\|\s?", title)]
     sites = frozenset([*parts, *(part.partition(".")[0] for part in parts if _DOMAIN.fullmatch(part))])
-    kept = _without_closing(_without_lines(_without_lists(items, own), own, sites), own)
+    kept = without_closing(_without_lines(_without_pull_quotes(_without_lists(items, own)), own, sites), language)
     return kept, _characters(items) - _characters(kept)
 
 
@@ -75,7 +77,9 @@ def _without_lists(items: list[Item], own: "_Patterns") -> list[Item]:
             continue
         if run:
             announced = bool(kept) and type(kept[-1]) is Block and kept[-1].text.endswith(":")
-            links = not announced and all(block.linked >= _LINK * (len(block.text) - 2) and "\n" not in block.text for block in run)
+            linked = sum(block.linked >= _LINK * (len(block.text) - 2) and "\n" not in block.text for block in run)
+            others = [block for block in run if block.linked < _LINK * (len(block.text) - 2)]
+            links = not announced and linked >= _MOST_LINKS * len(run) and all(len(block.text) <= _MAX_ITEM for block in others)
             short = max(len(block.text) for block in run) <= _MAX_ITEM
             if not links and not (short and own.is_list([block.text[2:] for block in run])):
                 kept += run
@@ -85,6 +89,16 @@ def _without_lists(items: list[Item], own: "_Patterns") -> list[Item]:
         if item is not None:
             kept.append(item)
     return kept
+
+
+def _without_pull_quotes(items: list[Item]) -> list[Item]:
+    """Without short quotations of what the page itself says elsewhere."""
+    quotes = [item for item in items if type(item) is Block and item.text.startswith("> ") and len(item.text) <= _MAX_QUOTE]
+    if not quotes:
+        return items
+    rest = "\n".join(item.text for item in items if type(item) is Block and not item.text.startswith("> "))
+    again = {id(quote) for quote in quotes if len(quote.text) > _LONG_LINK and quote.text[2:].strip(" .,“”\"'‘’") in rest}
+    return [item for item in items if id(item) not in again]
 
 
 def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -> list[Item]:
@@ -121,8 +135,9 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
     return kept
 
 
-def _without_closing(items: list[Item], own: "_Patterns") -> list[Item]:
-    """Without invitations, and labels of what is not there, at the end of what stands below a header."""
+def without_closing(items: list[Item], language: str) -> list[Item]:
+    """Items without invitations, signatures, and labels of what is not there, at the end of what stands below a header."""
+    own = _Patterns.of(language)
     kept: list[Item] = []
     for position in range(len(items) - 1, -1, -1):
         item = items[position]

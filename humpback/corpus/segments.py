@@ -21,7 +21,7 @@ from humpback.corpus.charset import decode
 from humpback.corpus.dialects import as_html
 from humpback.corpus.items import Block, Edge, Header, Item
 from humpback.corpus.lists import ORDINAL
-from humpback.corpus.own_lines import without_own_lines
+from humpback.corpus.own_lines import without_closing, without_own_lines
 from humpback.corpus.text import to_items
 from humpback.records import Page, Segment, record_id
 
@@ -36,6 +36,7 @@ _LINKS_ONLY = 0.9  # of a sentence's characters
 _MAX_LABEL = 30  # characters of a label ("See also")
 _MARKER = re.compile(rf"^[ >:]*(?:- |{ORDINAL})?")
 _NUMBERED = re.compile(r"\d+(?:\.\d+)*\.?\s+(.*)")
+_LONG_TITLE = 10  # characters
 _HEAD = 10_000  # characters in which a page says what it is
 _IS_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*|(?><!--.*?-->)\s*)*<(?:!doctype html|html|head|body)[\s>]", re.IGNORECASE | re.DOTALL)
 _OPEN = "never closed"  # a fence of Markdown, a comment
@@ -74,6 +75,7 @@ class Tree:
     length: int = 0
     navigation: bool = False
     is_open: bool = False  # whether something in it is never closed, and has swallowed what follows
+    outer: bool = False  # whether the page's title is the first thing in it
     items: list[Item] = field(default_factory=list, repr=False)
     skips: dict[int, int] = field(default_factory=dict, repr=False)  # start → end of the page's navigation trees
     hollow: set[int] = field(default_factory=set, repr=False)  # positions of the page's headers with nothing below
@@ -142,9 +144,14 @@ def _cut_html(
     if reason := filters.language_reason(page.language or _declared_language(parser, html), cfg.language):
         raise PageDropped(reason)
     navigates = functools.partial(filters.is_navigation, navigation=cfg.navigation, language=cfg.language)
-    items = _without_trailing_links(to_items(parser, navigates, cfg.language, counts), cfg.language)
+    every = to_items(parser, navigates, cfg.language, counts)
+    items = _without_trailing_links(every, cfg.language)
+    if len(items) < len(every):  # then other lines end the texts
+        items = without_closing(items, cfg.language)
     trees = build_trees(items, navigates)
-    if not trees:
+    if trees:
+        _mark_outer(trees, parser)
+    else:
         reason = "headers left out" if parser.css_first(_ANY_HEADER) is not None else _OPEN if is_open else "no header"
         trees = [_whole(items, cfg, counts, kind, reason)]
     last = max((position for position, item in enumerate(items) if isinstance(item, Block)), default=0) if is_open else 0
@@ -184,10 +191,27 @@ def _without_trailing_links(items: list[Item], language: str) -> list[Item]:
     return kept[::-1]
 
 
+def _title(parser: LexborHTMLParser) -> str:
+    node = parser.css_first("head > title")
+    return " ".join(node.text().split()).strip(" -–—|·»") if node is not None else ""
+
+
+def _mark_outer(trees: list[Tree], parser: LexborHTMLParser) -> None:
+    """Marks the trees around the one that has the page's title for its header, with nothing before it: a section's, or the site's."""
+    if not any(tree.parent is not None and tree.parent.start == tree.start - 1 for tree in trees):
+        return
+    title = _title(parser).casefold()
+    for tree in trees:
+        if len(tree.header) >= _LONG_TITLE and title.startswith(tree.header.casefold()):
+            inner, outer = tree, tree.parent
+            while outer is not None and outer.start == inner.start - 1:
+                outer.outer = True
+                inner, outer = outer, outer.parent
+
+
 def _name(trees: list[Tree], parser: LexborHTMLParser) -> None:
     """Puts the page's title before the path of headers that say nothing by themselves, or are numbered parts of what the title names."""
-    node = parser.css_first("head > title")
-    title = " ".join(node.text().split()).strip(" -–—|·»") if node is not None else ""
+    title = _title(parser)
     for tree in trees:
         top = _NUMBERED.match(tree.header_path[0]) if tree.header_path else None
         if title and ((top and top[1] not in title) or all(map(filters.is_generic, tree.header_path))):
@@ -292,7 +316,7 @@ def choose(
         text, code, share = "", "", 0.0
         reason = filters.header_reason(tree.header, cfg.navigation, cfg.language) if tree.level else ""
         reason = reason or filters.length_reason(tree.length, cfg)
-        if not reason and tree.level and all(map(filters.is_generic, tree.header_path)):
+        if not reason and tree.level and (tree.outer or all(map(filters.is_generic, tree.header_path))):
             reason = "generic header"
         reason = reason or (_OPEN if tree.is_open else "")
         if not reason:

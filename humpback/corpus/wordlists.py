@@ -83,6 +83,8 @@ SPOKEN_OF: dict[str, frozenset[str]] = {
         "inhoudsopgave, hoofdmenu, privacybeleid, cookiebeleid, algemene voorwaarden, winkelwagen, zoekresultaten",
     }.items()
 }
+# A header that ends with one of these invites to it.
+NEWSLETTERS = frozenset(("newsletter", "newsletters", "infolettre", "nieuwsbrief"))
 # A header that is nothing but one of these (digits and punctuation apart: "12 Comments") is navigation.
 NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
     "en": (
@@ -168,7 +170,7 @@ PAYWALLS = (
 # What is shown, when a text announces it.
 SHOWN = (
     "code|snippet|command|script|output|query|listing|image|photo|video|tweet|chart|graph|map|diagram|screenshot|screen shot|graphic"
-    "|infographic|following \\w+|module|trailer|clip|gallery|figure|illustration|table"
+    "|infographic|following \\w+|ways|module|trailer|clip|gallery|figure|illustration|table"
 )
 # What authors write where their text is not finished.
 UNFINISHED = ("FIXME", "TODO", "TBD")
@@ -244,6 +246,8 @@ REFERS_BACK = {
     ("saw", "seen"): r"\bas (?:we|you)(?: have|[’']ve)? (?:saw|seen)\b",
     ("above", "earlier", "before", "previously"): r"\bwe (?:showed|saw|used|described|discussed|mentioned)"
     r" (?:above|earlier|before|previously)\b",
+    ("article", "post"): r"\bin the (?:first|second|last|previous) (?:article|post)\b"
+    r"|\b(?:second|third|fourth|fifth|last|next) (?:article|post) (?:in|of) (?:a|the|this|our|my) series\b",
     ("already", "remember"): r"\bwe(?:(?:'|’| ha)ve)? already (?:talked|discussed|covered|mentioned)\b|\bremember what i said\b",
     ("shown", "described", "discussed", "covered", "reviewed", "summarized"): r"\b(?:we(?: have|[’']ve)"
     r"|this (?:article|chapter|document|page|section|tutorial) has) (?:shown|described|discussed|covered|reviewed|summarized)\b",
@@ -261,9 +265,10 @@ LOOKS_AHEAD = (
     rf"|\b(?:{_PARTS}|documentation|details?|tests?|notes?) below\b{_NOT_IN_PLACE}"
     r"|\b(?:next|following) (?:sections?|chapters?|examples?)\b|\blater in (?:this|the) (?:section|chapter|document|tutorial|manual|book)\b"
     r"|\b(?:next|following) (?:article|post|part|lesson|video)s?\b|\bread on\b|\bi(?:'|’| a)m about to (?:share|cover|show)\b"
+    r"|\bwe(?:'|’| a)re going to (?:cover|look at|talk about|show|explain|discuss)\b|\blet(?:'|’)s get started\W*\Z"
     r"|\bwe(?:'|’| wi)ll (?:return|come back|get back) to\b|\b(?:see|refer to) [^.\n]{1,60} (?:above|below)\b"
 )
-AHEAD_WORDS = ("above", "below", "later", "next", "following", "return", "back", "here", "read", "about")
+AHEAD_WORDS = ("above", "below", "later", "next", "following", "return", "back", "here", "read", "about", "going", "started")
 CONTINUES = (
     r"(?:now|go ahead|going back|another|additionally|alternatively|also|in addition(?=,)|if you followed|next(?=,)|the next|finally"
     r"|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"

@@ -112,3 +112,9 @@ def test_a_paragraph_that_is_a_link_leads_elsewhere() -> None:
     assert [item.text for item in without_own_lines([Block(PROSE, False), Block(link, False, len(link))], "en")[0]] == [PROSE]
     announced = [Block("This is the story of the mill:", False), Block(link, False, len(link))]
     assert without_own_lines(announced, "en")[0] == announced
+
+
+def test_a_quotation_of_the_page_itself_goes() -> None:
+    quotes = [Block("> Knead the dough for ten minutes", False), Block("> It is all in the hands.", False)]
+    items = [Header("Bread", 1), Block(PROSE, False), *quotes]
+    assert without_own_lines(items, "en")[0] == [*items[:2], items[3]]

@@ -255,8 +255,19 @@ def test_a_remark_is_part_of_the_text_around_it() -> None:
 
 
 def test_links_that_lead_on_are_no_text() -> None:
-    html = "<h1>A</h1><p>a</p><ul><li><a href=x>More</a></li></ul><h1>B</h1><p><a href=y>Only</a> here</p><p><a href=z>Next page</a></p>"
-    assert [tree.text for tree in cut(page(html), Segments())[1]] == ["a", "Only here"]
+    html = "<h1>A</h1><p>a</p><ul><li><a href=x>More</a></li></ul><h1>B</h1><p><a href=y>Only</a> bread</p><p><a href=z>Next page</a></p>"
+    assert [tree.text for tree in cut(page(html), Segments())[1]] == ["a", "Only bread"]
+
+
+def test_what_ends_a_text_when_its_links_are_gone() -> None:
+    html = "<h1>A</h1><p>It is so.</p><p>Ann Miller is the editor of The Crumb.</p><ul><li><a href=x>All her pages</a></li></ul>"
+    assert [tree.text for tree in cut(page(html), Segments())[1]] == ["It is so."]
+
+
+def test_the_tree_of_the_title_is_the_page() -> None:
+    html = f"<title>How to bake a loaf | The Crumb</title><h1>Bread &amp; cake</h1><h2>How to bake a loaf</h2>{words(10)}<h3>Rye</h3>{words(5, 10)}"
+    kept, drops = run(html, max_chars=200)
+    assert kept == [("How to bake a loaf", len(words(10)) + len("\n\nRye\n\n") + len(words(5, 10)))] and drops == {"generic header": 1}
 
 
 def test_a_text_that_is_one_quotation_is_written_without_its_signs() -> None:
