@@ -144,8 +144,8 @@ def _sets(run: epath.Path, done: Mapping[str, Any]) -> tuple[dict[str, Texts], C
             if not candidate.reason:
                 sets["candidates"].add(candidate.id, candidate.instruction, candidate.segment.text)
     for name in (name for name in done if name.startswith("curated-")):
-        hosts: Counter[str] = Counter()
         sets[name] = Texts.empty()
+        hosts: Counter[str] = Counter()
         for example in read_shards(run / name, "curated", Example):
             sets[name].add(example.id, example.instruction, example.response)
             hosts[_site(example.source)] += 1
@@ -223,12 +223,14 @@ def _lengths(sets: Mapping[str, Texts], scored: Mapping[int, Scored], rounds: Se
     last = f"curated-{rounds[-1]}" if rounds else ""
     if last in sets:
         every = scored[rounds[-1]].texts
-        row, ids = {record_id: n for n, record_id in enumerate(every.ids)}, set(sets[last].ids)
-        pairs = list(zip(every.ids, every.outputs, strict=True))
-        control = statistics.length_matched([pair for pair in pairs if pair[0] in ids], [pair for pair in pairs if pair[0] not in ids])
-        places = [row[record_id] for record_id in control]
-        columns = ([every.ids[n] for n in places], [every.instructions[n] for n in places], [every.outputs[n] for n in places])
-        shown[f"control for {last}"] = Texts(array("Q", columns[0]), array("l", columns[1]), array("l", columns[2]))
+        ids, outputs = np.array(every.ids, np.uint64), np.array(every.outputs)
+        chosen = np.isin(ids, np.array(sets[last].ids, np.uint64))
+        taken, others = (list(zip(ids[part].tolist(), outputs[part].tolist(), strict=True)) for part in (chosen, ~chosen))
+        control = np.array(statistics.length_matched(taken, others), np.uint64)
+        order = np.argsort(ids)
+        places = order[np.searchsorted(ids, control, sorter=order)].tolist()
+        columns = ([column[n] for n in places] for column in (every.ids, every.instructions, every.outputs))
+        shown[f"control for {last}"] = Texts(*(array(code, column) for code, column in zip("Qll", columns, strict=True)))
     return [
         {
             "set": name, "examples": len(one.ids), "instruction": statistics.mean_sd(one.instructions),

@@ -66,9 +66,7 @@ def agreement(n: Numbers) -> Html | None:
     churn = [
         (f"A^({row['sets'][0]}) → A^({row['sets'][1]})", row["stay"], row["go"], row["come"], number(row["jaccard"])) for row in n["churn"]
     ]
-    if churn:
-        parts.append(table(("curated sets", "stay", "go", "come", "Jaccard"), churn))
-    return join(parts)
+    return join([*parts, table(("curated sets", "stay", "go", "come", "Jaccard"), churn) if churn else None])
 
 
 def lengths(n: Numbers) -> Html | None:
