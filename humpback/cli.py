@@ -66,6 +66,7 @@ COMMANDS = {
     "export": Command(
         "humpback.commands.export", "curated pairs, or answers, as a dataset that others load", "--source=runs/demo/curated-2 --out=pairs"
     ),
+    "review": Command("humpback.commands.review", "label candidates blind, in a browser", "--workdir=runs/demo --reviewer=ann"),
     "plan": Command(
         "humpback.commands.plan", "will it fit on a TPU slice, how fast, at what cost: compiled without a TPU",
         "--config=configs/llama_7b.py --tpu=v5e-32,v4-32",

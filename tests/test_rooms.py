@@ -18,6 +18,7 @@ records config keys distributed tokens evaluation locks
 progress corpus datasets models
 convert decoding training export
 planning pages report
+review
 stages
 commands api
 __init__

@@ -1,0 +1,1 @@
+"""People's labels of what a model made, given blind."""
