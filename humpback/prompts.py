@@ -27,6 +27,11 @@ WRAPPERS = {
 }
 
 
+# The special token that ends an answer, where a wrapper has one of its own; else the tokenizer's eos does. A base model's tokenizer ends
+# documents with another token (Qwen2.5: <|endoftext|>), which no chat program stops at.
+ENDS = {"chatml": "<|im_end|>"}
+
+
 class Prompt(NamedTuple):
     """What is asked of a model, before the wrapper. A prompt that is too long loses the end of `body`, nothing else."""
 

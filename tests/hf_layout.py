@@ -73,13 +73,17 @@ def interleave(rows: np.ndarray, heads: int) -> np.ndarray:
     return out
 
 
-def meta_shards(cfg: LlamaConfig, params: Any, shards: int, embedding_axis: int) -> list[dict[str, np.ndarray]]:
-    """Meta's tensors of each device: matrices that read the width D cut along their rows, those that write it along columns."""
+def meta_shards(cfg: LlamaConfig, params: Any, shards: int, embedding_axis: int, first: bool = False) -> list[dict[str, np.ndarray]]:
+    """Meta's tensors of each device: matrices that read the width D cut along their rows, those that write it along columns.
+
+    first: of LLaMA 1, whose files have the rotary frequencies of each layer.
+    """
     N, K, H, D = cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.d_model
     head = params["embedding"] if cfg.tied else params["head"].T
     whole = {"tok_embeddings.weight": (params["embedding"], embedding_axis), "output.weight": (head, 0)}
     whole["norm.weight"] = (params["final_norm"], None)
-    whole["rope.freqs"] = (np.arange(H // 2, dtype=np.float32), None)
+    freqs = (np.arange(H // 2, dtype=np.float32), None)
+    whole |= {f"layers.{i}.attention.inner_attention.rope.freqs": freqs for i in params["layers"]} if first else {"rope.freqs": freqs}
     for i, layer in params["layers"].items():
         whole |= {
             f"layers.{i}.attention_norm.weight": (layer["attention_norm"], None),

@@ -37,8 +37,9 @@ class Outcome:
 def compare_configs(source: Source, target: Source) -> Iterator[str]:
     """A line for each hyper-parameter that differs."""
     theirs = dataclasses.asdict(target.config)
+    named = {field.name for field in dataclasses.fields(source.config) if field.compare}  # what others call it is no difference
     for name, value in dataclasses.asdict(source.config).items():
-        if theirs[name] != value:
+        if name in named and theirs[name] != value:
             yield f"{name} is {value!r} in the source and {theirs[name]!r} in the target"
 
 

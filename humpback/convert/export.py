@@ -6,11 +6,12 @@ What is written, transformers 4 and 5, lm-eval and llama.cpp's converter load un
 import math
 import os
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from humpback import storage
-from humpback.convert import names, tensorfiles
-from humpback.convert.chat_template import json_bytes, own_template, rendered_probes, tokenizer_files
+from humpback.convert import families, names, tensorfiles
+from humpback.convert.chat_template import PROBES, json_bytes, own_template, rendered_probes, tokenizer_files
 from humpback.convert.huggingface import GENERATION
 from humpback.convert.lazy_model import LazyModel
 from humpback.convert.recognition import CONFIG
@@ -33,6 +34,7 @@ def write_folder(
     wrapper: str,
     direction: str,
     card: str = "",
+    texts: Mapping[str, bytes] = MappingProxyType({}),
     file_bytes: int = FILE_BYTES,
     progress: Callable[[int], None] = lambda size: None,
     say: Callable[[str], None] = lambda note: None,
@@ -42,7 +44,8 @@ def write_folder(
     The chat template wraps the user's turn as the model of this `direction` was trained to be asked: with both tags for
     a forward or base model, with the request for an instruction for a backward one. A base model with a template of its own keeps it,
     its ends and its way to be sampled. config.json is written last, so a folder without it is unfinished and the same call completes
-    it. card: README.md. progress: told of the bytes of each tensor that has been written. say: of what was changed.
+    it. card: README.md. texts: licence and notice files. progress: told of the bytes of each tensor that has been written. say: told of
+    what was changed.
     Raises UserError when the target is complete or holds another conversion.
     """
     cfg = model.config
@@ -51,6 +54,8 @@ def write_folder(
     if os.path.exists(config_file):
         raise UserError(f"{path}: already holds a finished model; give another --target or remove the folder")
     files = folder_files(model, wrapper, direction, say)
+    _check_ids(model.tokenizer, files, path)
+    files |= texts
     if card:
         files[CARD] = card.encode()
     storage.clean(path)
@@ -75,6 +80,14 @@ def folder_files(model: LazyModel, wrapper: str, direction: str, say: Callable[[
     if template == model.chat_template:
         say("the model's own chat template is kept, with what ends its texts and how it is sampled")
     return {**files, GENERATION: json_bytes(_generation(model, direction))}
+
+
+def _check_ids(tokenizer: Tokenizer, files: Mapping[str, bytes], path: str) -> None:
+    """The exported tokenizer gives the ids of the one that it was made from. UserError otherwise."""
+    exported = Tokenizer(files, path)
+    for text in PROBES:
+        if exported.encode_alone(text) != tokenizer.encode_alone(text) or exported.eos_id != tokenizer.eos_id:
+            raise UserError(f"{path}: exported, the tokenizer of {tokenizer.name} gives {text!r} other ids; nothing was written")
 
 
 def template_of(model: LazyModel, wrapper: str, direction: str) -> str:
@@ -137,8 +150,7 @@ def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer, ends: list[int])
         "original_max_position_embeddings": cfg.rope_scaling.original_max_position,
     }
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        **families.FAMILIES[families.name_of(cfg)].written,
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.d_model,
         "num_hidden_layers": cfg.num_layers,
@@ -154,6 +166,7 @@ def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer, ends: list[int])
         "tie_word_embeddings": cfg.tied,
         "attention_bias": False,
         "mlp_bias": False,
+        **families.extra_fields(cfg),
         "torch_dtype": dtype,
         "transformers_version": _WRITTEN_FOR,
         **_special_ids(tokenizer, ends),

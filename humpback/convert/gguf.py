@@ -1,4 +1,4 @@
-"""GGUF files of the llama architecture in: weights of every type that the gguf package can dequantise, config, tokenizer."""
+"""GGUF files of the families in families.py in: weights of every type that the gguf package can dequantise, config, tokenizer."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from humpback.convert import names, vocabulary
+from humpback.convert import families, names, vocabulary
 from humpback.convert.lazy_model import SPLIT, LazyModel
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig, RopeScaling, leaves
@@ -51,8 +51,10 @@ def read_file(path: str) -> LazyModel:
     notes += (*more, *_unscaled(cfg, tensors))
 
     def read(leaf: names.Path) -> np.ndarray:
-        return names.from_interleaved(leaf, _dequantised(tensors[names.outside_name(leaf, "gguf")]), cfg)
+        array = _dequantised(tensors[names.outside_name(leaf, "gguf")])
+        return names.from_interleaved(leaf, array, cfg) if interleaved else names.from_huggingface(leaf, array, cfg)
 
+    interleaved = families.of_gguf(field("general.architecture"), path).interleaved
     template = field("tokenizer.chat_template", "")
     ends = (field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eot", "eom"))
     return LazyModel(
@@ -124,17 +126,12 @@ def _fields(reader: gguf.GGUFReader, path: str) -> Field:
 
 
 def _config(field: Field, tensors: dict[str, Any], path: str) -> LlamaConfig:
-    architecture = field("general.architecture")
-    if architecture != "llama":
-        raise UserError(
-            f'{path}: general.architecture is {architecture!r}; only "llama" can be read '
-            "(LLaMA 1 to 3, TinyLlama, SmolLM2)"
-        )
+    family = families.of_gguf(field("general.architecture"), path)
 
     def number(key: str, default: Any = _REQUIRED) -> Any:
-        value = field(f"llama.{key}", default)
+        value = field(f"{family.gguf}.{key}", default)
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise UserError(f"{path}: llama.{key} is {value!r}, must be one number for the whole model")
+            raise UserError(f"{path}: {family.gguf}.{key} is {value!r}, must be one number for the whole model")
         return value
 
     heads, width = number("attention.head_count"), number("embedding_length")
@@ -145,13 +142,13 @@ def _config(field: Field, tensors: dict[str, Any], path: str) -> LlamaConfig:
         ("rope.scale_linear", 1.0),
         ("rope.scaling.factor", 1.0),
         ("expert_count", 0),
-        ("attention.sliding_window", 0),
     ):
         if number(key, allowed) != allowed:
-            raise UserError(f"{path}: llama.{key} is {number(key)}; only {allowed} is supported for this model")
-    scaling_type = field("llama.rope.scaling.type", "none")
+            raise UserError(f"{path}: {family.gguf}.{key} is {number(key)}; only {allowed} is supported for this model")
+    scaling_type = field(f"{family.gguf}.rope.scaling.type", "none")
     if scaling_type != "none":
-        raise UserError(f'{path}: llama.rope.scaling.type is {scaling_type!r}; only "none" is supported')
+        raise UserError(f'{path}: {family.gguf}.rope.scaling.type is {scaling_type!r}; only "none" is supported')
+    positions, window = number("context_length"), number("attention.sliding_window", 0)
     tokens = field("tokenizer.ggml.tokens")
     theta = _decimal(number("rope.freq_base", 10000.0))
     try:
@@ -167,7 +164,10 @@ def _config(field: Field, tensors: dict[str, Any], path: str) -> LlamaConfig:
             rope_scaling=_rope_scaling(tensors.get(_ROPE_FREQS), head_dim, theta, path),
             rms_eps=_decimal(number("attention.layer_norm_rms_epsilon")),
             tied="output.weight" not in tensors,
-            max_positions=number("context_length"),
+            max_positions=min(positions, window) if window else positions,
+            no_rope_every=4 if family.name == "smollm3" else 0,  # llama.cpp has no field for it
+            family=family.name,
+            **family.traits,
         )
     except ValueError as error:
         raise UserError(f"{path}: the metadata contradict themselves: {error}") from error

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from humpback import storage
-from humpback.convert import lazy_model, names, tensorfiles
+from humpback.convert import families, lazy_model, names, tensorfiles
 from humpback.convert.lazy_model import LazyModel
 from humpback.convert.recognition import CONFIG, choose_weights, foreign
 from humpback.convert.tensor_ops import DTYPES, same_numbers
@@ -20,20 +20,9 @@ from humpback.tokens.tokenizer import Tokenizer
 GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-# config.json's field -> the only values the LLaMA of this project computes with.
-_FIXED: dict[str, tuple[Any, ...]] = {
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "hidden_act": ("silu", "swish", None),
-    "sliding_window": (None,),
-    "rope_interleaved": (False, None),
-    "partial_rotary_factor": (1.0, None),
-    "quantization_config": (None,),
-}
-
 
 def read_folder(path: str) -> LazyModel:
-    """Opens a folder with a LlamaForCausalLM. UserError naming the file and the field or tensor."""
+    """Opens a folder with a model of convert/families.py. UserError naming the file and the field or tensor."""
     where = os.path.join(path, CONFIG)
     values = storage.read_json(where)
     cfg = _read_config(values, where)
@@ -50,6 +39,8 @@ def read_folder(path: str) -> LazyModel:
     present = [name for name in files.tensors if not name.endswith(".rotary_emb.inv_freq")]
     names.check_names(wanted, [name for name in present if not (cfg.tied and name == _HEAD)], path, AGAIN)
     notes = [*chosen.notes]
+    if cfg.max_positions < lazy_model.number(values, "max_position_embeddings", where, cfg.max_positions):
+        notes.append(f"attention sees a window of {cfg.max_positions} tokens; up to there it is exact, so more positions are not taken")
     for name, leaf in wanted.items():
         entry = files.tensors[name]
         if filling := names.check_shape(name, entry.shape, leaf, cfg, entry.file):
@@ -129,26 +120,20 @@ def _is_embedding(files: tensorfiles.Tensors, name: str) -> bool:
 
 
 def _read_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
-    architectures = values.get("architectures") or ["LlamaForCausalLM"]
-    if architectures != ["LlamaForCausalLM"] or values.get("model_type", "llama") != "llama":
-        raise UserError(
-            f"{where}: architectures {architectures}, model_type {values.get('model_type')!r}; "
-            "only LlamaForCausalLM (LLaMA 1 to 3, TinyLlama, SmolLM2) can be read"
-        )
-    for key, allowed in _FIXED.items():
-        if values.get(key) not in allowed:
-            raise UserError(f"{where}: {key} is {values[key]!r}; only {allowed[0]!r} is supported")
+    family = families.of_config(values, where)
+    values = {**family.absent, **values}
 
     def number(key: str, default: float | None = None) -> Any:
-        return lazy_model.number(values, key, where, default)
+        return lazy_model.number(values, key, where, family.absent.get(key, default))
 
-    heads, width = number("num_attention_heads"), number("hidden_size")
+    heads, width, layers = number("num_attention_heads"), number("hidden_size"), number("num_hidden_layers")
     theta, scaling = _read_rope(values, number("rope_theta", 10000.0), where)
+    positions, window = number("max_position_embeddings", 2048), families.window(values, family)
     try:
         return LlamaConfig(
             vocab_size=number("vocab_size"),
             d_model=width,
-            num_layers=number("num_hidden_layers"),
+            num_layers=layers,
             num_heads=heads,
             num_kv_heads=number("num_key_value_heads", heads),
             head_dim=number("head_dim", width // heads if heads else 0),
@@ -157,7 +142,10 @@ def _read_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
             rope_scaling=scaling,
             rms_eps=float(number("rms_norm_eps", 1e-6)),
             tied=bool(values.get("tie_word_embeddings", False)),
-            max_positions=number("max_position_embeddings", 2048),
+            max_positions=positions if window is None else min(positions, window),
+            no_rope_every=families.no_rope_every(values, family, layers, where),
+            family=family.name,
+            **family.traits,
         )
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error

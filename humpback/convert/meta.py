@@ -42,7 +42,8 @@ def read_folder(path: str) -> LazyModel:
     # Llama 3.2 says nowhere that its head is the embedding; it stores it twice.
     cfg = dataclasses.replace(cfg, tied=same_numbers(shards.read("tok_embeddings.weight"), shards.read("output.weight")))
     wanted = {names.outside_name(leaf, "meta"): leaf for leaf, _ in leaves(cfg)}
-    dropped = {"rope.freqs"} | ({"output.weight"} if cfg.tied else set())
+    # Rotary frequencies, which the config gives as well: of the whole model, or in LLaMA 1 of each layer.
+    dropped = {name for name in shards.shapes if name.endswith("rope.freqs")} | ({"output.weight"} if cfg.tied else set())
     names.check_names(wanted, [name for name in shards.shapes if name not in dropped], path, AGAIN)
     notes = []
     for name, leaf in wanted.items():

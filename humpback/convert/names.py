@@ -33,6 +33,7 @@ class Outside:
     rotary: bool = False
 
 
+# Meta's own folders have no biases and no norms of heads; their names stand for completeness.
 NAMES: dict[str, Outside] = {
     "embedding": Outside("model.embed_tokens.weight", "token_embd.weight", "tok_embeddings.weight"),
     "attention_norm": Outside(
@@ -45,6 +46,21 @@ NAMES: dict[str, Outside] = {
         "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", "layers.{layer}.attention.wk.weight", rotary=True
     ),
     "v": Outside("model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", "layers.{layer}.attention.wv.weight"),
+    "q_bias": Outside(
+        "model.layers.{layer}.self_attn.q_proj.bias", "blk.{layer}.attn_q.bias", "layers.{layer}.attention.wq.bias", rotary=True
+    ),
+    "k_bias": Outside(
+        "model.layers.{layer}.self_attn.k_proj.bias", "blk.{layer}.attn_k.bias", "layers.{layer}.attention.wk.bias", rotary=True
+    ),
+    "v_bias": Outside("model.layers.{layer}.self_attn.v_proj.bias", "blk.{layer}.attn_v.bias", "layers.{layer}.attention.wv.bias"),
+    "q_norm": Outside(
+        "model.layers.{layer}.self_attn.q_norm.weight", "blk.{layer}.attn_q_norm.weight",
+        "layers.{layer}.attention.q_norm.weight", rotary=True,
+    ),
+    "k_norm": Outside(
+        "model.layers.{layer}.self_attn.k_norm.weight", "blk.{layer}.attn_k_norm.weight",
+        "layers.{layer}.attention.k_norm.weight", rotary=True,
+    ),
     "o": Outside("model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", "layers.{layer}.attention.wo.weight"),
     "ffn_norm": Outside(
         "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", "layers.{layer}.ffn_norm.weight"
@@ -70,8 +86,10 @@ def weight_of(name: str, family: str) -> Weight | None:
 
 
 def outside_shape(path: Path, cfg: LlamaConfig) -> tuple[int, ...]:
-    """The tensor's shape in all families: (outputs, inputs) for matrices."""
+    """The tensor's shape in all families: (outputs, inputs) for matrices, one axis for norms and biases."""
     weight = WEIGHTS[path[-1]]
+    if not weight.matrix:
+        return (math.prod(weight.sizes(cfg)),)
     sizes, inputs = weight.sizes(cfg), weight.leading_inputs
     return (math.prod(sizes[inputs:]), math.prod(sizes[:inputs])) if inputs else sizes
 
@@ -81,13 +99,13 @@ def from_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndar
     weight = WEIGHTS[path[-1]]
     if "V" in weight.shape:
         array = array[: cfg.vocab_size]
-    return turn(array).reshape(weight.sizes(cfg)) if weight.leading_inputs else np.ascontiguousarray(array)
+    return (turn(array) if weight.leading_inputs else np.ascontiguousarray(array)).reshape(weight.sizes(cfg))
 
 
 def to_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
     """The inverse of `from_huggingface`, exact."""
     if not WEIGHTS[path[-1]].leading_inputs:
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(array).reshape(outside_shape(path, cfg))
     outputs, inputs = outside_shape(path, cfg)
     return turn(array.reshape(inputs, outputs))
 
@@ -95,9 +113,8 @@ def to_huggingface(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarra
 def from_interleaved(path: Path, array: np.ndarray, cfg: LlamaConfig) -> np.ndarray:
     """Our array of a tensor (outputs, inputs) of GGUF or Meta, its rotary rows put half a head apart."""
     if NAMES[path[-1]].rotary:
-        # The heads' letter decides how many heads the rows are cut into: N for q, K for k.
-        heads, head_dim = WEIGHTS[path[-1]].sizes(cfg)[1:]
-        pairs = array.reshape(heads, head_dim // 2, 2, array.shape[-1])
+        # The rows are cut into as many heads as there are: N for q, K for k, one for a norm that all heads share.
+        pairs = array.reshape(-1, cfg.head_dim // 2, 2, *array.shape[1:])
         array = pairs.swapaxes(1, 2).reshape(array.shape)
     return from_huggingface(path, array, cfg)
 

@@ -25,6 +25,14 @@ _LLAMA3_SPLIT = (
 )
 
 
+_QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+_TEKKEN_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
 def _gpt2() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 
@@ -33,9 +41,21 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
 
 
-def _llama3() -> pre_tokenizers.PreTokenizer:
-    split = pre_tokenizers.Split(tokenizers.Regex(_LLAMA3_SPLIT), "isolated")
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _llama3() -> pre_tokenizers.PreTokenizer:
+    return _split(_LLAMA3_SPLIT)
+
+
+def _qwen2() -> pre_tokenizers.PreTokenizer:
+    return _split(_QWEN2_SPLIT)
+
+
+def _tekken() -> pre_tokenizers.PreTokenizer:
+    return _split(_TEKKEN_SPLIT)
 
 
 # `tokenizer.ggml.pre` -> (how text is cut before merging, whole pieces in the vocabulary skip merging, bos by default)
@@ -45,6 +65,10 @@ _PRE: dict[str, tuple[Callable[[], pre_tokenizers.PreTokenizer], bool, bool]] = 
     "llama-bpe": (_llama3, True, True),
     "llama3": (_llama3, True, True),
     "llama-v3": (_llama3, True, True),
+    "falcon3": (_llama3, True, True),
+    "pixtral": (_llama3, True, True),
+    "qwen2": (_qwen2, False, False),
+    "tekken": (_tekken, True, True),
 }
 
 
@@ -67,6 +91,8 @@ def from_gguf(field: Callable[..., Any], name: str) -> Tokenizer:
     if len(set(tokens)) != len(tokens):
         twice = Counter(tokens).most_common(1)[0][0]
         raise UserError(f"{name}: tokenizer.ggml.tokens holds {twice!r} twice; the file is broken, download it again")
+    while types and types[-1] == UNUSED and re.fullmatch(r"\[PAD\d+\]", tokens[-1]):
+        tokens, types = tokens[:-1], types[:-1]  # rows that fill up the vocabulary; no text has them
     settings: dict[str, Any] = {}
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         key = f"tokenizer.ggml.{theirs}_token_id"
@@ -105,6 +131,8 @@ def _byte_level(
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"{name}: tokenizer.ggml.merges do not fit tokenizer.ggml.tokens ({error})") from error
     tokenizer.pre_tokenizer = make_pre()
+    if pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     for token, kind in zip(tokens, types, strict=True):
         if kind in (CONTROL, UNKNOWN) or token in settings.values() or (kind == USER_DEFINED and added.looks_special(token)):
@@ -121,6 +149,8 @@ def _sentencepiece(
 ) -> tuple[dict[str, bytes], bool]:
     """A sentencepiece BPE model from tokens, scores and types."""
     scores = field("tokenizer.ggml.scores")
+    if len(scores) > len(tokens) and len(scores) == len(field("tokenizer.ggml.tokens")):
+        scores = scores[: len(tokens)]
     if len(scores) != len(tokens):
         raise UserError(f"{name}: tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens")
     proto = sentencepiece_model_pb2.ModelProto()
@@ -154,12 +184,12 @@ def bos_first(token: str, token_id: int) -> processors.PostProcessor:
 def sentencepiece_to_json(data: bytes, name: str) -> tokenizers.Tokenizer:
     """The fast tokenizer with the same ids as a sentencepiece BPE model, special tokens recognised, without bos.
 
-    Raises UserError for a unigram model or one that normalises characters, which the LLaMA family does not have.
+    Raises UserError for a unigram model, which the LLaMA family does not have.
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(data)
     spec, trainer = proto.normalizer_spec, proto.trainer_spec
-    if trainer.model_type != trainer.BPE or spec.precompiled_charsmap or not spec.escape_whitespaces:
-        raise UserError(f"{name}: only sentencepiece BPE models without normalisation rules have a tokenizer.json")
+    if trainer.model_type != trainer.BPE or not spec.escape_whitespaces:
+        raise UserError(f"{name}: only sentencepiece BPE models that write spaces as ▁ have a tokenizer.json")
     pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
     vocab = {text: i for i, (text, _, _) in enumerate(pieces)}
     unknown = next((text for text, _, kind in pieces if kind == UNKNOWN), None)
@@ -167,7 +197,7 @@ def sentencepiece_to_json(data: bytes, name: str) -> tokenizers.Tokenizer:
         vocab=vocab, merges=_merges(pieces), unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback
     )
     tokenizer = tokenizers.Tokenizer(bpe)
-    steps: list[normalizers.Normalizer] = []
+    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
     if spec.remove_extra_whitespaces:
         steps.append(normalizers.Replace(tokenizers.Regex(r"\A +|[ ▁]+\z"), ""))
         steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))

@@ -165,11 +165,13 @@ def hidden(
     product = functools.partial(row_product, dtypes.compute)
     keys_L, drop_with = _dropout_by_layer(cfg, dropout, ids_BT)
 
-    def step(x_BTD: jax.Array, scanned: tuple[Params, Any]) -> tuple[jax.Array, None]:
-        weights, key = scanned
+    def step(x_BTD: jax.Array, scanned: tuple[Params, Any, Any]) -> tuple[jax.Array, None]:
+        weights, key, rotated = scanned
         weights = _gather_layer(cfg, weights)
         layer = merge_layer(cfg, weights)
-        return _constrain_batch(layer(x_BTD, tables, attend, drop_with(key), product, frugal=remat == "full")), None
+        # By no angle where a layer does not rotate: one loop goes over both sorts of layers.
+        turns = tables if rotated is None else (jnp.where(rotated, tables[0], 1.0), jnp.where(rotated, tables[1], 0.0))
+        return _constrain_batch(layer(x_BTD, turns, attend, drop_with(key), product, frugal=remat == "full")), None
 
     if remat != "none":
         # Inside a scan nothing can be merged across iterations, so the barrier against it is not needed.
@@ -179,7 +181,8 @@ def hidden(
         # Before the loop, so that the gradients of all layers, which are sent in this type, wait in it for the optimizer.
         layers = {name: weight.astype(dtypes.compute) if WEIGHTS[name].matrix else weight for name, weight in layers.items()}
     x_BTD = _constrain_batch(outer.embed(ids_BT, dtypes.activation))
-    x_BTD, _ = jax.lax.scan(step, x_BTD, (layers, keys_L))
+    rotated_L = jnp.array([cfg.rotates(layer) for layer in range(cfg.num_layers)]) if cfg.no_rope_every else None
+    x_BTD, _ = jax.lax.scan(step, x_BTD, (layers, keys_L, rotated_L))
     return outer.norm(x_BTD)
 
 
@@ -248,7 +251,8 @@ def read(
     for layer in range(cfg.num_layers):
         # Of what the last layer says only the last token's is asked for.
         only_B = last_B if layer == cfg.num_layers - 1 else None
-        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, None, product, only_B)
+        turns = tables if cfg.rotates(layer) else None
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, turns, attend, None, product, only_B)
         # Else a TPU's compiler adds up several layers' branches at once and keeps them until then: 2.3 GiB for 80 layers of int8.
         x_BTD = jax.lax.optimization_barrier(x_BTD)
     return x_BTD, tuple(cache)
@@ -307,7 +311,8 @@ def decode_step(
     x_BTD = outer.embed(ids_B[:, None], dtypes.activation)
     product = functools.partial(turned_product, dtypes.compute)
     for layer in range(cfg.num_layers):
-        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, tables, attend, None, product)
+        turns = tables if cfg.rotates(layer) else None
+        x_BTD = merge_layer(cfg, params["layers"][str(layer)])(x_BTD, turns, attend, None, product)
     return outer.logits(outer.norm(x_BTD[:, 0]).astype(dtypes.compute), turned=True), tuple(new_cache)
 
 

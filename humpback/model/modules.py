@@ -89,12 +89,17 @@ frugal_swiglu.defvjp(lambda product, *inputs: (swiglu(product, *inputs), inputs)
 
 
 class Layer(nnx.Module):
-    """One transformer layer; its weights are the table's `per_layer` rows."""
+    """One transformer layer; its weights are those of the table's `per_layer` rows that the config has."""
 
     attention_norm: Parameter
     q: Parameter
     k: Parameter
     v: Parameter
+    q_bias: Parameter
+    k_bias: Parameter
+    v_bias: Parameter
+    q_norm: Parameter
+    k_norm: Parameter
     o: Parameter
     ffn_norm: Parameter
     gate: Parameter
@@ -103,13 +108,13 @@ class Layer(nnx.Module):
 
     def __init__(self, cfg: LlamaConfig, key: jax.Array, dtype: Any):
         self.cfg = cfg
-        for index, name in enumerate(layer_names()):
+        for index, name in enumerate(layer_names(cfg)):
             setattr(self, name, nnx.Param(WEIGHTS[name].init(cfg, jax.random.fold_in(key, index), dtype)))
 
     def __call__(
         self,
         x_BTD: jax.Array,
-        tables: Tables,
+        tables: Tables | None,
         attend: Attend,
         drop: Drop | None,
         product: Product,
@@ -117,7 +122,7 @@ class Layer(nnx.Module):
         frugal: bool = False,
     ) -> jax.Array:
         """Applies the layer to x. `attend(q, k, v)` gets rotated queries and keys; `drop(branch, number)` is dropout on a branch.
-
+        tables: None in a layer that rotates nothing.
         last_B: only this token of each row goes on, (B, 1, D); the others serve as keys and values. frugal: with `frugal_swiglu`.
         """
         h_BTD, (T, H) = rms_norm(x_BTD, self.attention_norm[...], self.cfg.rms_eps), (x_BTD.shape[1], self.cfg.head_dim)
@@ -128,12 +133,12 @@ class Layer(nnx.Module):
             q, k, v = product(rows(h_BTD), self.q[...], self.k[...], self.v[...])
         else:
             k, v = product(rows(h_BTD), self.k[...], self.v[...])
-        k_BTKH, v_BTKH = attention.rotate(heads(k), tables), heads(v)
+        k_BTKH, v_BTKH = self._placed(heads(self._biased(k, "k")), "k", tables), heads(self._biased(v, "v"))
         if last_B is not None:
             pick = lambda a: jnp.take_along_axis(a, last_B[:, None, None], axis=1)  # noqa: E731
-            x_BTD, h_BTD, tables, T = pick(x_BTD), pick(h_BTD), (pick(tables[0]), pick(tables[1])), 1
+            x_BTD, h_BTD, tables, T = pick(x_BTD), pick(h_BTD), tables and (pick(tables[0]), pick(tables[1])), 1
             (q,) = product(rows(h_BTD), self.q[...])
-        out_BTNH = attend(attention.rotate(heads(q), tables), k_BTKH, v_BTKH)
+        out_BTNH = attend(self._placed(heads(self._biased(q, "q")), "q", tables), k_BTKH, v_BTKH)
         (branch,) = product(out_BTNH.reshape(-1, self.cfg.num_heads * H), self.o[...])
         branch_BTD = branch.reshape(-1, T, self.cfg.d_model)
         x_BTD = x_BTD + (drop(branch_BTD, 0) if drop else branch_BTD)
@@ -141,6 +146,16 @@ class Layer(nnx.Module):
         branch = (frugal_swiglu if frugal else swiglu)(product, h_RD, self.gate[...], self.up[...], self.down[...])
         branch_BTD = branch.reshape(-1, T, self.cfg.d_model)
         return x_BTD + (drop(branch_BTD, 1) if drop else branch_BTD)
+
+    def _biased(self, rows: jax.Array, name: str) -> jax.Array:
+        """Adds the bias of q, k or v to their rows (R, heads · H), where the config has one."""
+        return rows + getattr(self, f"{name}_bias")[...].reshape(-1).astype(rows.dtype) if self.cfg.qkv_bias else rows
+
+    def _placed(self, x: jax.Array, name: str, tables: Tables | None) -> jax.Array:
+        """Norms each head of q or k (B, T, heads, H), where the config has it, and rotates it."""
+        if self.cfg.qk_norm:
+            x = rms_norm(x, getattr(self, f"{name}_norm")[...], self.cfg.rms_eps)
+        return x if tables is None else attention.rotate(x, tables)
 
 
 class Outer(nnx.Module):

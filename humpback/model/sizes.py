@@ -28,6 +28,10 @@ def _smollm2(D: int, L: int, N: int, K: int, F: int, **other) -> LlamaConfig:
     )
 
 
+def _later(D: int, L: int, N: int, K: int, F: int, V: int, **other) -> LlamaConfig:
+    return LlamaConfig(vocab_size=V, d_model=D, num_layers=L, num_heads=N, num_kv_heads=K, head_dim=128, d_ff=F, **other)
+
+
 SIZES: dict[str, LlamaConfig] = {
     "llama_7b": _llama1(4096, 32, 32, 11008),
     "llama_13b": _llama1(5120, 40, 40, 13824),
@@ -41,5 +45,13 @@ SIZES: dict[str, LlamaConfig] = {
     "tinyllama_1b": _llama1(2048, 22, 32, 5632, num_kv_heads=4, rms_eps=1e-5),
     "smollm2_135m": _smollm2(576, 30, 9, 3, 1536),
     "smollm2_360m": _smollm2(960, 32, 15, 5, 2560),
+    "mistral_7b": _later(4096, 32, 32, 8, 14336, 32768, rope_theta=1e6, max_positions=32768, family="mistral"),
+    "qwen2_5_7b": _later(
+        3584, 28, 28, 4, 18944, 152064, rope_theta=1e6, rms_eps=1e-6, max_positions=131072, qkv_bias=True, family="qwen2"
+    ),
+    "qwen3_8b": _later(4096, 36, 32, 8, 12288, 151936, rope_theta=1e6, rms_eps=1e-6, max_positions=32768, qk_norm=True, family="qwen3"),
+    "smollm3_3b": _later(
+        2048, 36, 16, 4, 11008, 128256, rope_theta=5e6, rms_eps=1e-6, tied=True, max_positions=65536, no_rope_every=4, family="smollm3"
+    ),
     "smollm2_1b7": _smollm2(2048, 24, 32, 32, 8192, rope_theta=130000.0),
 }

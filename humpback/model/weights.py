@@ -29,9 +29,10 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """The hyper-parameters of one model of the LLaMA family (1, 2, 3, TinyLlama, SmolLM2).
+    """The hyper-parameters of one model: LLaMA, or one of the families that differ from it in one of the last fields.
 
-    `max_positions` is the longest sequence, in tokens, the model was made for; longer inputs raise.
+    `max_positions` is the longest sequence, in tokens, the model was made for; longer inputs raise. Attention that sees a window of so
+    many tokens is full attention up to there. family: what others call the model (convert/families.py); it changes nothing here.
     Raises ValueError when the fields do not fit together.
     """
 
@@ -47,6 +48,10 @@ class LlamaConfig:
     rms_eps: float = 1e-5
     tied: bool = False  # the head is the transposed embedding
     max_positions: int = 2048
+    qkv_bias: bool = False  # queries, keys and values have a bias (Qwen2)
+    qk_norm: bool = False  # each head's queries and keys are normed before they are rotated (Qwen3)
+    no_rope_every: int = 0  # every so many-th layer rotates nothing (SmolLM3); 0: all rotate
+    family: str = dataclasses.field(default="llama", compare=False)
 
     def __post_init__(self) -> None:
         for field in ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff"):
@@ -58,6 +63,12 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"LlamaConfig.head_dim must be even for rotary positions, not {self.head_dim}")
+        if self.no_rope_every < 0:
+            raise ValueError(f"LlamaConfig.no_rope_every must be at least 0, not {self.no_rope_every}")
+
+    def rotates(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, rotates its queries and keys by their positions."""
+        return self.no_rope_every == 0 or (layer + 1) % self.no_rope_every != 0
 
     def dims(self) -> dict[str, int]:
         """Returns the size of every dimension letter that occurs in a weight."""
@@ -102,13 +113,16 @@ class Weight:
 
     shape: dimension letters. axes: one logical axis per letter, what the sharding rules speak of. fan_in: the letters
     summed over when the weight is applied, a matrix' inputs (their product's inverse root is the initial standard
-    deviation); empty for a norm, which starts as ones. per_layer: one in every layer.
+    deviation); empty for a norm or a bias, which start as `start`. per_layer: one in every layer. only: the field of the config with
+    which the weight is there; empty: always.
     """
 
     shape: str
     axes: tuple[str, ...]
     fan_in: str
     per_layer: bool
+    only: str = ""
+    start: float = 1.0
 
     @property
     def matrix(self) -> bool:
@@ -129,9 +143,9 @@ class Weight:
         return math.prod(cfg.dims()[letter] for letter in self.fan_in)
 
     def init(self, cfg: LlamaConfig, key: jax.Array, dtype: Any) -> jax.Array:
-        """Draws a fresh value: ones for norms, normal with standard deviation fan_in ** -0.5 otherwise."""
+        """Draws a fresh value: ones for norms, zeros for biases, normal with standard deviation fan_in ** -0.5 otherwise."""
         if not self.matrix:
-            return jnp.ones(self.sizes(cfg), dtype)
+            return jnp.full(self.sizes(cfg), self.start, dtype)
         scale = self.inputs(cfg) ** -0.5
         return (jax.random.normal(key, self.sizes(cfg), jnp.float32) * scale).astype(dtype)
 
@@ -142,6 +156,11 @@ WEIGHTS: dict[str, Weight] = {
     "q": Weight("DNH", ("embed", "heads", "head_dim"), fan_in="D", per_layer=True),
     "k": Weight("DKH", ("embed", "kv_heads", "head_dim"), fan_in="D", per_layer=True),
     "v": Weight("DKH", ("embed", "kv_heads", "head_dim"), fan_in="D", per_layer=True),
+    "q_bias": Weight("NH", ("heads", "head_dim"), fan_in="", per_layer=True, only="qkv_bias", start=0.0),
+    "k_bias": Weight("KH", ("kv_heads", "head_dim"), fan_in="", per_layer=True, only="qkv_bias", start=0.0),
+    "v_bias": Weight("KH", ("kv_heads", "head_dim"), fan_in="", per_layer=True, only="qkv_bias", start=0.0),
+    "q_norm": Weight("H", ("head_dim",), fan_in="", per_layer=True, only="qk_norm"),
+    "k_norm": Weight("H", ("head_dim",), fan_in="", per_layer=True, only="qk_norm"),
     "o": Weight("NHD", ("heads", "head_dim", "embed"), fan_in="NH", per_layer=True),
     "ffn_norm": Weight("D", ("norm",), fan_in="", per_layer=True),
     "gate": Weight("DF", ("embed", "ffn"), fan_in="D", per_layer=True),
@@ -152,9 +171,9 @@ WEIGHTS: dict[str, Weight] = {
 }
 
 
-def layer_names() -> list[str]:
+def layer_names(cfg: LlamaConfig) -> list[str]:
     """Lists the weights that every layer has, by name."""
-    return [name for name, weight in WEIGHTS.items() if weight.per_layer]
+    return [name for name, weight in WEIGHTS.items() if weight.per_layer and (not weight.only or getattr(cfg, weight.only))]
 
 
 def outer_names(cfg: LlamaConfig) -> list[str]:
@@ -167,7 +186,7 @@ def leaves(cfg: LlamaConfig) -> Iterator[tuple[tuple[str, ...], Weight]]:
     for name in outer_names(cfg):
         yield (name,), WEIGHTS[name]
     for layer in range(cfg.num_layers):
-        for name in layer_names():
+        for name in layer_names(cfg):
             yield ("layers", str(layer), name), WEIGHTS[name]
 
 
@@ -175,10 +194,10 @@ def make_tree(cfg: LlamaConfig, make: Callable[[tuple[str, ...], Weight], Any], 
     """Builds the tree of one model with `make(path, weight)` at every leaf; stacked: path is ("layers", name)."""
     tree = {name: make((name,), WEIGHTS[name]) for name in outer_names(cfg)}
     if stacked:
-        tree["layers"] = {name: make(("layers", name), WEIGHTS[name]) for name in layer_names()}
+        tree["layers"] = {name: make(("layers", name), WEIGHTS[name]) for name in layer_names(cfg)}
     else:
         tree["layers"] = {
-            str(layer): {name: make(("layers", str(layer), name), WEIGHTS[name]) for name in layer_names()}
+            str(layer): {name: make(("layers", str(layer), name), WEIGHTS[name]) for name in layer_names(cfg)}
             for layer in range(cfg.num_layers)
         }
     return tree

@@ -80,7 +80,7 @@ def total(parts: Sequence[Times]) -> Times:
 
 def _edges(model: LlamaConfig) -> int:
     """Inputs and outputs of the products of one layer, of one token."""
-    matrices = [WEIGHTS[name] for name in layer_names() if WEIGHTS[name].matrix]
+    matrices = [WEIGHTS[name] for name in layer_names(model) if WEIGHTS[name].matrix]
     return sum(weight.inputs(model) + math.prod(weight.sizes(model)) // weight.inputs(model) for weight in matrices)
 
 

@@ -1,9 +1,12 @@
 """The base model, M: outside weights into the run's own form, once; every training starts from it."""
 
+import dataclasses
+import os
+
 import numpy as np
 
-from humpback import distributed
-from humpback.convert import sources
+from humpback import distributed, prompts
+from humpback.convert import export, origin, sources
 from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
@@ -32,6 +35,7 @@ def convert_base(run: Run) -> None:
             f"humpback convert --source=… --target={stage.path}"
         )
     source = _open(run, cfg.source, cfg.sha256)
+    _check_export(source, run.cfg.wrapper)
     digests: dict[str, str] = {}
 
     def look(path: tuple[str, ...], array: np.ndarray) -> None:
@@ -41,7 +45,14 @@ def convert_base(run: Run) -> None:
     distributed.by_first(f"begin {stage.path}", stage.begin)  # alone: saving clears the folder of files that are being written
     folders.save_streamed(stage.path, info, source.read, lambda leaf: DTYPES[source.dtype(leaf)], source.tokenizer, look)
     distributed.by_first("base weights read", stage.check_contents)
+    distributed.by_first("base licence", lambda: origin.write(os.fspath(stage.path), origin.read(source.path)))
     _finish(stage, digests)
+
+
+def _check_export(source: sources.Source, wrapper: str) -> None:
+    """UserError for a tokenizer that could not be exported with what the run will have made of it."""
+    tokenizer = source.tokenizer.ending(prompts.ENDS.get(wrapper, ""))
+    export.folder_files(dataclasses.replace(source, tokenizer=tokenizer), wrapper, "forward")
 
 
 def _take(run: Run, stage: Stage) -> None:

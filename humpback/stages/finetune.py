@@ -1,6 +1,7 @@
 """Finetuning, always from the base: backward gives M_yx, forward on the seed M_0, on seed and curated M_t (paper, section 2)."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -51,6 +52,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     # Left on disk: each process reads its part of each weight when that is placed, and what is trained is not kept twice.
     placed = placement.unstacked_shardings(folders.read_info(run.workdir / "base").config, run.mesh())
     base = folders.load_model(run.workdir / "base", shardings=placed, directions={"base"}, whole=False)
+    base = dataclasses.replace(base, tokenizer=base.tokenizer.ending(prompts.ENDS.get(run.cfg.wrapper, "")))
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
         base.info.check_length(label, length)
     info = folders.ModelInfo(base.info.config, task, run.cfg.wrapper)

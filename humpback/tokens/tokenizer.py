@@ -110,6 +110,12 @@ class Tokenizer:
         """Text and id of the tokens that a text may hold whole though they are not special."""
         return dict(self._backend.added)
 
+    def ending(self, text: str) -> "Tokenizer":
+        """The same with another special token as eos; itself where there is no such token."""
+        if text not in self.specials or self.specials[text] == self.eos_id:
+            return self
+        return Tokenizer({**self.files(), CONFIG_FILE: json.dumps({**self.settings, "eos_token": text}).encode()}, self.name)
+
     def without(self, rows: int) -> "Tokenizer | None":
         """The same without ids from `rows` on, which a model has no row for; None when one of them is a piece of text, or is the eos."""
         data = added.without(self._data, self.kind == JSON_FILE, rows)

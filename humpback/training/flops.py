@@ -16,7 +16,7 @@ from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names
 
 def layer_weights(cfg: LlamaConfig) -> int:
     """Weights of all layers' products: q, k, v, o, gate, up, down."""
-    return cfg.num_layers * sum(math.prod(WEIGHTS[name].sizes(cfg)) for name in layer_names() if WEIGHTS[name].matrix)
+    return cfg.num_layers * sum(math.prod(WEIGHTS[name].sizes(cfg)) for name in layer_names(cfg) if WEIGHTS[name].matrix)
 
 
 def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int) -> int:

@@ -180,6 +180,23 @@ def test_notes_and_refusals_of_configs(tiny, tmp_path):
     assert any("no rope_freqs.weight" in note for note in sources.open_source(path).notes)
 
 
+def test_rows_that_fill_up_a_gguf_are_no_tokens(tiny, tmp_path, capsys):
+    """Point 12: [PADn] of type UNUSED."""
+    cfg = tiny.config()
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "▁a", "ab"]
+    tokens += [f"[PAD{i}]" for i in range(264, 272)]
+    metadata = {
+        **tiny.gguf_metadata(cfg), "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * 5 + [5] * 8,
+        "tokenizer.ggml.scores": [0.0] * 259 + [-10.0, -11.0, -12.0, -1.0, -2.0] + [-1000.0] * 8,
+    }  # fmt: skip
+    path = tiny.write_gguf(tmp_path / "m.gguf", tiny.gguf_tensors(cfg, tiny.params(cfg)), metadata)
+    command.convert(path, str(tmp_path / "hf"), "huggingface")
+    source = sources.open_source(path)
+    assert source.tokenizer.vocab_size == 264 and source.config.vocab_size == 272
+    assert differences(source, tmp_path / "hf") == []
+
+
 def change_json(folder, name, change):
     value = json.loads((folder / name).read_text())
     change(value)

@@ -123,7 +123,9 @@ def test_stacking_orders_layers_by_number():
 
 
 def test_the_table_says_what_is_a_matrix_and_how_it_lies():
-    assert {name for name, weight in weights.WEIGHTS.items() if not weight.matrix} == {"attention_norm", "ffn_norm", "final_norm"}
+    assert {name for name, weight in weights.WEIGHTS.items() if not weight.matrix} == {
+        "attention_norm", "ffn_norm", "final_norm", "q_bias", "k_bias", "v_bias", "q_norm", "k_norm",
+    }  # fmt: skip
     assert {name: weight.leading_inputs for name, weight in weights.WEIGHTS.items() if weight.matrix} == {
         "embedding": 0, "q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1, "head": 1,
     }  # fmt: skip
@@ -158,8 +160,8 @@ def test_config_to_json_and_back(name):
 
 def test_bad_configs_are_refused():
     good = CFG.to_dict()
-    with pytest.raises(ValueError, match="unknown key 'qk_norm'"):
-        llama.LlamaConfig.from_dict({**good, "qk_norm": True})
+    with pytest.raises(ValueError, match="unknown key 'z_norm'"):
+        llama.LlamaConfig.from_dict({**good, "z_norm": True})
     with pytest.raises(ValueError, match="unknown key 'kind'"):
         llama.LlamaConfig.from_dict({**good, "rope_scaling": {"kind": "linear"}})
     with pytest.raises(ValueError, match="missing key 'd_ff'"):

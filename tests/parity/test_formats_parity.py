@@ -67,9 +67,9 @@ def test_the_grid(tmp_path):
         shutil.rmtree(folder)
 
 
-def write_meta(folder: pathlib.Path, cfg, params, shards, embedding_axis, tokenizer: bytes, **more):
-    folder.mkdir()
-    for number, tensors in enumerate(hf_layout.meta_shards(cfg, params, shards, embedding_axis)):
+def write_meta(folder: pathlib.Path, cfg, params, shards, embedding_axis, tokenizer: bytes, first=False, **more):
+    folder.mkdir(parents=True)
+    for number, tensors in enumerate(hf_layout.meta_shards(cfg, params, shards, embedding_axis, first)):
         values = {name: torch.from_numpy(array.view(np.int16)).view(torch.bfloat16) if array.dtype.name == "bfloat16"
                   else torch.from_numpy(array) for name, array in tensors.items()}  # fmt: skip
         torch.save(values, folder / f"consolidated.{number:02d}.pth")
@@ -97,6 +97,31 @@ def test_meta_equals_the_hugging_face_route(tmp_path, sentencepiece_model, shard
     same(a.params(), b.params())
     same(a.params(), params)
     assert a.tokenizer.bos_id == 1 and a.tokenizer.files()["tokenizer.model"] == sentencepiece_model
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_first_llama_as_it_was_published(tmp_path, sentencepiece_model, shards):
+    """The paper's base: frequencies in every layer, no n_kv_heads, no theta, the vocabulary's size -1, the tokenizer one folder up."""
+    cfg, params = model((8, 8), False, 512, "float16", D=64)
+    folder = tmp_path / "LLaMA" / "7B"
+    write_meta(folder, cfg, params, shards, 1, sentencepiece_model, first=True)
+    (folder / "tokenizer.model").rename(tmp_path / "LLaMA" / "tokenizer.model")
+    published = {"dim": 64, "multiple_of": 256, "n_heads": 8, "n_layers": cfg.num_layers, "norm_eps": 1e-06, "vocab_size": -1}
+    (folder / "params.json").write_text(json.dumps(published))
+    opened = sources.open_source(str(folder))
+    same(opened.params(), params)
+    found = opened.config
+    assert (found.num_kv_heads, found.vocab_size, found.rope_theta, found.rms_eps, found.max_positions) == (8, 512, 10000.0, 1e-6, 2048)
+    assert opened.tokenizer.bos_id == 1 and ("tokenizer.model" in dict(sources.list_files(str(folder)))) is False
+
+
+def test_decapodas_spelling(tmp_path):
+    """LLaMAForCausalLM, frequencies of each layer in the files, names of special tokens that are empty."""
+    cfg, params = model((4, 4))
+    hf_layout.write_hf(tmp_path / "m", cfg, params, tiny.make_tokenizer())
+    file = tmp_path / "m" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": ["LLaMAForCausalLM"]}))
+    same(sources.open_source(str(tmp_path / "m")).params(), params)
 
 
 def test_meta_llama_3(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -82,3 +83,23 @@ def test_a_conversion_is_not_made_beside_a_run_that_writes(make_run, tmp_path, m
 def test_the_command_makes_the_folder(inputs, tmp_path, humpback):
     done = humpback("base", *inputs, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0 and "base: 21 weights" in done.stderr, done.stderr
+
+
+def test_a_tokenizer_that_cannot_be_exported_is_refused_at_once(make_run, tmp_path, monkeypatch):
+    """And not when the run's last model is to be taken away."""
+
+    def refuse(*_):
+        raise UserError("no such tokenizer.json can be made")
+
+    monkeypatch.setattr("humpback.convert.chat_template._check_rendered", refuse)
+    with pytest.raises(UserError, match="can be made"):
+        convert_base(make_run())
+    assert not (tmp_path / "run" / "base" / "weights").exists()
+
+
+def test_where_the_weights_are_from_is_kept(make_run, tmp_path):
+    source = shutil.copytree(make_run().cfg.base.source, tmp_path / "source")
+    (source / "LICENSE").write_text("MIT License")
+    convert_base(make_run(base__source=str(source)))
+    assert (tmp_path / "run" / "base" / "LICENSE").read_text() == "MIT License"
+    assert json.loads((tmp_path / "run" / "base" / "origin.json").read_text())["licence"] == "mit"

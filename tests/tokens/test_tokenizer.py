@@ -70,6 +70,14 @@ def test_bos_is_added_where_the_tokenizer_says_so():
     assert Tokenizer({"tokenizer.json": value.to_str().encode(), "tokenizer_config.json": config}).bos_id == 0
 
 
+def test_another_token_may_end_a_turn():
+    """The wrapper's: a base model's tokenizer ends documents with another one."""
+    tokenizer = _byte_level(eos_token="<|im_start|>")
+    ended = tokenizer.ending("<|im_end|>")
+    assert (tokenizer.eos_id, ended.eos_id, ended.encode("he")) == (0, 1, tokenizer.encode("he"))
+    assert ended.ending("<|im_end|>") is ended and ended.ending("") is ended and ended.ending("<|none|>") is ended
+
+
 def test_ids_names_and_decoding():
     tokenizer = _byte_level()
     assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocab_size) == (1, 1, 259)
