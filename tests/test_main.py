@@ -165,13 +165,16 @@ def test_version(humpback):
     assert re.match(rf"humpback {re.escape(humpback_package.__version__)} \(jax \d", humpback("--version").stdout)
 
 
-def test_fields_of_a_config_that_is_not_named():
+def test_fields_of_a_config_that_is_not_named(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.touch()
+
     class Segment:
         DEFAULT_CONFIG = "default.py"
 
     fields = ["--input=x", "--config.segments.limit=3"]
     assert cli.with_config(fields, Segment) == ["--config=default.py", *fields]
-    for arguments in (["--config=mine.py", *fields], ["--input=x"], ["--config", "mine.py", *fields]):
+    for arguments in ([f"--config={mine}", *fields], ["--input=x"], ["--config", str(mine), *fields]):
         assert cli.with_config(arguments, Segment) == arguments
     assert cli.with_config(fields, None) == fields  # a command that needs a config says so itself
     with pytest.raises(UserError, match=r"^--config.segments.limits: there is no config field .*; did you mean segments.limit\?"):

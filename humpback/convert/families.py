@@ -137,7 +137,7 @@ def no_rope_every(values: Mapping[str, Any], family: Family, layers: int, where:
     raise UserError(f"{where}: no_rope_layers is {listed}; only one layer in every so many may be without rotation")
 
 
-def extra_fields(cfg: LlamaConfig) -> dict[str, Any]:
+def extra_fields(cfg: LlamaConfig) -> Any:
     """What config.json says besides LLaMA's fields."""
     rotating = [int(cfg.rotates(layer)) for layer in range(cfg.num_layers)]
     every = cfg.no_rope_every or cfg.num_layers + 1

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from humpback.report.markup import Html, tag
+from humpback.rounding import ceil_div
 
 _W, _H, _LEFT, _BOTTOM, _TOP = 640, 240, 56, 36, 10
 _SERIES = 6  # colours
@@ -37,7 +38,7 @@ def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_nam
     span = (right - left) or 1
     marks = []
     for which, line in enumerate(series.values()):
-        every = -(-len(line) // _POINTS)
+        every = ceil_div(len(line), _POINTS)
         drawn = [*line[:-1:every], line[-1]] if line else []
         places = [(_n(_LEFT + (x - left) / span * (_W - _LEFT - 10)), _n(_y(y, low, high))) for x, y in drawn]
         path = "M" + "L".join(f"{x} {y}" for x, y in places)

@@ -11,6 +11,7 @@ from humpback import keys, storage
 from humpback.errors import UserError
 from humpback.evaluation import statistics
 from humpback.records import Rated, Record, half_surrogate, read_shards
+from humpback.rounding import ceil_div
 
 FOLDER = "review"
 _AGAIN = 10  # of so many items one is shown twice
@@ -69,7 +70,7 @@ def order(items: Sequence[Item], reviewer: str, seed: int) -> Iterator[tuple[str
     by_id = {item.id: item for item in items}
     names = _drawn(seed, f"review by {reviewer}", list(by_id), len(by_id))
     yield from ((name, by_id[name]) for name in names)
-    yield from ((f"{name}-again", by_id[name]) for name in names[: -(-len(names) // _AGAIN)])
+    yield from ((f"{name}-again", by_id[name]) for name in names[: ceil_div(len(names), _AGAIN)])
 
 
 def _drawn(seed: int, purpose: str, ids: list[str], count: int) -> list[str]:

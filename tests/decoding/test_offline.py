@@ -32,7 +32,7 @@ class Engine:
     def __init__(self, stop_after=None):
         self.stop_after, self.stats, self.requests, self.most = stop_after, Stats(), [], 0
 
-    def fits(self, ids, max_new):
+    def fits(self, ids, max_new, start=0):
         return 0 < len(ids) <= 100
 
     def generate(self, requests, sampler, stop_ids, on_visit):

@@ -52,7 +52,7 @@ def test_enough_pages_segments_and_pairs() -> None:
 def test_every_rule_has_something_to_drop() -> None:
     _, counts, drops = segment_pages(CFG)
     expected = {
-        "empty header", "all upper case header", "navigation header", "repetition", "duplicate", "language", "too short", "too long",
+        "empty header", "all upper case header", "navigation header", "duplicate", "language", "too short", "too long",
     }  # fmt: skip
     assert {reason for reason in expected if not drops.get(reason)} == set()
     assert counts["cut"] - drops["duplicate"] == counts["segments"]

@@ -50,7 +50,7 @@ def test_wrong_command_lines_end_with_code_2_and_no_traceback(arguments, message
         ('{"instruction": "a", "response": "b"}\n{"instruction": ', r"pairs.jsonl:2"),
         ('{"instruction": "a"}\n', r"pairs.jsonl:1.*response"),
         ('{"instruction": "a", "response": " "}\n', r"pairs.jsonl:1.*response"),
-        ("[]\n", "JSON array"),
+        ("[]\n", "no seed pair in it: it is empty"),
         (b"\xff\xff\n", r"pairs.jsonl:1"),
         ("", "it is empty"),
     ],
@@ -81,9 +81,10 @@ def test_pages_that_cannot_be_used_are_counted_and_the_others_are_cut(make_run, 
 
 
 @pytest.mark.parametrize("field", ["seed_pairs__source", "seed_pairs__held_out_source", "seed_pairs__dev_source"])
-def test_a_saved_dataset_is_told_by_what_it_is(make_run, tmp_path, field):
-    (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(UserError, match=f"config field {field.replace('__', '.')}: .*: this is a dataset saved with save_to_disk"):
+def test_a_folder_without_pairs_is_told_with_its_field(make_run, tmp_path, field):
+    (tmp_path).write_text("{}")
+    message = "a folder without Parquet files and no saved dataset"
+    with pytest.raises(UserError, match=f"config field {field.replace('__', '.')}: .*: {message}"):
         seed(make_run(**{field: str(tmp_path)}))
 
 

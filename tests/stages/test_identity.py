@@ -32,7 +32,7 @@ def tree(folder: pathlib.Path) -> dict[str, bytes]:
     [
         (seed, "seed_pairs.source", "no such file"),
         (segment, "segments.input", "no such file or folder"),
-        (convert_base, "base.source", "no such file, and no folder with weights"),
+        (convert_base, "base.source", "no such file or folder"),
     ],
 )
 def test_a_try_that_failed_is_not_remembered(make_run, tmp_path, stage, field, message):

@@ -140,7 +140,7 @@ class Engine:
     def warm_up(self, *_):
         return 0
 
-    def fits(self, ids, max_new):
+    def fits(self, ids, max_new, start=0):
         return True
 
     def generate(self, requests, sampler, stop_ids, on_visit):
