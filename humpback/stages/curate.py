@@ -37,7 +37,8 @@ def define_flags() -> None:
 
 def check(run: Run) -> None:
     """UserError for a rubric that is missing, or that the base's tokenizer or decoding.length does not allow, before hours of training."""
-    if all((run.workdir / f"ratings-{t}" / MANIFEST).exists() for t in range(1, run.cfg.iterations + 1)):
+    manifests = [run.workdir / f"ratings-{t}" / MANIFEST for t in range(1, run.cfg.iterations + 1)]
+    if distributed.by_first("rated before", lambda: all(path.exists() for path in manifests)):
         return
     rubric = distributed.by_first("rubric", run.place.now.contents.rubric)
     folder = run.workdir / "base"
