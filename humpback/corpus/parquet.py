@@ -46,11 +46,11 @@ def read_pages(source: str, path: storage.PathLike, keys: Keys, on_drop: OnDrop,
         if isinstance(opened, str):
             on_drop(source, opened)
             return
-        names = _names(opened.schema_arrow)
+        names, every = _names(opened.schema_arrow)
         pages, urls = keys.candidates(names)
         if not pages:
             on_drop(source, keys.reason(names))
-            warn(f"{source}: {opened.metadata.num_rows} rows: {keys.complaint(names)}")
+            warn(f"{source}: {opened.metadata.num_rows} rows: {keys.complaint(every)}")
             return
         if not opened.metadata.num_rows:
             on_drop(source, "empty")
@@ -82,8 +82,8 @@ def read_pages(source: str, path: storage.PathLike, keys: Keys, on_drop: OnDrop,
                 row = end
 
 
-def first_names(path: storage.PathLike) -> list[str] | str:
-    """The names of a file's columns that can hold a text, those of records within records behind a dot; or why it cannot be read."""
+def column_names(path: storage.PathLike) -> tuple[list[str], list[str]] | str:
+    """The names of a file's columns that can hold a text, and of all, those of inner records behind a dot; or why it cannot be read."""
     require()
     with _File(path) as file:
         opened = _opened(file)
@@ -151,19 +151,21 @@ def _opened(file: _File) -> Any:
         return "encrypted" if "crypt" in str(error) else "damaged"
 
 
-def _names(schema: Any, before: str = "") -> list[str]:
-    """The columns that can hold a text."""
+def _names(schema: Any, before: str = "") -> tuple[list[str], list[str]]:
+    """The columns that can hold a text, and all."""
     types = require().types
-    found = []
+    found: list[str] = []
+    every: list[str] = []
     for field in schema:
         kind, name = field.type, f"{before}{field.name}"
         while types.is_dictionary(kind):
             kind = kind.value_type
         if types.is_struct(kind):
-            found += _names(kind, f"{name}.")
-        elif _holds_text(types, kind):
-            found.append(name)
-    return found
+            inner, below = _names(kind, f"{name}.")
+            found, every = found + inner, every + below
+        else:
+            found, every = found + [name] * _holds_text(types, kind), [*every, name]
+    return found, every
 
 
 def _holds_text(types: Any, kind: Any) -> bool:

@@ -127,33 +127,33 @@ def check_keys(inputs: list[Input], keys: Keys, tell: Warn) -> None:
         looked += not given.given
         (source, path) = given.files[0]
         try:
-            names = _first_names(given, path)
+            found = _first_names(given, path)
         except OSError:  # which will be counted
             continue
-        if isinstance(names, str) and given.given:
-            raise UserError(f"{path}: {names}, so no row of it can be read; get the file again")
-        if names is None or isinstance(names, str):
+        if isinstance(found, str) and given.given:
+            raise UserError(f"{path}: {found}, so no row of it can be read; get the file again")
+        if found is None or isinstance(found, str):
             continue
+        names, every = found
         pages, urls = keys.candidates(names)
         if pages:
-            found = [url for url in urls if url in names]
-            address = f", its address from `{found[0]}`" if found else ""
+            address = next((f", its address from `{url}`" for url in urls if url in names), "")
             tell(f"{source}: a page is taken from the key `{pages[0][1]}`, as {pages[0][0]}{address}")
             looked = _MOST_LOOKED_AT
             continue
-        complaint = complaint or f"{path}{':1' if given.kind == 'jsonl' else ''}: {keys.complaint(names)}"
+        complaint = complaint or f"{path}{':1' if given.kind == 'jsonl' else ''}: {keys.complaint(every)}"
         if given.given:
             raise UserError(complaint)
     if complaint and looked < _MOST_LOOKED_AT and all(given.kind in _RECORDS for given in inputs):
         raise UserError(complaint)
 
 
-def _first_names(given: Input, path: str) -> list[str] | str | None:
-    """The keys of a file's first record, or why they cannot be read; None if its first line is none."""
+def _first_names(given: Input, path: str) -> tuple[list[str], list[str]] | str | None:
+    """The keys of a file's first record that can hold a text, and all; or why they cannot be read; None if its first line is none."""
     if given.kind == "parquet":
-        return parquet.first_names(path)
+        return parquet.column_names(path)
     record = jsonl.first_record(path)
-    return None if record is None else flat_names(record)
+    return None if record is None else (flat_names(record), flat_names(record))
 
 
 def read_pages(given: Input, on_drop: OnDrop, warn: Warn, keys: Keys = USUAL) -> Iterator[Page]:

@@ -58,7 +58,7 @@ def test_records_within_records(tmp_path: Path) -> None:
     path = put(tmp_path, written({"doc": inner, "metadata": [{"url": url} for url in URLS], "tags": [["a"]] * 8}))
     pages, drops, warnings = read(path)
     assert not pages and drops == [("x", "no text")]
-    assert "8 rows" in warnings[0] and "doc.body, metadata.url" in warnings[0] and "--config.segments.text_key=" in warnings[0]
+    assert "8 rows" in warnings[0] and "doc.body, doc.n, metadata.url, tags; name" in warnings[0] and "text_key=" in warnings[0]
     pages, drops, _ = read(path, Keys(text="doc.body"))
     assert [page.url for page in pages] == URLS[:2] + URLS[3:] and drops == [("x:2", "empty")]
 
