@@ -151,6 +151,13 @@ def test_html_files_are_read_in_runs(tmp_path: Path) -> None:
     assert [source for unit in found for source, _ in unit.files] == [f"{number:04d}.html" for number in range(1_203)]
 
 
+def test_files_of_a_page_each_are_read_in_runs_of_a_kind(tmp_path: Path) -> None:
+    for name in ("a.md", "b.markdown", "c.txt", "d.txt", "e.html", "f.txt"):
+        put(tmp_path / name)
+    found = [(unit.source, unit.kind) for unit in list_inputs(str(tmp_path))]
+    assert found == [("a.md..b.markdown", "markdown"), ("c.txt..d.txt", "text"), ("e.html", "html"), ("f.txt", "text")]
+
+
 def test_sources_are_unique_among_the_inputs(tmp_path: Path) -> None:
     paths = [str(put(tmp_path / name / "x.warc", b"".join(warcs.crawl(1)))) for name in "ab"]
     found = list_inputs(",".join([*paths, str(tmp_path)]))
