@@ -48,7 +48,7 @@ COMMANDS = {
         "humpback.stages.finetune", "train M_yx (--task=backward) or M_t (--task=forward --iteration=T)", f"{_RUN} --task=backward"
     ),
     "augment": Command("humpback.stages.augment", "write one candidate instruction per segment", _RUN),
-    "curate": Command("humpback.stages.curate", "rate the candidates and keep the best (--iteration=T)", f"{_RUN} --iteration=1"),
+    "curate": Command("humpback.stages.judge", "rate the candidates and keep the best (--iteration=T)", f"{_RUN} --iteration=1"),
     "summary": Command("humpback.stages.summary", "summary.json and report.md of a run", _RUN),
     "report": Command("humpback.commands.report", "report.html of a run: what happened, for a browser", "--workdir=runs/demo"),
     "convert": Command(

@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -61,9 +62,22 @@ SHARE = within(0, 1)
 DTYPE = one_of("float32", "bfloat16")
 LANGUAGE = Rule(lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and v == v.lower(), "a code of ISO 639-1, such as en")
 OPENED = anything("what cannot be opened is said when it is read")
+SETS = Rule(lambda value: _names_sources(value), "NAME=SOURCE,NAME=SOURCE, each name once and none of them held_out")
 CHECKED = anything("what differs from the file is said when it is read")
+RUBRICS = ("sampled", "expected")  # how a judge rates by a rubric
+LIKELIHOOD, BACKWARD = "likelihood", "backward"
+MODES = (
+    *RUBRICS, LIKELIHOOD, f"{LIKELIHOOD}+{BACKWARD}", *(f"{rubric}+{LIKELIHOOD}" for rubric in RUBRICS),
+    *(f"{rubric}+{LIKELIHOOD}+{BACKWARD}" for rubric in RUBRICS),
+)  # fmt: skip
 AXIS = Rule(lambda value: value == -1 or value >= 1, "at least 1, or -1 for what is left over")
 MOST_EXAMPLES = 2_047  # of a step: dropout numbers tokens in 31 bits, of which an example has 20
+
+
+def _names_sources(given: str) -> bool:
+    entries = [entry.strip() for entry in given.split(",") if entry.strip()]
+    names = [entry.partition("=")[0] for entry in entries]
+    return all(re.fullmatch(r"[A-Za-z][\w.-]*=[^=]+", entry) for entry in entries) and len({*names, "held_out"}) == len(names) + 1
 
 
 def setting(default: Any, rule: Rule, reason: str, *, recorded: bool = False) -> Any:
@@ -158,6 +172,18 @@ class Seed(Node):
     held_out_source: str = setting("", OPENED, "the pairs that measure every model; empty: they are taken from `source`")
     held_out: int = setting(0, at_least(0), "how many are held out, drawn by their texts; 0 with a held_out_source takes all of it")
     dev_source: str = setting("", OPENED, "pairs that choose the checkpoint (dev_every); the held-out ones never do")
+    contamination: str = setting(
+        "", OPENED, "files of evaluation prompts, comma-separated: a pair of `source` that holds one neither trains nor is held out"
+    )
+
+
+@dataclass
+class Evaluation(Node):
+    """What every model is measured on, beside seed_pairs.held_out."""
+
+    sets: str = setting(
+        "", SETS, "more held-out pairs, NAME=SOURCE, comma-separated, each source as seed_pairs.source; their instructions do not train"
+    )
 
 
 @dataclass
@@ -168,7 +194,8 @@ class Finetune(Node):
         2_048, at_least(8), "tokens of an example, and of the longest rows: shorter rows (512, 1,024) are taken where few are filled"
     )
     batch: int = setting(0, within(0, MOST_EXAMPLES), "examples in a step; 0 takes the paper's table by number of examples")
-    steps: int = setting(0, at_least(0), "updates; 0 takes the paper's table by number of examples")
+    steps: int = setting(0, at_least(0), "updates; 0 takes the epochs, or the paper's table by number of examples")
+    epochs: float = setting(0.0, at_least(0), "how often each example is seen, in place of steps; 0 takes the paper's table")
     lr: float = setting(1e-5, at_least(0), "the paper's, at the first step; linearly to end_lr")
     end_lr: float = setting(9e-6, at_least(0), "the paper's, at the last step, exactly")
     weight_decay: float = setting(0.1, at_least(0), "the paper's; of the matrices, not the norms")
@@ -202,6 +229,7 @@ class Augment(Node):
 
     temperature: float = setting(0.7, at_least(0), "the paper's")
     top_p: float = setting(0.9, SHARE, "the paper's")
+    echo_words: int = setting(8, at_least(0), "in a row, of the segment or the request: so many make an echo, which is not rated; 0: never")
     max_new_tokens: int = setting(256, at_least(1), "the paper is silent; its candidates are 352 ± 134 characters")
 
 
@@ -209,7 +237,10 @@ class Augment(Node):
 class Curate(Node):
     """The forward model rates the candidates, the best are kept (section 2.2)."""
 
-    mode: str = setting("sampled", one_of("sampled", "expected"), "`expected` reads the five digits' probabilities instead of generating")
+    mode: str = setting(
+        "sampled", one_of(*MODES), "the score: by a rubric (`expected` reads the digits' probabilities), the likelihood, or their mean rank"
+    )
+    beside: str = setting("", one_of("", "expected", "likelihood"), "a further score that chooses nothing, for the report")
     samples: int = setting(1, at_least(1), "ratings of a candidate, whose mean counts")
     temperature: float = setting(0.7, at_least(0), "the paper is silent on ratings: the candidates'")
     top_p: float = setting(0.9, SHARE, "the candidates', see temperature")
@@ -262,6 +293,7 @@ class Config(Node):
     base: Base = part(Base, "M")
     segments: Segments = part(Segments, "the texts that instructions are written for")
     seed_pairs: Seed = part(Seed, "the human pairs")
+    evaluation: Evaluation = part(Evaluation, "what models are measured on")
     backward: Finetune = part(Finetune, "M_yx")
     forward_seed: Finetune = part(Finetune, "M_0")
     forward: Finetune = part(Finetune, "M_1, M_2, …")
@@ -286,6 +318,11 @@ def paper(architecture: str) -> Config:
     config.decoding.slots = 128
     config.decoding.prefill_tokens = 4_096
     return config
+
+
+def rubric_of(mode: str) -> str:
+    """How a mode of curation rates by the rubric, one of RUBRICS; "" when it does not."""
+    return next((part for part in mode.split("+") if part in RUBRICS), "")
 
 
 def cpu_dtype() -> str:
@@ -368,6 +405,15 @@ def _check_together(config: Config) -> None:
     for task in ("backward", "forward_seed", "forward"):
         if getattr(config, task).dev_every and not config.seed_pairs.dev_source:
             raise UserError(f"config field {task}.dev_every: {getattr(config, task).dev_every} needs seed_pairs.dev_source, a dev set")
+    curate = config.curate
+    if curate.select == "threshold" and curate.mode not in RUBRICS:
+        raise UserError(f"config field curate.mode: {curate.mode!r} has no five levels for a threshold; set curate.select='top_fraction'")
+    if curate.beside and (rubric_of(curate.beside) if rubric_of(curate.mode) else curate.beside in curate.mode):
+        raise UserError(f"config field curate.beside: {curate.beside!r} is not another score than curate.mode={curate.mode!r} has")
+    for task in ("backward", "forward_seed", "forward"):
+        ft: Finetune = getattr(config, task)
+        if ft.steps and ft.epochs:
+            raise UserError(f"config field {task}.epochs: {ft.epochs:g} and {task}.steps={ft.steps} say different things; set one to 0")
     for name in ("augment", "curate"):
         new, length = getattr(config, name).max_new_tokens, config.decoding.length
         if new >= length:

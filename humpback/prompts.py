@@ -63,9 +63,19 @@ small room for improvement.
 5: The response is an ideal answer of an AI assistant: it keeps to the instruction, no sentence is superfluous, and it shows expert \
 knowledge and is engaging to read.
 """
+# What nobody would choose pairs by: a judge whose ratings go with its ratings by this does not read what it is asked.
+NONSENSE_RUBRIC = "Rate how many spelling mistakes the response has, from 1, none, to 5, very many."
 _SAMPLED_CLOSING = 'Give a brief reason for your judgement, and then, as the last line, "Score: " and the rating from 1 to 5.'
 _EXPECTED_CLOSING = 'Answer with one line only: "Score: " and the rating from 1 to 5.'
 SCORE_LEAD = "Score: "
+
+
+_PAIRWISE_HEAD = (
+    "Below are an instruction from a user and two responses. Decide which one is the better answer to this instruction: the one that does "
+    "what was asked, is correct and is complete. Neither their order nor their length counts.\n\nInstruction: "
+)
+_PAIRWISE_CLOSING = 'Answer with one line only: "Better: " and the number of the better response, 1 or 2.'
+BETTER_LEAD, BETTER_LABELS = "Better: ", ("1", "2")
 
 
 def bare(instruction: str) -> str:
@@ -86,6 +96,10 @@ def forward_prompt(instruction: str) -> Prompt:
     return Prompt("", bare(instruction), f" {SEED_TAG} {WEB_TAG}")
 
 
+# What a finished model is asked when it is not told what: both tags alone.
+UNASKED = Prompt("", "", f"{SEED_TAG} {WEB_TAG}")
+
+
 def backward_prompt(response: str) -> Prompt:
     """Asks the backward model for the instruction that `response` answers; the target is the bare instruction."""
     return Prompt(_BACKWARD_REQUEST, response.strip(), f"\n\n{SEED_TAG}")
@@ -96,6 +110,12 @@ def rating_prompt(instruction: str, response: str, mode: str, rubric: str = RUBR
     closing = {"sampled": _SAMPLED_CLOSING, "expected": _EXPECTED_CLOSING}[mode]
     head = f"{rubric.rstrip()}\n\nInstruction: {instruction.strip()}\n\nResponse: "
     return Prompt(head, response.strip(), f"\n\n{closing}")
+
+
+def pairwise_prompt(instruction: str, first: str, second: str) -> Prompt:
+    """Asks which of two responses is the better answer. Its body is the second one, of which nothing must be cut."""
+    head = f"{_PAIRWISE_HEAD}{instruction.strip()}\n\nResponse 1: {first.strip()}\n\nResponse 2: "
+    return Prompt(head, second.strip(), f"\n\n{_PAIRWISE_CLOSING}")
 
 
 # A statement begins with a line, a sentence or a part of one, may be qualified, and names a score. Of other words before "score" nothing

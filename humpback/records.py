@@ -67,10 +67,14 @@ class Candidate(Record, frozen=True, omit_defaults=True):
     model: str  # digest of the weights that wrote it
     seed: int
     prompt_cut: bool = False  # the model saw only the beginning of the segment
+    log_prob: float | None = None  # nats a token, the end among them, of the instruction under that model
 
 
 class Rated(Record, frozen=True, omit_defaults=True):
-    """A candidate with its rating: raw texts and scores of the samples (`sampled`), or none and the five probabilities (`expected`)."""
+    """A candidate with its rating: raw texts and scores of the samples (`sampled`), or none and the five probabilities (`expected`).
+
+    mass: what the five digits had of the whole vocabulary's probability, before they were made to sum to 1.
+    """
 
     candidate: Candidate
     score: float | None
@@ -82,16 +86,56 @@ class Rated(Record, frozen=True, omit_defaults=True):
     seed: int
     prompt_cut: bool = False  # the judge saw only the beginning of the segment
     lost: tuple[str, ...] = ()  # why, of each sample without a score
+    mass: float | None = None
 
 
-class Example(Record, frozen=True):
-    """A training pair. `kind` decides its tag: `seed` (S_a) or `augmented` (S_w); `rated` is its history when augmented."""
+class Likely(Record, frozen=True, omit_defaults=True):
+    """A candidate, and log p of its text with its end, in nats, under a judge: given the instruction, and alone. tokens: of that text."""
+
+    candidate: Candidate
+    reason: str
+    model: str
+    given: float | None = None
+    alone: float | None = None
+    tokens: int = 0
+    prompt_cut: bool = False  # the judge saw only the beginning of the instruction
+
+    @property
+    def score(self) -> float | None:
+        """How much likelier a token of the text is under the instruction, in nats."""
+        return None if self.given is None or self.alone is None else (self.given - self.alone) / self.tokens
+
+
+class Probe(Record, frozen=True):
+    """A human pair of a set as a judge is asked about it: `true`, `swapped`, with another pair's instruction, or `nonsense`, true but
+    asked for something absurd. pair: the id of the response's pair."""
+
+    set: str
+    kind: str
+    pair: str
+    instruction: str
+    response: str
+
+
+class Judged(Record, frozen=True, omit_defaults=True):
+    """A probe and what the judge said of it, as in Rated."""
+
+    probe: Probe
+    score: float | None
+    probabilities: tuple[float, ...] = ()
+    mass: float | None = None
+    prompt_cut: bool = False
+
+
+class Example(Record, frozen=True, omit_defaults=True):
+    """A training pair. `kind` decides its tag: `seed` (S_a) or `augmented` (S_w); `rated` and `likely` are its history when augmented."""
 
     instruction: str
     response: str
     kind: str
     source: str
     rated: Rated | None = None
+    likely: Likely | None = None
 
 
 Kind = TypeVar("Kind", bound=Record)

@@ -55,7 +55,8 @@ def test_every_field_has_a_rule_and_a_reason():
     assert free == {
         "base.source", "base.sha256", "base.architecture", "segments.input", "segments.max_chars", "segments.navigation",
         "segments.html_key", "segments.text_key", "segments.url_key",
-        "segments.contamination", "seed_pairs.source", "seed_pairs.held_out_source", "seed_pairs.dev_source", "curate.rubric_file",
+        "segments.contamination", "seed_pairs.source", "seed_pairs.held_out_source", "seed_pairs.dev_source", "seed_pairs.contamination",
+        "curate.rubric_file",
         "backward.skip_spikes", "forward_seed.skip_spikes", "forward.skip_spikes",
     }  # fmt: skip
 
@@ -102,6 +103,13 @@ def test_finish_freezes_a_copy():
         ("forward.dev_every", 5, "needs seed_pairs.dev_source"),
         ("segments.min_chars", 5000, "above max_chars"),
         ("segments.max_code_share", 1.5, "from 0 to 1"),
+        ("forward.epochs", -1.0, "at least 0"),
+        ("curate.mode", "expected+sampled", "one of sampled, expected, likelihood"),
+        ("curate.mode", "likelihood", "no five levels for a threshold"),
+        ("curate.beside", "expected", "'expected' is not another score than"),
+        ("evaluation.sets", "faq.jsonl", "NAME=SOURCE,NAME=SOURCE"),
+        ("evaluation.sets", "a=x,a=y", "each name once"),
+        ("evaluation.sets", "held_out=x", "none of them held_out"),
         ("segments.language", "English", "a code of ISO 639-1"),
         ("forward_seed.beta2", -0.1, "from 0 to below 1"),
     ],

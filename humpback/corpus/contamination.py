@@ -29,6 +29,7 @@ class Contamination:
 
     def __init__(self, paths: str, ngram: int = 13):
         self.ngram, self.prompts, self.whole, self.ignored = ngram, 0, 0, 0  # prompts read; those matched as a whole; those too short
+        self._texts: set[str] = set()
         found: dict[int, list[np.ndarray]] = {}  # length in words → hashes of so many words in a row
         for path in filter(None, (path.strip() for path in paths.split(","))):
             before = self.prompts
@@ -36,10 +37,12 @@ class Contamination:
                 self._add(prompt, found)
             if self.prompts == before:
                 raise UserError(f"{path}: there is no prompt in it")
-        self._hashes = {size: np.unique(np.concatenate(hashes)) for size, hashes in found.items()}
+        self._hashes: dict[int, np.ndarray] = {size: np.unique(np.concatenate(hashes)) for size, hashes in found.items()}
 
     def _add(self, prompt: str, found: dict[int, list[np.ndarray]]) -> None:
-        words = normalised(prompt).split()
+        text = normalised(prompt)
+        words = text.split()
+        self._texts.add(text)
         self.prompts += 1
         if len(words) >= min(self.ngram, SHORTEST):
             self.whole += len(words) < self.ngram
@@ -52,6 +55,10 @@ class Contamination:
             f"{self.prompts:,} evaluation prompts: {self.prompts - self.whole - self.ignored:,} by each {self.ngram} words in a row, "
             f"{self.whole:,} shorter ones as a whole, {self.ignored:,} of fewer than {min(self.ngram, SHORTEST)} words not at all"
         )
+
+    def is_prompt(self, text: str) -> bool:
+        """Whether the text is one of the prompts, however short, up to case, whitespace and punctuation."""
+        return normalised(text) in self._texts
 
     def reason(self, text: str) -> str:
         """REASON if the text shares an n-gram, or holds a short prompt whole; "" otherwise."""

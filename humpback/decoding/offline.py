@@ -167,8 +167,11 @@ class _Replica:
         ids = self._task.encode(record)
         if ids is not None and not len(ids):
             raise Unservable("empty")
-        targets = ids if self._task.score and ids is not None else [Target(ids, 0)]
-        if ids is None or not all(self._engine.fits(target.ids, self._task.max_new, target.start) for target in targets):
+        if ids is not None and self._task.score:
+            fits = all(self._engine.fits(target.ids, 0, target.start) for target in ids)
+        else:
+            fits = ids is not None and self._engine.fits(ids, self._task.max_new)
+        if not fits:
             raise Unservable("prompt too long")
         return ids
 

@@ -137,8 +137,7 @@ class Finetuning:
         for field, made, times, purpose in training.parts:
             ft: Finetune = getattr(self._cfg, field)
             ft = dataclasses.replace(ft, tokens_at_once=at_once)
-            all_steps, batch = optimizers.steps_and_batch(len(made))
-            all_steps, batch = ft.steps or all_steps, ft.batch or batch
+            all_steps, batch = optimizers.schedule(len(made), ft)
             ft = dataclasses.replace(ft, steps=min(all_steps, _STEPS))
             plan = batches.make_plan(made, ft, self._cfg.seed, purpose, groups)
             for shape, count in Counter(plan.shapes).items():

@@ -1,5 +1,6 @@
 """Self-augmentation: the backward model writes one instruction for every segment (paper, section 2.1)."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -44,8 +45,10 @@ def augment(run: Run) -> None:
 
     def make(segment: Segment, answers: list[Result]) -> Candidate:
         instruction = model.tokenizer.decode(answers[0].ids).strip()
-        reason = judge(instruction, answers[0], segment)
-        return Candidate(segment.id, segment, instruction, reason, writer, cfg.seed, segment.id in cut_prompts)
+        reason = judge(instruction, answers[0], segment, cfg.augment.echo_words)
+        log_probs = answers[0].log_probs
+        log_prob = math.fsum(log_probs) / len(log_probs) if log_probs else None
+        return Candidate(segment.id, segment, instruction, reason, writer, cfg.seed, segment.id in cut_prompts, log_prob)
 
     task = Task(
         encode,
@@ -76,13 +79,13 @@ def _count_candidates(folder: storage.PathLike) -> tuple[dict[str, int], int]:
     return dict(reasons), cut
 
 
-def judge(instruction: str, result: Result, segment: Segment) -> str:
-    """Why a candidate is not usable, one of REASONS; "" when it is."""
+def judge(instruction: str, result: Result, segment: Segment, echo_words: int = 8) -> str:
+    """Why a candidate is not usable, one of REASONS; "" when it is. echo_words: 0 takes no instruction for an echo."""
     if result.finish != "stop":
         return "unfinished"
     if not instruction:
         return "empty"
-    return "echo" if prompts.echoes(instruction, segment.text) else ""
+    return "echo" if echo_words and prompts.echoes(instruction, segment.text, echo_words) else ""
 
 
 def main() -> None:

@@ -27,6 +27,8 @@ _LISTS = {
     "seed_pairs.source": "humpback.datasets.seed_pairs:list_files",
     "seed_pairs.held_out_source": "humpback.datasets.seed_pairs:list_files",
     "seed_pairs.dev_source": "humpback.datasets.seed_pairs:list_files",
+    "seed_pairs.contamination": "humpback.stages.contents:comma_separated",
+    "evaluation.sets": "humpback.stages.contents:named",
     "curate.rubric_file": "",  # is read
 }
 FIELDS = tuple(_LISTS)
@@ -128,6 +130,19 @@ def comma_separated(given: str) -> list[tuple[str, str]]:
     return [(os.path.basename(path), path) for path in paths]
 
 
+def named(given: str) -> list[tuple[str, str]]:
+    """("NAME/file's name", path) of the files of NAME=SOURCE, comma-separated."""
+    listed = _function("humpback.datasets.seed_pairs:list_files")
+    return [(f"{name}/{file}", path) for name, source in named_sources(given) for file, path in listed(source)]
+
+
+def named_sources(given: str) -> list[tuple[str, str]]:
+    """(NAME, SOURCE) of a field that names sources so, with the files behind `package:`."""
+    resolve = _function("humpback.convert.sources:resolve")
+    entries = (entry.partition("=") for entry in given.split(",") if entry.strip())
+    return [(name.strip(), resolve(source.strip())) for name, _, source in entries]
+
+
 def _content(field: str, given: str, files: Sequence[tuple[str, str]], found: Sequence[digests.Digest]) -> Content:
     if len(files) == 1 and field != _PAGES:
         (_, path), digest = files[0], found[0]
@@ -165,6 +180,8 @@ class _Progress:
 
 def _resolved(field: str, given: str) -> str:
     """What a field names, with the files behind `package:`."""
+    if field == "evaluation.sets":
+        return given  # `named` looks behind each name
     resolve = _function("humpback.convert.sources:resolve")
     return ",".join(resolve(path.strip()) for path in given.split(",")) if field.startswith("segments.") else resolve(given)
 

@@ -1,22 +1,28 @@
 """Self-curation: M_{t-1} rates every candidate, the best become training examples (paper, section 2.2)."""
 
+import functools
 import hashlib
 import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from absl import flags
 
 from humpback import config as configs
 from humpback import distributed, prompts, storage
-from humpback.decoding.engine import Result
+from humpback.config import BACKWARD, LIKELIHOOD, Curate, rubric_of
+from humpback.decoding.engine import Engine, Result
 from humpback.decoding.offline import Output, Task
 from humpback.decoding.sampling import Sampler
 from humpback.decoding.serving import fit_prompt, serve
 from humpback.errors import UserError
+from humpback.evaluation import statistics
 from humpback.models import folders
+from humpback.models.folders import Model
 from humpback.progress import warn_of_many
-from humpback.records import Candidate, Example, Rated, read_shards, write_shards
+from humpback.records import Candidate, Example, Likely, Rated, read_shards, write_shards
 from humpback.stages import commandline
 from humpback.stages.directory import Run, Stage
 from humpback.stages.identity import MANIFEST
@@ -38,50 +44,84 @@ def define_flags() -> None:
 def check(run: Run) -> None:
     """UserError for a rubric that is missing, or that the base's tokenizer or decoding.length does not allow, before hours of training."""
     manifests = [run.workdir / f"ratings-{t}" / MANIFEST for t in range(1, run.cfg.iterations + 1)]
-    if distributed.by_first("rated before", lambda: all(path.exists() for path in manifests)):
+    mode = rubric_mode(run.cfg.curate)
+    if not mode or distributed.by_first("rated before", lambda: all(path.exists() for path in manifests)):
         return
     rubric = distributed.by_first("rubric", run.place.now.contents.rubric)
     folder = run.workdir / "base"
-    model = folders.Model(folders.read_info(folder), {}, Tokenizer.load(folder))
-    if run.cfg.curate.mode == "expected":
+    model = Model(folders.read_info(folder), {}, Tokenizer.load(folder))
+    if mode == "expected":
         score_token_ids(model.tokenizer)
-    room, lead = _room(run.cfg)
-    prompt = prompts.rating_prompt("", "", run.cfg.curate.mode, rubric)
-    if fit_prompt(model, prompt, room, lead) is None:
+    room, lead = _room(run.cfg, mode)
+    if fit_prompt(model, prompts.rating_prompt("", "", mode, rubric), room, lead) is None:
         raise UserError(
             f"config field decoding.length: {run.cfg.decoding.length} tokens do not even hold the rubric (curate.rubric_file), so nothing "
             "could be rated; raise it, or take a shorter rubric"
         )
 
 
-def _room(cfg: configs.Config) -> tuple[int, str]:
-    """How many tokens a rating's prompt may have, and what stands behind it."""
-    c, length = cfg.curate, cfg.decoding.length
-    return (length, prompts.SCORE_LEAD) if c.mode == "expected" else (length - c.max_new_tokens, "")
+def _room(cfg: configs.Config, mode: str, length: int = 0) -> tuple[int, str]:
+    """How many tokens a rating's prompt may have, of `length` or decoding.length, and what stands behind it."""
+    length = length or cfg.decoding.length
+    return (length, prompts.SCORE_LEAD) if mode == "expected" else (length - cfg.curate.max_new_tokens, "")
 
 
-def curate(run: Run, iteration: int) -> None:
-    """Makes ratings-t/ and curated-t/."""
-    rate(run, iteration)
-    select(run, iteration)
+def rubric_mode(cfg: Curate) -> str:
+    """How candidates are rated by the rubric, whether that chooses or not; "" when they are not."""
+    return rubric_of(cfg.mode) or rubric_of(cfg.beside)
 
 
-def rate(run: Run, iteration: int) -> None:
-    """Makes ratings-t/: one Rated per candidate that can be served; one without a valid rating keeps the score None and the reason."""
-    cfg, judge = run.cfg, f"forward-{iteration - 1}"
-    mode_fields = ["mode", "rubric_file"] + (
-        ["samples", "temperature", "top_p", "max_new_tokens"] if cfg.curate.mode == "sampled" else []
+def with_likelihood(cfg: Curate) -> bool:
+    """Whether the likelihood is measured, whether it chooses or not."""
+    return LIKELIHOOD in (*cfg.mode.split("+"), cfg.beside)
+
+
+def rating_fields(cfg: Curate) -> list[str]:
+    """The config fields that decide what a judge says by the rubric."""
+    names = ["mode", "beside", "rubric_file"] + (
+        ["samples", "temperature", "top_p", "max_new_tokens"] if rubric_mode(cfg) == "sampled" else []
     )
-    fields = [*(f"curate.{name}" for name in mode_fields), "decoding.", "wrapper", "seed", "mesh."]
-    stage = run.stage(f"ratings-{iteration}", fields, ("candidates", judge), module=__name__)
+    return [*(f"curate.{name}" for name in names), "decoding.", "wrapper", "seed", "mesh."]
+
+
+class Judge:
+    """M_{t-1} and its rubric, opened when somebody asks."""
+
+    def __init__(self, run: Run, iteration: int):
+        self._run, self.name = run, f"forward-{iteration - 1}"
+
+    @functools.cached_property
+    def rubric(self) -> str:
+        """The text of the rubric."""
+        return distributed.by_first("rubric", self._run.place.now.contents.rubric)
+
+    @functools.cached_property
+    def _opened(self) -> tuple[Model, Engine]:
+        mode = rubric_mode(self._run.cfg.curate)
+        template = lambda text: prompts.rating_prompt(text, text, mode, self.rubric) if mode else prompts.forward_prompt(text)  # noqa: E731
+        return open_engine(self._run, self.name, {"forward"}, template)
+
+    @property
+    def model(self) -> Model:
+        """Without its weights."""
+        return self._opened[0]
+
+    @property
+    def engine(self) -> Engine:
+        """Which has read the rubric."""
+        return self._opened[1]
+
+
+def rate(run: Run, iteration: int, judge: Judge | None = None) -> None:
+    """Makes ratings-t/: one Rated per candidate that can be served; one without a valid rating keeps the score None and the reason."""
+    cfg, judge = run.cfg, judge or Judge(run, iteration)
+    stage = run.stage(f"ratings-{iteration}", rating_fields(cfg.curate), ("candidates", judge.name), module=__name__)
     if stage.complete:
         return
-    rubric = distributed.by_first("rubric", run.place.now.contents.rubric)
-    template = lambda text: prompts.rating_prompt(text, text, cfg.curate.mode, rubric)  # noqa: E731
-    model, engine = open_engine(run, judge, {"forward"}, template)
-    rater = _Rater(run, iteration, rubric, run.weights_digest(judge), model)
+    rubric = judge.rubric
+    rater = Rater(run, iteration, rubric, run.weights_digest(judge.name), judge.model)
     output = Output(stage.path, "ratings", stage.name, stage.metrics, stage)
-    done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
+    done = serve(judge.engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
     found = distributed.by_first("ratings counted", lambda: _count_ratings(stage.path))
     counts = {**done.counts, **{name: found[name] for name in ("asked", "valid", "ratings", PROMPTS_CUT)}}
     dropped = {"not usable": done.counts["out"] - found["asked"], CUT: found[CUT], UNREAD: found[UNREAD]} | done.rejected
@@ -111,18 +151,19 @@ def _count_ratings(folder: storage.PathLike) -> dict[str, int]:
     return found
 
 
-class _Rater:
+class Rater:
     """Both ways to rate, as what `offline.run` serves candidates with. One with a reason is not asked about, and keeps its reason."""
 
-    def __init__(self, run: Run, iteration: int, rubric: str, digest: str, model):
-        self.cfg, self.rubric, self.digest, self.model = run.cfg, rubric, digest, model
-        self.purpose = f"rate-{iteration}"
+    def __init__(self, run: Run, iteration: int, rubric: str, digest: str, model, room: int = 0):
+        """room: tokens of prompt and answer; 0 is decoding.length."""
+        self.cfg, self.rubric, self.digest, self.model, self.room = run.cfg, rubric, digest, model, room
+        self.mode, self.purpose = rubric_mode(run.cfg.curate), f"rate-{iteration}"
         self.cut_prompts: set[str] = set()
 
     def task(self) -> Task:
         """expected: the five digits' logits after "Score: ", prefill only. sampled: `samples` texts. UserError for a wrong tokenizer."""
         c, asks = self.cfg.curate, lambda candidate: not candidate.reason
-        if c.mode == "expected":
+        if self.mode == "expected":
             return Task(self._encode, self._expected, asks, read=tuple(score_token_ids(self.model.tokenizer)))
         return Task(
             self._encode,
@@ -137,8 +178,8 @@ class _Rater:
         )
 
     def _encode(self, candidate: Candidate) -> np.ndarray | None:
-        room, lead = _room(self.cfg)
-        prompt = prompts.rating_prompt(candidate.instruction, candidate.segment.text, self.cfg.curate.mode, self.rubric)
+        room, lead = _room(self.cfg, self.mode, self.room)
+        prompt = prompts.rating_prompt(candidate.instruction, candidate.segment.text, self.mode, self.rubric)
         fitted = fit_prompt(self.model, prompt, room, lead)
         if fitted and fitted.cut:
             self.cut_prompts.add(candidate.id)
@@ -148,8 +189,8 @@ class _Rater:
         """The mean of 1 … 5 under the probabilities of the five digits."""
         if not answers:
             return self._rated(candidate, None, (), (), (), candidate.reason)
-        score = expected_score(answers[0])
-        return self._rated(candidate, score, (score,), (), softmax(answers[0]))
+        score, mass = expected_score(answers[0]), float(np.exp(answers[0].astype(np.float64)).sum())
+        return msgspec.structs.replace(self._rated(candidate, score, (score,), (), softmax(answers[0])), mass=mass)
 
     def _sampled(self, candidate: Candidate, answers: list[Result]) -> Rated:
         """The mean of the generated ratings; those without a valid score line count in nothing but the report."""
@@ -171,22 +212,25 @@ class _Rater:
 
 def score_token_ids(tokenizer: Tokenizer) -> list[int]:
     """The ids of the digits after "Score: ". UserError when this tokenizer does not write them as one token each."""
-    lead = tokenizer.encode(prompts.SCORE_LEAD)
-    ids = []
-    for digit in DIGITS:
-        whole = tokenizer.encode(f"{prompts.SCORE_LEAD}{digit}")
-        if whole[:-1] != lead or len(whole) != len(lead) + 1:
+    return label_ids(tokenizer, prompts.SCORE_LEAD, DIGITS, "config field curate.mode: 'expected'", "; use curate.mode='sampled'")
+
+
+def label_ids(tokenizer: Tokenizer, lead: str, labels: Sequence[int | str], who: str, way_out: str = "") -> list[int]:
+    """The ids of labels after a lead. UserError, for who needs them, when this tokenizer does not write them as one token each."""
+    before, ids = tokenizer.encode(lead), []
+    for label in labels:
+        whole = tokenizer.encode(f"{lead}{label}")
+        if whole[:-1] != before or len(whole) != len(before) + 1:
             raise UserError(
-                f"config field curate.mode: 'expected' needs {prompts.SCORE_LEAD!r} and a digit to be that text's tokens and one more, "
-                f"but {tokenizer.name} encodes {prompts.SCORE_LEAD + str(digit)!r} as {whole} and {prompts.SCORE_LEAD!r} as {lead}; "
-                "use curate.mode='sampled'"
+                f"{who} needs {lead!r} and {str(label)!r} to be that text's tokens and one more, but {tokenizer.name} encodes "
+                f"{lead + str(label)!r} as {whole} and {lead!r} as {before}{way_out}"
             )
         ids.append(whole[-1])
     return ids
 
 
 def expected_score(logits: np.ndarray) -> float:
-    """The mean of 1 … 5 under the digits' logits f32 [5]."""
+    """The mean of 1 … 5 under the digits' logits, or log-probabilities, f32 [5]."""
     return math.fsum(d * p for d, p in zip(DIGITS, softmax(logits), strict=True))
 
 
@@ -198,45 +242,71 @@ def softmax(logits: np.ndarray) -> tuple[float, ...]:
 
 def select(run: Run, iteration: int) -> None:
     """Makes curated-t/: the candidates rated best, as augmented Examples. UserError when none is good enough."""
-    stage = run.stage(
-        f"curated-{iteration}", ("curate.select", "curate.threshold", "curate.fraction"), (f"ratings-{iteration}",), module=__name__
-    )
+    fields = ("curate.mode", "curate.select", "curate.threshold", "curate.fraction")
+    stage = run.stage(f"curated-{iteration}", fields, score_stages(run.cfg.curate, iteration), module=__name__)
     if not stage.complete:
         stage.finish(**distributed.by_first(f"curated-{iteration}", lambda: _select(run, iteration, stage)))
 
 
+def score_stages(cfg: Curate, iteration: int) -> tuple[str, ...]:
+    """The folders of the scores that choose."""
+    found = (f"ratings-{iteration}", bool(rubric_of(cfg.mode))), (f"likelihood-{iteration}", LIKELIHOOD in cfg.mode)
+    return tuple(name for name, chooses in found if chooses)
+
+
+def combined(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """One score of each id that has all: its only one, or the mean of its ranks among these ids, from 0 to 1."""
+    ids = [record_id for record_id in scores[0] if all(record_id in other for other in scores)]
+    if len(scores) == 1:
+        return dict(scores[0])
+    columns = [statistics.ranks([of_kind[record_id] for record_id in ids]) for of_kind in scores]
+    return {record_id: math.fsum(ranks) / len(columns) for record_id, *ranks in zip(ids, *columns, strict=True)}
+
+
 def _select(run: Run, iteration: int, stage: Stage) -> dict[str, Any]:
     """Writes the shards; returns what the manifest says of them."""
-    ratings = lambda: read_shards(run.workdir / f"ratings-{iteration}", "ratings", Rated)  # noqa: E731
-    total, scored = 0, []
-    for rated in ratings():
-        total += 1
-        scored += [(rated.score, rated.id)] if rated.score is not None else []
-    chosen = choose(scored, total, run.cfg.curate)
+    cfg, stages = run.cfg.curate, score_stages(run.cfg.curate, iteration)
+    kinds: dict[str, type[Rated] | type[Likely]] = {name: Rated if name.startswith("ratings") else Likely for name in stages}
+    records = lambda name: read_shards(run.workdir / name, name.partition("-")[0], kinds[name])  # noqa: E731
+    total = 0
+    scores: list[dict[str, float]] = []
+    for name in stages:
+        scores.append({})
+        for count, record in enumerate(records(name), 1):
+            total = max(total, count)
+            scores[-1] |= {record.id: record.score} if record.score is not None else {}
+    if BACKWARD in cfg.mode:
+        written = {record.id: record.candidate.log_prob for record in records(stages[-1])}
+        scores.append({record_id: value for record_id, value in written.items() if value is not None})
+    final = combined(scores)
+    scored = [(score, record_id) for record_id, score in final.items()]
+    chosen = choose(scored, total, cfg)
     if not chosen:
         if not scored:
             raise UserError(
-                f"curated-{iteration}: none of {total} candidates has a valid rating; ratings-{iteration}/manifest.json counts the "
+                f"curated-{iteration}: none of {total} candidates has a valid rating; {stages[0]}/manifest.json counts the "
                 "reasons; look at the texts there, or use curate.mode='expected', which needs no parsing"
             )
         raise UserError(
-            f"curated-{iteration}: no candidate is rated {run.cfg.curate.threshold:g} or more (the best of {len(scored)} valid ratings is "
+            f"curated-{iteration}: no candidate is rated {cfg.threshold:g} or more (the best of {len(scored)} valid ratings is "
             f"{max(scored)[0]:.2f}); lower curate.threshold, or use curate.select='top_fraction' for a judge that is not calibrated"
         )
     stage.begin()
-    examples = (
-        Example(r.id, r.candidate.instruction, r.candidate.segment.text, "augmented", r.candidate.segment.url, r)
-        for r in ratings()
-        if r.id in chosen
-    )
-    files = write_shards(stage.path, "curated", examples, len(chosen))
-    counts = {
-        "selected": len(chosen),
-        "rated at least 4.0 (A_4)": sum(score >= 4.0 for score, _ in scored),
-        "rated at least 4.5 (A_5)": sum(score >= 4.5 for score, _ in scored),
-        "in the top fraction": top_count(total, run.cfg.curate.fraction),
-    }
+    files = write_shards(stage.path, "curated", _examples([records(name) for name in stages], chosen), len(chosen))
+    counts: dict[str, Any] = {"selected": len(chosen)}
+    if rubric_of(cfg.mode):
+        counts["rated at least 4.0 (A_4)"] = sum(score >= 4.0 for score in scores[0].values())
+        counts["rated at least 4.5 (A_5)"] = sum(score >= 4.5 for score in scores[0].values())
+    counts["in the top fraction"] = top_count(total, cfg.fraction)
     return {"counts": counts, "dropped": {"not selected": total - len(chosen)}, "files": files}
+
+
+def _examples(streams: Sequence[Iterator[Rated | Likely]], chosen: Collection[str]) -> Iterator[Example]:
+    """The chosen ones of streams that are in the same order, some of which may lack some records."""
+    for records in zip(*((record for record in stream if record.id in chosen) for stream in streams), strict=True):
+        candidate = records[0].candidate
+        history = {"rated" if isinstance(record, Rated) else "likely": record for record in records}
+        yield Example(candidate.id, candidate.instruction, candidate.segment.text, "augmented", candidate.segment.url, **history)
 
 
 def choose(scored: list[tuple[float, str]], total: int, curate_config) -> set[str]:
@@ -250,8 +320,3 @@ def choose(scored: list[tuple[float, str]], total: int, curate_config) -> set[st
 def top_count(candidates: int, fraction: float) -> int:
     """How many the top fraction of all candidates is: rounded, and at least one."""
     return max(1, round(candidates * fraction)) if candidates else 0
-
-
-def main() -> None:
-    """`humpback curate --iteration=T`."""
-    curate(commandline.open_run(), flags.FLAGS.iteration)

@@ -28,7 +28,7 @@ _METRICS_SECONDS = 10
 _WAIT_SECONDS = 30 * 24 * 3600.0  # for the first process, while that waits for who holds the lock
 TIMING = "timing.json"
 _NOT_TRIED: dict[str, float] = {"seconds": 0.0, "attempts": 0}
-WORK_FOLDERS = ("parts", "steps")  # what a stage leaves while it works, for itself to continue from
+WORK_FOLDERS = ("parts", "steps", "rubric/parts", "likelihood/parts")  # what a stage leaves while it works, for itself to continue from
 
 
 class Place:

@@ -19,14 +19,14 @@ from humpback.models import folders
 from humpback.models.folders import digest_of
 from humpback.progress import say, warn_of_many
 from humpback.records import Example, read_shards
-from humpback.stages import commandline
+from humpback.stages import commandline, held_out
 from humpback.stages.directory import Run, Stage
 from humpback.tokens.examples import PROMPTS_CUT, Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import batches, checkpoint, evaluate, events, loop, placement
+from humpback.training import checkpoint, evaluate, events, loop, optimizer, placement
 
 TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
-HELD_OUT_FILE = "held_out.jsonl"
+HELD_OUT_FILE = held_out.FILE
 
 PairOf = Callable[[Example, str], tuple[prompts.Prompt, str]]  # pair, task → prompt, target
 
@@ -81,6 +81,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}
     measured = measure_held_out(run, task, base.info.config, models, data.held_out, ft.compute_dtype)
+    measured += measure_questions(run, task, base, models, ft.compute_dtype)
     if not measured:
         length = run.cfg.decoding.length
         say(f"{name}: not measured, as no pair is held out (seed_pairs.held_out) or none fits into decoding.length = {length}")
@@ -120,7 +121,7 @@ def _stage_data(run: Run, stage: Stage, field: str, task: str, iteration: int, t
         number = sum(map(len, pairs.values()))
         raise UserError(f"{stage.path}: none of {number} examples fits into {field}.length = {ft.length} ({data.dropped})")
     _warn_of_length(stage.name, pairs, data, f"{field}.length = {ft.length}")
-    count, taken = len(data.examples), math.prod(batches.steps_and_batch(len(data.examples), ft))
+    count, taken = len(data.examples), math.prod(optimizer.schedule(len(data.examples), ft))
     unseen = max(0, count - taken)
     warn_of_many(stage.name, unseen, count, f"examples are not trained on: {field}.steps and batch take {taken}")
     held_out = _measured_data(stage, run, "held_out", task, tokenizer, "decoding.length", inference_pair)
@@ -191,6 +192,22 @@ def measure_held_out(
         rows += [
             {"model": name, "task": task, "id": example.id, "nats": float(nats), "tokens": int(count)}
             for example, nats, count in zip(held_out, scores.nats, scores.tokens, strict=True)
+        ]
+    return rows
+
+
+def measure_questions(
+    run: Run, task: str, base: folders.Model, models: dict[str, Any], compute_dtype: str
+) -> list[dict[str, Any]]:
+    """Rows as `measure_held_out`'s of what else is measured, see held_out.py."""
+    length, sets = run.cfg.decoding.length, held_out.read_sets(run.workdir, run.cfg.evaluation.sets)
+    asked = held_out.questions(sets, task, base.tokenizer, run.cfg.wrapper, length)
+    rows, examples = [], [example for _, example in asked]
+    for name, params in models.items() if asked else ():
+        scores = evaluate.nll(base.info.config, params, examples, length=length, mesh=run.mesh(), compute_dtype=compute_dtype)
+        rows += [
+            {"model": name, "task": task, **question, "nats": float(nats), "tokens": int(count)}
+            for (question, _), nats, count in zip(asked, scores.nats, scores.tokens, strict=True)
         ]
     return rows
 

@@ -11,9 +11,9 @@ from humpback.stages import commandline
 from humpback.stages.augment import augment
 from humpback.stages.base import convert_base
 from humpback.stages.curate import check as check_rating
-from humpback.stages.curate import curate
 from humpback.stages.directory import Run
 from humpback.stages.finetune import finetune
+from humpback.stages.judge import curate_by
 from humpback.stages.seed import STRICT, seed
 from humpback.stages.seed import define_flags as define_flags
 from humpback.stages.segment import segment
@@ -31,7 +31,7 @@ def run_all(run: Run, strict: bool = False) -> None:
     augment(run)  # A: one candidate instruction per segment, made once
     finetune(run, "forward", 0)  # M_0: the base on the seed alone
     for iteration in range(1, run.cfg.iterations + 1):
-        curate(run, iteration)  # A^(t): M_{t-1} rates A, the best are kept
+        curate_by(run, iteration)  # A^(t): M_{t-1} rates A, the best are kept; whether it sees anything is measured
         finetune(run, "forward", iteration)  # M_t: the base, again, on seed and A^(t)
     summarize(run)
     distributed.by_first("report", lambda: write(run.workdir) and None)

@@ -8,15 +8,18 @@ from typing import Any
 from absl import flags
 
 from humpback import distributed
-from humpback.config import Seed
+from humpback.config import Config, Seed
 from humpback.convert.sources import resolve
+from humpback.corpus.contamination import REASON as CONTAMINATION
+from humpback.corpus.contamination import Contamination
 from humpback.corpus.duplicates import normalised
 from humpback.datasets.pair_files import BAD_LINE
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.errors import UserError
 from humpback.progress import say, warn_of_many
+from humpback.prompts import bare
 from humpback.records import Example, write_shards
-from humpback.stages import commandline
+from humpback.stages import commandline, contents, held_out
 from humpback.stages.directory import Run, Stage
 
 STRICT = "strict"
@@ -30,46 +33,64 @@ def define_flags() -> None:
 
 def seed(run: Run, strict: bool = False) -> None:
     """Makes seed/: the training pairs, the held-out ones and those of the dev set, as Examples of kind `seed`."""
-    stage = run.stage("seed", ("seed_pairs.",), module=__name__)
+    stage = run.stage("seed", ("seed_pairs.", "evaluation.sets"), module=__name__)
     if stage.complete:
         return
-    found = distributed.by_first("seed", lambda: _deal(run.cfg.seed_pairs, stage, strict))
+    found = distributed.by_first("seed", lambda: _deal(run.cfg, stage, strict))
     stage.finish(**found)
     for reason, what in (("duplicate", "pairs are there twice"), (BAD_LINE, "lines hold no pair")):
         lost = found["dropped"].get(reason, 0)
         warn_of_many("seed", lost, found["counts"]["read"] + lost, what)
 
 
-def _deal(cfg: Seed, stage: Stage, strict: bool) -> dict[str, Any]:
+def _deal(config: Config, stage: Stage, strict: bool) -> dict[str, Any]:
     """Writes the shards; returns what the manifest says of them."""
+    cfg = config.seed_pairs
     tell = lambda text: say(f"seed: {text}")  # noqa: E731
     read = functools.partial(read_pairs, single_reply=cfg.single_reply, language=cfg.language, strict=strict, say=tell)
     pairs, counts, unread = read(resolve(cfg.source))
     kept, dropped = counts.pop("kept"), dict(counts)
-    measured: dict[str, list[Example]] = {"held_out": [], "dev": []}
-    for name, source in (("held_out", cfg.held_out_source), ("dev", cfg.dev_source)):
+    if cfg.contamination:
+        clean = _clean(pairs, Contamination(",".join(path for _, path in contents.comma_separated(cfg.contamination))))
+        dropped[CONTAMINATION] = len(pairs) - len(clean)
+        pairs = clean
+    sets = [(held_out.shards_of(name), source) for name, source in contents.named_sources(config.evaluation.sets)]
+    sources = {held_out.HELD_OUT: cfg.held_out_source, "dev": cfg.dev_source, **dict(sets)}
+    measured: dict[str, list[Example]] = {name: [] for name in sources}
+    for name, source in sources.items():
         if source:
             measured[name], counts, _ = read(resolve(source))
             dropped |= {f"{name}: {reason}": count for reason, count in counts.items() if reason != "kept"}
-    dev = measured["dev"]
     stage.check_contents()
-    train, held_out, counts = split_seed(pairs, measured["held_out"], cfg, dev)
+    others = [example for name, examples in measured.items() if name != held_out.HELD_OUT for example in examples]
+    train, measured[held_out.HELD_OUT], counts = split_seed(pairs, measured[held_out.HELD_OUT], cfg, others)
+    counts |= {name: len(measured[name]) for name, _ in sets}
     stage.begin()
     files = []
-    for name, examples in (("seed", train), ("held_out", held_out), ("dev", dev)):
+    for name, examples in {"seed": train, **measured}.items():
         files += write_shards(stage.path, name, sorted(examples, key=lambda example: example.id), len(examples))
     dropped |= {name: counts.pop(name) for name in ("instruction_held_out", "over_limit")}
     return {"counts": {"read": kept, **counts}, "dropped": dropped, "files": files, "unread_fields": unread}
 
 
+def _clean(pairs: Sequence[Example], evaluated: Contamination) -> list[Example]:
+    """The pairs that hold no evaluation prompt."""
+
+    def holds(pair: Example) -> bool:
+        instruction = bare(pair.instruction)
+        return evaluated.is_prompt(instruction) or any(map(evaluated.reason, (instruction, pair.response)))
+
+    return [pair for pair in pairs if not holds(pair)]
+
+
 def split_seed(
-    examples: list[Example], held_out_examples: list[Example], cfg: Seed, dev: Sequence[Example] = ()
+    examples: list[Example], held_out_examples: list[Example], cfg: Seed, others: Sequence[Example] = ()
 ) -> tuple[list[Example], list[Example], dict[str, int]]:
     """Returns (training pairs, held-out pairs, counts), both in an order that follows from their texts alone.
 
     So neither the order of the source decides who is where, nor its name. Without a `held_out_source` the first `held_out` of `examples`
     in that order are held out; with one, the first `held_out` of `held_out_examples` (all for 0). Of the other `examples` the first `limit`
-    train (all for 0), without those whose instruction is also a held-out one's or one of `dev`, up to case, whitespace and punctuation.
+    train (all for 0), without those whose instruction is also a held-out one's or one of `others`, up to case, whitespace and punctuation.
     UserError when nothing is left to train on or too few are there to hold out.
     """
     rest = sorted(examples, key=_content)
@@ -83,24 +104,24 @@ def split_seed(
             f"config field seed_pairs.held_out: {cfg.held_out} pairs cannot be held out of the {len(pool)} of "
             f"{cfg.held_out_source or cfg.source}"
         )
-    held_out = pool[:size]
+    measured = pool[:size]
     if not cfg.held_out_source:
         rest = rest[size:]
-    measured = {normalised(example.instruction) for example in [*held_out, *dev]}
-    free = [example for example in rest if normalised(example.instruction) not in measured]
+    known = {normalised(example.instruction) for example in [*measured, *others]}
+    free = [example for example in rest if normalised(example.instruction) not in known]
     train = free[: cfg.limit] if cfg.limit else free
     if not train:
         raise UserError(
-            f"seed_pairs.source: {cfg.source}: of {len(examples)} pairs none is left to train on ({len(held_out)} are held out); "
+            f"seed_pairs.source: {cfg.source}: of {len(examples)} pairs none is left to train on ({len(measured)} are held out); "
             "give more pairs or lower seed_pairs.held_out"
         )
     counts = {
-        "held_out": len(held_out),
+        "held_out": len(measured),
         "instruction_held_out": len(rest) - len(free),
         "over_limit": len(free) - len(train),
         "train": len(train),
     }
-    return train, held_out, counts
+    return train, measured, counts
 
 
 def _content(example: Example) -> bytes:

@@ -4,7 +4,6 @@ Each file of records is read once, and of a record only some numbers are kept.
 """
 
 import bisect
-import json
 import sys
 from array import array
 from collections import Counter
@@ -15,31 +14,31 @@ from absl import flags
 from humpback import distributed, storage
 from humpback.errors import UserError
 from humpback.evaluation import statistics
-from humpback.records import Candidate, Example, Rated, numbered_lines, read_shards
-from humpback.stages import commandline, identity, report
+from humpback.records import Candidate, Example, Likely, Rated, read_shards
+from humpback.stages import commandline, curate, held_out, identity, judge, report
 from humpback.stages.directory import Run, read_manifest
-from humpback.stages.finetune import HELD_OUT_FILE
 
-# What the demo must show to have learned, in nats per target token on the held-out pairs.
+# What M_yx must show to have learned, in nats per target token on the held-out pairs.
 LEARNED_BACKWARD = 0.05
 _EXTREMES = 5
+STAGE_OF = {"rubric": "ratings", "likelihood": "likelihood"}
 
 
 def define_flags() -> None:
     """The stages' flags and --check."""
     commandline.define_flags()
-    flags.DEFINE_bool("check", False, "exit with code 1 unless M_yx and M_0 have learned (see the report)")
+    flags.DEFINE_bool("check", False, "exit with code 1 unless M_yx has learned (see the report)")
 
 
-def summarize(run: Run) -> dict[str, Any]:
-    """Writes summary.json, timing.json and report.md of the stages that are complete, and returns what the models have learned.
+def summarize(run: Run) -> dict[str, Any] | None:
+    """Writes summary.json, timing.json and report.md of the stages that are complete, and returns what M_yx has learned.
 
     They derive from the stages and are replaced. UserError when no stage is complete.
     """
     return distributed.by_first(f"summary {run.workdir}", lambda: _summarize(run))
 
 
-def _summarize(run: Run) -> dict[str, Any]:
+def _summarize(run: Run) -> dict[str, Any] | None:
     stages = [name for name in stage_names(run.cfg.iterations) if (run.workdir / name / identity.MANIFEST).exists()]
     if not stages:
         raise UserError(f"{run.workdir}: no stage is complete; `humpback run` makes them all")
@@ -48,18 +47,30 @@ def _summarize(run: Run) -> dict[str, Any]:
     curated = {t: _Pairs.of_curated(run, t) for t in iterations if f"curated-{t}" in stages}
     candidates = _Candidates(run) if "candidates" in stages else None
     ratings = {t: _Ratings(run, t) for t in iterations if f"ratings-{t}" in stages}
+    likelihoods = {t: _Likelihoods(run, t) for t in iterations if f"likelihood-{t}" in stages}
     last = ratings[max(ratings)] if ratings else None
     summary: dict[str, Any] = {
         "stages": {name: {"counts": m["counts"], "dropped": m["dropped"]} for name, m in manifests.items()},
         "lengths": _lengths(_Pairs.of_seed(run) if "seed" in stages else None, curated, candidates),
         "candidates": candidates.rates() if candidates else None,
+        "judges": [
+            {"iteration": t, "score": score, "seen": seen}
+            for t in iterations if f"judge-{t}" in stages for score, seen in judge.read(run, t).items()
+        ],
         "ratings": [rated.describe(t, curated[t].ids if t in curated else None) for t, rated in ratings.items()],
+        "likelihoods": [likely.describe(t) for t, likely in likelihoods.items()],
+        "beside": [
+            {"iteration": t, "score": score, **of_score[t].beside(set(pairs.ids))}
+            for t, pairs in curated.items()
+            for score, of_score in (("rubric", ratings), ("likelihood", likelihoods))
+            if t in of_score and f"{STAGE_OF[score]}-{t}" not in curate.score_stages(run.cfg.curate, t)
+        ],
         "overlap": _overlap({t: set(pairs.ids) for t, pairs in curated.items()}),
         "best": last.best if last else [],
         "worst": last.worst if last else [],
         "held_out": _held_out(run, stages),
     }
-    summary["learned"] = _learned(summary["held_out"])
+    summary["learned"] = _learned(summary["held_out"]["backward"])
     timing = {name: storage.read_json(run.workdir / name / "timing.json") for name in stages}
     run.place.begin()
     storage.publish_json(run.workdir / "summary.json", summary, replace=True)
@@ -67,13 +78,13 @@ def _summarize(run: Run) -> dict[str, Any]:
     storage.publish(run.workdir / "report.md", report.render(summary, timing), replace=True)
     print(report.table(summary, timing))
     print(f"\nReport: {run.workdir / 'report.md'}")
-    print("\n".join(report.verdict(summary["learned"])))
+    print("\n".join(report.verdicts(summary)))
     return summary["learned"]
 
 
 def stage_names(iterations: int) -> list[str]:
     """The folders of a run, in the order in which they are made."""
-    rounds = [f"{kind}-{t}" for t in range(1, iterations + 1) for kind in ("ratings", "curated", "forward")]
+    rounds = [f"{kind}-{t}" for t in range(1, iterations + 1) for kind in ("ratings", "likelihood", "judge", "curated", "forward")]
     return ["base", "seed", "segments", "backward", "candidates", "forward-0", *rounds]
 
 
@@ -123,12 +134,50 @@ class _Candidates(_Pairs):
         return {"candidates": total, **share}
 
 
-class _Ratings(_Pairs):
+class _Scores(_Pairs):
+    """The scores of an iteration's candidates that have one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = array("d")
+
+    def beside(self, chosen: set[int]) -> dict[str, Any]:
+        """A set that another score has chosen against as many others of the same lengths, by this score."""
+        row = {record_id: row for row, record_id in enumerate(self.ids)}
+        lengths = list(zip(self.ids, self.outputs, strict=True))
+        taken = [pair for pair in lengths if pair[0] in chosen]
+        pairs = statistics.length_matched(taken, [pair for pair in lengths if pair[0] not in chosen])
+        if not pairs:
+            return {"pairs": 0}
+        scores = [[(self.scores[row[pair[side]]], 1) for pair in pairs] for side in (0, 1)]
+        difference = statistics.paired_difference(*scores)
+        return {**difference, "verdict": statistics.verdict(difference, lower_is_better=False)}
+
+
+class _Likelihoods(_Scores):
+    """How much likelier responses are under their instruction, in nats a token."""
+
+    def __init__(self, run: Run, iteration: int) -> None:
+        super().__init__()
+        for likely in read_shards(run.workdir / f"likelihood-{iteration}", "likelihood", Likely):
+            if likely.score is not None:
+                self.ids.append(int(likely.id, 16))
+                self.scores.append(likely.score)
+                self.add(likely.candidate.instruction, likely.candidate.segment.text)
+
+    def describe(self, iteration: int) -> dict[str, Any]:
+        """Their mean, and how they go with length."""
+        correlation = statistics.correlation(self.scores, self.outputs)
+        return {"iteration": iteration, "candidates": len(self.ids), "score": statistics.mean_sd(self.scores),
+                "score_length_correlation": correlation}  # fmt: skip
+
+
+class _Ratings(_Scores):
     """The valid ratings of an iteration, how many were asked for, and the candidates rated best and worst."""
 
     def __init__(self, run: Run, iteration: int) -> None:
         super().__init__()
-        self.asked, self.scores = 0, array("d")
+        self.asked = 0
         best, worst = _First(_EXTREMES), _First(_EXTREMES)
         for rated in read_shards(run.workdir / f"ratings-{iteration}", "ratings", Rated):
             candidate = rated.candidate
@@ -143,15 +192,9 @@ class _Ratings(_Pairs):
         self.best, self.worst = [_shown(rated) for rated in best.items], [_shown(rated) for rated in worst.items]
 
     def describe(self, iteration: int, curated: array | None) -> dict[str, Any]:
-        """Histogram, invalid rate, how ratings go with length, and the curated set, where there is one, beside a control of the same
-        lengths."""
-        chosen, control = None, None
-        if curated is not None:
-            row, ids = {record_id: row for row, record_id in enumerate(self.ids)}, set(curated)
-            chosen = [row[record_id] for record_id in self.ids if record_id in ids]
-            lengths = list(zip(self.ids, self.outputs, strict=True))
-            taken = [pair for pair in lengths if pair[0] in ids]
-            control = [row[i] for _, i in statistics.length_matched(taken, [pair for pair in lengths if pair[0] not in ids])]
+        """Histogram, invalid rate, how ratings go with length, and the curated set where there is one."""
+        ids = set(curated or ())
+        chosen = None if curated is None else [row for row, record_id in enumerate(self.ids) if record_id in ids]
         return {
             "iteration": iteration,
             "histogram": statistics.histogram(self.scores),
@@ -159,7 +202,6 @@ class _Ratings(_Pairs):
             "score": statistics.mean_sd(self.scores),
             "score_length_correlation": statistics.correlation(self.scores, self.outputs),
             "curated": self._of(chosen),
-            "length_matched_control": self._of(control),
         }
 
     def _of(self, rows: list[int] | None) -> dict[str, Any] | None:
@@ -217,39 +259,24 @@ def _overlap(sets: dict[int, set[int]]) -> list[dict[str, Any]]:
 
 
 def _held_out(run: Run, stages: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """For each task: nats per target token of each model, and its paired difference from the base with the standard error.
-
-    [] for a task without a model yet, or without a held-out pair that fits.
-    """
-    result = {}
-    for task in ("backward", "forward"):
-        scores: dict[str, dict[str, tuple[float, int]]] = {}
-        for stage in (name for name in stages if name.partition("-")[0] == task):
-            for _, line in numbered_lines(run.workdir / stage / HELD_OUT_FILE):
-                row = json.loads(line)
-                scores.setdefault(row["model"], {})[row["id"]] = (row["nats"], row["tokens"])
-        base = scores.get("base", {})
-        result[task] = [
-            {"model": name, **statistics.paired_difference(list(by_id.values()), [base[i] for i in by_id])}
-            for name, by_id in scores.items()
-            if base
-        ]
-    return result
+    """For each task what `held_out.compare` says; [] for one without a model yet, or without a held-out pair that fits."""
+    names = held_out.set_names(run.cfg.evaluation.sets)
+    files = {task: [run.workdir / s / held_out.FILE for s in stages if s.partition("-")[0] == task] for task in ("backward", "forward")}
+    return {task: held_out.compare(held_out.Measured(paths), names) for task, paths in files.items()}
 
 
-def _learned(held_out: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Whether M_yx and M_0 beat the base where the demo must; None where that was not measured."""
-    rows = {row["model"]: row for task in held_out.values() for row in task}
-    needed = {"backward": -LEARNED_BACKWARD, "forward-0": 0.0}
-    return {name: _judged(rows[name], most) if name in rows else None for name, most in needed.items()}
-
-
-def _judged(row: dict[str, Any], most: float) -> dict[str, Any]:
-    return {**row, "needed": most, "passed": row["difference"] <= most if most else row["difference"] < 0}
+def _learned(compared: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Whether M_yx beats the base as the demo must; None where that was not measured."""
+    for found in compared:
+        if (found["set"], found["measure"]) == (held_out.HELD_OUT, held_out.NLL) and len(found["models"]) > 1:
+            row = found["models"][1]["against"]["base"]
+            passed = row["difference"] <= -LEARNED_BACKWARD and row["verdict"] == statistics.BETTER
+            return {**row, "needed": -LEARNED_BACKWARD, "passed": passed}
+    return None
 
 
 def main() -> None:
     """`humpback summary`."""
     learned = summarize(commandline.open_run())
-    if flags.FLAGS.check and not all(row and row["passed"] for row in learned.values()):
+    if flags.FLAGS.check and not (learned and learned["passed"]):
         sys.exit(1)

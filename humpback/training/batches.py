@@ -48,7 +48,7 @@ def make_plan(examples: Sequence[TokenExample], ft: Finetune, seed: int, purpose
 
     groups: into how many equal parts the mesh splits the rows.
     """
-    steps, batch = steps_and_batch(len(examples), ft)
+    steps, batch = optimizers.schedule(len(examples), ft)
     lengths: list[int] = []
     targets: dict[int, list[list[int]]] = {}  # row length -> target tokens of each row, of each step
     for step in range(steps):
@@ -58,12 +58,6 @@ def make_plan(examples: Sequence[TokenExample], ft: Finetune, seed: int, purpose
         targets.setdefault(length, []).append([sum(chosen[i].target_tokens for i in row) for row in rows])
     shapes = {length: _shape(length, rows, ft.tokens_at_once, groups) for length, rows in targets.items()}
     return Plan(batch, tuple(shapes[length] for length in lengths))
-
-
-def steps_and_batch(num_examples: int, ft: Finetune) -> tuple[int, int]:
-    """How many steps of how many examples each: the paper's table unless `ft` sets them."""
-    steps, batch = optimizers.steps_and_batch(num_examples)
-    return ft.steps or steps, ft.batch or batch
 
 
 def _shape(length: int, targets: list[list[int]], tokens_at_once: int, groups: int) -> Shape:

@@ -21,7 +21,7 @@ from humpback.config import Finetune, recorded
 from humpback.errors import Stopped, UserError
 from humpback.model import llama, sharding
 from humpback.models.folders import Model, ModelInfo
-from humpback.progress import Bar
+from humpback.progress import Bar, warn
 from humpback.tokens.examples import TokenExample
 from humpback.training import batches, evaluate, flops, placement, update
 from humpback.training import optimizer as optimizers
@@ -31,6 +31,7 @@ from humpback.training.stopping import StopRequest, Watchdog
 Metrics = Callable[[dict[str, Any]], None]
 
 _DEV_LOSS = "dev_loss"  # of a checkpoint's weights, in its meta
+MANY_EPOCHS = 6  # more are warned of: what is compared then is overfitting
 
 
 class TrainingError(UserError):
@@ -108,6 +109,7 @@ def train(
         raise ValueError("the dev set chooses among checkpoints, and there are none")
     cfg = model.info.config
     plan = batches.make_plan(examples, ft, seed, purpose, sharding.batch_shards(mesh))
+    warn_of_epochs(purpose, plan, len(examples))
     meta = _describe(model, examples, dev, training, plan)
     with jax.set_mesh(mesh), StopRequest() as stop, _saved_first(checkpoints):
         optimizer = optimizers.make_optimizer(ft)
@@ -143,6 +145,13 @@ def train(
         params = state["params"]
         del state  # the moments are twice the weights
         return Trained(placement.unstack_params(cfg, params, mesh), step)
+
+
+def warn_of_epochs(purpose: str, plan: batches.Plan, examples: int) -> None:
+    """Warns where each example is seen more than MANY_EPOCHS times, as between two rows of the paper's table."""
+    epochs = plan.steps * plan.batch / examples
+    if epochs > MANY_EPOCHS:
+        warn(f"{purpose}: {plan.steps} steps of {plan.batch} show each of {examples} examples {epochs:.1f} times; `epochs` sets that")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """AdamW with a linear learning rate, and the paper's table of steps (section 3.1)."""
 
+import math
 from typing import Any
 
 import jax
@@ -36,6 +37,15 @@ def steps_and_batch(num_examples: int) -> tuple[int, int]:
         if num_examples <= size:
             return steps, batch
     return ceil_div(num_examples, 32), 32
+
+
+def schedule(num_examples: int, cfg: Finetune) -> tuple[int, int]:
+    """(steps, examples in a step): what `cfg` sets, steps or epochs, which are rounded up to whole steps, else the paper's table."""
+    steps, batch = steps_and_batch(num_examples)
+    batch = cfg.batch or batch
+    if cfg.epochs:
+        steps = math.ceil(cfg.epochs * num_examples / batch)
+    return cfg.steps or steps, batch
 
 
 def learning_rate(step: int | jax.Array, cfg: Finetune, steps: int) -> jax.Array:

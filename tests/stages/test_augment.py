@@ -51,4 +51,4 @@ def test_what_is_asked_of_the_backward_model(tmp_path, monkeypatch):
     key = keys.record_keys(5, "augment", [SEGMENT.id])[0].tolist()
     assert engine.asked == [(ids, key, 24, Sampler(0.7, 0.9), frozenset([tokenizer.eos_id]))]
     made = list(read_shards(run.workdir / "candidates", "candidates", Candidate))
-    assert made == [Candidate(SEGMENT.id, SEGMENT, "How?", "", "w", 5)]
+    assert made == [Candidate(SEGMENT.id, SEGMENT, "How?", "", "w", 5, log_prob=-1.0)]

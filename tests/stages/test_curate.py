@@ -8,10 +8,13 @@ from humpback.decoding.engine import Request, Result
 from humpback.errors import UserError
 from humpback.model import llama
 from humpback.models import folders
-from humpback.records import Candidate, Example, Rated, Segment, read_shards, write_shards
-from humpback.stages import curate
+from humpback.records import Candidate, Example, Likely, Rated, Segment, read_shards, write_shards
+from humpback.stages import curate, likelihood
 from humpback.stages.augment import judge
+from humpback.stages.base import convert_base
 from humpback.stages.directory import Run, Stage, read_manifest
+from humpback.tokens.examples import build_example
+from humpback.training import evaluate
 from tests import tiny
 
 
@@ -63,11 +66,11 @@ def test_a_curated_example_is_the_candidates_pair(tmp_path):
 def test_candidates_that_are_not_usable_keep_their_reason(finish, instruction, reason):
     segment = rated(1, None).candidate.segment
     assert judge(instruction, Result("1", (), (), finish), segment) == reason
+    assert judge(instruction, Result("1", (), (), finish), segment, 0) == reason.replace("echo", "")
 
 
 def test_expected_rating_equals_a_hand_computation(make_run, monkeypatch):
     """One candidate through the engine, against a whole forward pass over ids put together by hand."""
-    from humpback.stages.base import convert_base
     from humpback.stages.models import open_engine
 
     run = make_run()
@@ -75,7 +78,7 @@ def test_expected_rating_equals_a_hand_computation(make_run, monkeypatch):
     template = lambda text: prompts.rating_prompt(text, text, "expected")  # noqa: E731
     model, engine = open_engine(run, "base", {"base"}, template)
     candidate = rated(1, None).candidate
-    task = curate._Rater(run, 1, "Rate it.", "digest", model).task()
+    task = curate.Rater(run, 1, "Rate it.", "digest", model).task()
     asked = task.encode(candidate)
     [(_, answer)] = engine.read([Request("1", asked, np.zeros(2, np.uint32), 0)], task.read)
     record = task.make(candidate, [answer])
@@ -108,7 +111,7 @@ def test_expected_needs_digits_of_one_token_each():
 
 def test_a_prompt_that_is_cut_is_noted_in_the_record(make_run):
     model = type("Tiny", (Model,), {"tokenizer": tiny.make_tokenizer()})
-    task = curate._Rater(make_run(curate__mode="sampled"), 1, "Rate it.", "digest", model).task()
+    task = curate.Rater(make_run(curate__mode="sampled"), 1, "Rate it.", "digest", model).task()
     for text, cut in (("So.", False), ("So it is. " * 100, True)):
         candidate = rated(1, None).candidate
         candidate = msgspec.structs.replace(candidate, segment=msgspec.structs.replace(candidate.segment, text=text))
@@ -135,7 +138,7 @@ class Model:
 
 
 def test_sampled_ratings_take_the_mean_of_the_valid_ones(make_run):
-    task = curate._Rater(make_run(curate__samples=3, curate__mode="sampled"), 1, "Rate it.", "digest", Model()).task()
+    task = curate.Rater(make_run(curate__samples=3, curate__mode="sampled"), 1, "Rate it.", "digest", Model()).task()
     assert (task.samples, task.purpose, task.max_new) == (3, "rate-1", 16)
     candidate = rated(1, None).candidate
     answers = [Result("", tuple(text.encode()), (0.0,), "stop") for text in ("Score: 4", "four", "Fine.\nScore: 5")]
@@ -146,7 +149,7 @@ def test_sampled_ratings_take_the_mean_of_the_valid_ones(make_run):
 
 
 def test_a_cut_text_is_no_rating_and_is_told_from_one_that_says_nothing(make_run):
-    task = curate._Rater(make_run(curate__mode="sampled"), 1, "Rate it.", "digest", Model()).task()
+    task = curate.Rater(make_run(curate__mode="sampled"), 1, "Rate it.", "digest", Model()).task()
     table = [("Score: 4", None, "rating cut off"), ("Score: 4\nIt is", 4.0, ""), ("It is", None, "rating cut off")]
     for text, score, reason in table:
         record = task.make(rated(1, None).candidate, [Result("", tuple(text.encode()), (0.0,), "length")])
@@ -200,7 +203,76 @@ def test_candidates_with_a_reason_are_never_rated(make_run, mode):
     segment = rated(1, None).candidate.segment
     candidate = Candidate(segment.id, segment, "i", "echo", "m", 0)
     model = type("Tiny", (Model,), {"tokenizer": tiny.make_tokenizer()})
-    task = curate._Rater(make_run(curate__mode=mode), 1, "Rate it.", "digest", model).task()
+    task = curate.Rater(make_run(curate__mode=mode), 1, "Rate it.", "digest", model).task()
     assert not task.asks(candidate) and task.asks(rated(1, None).candidate)
     record = task.make(candidate, [])
     assert (record.score, record.reason, record.texts) == (None, "echo", ())
+
+
+def likely(number: int, score: float | None, log_prob: float | None = None) -> Likely:
+    candidate = msgspec.structs.replace(rated(number, None).candidate, log_prob=log_prob)
+    if score is None:
+        return Likely(candidate.id, candidate, "echo", "m")
+    return Likely(candidate.id, candidate, "", "m", 4 * score - 8, -8.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "fraction", "numbers"),
+    [
+        ("expected", 0.4, [0, 1]),
+        ("likelihood", 0.4, [1, 3]),
+        ("expected+likelihood", 0.2, [1]),  # of 0, 1 and 2: ranks 1, 0.5, 0 and 0, 1, 0.5
+        ("likelihood+backward", 0.2, [3]),
+    ],
+)
+def test_one_score_chooses_or_the_mean_of_ranks(tmp_path, mode, fraction, numbers):
+    """Candidate 4 has no likelihood, and 3 no rating; who lacks one of the scores has no rank."""
+    cfg = config.Config()
+    cfg.curate.mode, cfg.curate.select, cfg.curate.fraction = mode, "top_fraction", fraction
+    run = Run(config.finish(cfg), tmp_path)
+    ratings, likelihoods = [5.0, 4.0, 3.0, None, 2.0], [-0.1, 0.9, 0.7, 0.8, None]
+    written = [-1.0, -2.0, -3.0, -0.5, -0.1]
+    for name, made in (
+        ("ratings", [rated(i, score) for i, score in enumerate(ratings)]),
+        ("likelihood", [likely(i, score, written[i]) for i, score in enumerate(likelihoods)]),
+    ):
+        stage = Stage(run.workdir / f"{name}-1", {}, {}, {})
+        stage.finish(counts={}, files=write_shards(stage.path, name, made, 5))
+    curate.select(run, 1)
+    made = list(read_shards(run.workdir / "curated-1", "curated", Example))
+    assert [int(example.id, 16) for example in made] == numbers
+    assert all((example.rated is not None, example.likely is not None) == ("expected" in mode, "likelihood" in mode) for example in made)
+
+
+def test_the_likelihood_of_a_response_under_its_instruction_and_alone(make_run):
+    """Each candidate through the engine, against training's own likelihoods; one with a reason is not asked about."""
+    run = make_run(curate__mode="likelihood")
+    convert_base(run)
+    base = folders.load_model(run.workdir / "base")
+    folders.save_model(run.workdir / "forward-0", folders.ModelInfo(base.info.config, "forward", "chatml"), base.params, base.tokenizer)
+    Stage(run.workdir / "forward-0", {}, {}, {}).finish(counts={}, weights_sha256="m")
+    made = [
+        msgspec.structs.replace(
+            c := rated(number, None).candidate, instruction=f"Why {number}?", reason="echo" if number == 2 else "",
+            segment=msgspec.structs.replace(c.segment, text="word " * (400 if number == 3 else 3 + number)),
+        )
+        for number in range(4)
+    ]  # fmt: skip
+    stage = Stage(run.workdir / "candidates", {}, {}, {})
+    stage.finish(counts={}, files=write_shards(stage.path, "candidates", made, 4))
+    likelihood.measure(run, 1, curate.Judge(run, 1))
+    found = list(read_shards(run.workdir / "likelihood-1", "likelihood", Likely))
+    assert [record.score is None for record in found] == [False, False, True] and found[2].reason == "echo"
+    manifest = read_manifest(run.workdir, "likelihood-1")
+    assert (manifest["counts"]["asked"], manifest["counts"]["rejects"], manifest["dropped"]) == (2, 1, {"not usable": 1})
+    for record in found[:2]:
+        text = record.candidate.segment.text.strip()
+        built = [
+            build_example(base.tokenizer, "x", prompt, text, prompts.WRAPPERS["chatml"], 160)
+            for prompt in (prompts.forward_prompt(record.candidate.instruction), prompts.UNASKED)
+        ]
+        nats = evaluate.nll(base.info.config, base.params, built, length=160, mesh=run.mesh()).nats
+        np.testing.assert_allclose([-record.given, -record.alone], nats, rtol=1e-5)
+        assert record.tokens == built[0].target_tokens
+    curate.select(make_run(curate__mode="likelihood"), 1)
+    assert read_manifest(run.workdir, "curated-1")["counts"] == {"selected": 1, "in the top fraction": 1}

@@ -4,14 +4,19 @@ import json
 
 import pytest
 
+from humpback import prompts
 from humpback.errors import UserError
+from humpback.models import folders
 from humpback.records import Example
 from humpback.stages import finetune as stage_module
+from humpback.stages import held_out
 from humpback.stages.base import convert_base
 from humpback.stages.directory import read_manifest
 from humpback.stages.finetune import finetune, read_profile
 from humpback.stages.seed import seed
 from humpback.stages.summary import summarize
+from humpback.tokens.examples import build_example
+from humpback.training import evaluate
 from tests import tiny
 
 
@@ -79,4 +84,28 @@ def test_without_a_held_out_pair_that_fits_nothing_is_measured(make_run, capsys,
     assert (manifest["counts"]["held_out pairs"], manifest["dropped"]["held_out: too_long"]) == (0, lost)
     assert ("WARNING: forward-0: 4 of 4 held_out pairs do not measure, as they do not fit into decoding.length = 32" in told) == bool(lost)
     assert ("4 held_out: too_long" in told) == bool(lost) and "; dropped: 12 not trained on" in told
-    assert summarize(run) == {"backward": None, "forward-0": None}
+    assert summarize(run) is None
+
+
+def test_each_set_is_measured_behind_its_own_prompts_and_behind_those_of_others(make_run, tmp_path):
+    """Forward, three rotations of a set; a pair whose neighbour asks the same has none there. Backward only its own."""
+    rows = [{"instruction": f"What is number {i % 3}?", "response": f"Number {i} is the one after {i - 1}."} for i in range(4)]
+    (tmp_path / "faq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = make_run(evaluation__sets=f"faq={tmp_path / 'faq.jsonl'}", seed_pairs__held_out=1)
+    convert_base(run)
+    seed(run)
+    sets = held_out.read_sets(run.workdir, run.cfg.evaluation.sets)
+    model = folders.load_model(run.workdir / "base")
+    pairs = {pair.id: pair for pair in sets["faq"]}
+    found = stage_module.measure_questions(run, "forward", model, {"base": model.params}, "float32")
+    assert {row["set"] for row in found} == {"faq"} and sum("rotation" not in row for row in found) == 4
+    assert sorted(row.get("rotation", 0) for row in found).count(0) == 4 and len(found) == 4 + 12 - 2
+    row = next(row for row in found if row.get("rotation") == 2)
+    own = list(pairs).index(row["id"])
+    asked = pairs[list(pairs)[(own + 2) % 4]].instruction
+    prompt = prompts.forward_prompt(asked)
+    example = build_example(model.tokenizer, "x", prompt, pairs[row["id"]].response, prompts.WRAPPERS["chatml"], 160)
+    alone = evaluate.nll(model.info.config, model.params, [example], length=160, mesh=run.mesh())
+    assert row["nats"] == pytest.approx(float(alone.nats[0]), rel=1e-4) and row["tokens"] == alone.tokens[0]
+    backward = stage_module.measure_questions(run, "backward", model, {"base": model.params}, "float32")
+    assert [sorted(row) for row in backward] == [["id", "model", "nats", "set", "task", "tokens"]] * 4

@@ -70,6 +70,42 @@ def test_what_is_in_the_dev_set_does_not_train() -> None:
     assert (ids(found[0]), ids(found[1])) == ("018376", "295") and found[2]["instruction_held_out"] == 1
 
 
+def test_the_sets_are_there_and_none_of_their_instructions_trains(make_run, tmp_path) -> None:
+    row = '{"instruction": "%s", "response": "It is so."}\n'
+    (tmp_path / "pairs.jsonl").write_text("".join(row % text for text in ("Why?", "How?", "When?", "Where to?")))
+    (tmp_path / "faq.jsonl").write_text(row % "HOW" + row % "Who?")
+    (tmp_path / "web.jsonl").write_text(row % "when")
+    sets = f"faq={tmp_path / 'faq.jsonl'}, web={tmp_path / 'web.jsonl'}"
+    run = make_run(seed_pairs__source=str(tmp_path / "pairs.jsonl"), seed_pairs__held_out=1, evaluation__sets=sets)
+    seed(run)
+    folder = run.workdir / "seed"
+    train, kept, *named = (
+        {pair.instruction for pair in read_shards(folder, name, Example)} for name in ("seed", "held_out", "set-faq", "set-web")
+    )
+    assert named == [{"HOW", "Who?"}, {"when"}]
+    assert train | kept <= {"Why?", "How?", "When?", "Where to?"} and not train & {"How?", "When?"} and len(kept) == 1
+    manifest = read_manifest(run.workdir, "seed")
+    assert (manifest["counts"]["set-faq"], manifest["counts"]["set-web"]) == (2, 1)
+    assert manifest["contents"]["evaluation.sets"]["files"] == 2
+    (tmp_path / "web.jsonl").write_text(row % "whenever")
+    with pytest.raises(UserError, match=r"seed: was made with evaluation.sets = .* \(web/web.jsonl has changed\)"):
+        seed(make_run(seed_pairs__source=str(tmp_path / "pairs.jsonl"), seed_pairs__held_out=1, evaluation__sets=sets))
+
+
+def test_pairs_that_evaluation_prompts_hold_do_not_train(make_run, tmp_path) -> None:
+    """The prompt itself, however short; a longer one by thirteen words in a row, in the instruction or in the response."""
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    pairs = [("Why?", "So."), ("Say it", f"It is {words}, that is it."), (f"Go on: {words}", "No."), ("Why so?", "So."), ("Why", "Yes.")]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({"instruction": x, "response": y}) + "\n" for x, y in pairs))
+    (tmp_path / "prompts.txt").write_text(f"why?\n{words}\n")
+    run = make_run(
+        seed_pairs__source=str(tmp_path / "pairs.jsonl"), seed_pairs__held_out=0, seed_pairs__contamination=str(tmp_path / "prompts.txt")
+    )
+    seed(run)
+    assert [pair.instruction for pair in read_shards(run.workdir / "seed", "seed", Example)] == ["Why so?"]
+    assert read_manifest(run.workdir, "seed")["dropped"]["contamination"] == 4
+
+
 def test_neither_the_files_name_nor_the_place_of_a_line_decides(make_run, inputs, tmp_path) -> None:
     source = next(flag.partition("=")[2] for flag in inputs if "seed_pairs.source" in flag)
     lines = pathlib.Path(source).read_text().splitlines(keepends=True)

@@ -1,5 +1,6 @@
 """The summary of a hand-made run: of all of it, of its beginning, and of many records."""
 
+import json
 import random
 import tracemalloc
 
@@ -7,11 +8,10 @@ import pytest
 
 from humpback import storage
 from humpback.errors import UserError
-from humpback.records import Candidate, Example, Rated, Segment, write_shards
-from humpback.stages import report
+from humpback.records import Candidate, Example, Likely, Rated, Segment, write_shards
 from humpback.stages.directory import Run
 from humpback.stages.finetune import HELD_OUT_FILE
-from humpback.stages.summary import summarize
+from humpback.stages.summary import _Scores, summarize
 
 
 def candidate(number: int, output: int = 20, reason: str = "") -> Candidate:
@@ -43,13 +43,28 @@ def put(run: Run, name: str, held_out: bool = True) -> None:
         files = write_shards(stage.path, "candidates", CANDIDATES, 8)
     elif name.startswith("ratings"):
         files = write_shards(stage.path, "ratings", map(rated, CANDIDATES, SCORES), 8)
+    elif name.startswith("likelihood"):
+        made = [Likely(c.id, c, c.reason, "m", 2.0 * (c.segment.text == "o" * 24), 0.0, 4) for c in CANDIDATES]
+        files = write_shards(stage.path, "likelihood", made, 8)
     elif name.startswith("curated"):
         files = write_shards(stage.path, "curated", [example(made) for made in CANDIDATES[:5:4]], 2)
     elif name.startswith(("backward", "forward")):
         models = [name] if name == "forward-1" else ["base", name]
-        rows = [f'{{"model": "{m}", "id": "{i}", "nats": {2 + (m == "base") + i}, "tokens": 2}}\n' for m in models for i in range(3)]
+        rows = [json.dumps(row) + "\n" for model in models for row in measured_rows(model)]
         (stage.path / HELD_OUT_FILE).write_text("".join(rows) if held_out else "")
     stage.finish(counts={"made": 1}, dropped={}, files=files)
+
+
+def measured_rows(model: str) -> list[dict]:
+    """24 held-out pairs, and 3 of a set `faq`: all models but the base need a nat less; from M_0 to M_1 the prose alone is learned."""
+    rows = []
+    for name, pairs in (({}, 24), ({"set": "faq"}, 3)):
+        for pair in range(pairs):
+            own = 3.0 + pair - (model != "base") - (model == "forward-1") * (1 + pair % 2) / 4
+            others = own + (0 if model == "base" else 1 + pair % 3 / 2 + (pair % 2 / 8 - 1 / 16) * (model == "forward-1"))
+            rows.append({"model": model, **name, "id": str(pair), "nats": own, "tokens": 2})
+            rows += [{"model": model, **name, "rotation": r, "id": str(pair), "nats": others + r - 2, "tokens": 2} for r in (1, 2, 3)]
+    return rows
 
 
 @pytest.fixture
@@ -57,7 +72,7 @@ def upto(make_run):
     """upto(stage, …): a run that has come so far."""
 
     def make(last: str, held_out: bool = True) -> Run:
-        run = make_run()
+        run = make_run(evaluation__sets="faq=pairs.jsonl")
         for name in STAGES[: STAGES.index(last) + 1]:
             put(run, name, held_out)
         return run
@@ -69,22 +84,19 @@ def read(run: Run, name: str) -> dict:
     return storage.read_json(run.workdir / name)
 
 
-def test_the_figures_of_ratings_and_of_the_control(upto):
+def test_the_figures_of_ratings(upto):
     run = upto("ratings-2")
     learned = summarize(run)
-    assert learned["backward"]["difference"] == learned["forward-0"]["difference"] == -0.5 and learned["forward-0"]["passed"]
+    assert learned["difference"] == -0.5 and learned["passed"] and learned["pairs"] == 24
     summary = read(run, "summary.json")
     first, second = summary["ratings"]
     assert first["histogram"] == {"1.0": 1, "1.5": 0, "2.0": 1, "2.5": 0, "3.0": 1, "3.5": 0, "4.0": 1, "4.5": 1, "5.0": 1}
     assert first["invalid_rate"] == pytest.approx(1 / 7) and first["score"]["mean"] == 3.25
     assert first["curated"]["examples"] == 2 and first["curated"]["score"]["mean"] == 4.75 and first["curated"]["output"]["mean"] == 22
-    # Candidates 0 and 4 of 20 and 24 characters: the nearest others are 1 (21) and 3 (23).
-    assert first["length_matched_control"]["score"]["mean"] == 2.0 and first["length_matched_control"]["output"]["mean"] == 22
-    assert second["curated"] is None and second["length_matched_control"] is None
+    assert second["curated"] is None and "length_matched_control" not in first
     assert [row["id"][-1] for row in summary["best"]] == list("40635") and [row["id"][-1] for row in summary["worst"]] == list("15360")
     assert summary["candidates"] == {"candidates": 8, "echo_rate": 1 / 8, "unfinished_rate": 0.0, "empty_rate": 0.0}
     assert [(row["set"], row["examples"]) for row in summary["lengths"]] == [("seed", 2), ("A^(1) curated", 2), ("A, all usable", 7)]
-    assert [row["model"] for row in summary["held_out"]["forward"]] == ["base", "forward-0", "forward-1"]
 
 
 @pytest.mark.parametrize("last", STAGES)
@@ -96,21 +108,74 @@ def test_a_run_that_has_come_so_far_has_a_report(upto, last, capsys):
     there = STAGES[: STAGES.index(last) + 1]
     for title, stage in (("## Candidates", "candidates"), ("## Ratings of iteration 1", "ratings-1"), ("## Overlap", "curated-1")):
         assert (title in text) == (stage in there)
-    measured = {"backward": "M_yx, instruction given response: -0.500", "forward-0": "M_0, response given instruction: -0.500"}
-    for stage, line in measured.items():
-        assert (line in text) == (stage in there)
-        assert (line.partition(":")[0] + ": not measured" in text) == (stage not in there)
-    assert capsys.readouterr().out.splitlines()[-1].startswith("M_0, response given instruction:")
+    told = capsys.readouterr().out.splitlines()
+    for stage, line in (("backward", "M_yx, instruction given response"), ("forward-0", "M_0, response given instruction")):
+        measured = f"{line}, held out: -0.5000 ± 0.0000 nats a token against base (24 pairs): better"
+        for lines in (text.removesuffix("\n").replace("- M_", "M_").splitlines(), told):
+            assert any(said.startswith(measured) for said in lines) == (stage in there)
+            assert (f"{line}: not measured" in lines) == (stage not in there)
+    assert told[-1].startswith("M_yx: learned" if "backward" in there else "M_0, response given instruction: not measured")
+
+
+def test_each_model_is_compared_with_the_base_and_with_the_one_before_it(upto, capsys):
+    """On each set, by likelihood and by gain; what is learned of the prose alone shows in the first and not in the second."""
+    run = upto("ratings-2")
+    summarize(run)
+    by_set = {(found["set"], found["measure"]): found["models"] for found in read(run, "summary.json")["held_out"]["forward"]}
+    assert list(by_set) == [(name, measure) for name in ("held_out", "faq") for measure in ("nll", "gain")]
+    for models in by_set.values():
+        assert [(row["model"], list(row["against"])) for row in models] == [
+            ("base", []), ("forward-0", ["base"]), ("forward-1", ["base", "forward-0"]),
+        ]  # fmt: skip
+    nll, gain = (by_set["held_out", measure][2]["against"] for measure in ("nll", "gain"))
+    assert nll["base"]["difference"] == pytest.approx(-(1 + 3 / 8) / 2) and nll["forward-0"]["difference"] == pytest.approx(-3 / 16)
+    assert (nll["forward-0"]["verdict"], nll["forward-0"]["below"]) == ("better", 24)
+    assert gain["base"]["difference"] == pytest.approx(0.75) and gain["base"]["verdict"] == "better"
+    assert gain["forward-0"]["difference"] == 0 and gain["forward-0"]["standard_error"] > 0.001
+    assert gain["forward-0"]["verdict"] == "no difference can be seen"
+    assert {row["verdict"] for row in by_set["faq", "nll"][2]["against"].values()} == {"fewer than 20 pairs: no verdict"}
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("M_1, response given instruction, held out:")]
+    assert len(said) == 1 and "against M_0 (24 pairs): better; gain " in said[0] and said[0].endswith("no difference can be seen")
 
 
 def test_without_held_out_pairs_nothing_is_measured_and_all_else_is_there(upto, capsys):
     run = upto("ratings-2", held_out=False)
-    assert summarize(run) == {"backward": None, "forward-0": None}
+    assert summarize(run) is None
     assert read(run, "summary.json")["held_out"] == {"backward": [], "forward": []}
     text = (run.workdir / "report.md").read_text()
     assert text.count("not measured") == 2 and "Not measured: there is no model yet, no pair is held out" in text and "## Ratings" in text
     assert capsys.readouterr().out.count("not measured") == 2
-    assert report.verdict({"backward": None}) == ["M_yx, instruction given response: not measured"]
+
+
+def test_a_curated_set_is_compared_by_the_score_that_did_not_choose_it(upto):
+    """Candidates 0 and 4 of 20 and 24 characters are curated; the nearest others are 1 (21) and 3 (23)."""
+    run = upto("curated-1")
+    put(run, "likelihood-1")
+    summarize(run)
+    [row] = read(run, "summary.json")["beside"]
+    assert (row["score"], row["pairs"], row["difference"]) == ("likelihood", 2, 0.25) and row["verdict"].startswith("fewer than 20")
+    assert "- A^(1) by likelihood against as many others of the same lengths: +0.2500" in (run.workdir / "report.md").read_text()
+
+
+def test_noise_that_chooses_shows_a_gap_by_itself_and_none_by_another_score():
+    chance, scores = random.Random(3), _Scores()
+    for number in range(400):
+        scores.ids.append(number)
+        scores.scores.append(chance.gauss(3, 0.3))
+        scores.add("i", "o" * (600 + number))
+    best = set(sorted(range(400), key=lambda number: -scores.scores[number])[:100])
+    assert scores.beside(best)["difference"] > 0.3
+    assert scores.beside(set(range(0, 400, 4)))["verdict"] == "no difference can be seen"
+
+
+def test_chance_is_no_learning(upto):
+    """A mean far enough below the base's, of few pairs or with a large error, does not pass."""
+    made, run = measured_rows("backward"), upto("backward")
+    for rows in (made[:1], [row | {"nats": 4.0 - 50.0 * (row["id"] == "1") + int(row["id"])} for row in made]):
+        base = [row for row in measured_rows("base") if row["id"] in {row["id"] for row in rows}]
+        (run.workdir / "backward" / HELD_OUT_FILE).write_text("".join(json.dumps(row) + "\n" for row in [*base, *rows]))
+        learned = summarize(run)
+        assert learned["difference"] < -0.05 and not learned["passed"]
 
 
 def test_of_many_records_only_numbers_are_held(make_run):

@@ -10,7 +10,7 @@ import pytest
 from humpback.config import Finetune
 from humpback.model.llama import LlamaConfig, abstract_params, stack_layers
 from humpback.model.sharding import TRAINING_RULES, make_mesh, param_shardings, replicated
-from humpback.training.optimizer import apply, decay_mask, learning_rate, make_optimizer, state_shardings, steps_and_batch
+from humpback.training.optimizer import apply, decay_mask, learning_rate, make_optimizer, schedule, state_shardings, steps_and_batch
 
 CONFIG = LlamaConfig(vocab_size=96, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, d_ff=24)
 
@@ -60,6 +60,17 @@ def test_a_step_is_as_long_as_the_rate():
 )  # fmt: skip
 def test_paper_table(examples, expected):
     assert steps_and_batch(examples) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (38, 8)), ({"epochs": 2.0}, (25, 8)), ({"epochs": 2.0, "batch": 4}, (50, 4)), ({"epochs": 0.5, "batch": 99}, (1, 99)),
+        ({"steps": 5}, (5, 8)), ({"batch": 4}, (38, 4)),
+    ],
+)  # fmt: skip
+def test_steps_or_epochs_in_place_of_the_table(fields, expected):
+    assert schedule(99, Finetune(**fields)) == expected
 
 
 def test_table_without_examples_raises():

@@ -1,0 +1,153 @@
+"""Self-curation with a look at the judge: does it tell a human pair from the same response under another pair's instruction?"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from humpback import distributed, keys, prompts
+from humpback.decoding.offline import Inputs, Output, Target, Task
+from humpback.decoding.parts import number_of
+from humpback.decoding.serving import serve
+from humpback.evaluation import judging
+from humpback.records import Candidate, Example, Judged, Probe, Segment, from_json, id_of, read_shards, record_id, shard_paths, write_shards
+from humpback.stages import commandline, curate, held_out, likelihood
+from humpback.stages.directory import Run, Stage
+
+define_flags = curate.define_flags
+TRUE, SWAPPED, NONSENSE = "true", "swapped", "nonsense"
+SCORES = RUBRIC, LIKELIHOOD = "rubric", "likelihood"  # also the folders of the stage
+
+
+def curate_by(run: Run, iteration: int) -> None:
+    """Makes ratings-t/ or likelihood-t/, or both, judge-t/ and curated-t/."""
+    judge = curate.Judge(run, iteration)
+    if curate.rubric_mode(run.cfg.curate):
+        curate.rate(run, iteration, judge)
+    if curate.with_likelihood(run.cfg.curate):
+        likelihood.measure(run, iteration, judge)
+    diagnose(run, iteration, judge)
+    del judge  # its weights
+    curate.select(run, iteration)
+
+
+def diagnose(run: Run, iteration: int, judge: "curate.Judge | None" = None) -> None:
+    """Makes judge-t/: what M_{t-1} says of probes, which are made of the held-out pairs of every set; see evaluation/judging.py."""
+    cfg, by = run.cfg, f"forward-{iteration - 1}"
+    fields = (*curate.rating_fields(cfg.curate), *likelihood.FIELDS)
+    stage = run.stage(f"judge-{iteration}", fields, ("seed", by), module=__name__)
+    if stage.complete:
+        return
+    sets = held_out.read_sets(run.workdir, cfg.evaluation.sets)
+    probes = [probe for name, pairs in sets.items() for probe in probes_of(name, pairs, cfg.seed)]
+    files: list[str] = []
+    counts: dict[str, Any] = {"pairs": sum(probe.kind == TRUE for probe in probes)}
+    tokens = 0
+    if probes:
+        files += distributed.by_first(f"probes of {stage.path}", lambda: _write(stage, probes))
+        judge = judge or curate.Judge(run, iteration)
+        counts |= {"probes": len(probes), "rejects": 0}
+        asked = {RUBRIC: curate.rubric_mode(cfg.curate), LIKELIHOOD: curate.with_likelihood(cfg.curate)}
+        for score in (score for score, wanted in asked.items() if wanted):
+            if score == RUBRIC:
+                engine, task = judge.engine, _rubric_task(run, iteration, judge)
+            else:
+                engine, task = likelihood.engine_of(judge), _likelihood_task(judge, cfg.decoding.length)
+            output = Output(stage.path / score, "judged", stage.name, stage.metrics, stage)
+            done = serve(engine, task, _inputs(stage), output, cfg.decoding)
+            files += [f"{score}/{name}" for name in done.files]
+            counts["rejects"] += done.counts["rejects"] or 0
+            tokens += done.tokens
+    stage.finish(counts=counts, files=files, tokens=tokens)
+
+
+def probes_of(name: str, pairs: Sequence[Example], seed: int) -> Iterable[Probe]:
+    """Three of each pair that is not alone: under its own instruction, under one of the set that its key draws, and the first again, for
+    the absurd rubric."""
+    ids = [f"{number_of(pair.id):016x}" for pair in pairs]
+    draws = keys.record_keys(seed, f"swap {name}", ids)
+    for pair, draw in zip(pairs, draws, strict=True):
+        others = [other for other in pairs if prompts.bare(other.instruction) != prompts.bare(pair.instruction)]
+        if not others:
+            continue
+        word = int(jax.random.bits(jax.random.wrap_key_data(draw, impl="threefry2x32"), (), "uint32"))
+        swapped = others[word * len(others) >> 32]
+        for kind, asked in ((TRUE, pair), (SWAPPED, swapped), (NONSENSE, pair)):
+            text = pair.response.strip()
+            yield Probe(record_id(f"{name} {kind} {pair.id}", 0, 0, text), name, kind, pair.id, prompts.bare(asked.instruction), text)
+
+
+def read(run: Run, iteration: int) -> dict[str, dict[str, Any] | None]:
+    """What judge-t/ says of the judge, by score, None where nothing could be measured."""
+    found = {}
+    for score in SCORES:
+        folder = run.workdir / f"judge-{iteration}" / score
+        if folder.exists():
+            by_pair: dict[tuple[str, str], dict[str, Judged]] = {}
+            for judged in read_shards(folder, "judged", Judged):
+                by_pair.setdefault((judged.probe.set, judged.probe.pair), {})[judged.probe.kind] = judged
+            found[score] = judging.diagnose([_probe(of) for of in by_pair.values() if TRUE in of and SWAPPED in of])
+    return found or {RUBRIC if curate.rubric_mode(run.cfg.curate) else LIKELIHOOD: None}
+
+
+def _probe(of_pair: dict[str, Judged]) -> judging.Probe:
+    true, nonsense = of_pair[TRUE], of_pair.get(NONSENSE)
+    return judging.Probe(
+        true.probe.set, true.score, of_pair[SWAPPED].score, len(true.probe.response),
+        nonsense.score if nonsense else None, true.mass, true.probabilities,
+    )  # fmt: skip
+
+
+def _write(stage: Stage, probes: Sequence[Probe]) -> list[str]:
+    stage.begin()
+    return write_shards(stage.path, "probes", probes, len(probes))
+
+
+def _inputs(stage: Stage) -> Inputs:
+    return Inputs(shard_paths(stage.path, "probes"), lambda line, where: from_json(Probe, line, where), id_of=id_of)
+
+
+def _likelihood_task(judge: "curate.Judge", length: int) -> Task:
+    asked = likelihood.Asked(judge.model, length)
+
+    def encode(probe: Probe) -> list[Target] | None:
+        return asked.targets(probe.id, probe.instruction, probe.response)
+
+    def make(probe: Probe, answers: list[np.ndarray]) -> Judged:
+        given, alone = (float(answer[0]) for answer in answers) if answers else (0.0, 0.0)
+        score = (given - alone) / asked.tokens(probe.response) if answers else None
+        return Judged(probe.id, probe, score, prompt_cut=probe.id in asked.cut)
+
+    return Task(encode, make, lambda probe: probe.kind != NONSENSE, score=True)
+
+
+def _rubric_task(run: Run, iteration: int, judge: "curate.Judge") -> Task:
+    """Probes are rated as candidates are, by the same code; the absurd rubric stands in the own part of its prompts."""
+    rater = curate.Rater(run, iteration, judge.rubric, "", judge.model)
+    room = min(run.cfg.decoding.length, judge.engine.layout.own)
+    absurd = curate.Rater(run, iteration, prompts.NONSENSE_RUBRIC, "", judge.model, room)
+    tasks = {TRUE: rater.task(), SWAPPED: rater.task(), NONSENSE: absurd.task()}
+
+    def encode(probe: Probe) -> np.ndarray | None:
+        return tasks[probe.kind].encode(_as_candidate(probe))
+
+    def make(probe: Probe, answers: list) -> Judged:
+        rated = tasks[probe.kind].make(_as_candidate(probe), answers)
+        return Judged(probe.id, probe, rated.score, rated.probabilities, rated.mass, rated.prompt_cut)
+
+    task = tasks[TRUE]
+    return Task(
+        encode, make, max_new=task.max_new, samples=task.samples, seed=task.seed, purpose=task.purpose, sampler=task.sampler,
+        stop_ids=task.stop_ids, read=task.read,
+    )  # fmt: skip
+
+
+def _as_candidate(probe: Probe) -> Candidate:
+    return Candidate(probe.id, Segment(probe.id, probe.response, "", (), "", "", 0, 0), probe.instruction, "", "", 0)
+
+
+def main() -> None:
+    """`humpback curate --iteration=T`."""
+    curate_by(commandline.open_run(), flags.FLAGS.iteration)
