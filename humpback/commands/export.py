@@ -12,6 +12,7 @@ from absl import flags
 from etils import epath
 
 from humpback import storage
+from humpback.convert.sources import resolve
 from humpback.errors import UserError
 from humpback.export import dataset, fill, rows
 from humpback.stages.directory import read_manifest
@@ -39,7 +40,7 @@ def main() -> None:
     if values.fill != bool(values.input):
         raise UserError("--fill and --input go together: --fill --source=BY_REFERENCE --input=PAGES")
     if values.fill:
-        facts = fill.fill(source, values.input, out)
+        facts = fill.fill(source, ",".join(resolve(path.strip()) for path in values.input.split(",")), out)
     else:
         options = {name: bool(values[name].value) for name in ("with_seed", "tags", "drop_emails")}
         facts = export(source, out, options, values.license, values.by_reference)
@@ -55,7 +56,7 @@ def main() -> None:
 
 def export(source: epath.Path, out: epath.Path, options: dict[str, bool], licence: str, by_reference: bool) -> dict[str, Any]:
     """Writes the dataset. UserError for a source that is neither curated pairs nor answers, or not complete."""
-    if storage.list_files(source) and (source / "manifest.json").exists() and not _CURATED.fullmatch(source.name):
+    if any(name.startswith("generated-") for name in storage.list_files(source)):
         return _answers(source, out, options, licence, by_reference)
     source = _curated(source)
     manifest = read_manifest(source.parent, source.name)

@@ -97,7 +97,11 @@ def test_a_saved_dataset_of_several_files_and_splits(tmp_path):
 )
 def test_csv(tmp_path, name, content, sources):
     (tmp_path / name).write_bytes(content)
-    assert [pair.source for pair in read(tmp_path / name)[0]] == sources
+    pairs, said = read(tmp_path / name)
+    assert [pair.source for pair in pairs] == sources
+    if name == "table":
+        told = ["dropped, 1 cells for the 2 columns prompt, response", "dropped, not UTF-8"]
+        assert [text.partition(": ")[2] for text in said[:2]] == told
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ HOSTILE = "<script>alert(1)</script> </style> javascript:alert(2) \u202eright to
 def full(run: pathlib.Path) -> pathlib.Path:
     """A run with two rounds of ratings; one candidate is an echo, one has no rating, and of one all that a page says is hostile."""
     found = cut()[:24]
-    text, url = HOSTILE + found[6].text, "javascript:alert(3)</script><b>"
-    found[6] = Segment(found[6].id, text, HOSTILE, (HOSTILE, "<b>h</b>"), url, HOSTILE, 0, 9)
+    url = "javascript:alert(3)</script><b>"
+    found[6] = Segment(found[6].id, HOSTILE + found[6].text, HOSTILE, (HOSTILE, "<b>h</b>"), url, HOSTILE, 0, 9)
     candidates = [Candidate(s.id, s, f"Tell me about {s.header}.", "echo" if n == 5 else "", "myx", 7) for n, s in enumerate(found)]
     for t in (1, 2):
         rows = []

@@ -146,6 +146,8 @@ def test_the_answers_of_generate(tmp_path):
 def test_what_is_refused(curated, tmp_path):
     with pytest.raises(UserError, match="neither a complete curated-T, nor a run"):
         export(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="seed: neither a complete curated-T"):
+        export(curated.parent / "seed", tmp_path / "out")
     export(curated.parent, tmp_path / "out")  # of a run the last
     with pytest.raises(UserError, match="holds another export"):
         export(curated, tmp_path / "out", tags=True)
