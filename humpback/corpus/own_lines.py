@@ -225,10 +225,7 @@ class _Patterns:
         begins = "|".join(re.escape(phrase).replace(r"\ ", r"\s") for phrase in words["begins"].split(", "))
         labels = "|".join(map(re.escape, words["labels"].split(", ")))
         self._first = frozenset(  # words with which such lines begin
-            word[0]
-            for key in ("begins", "labels", "by")
-            for phrase in words[key].split(", ")
-            if (word := _WORD.match(phrase.casefold() + " "))
+            _WORD.findall(phrase.casefold())[0] for key in ("begins", "labels", "by") for phrase in words[key].split(", ")
         )
         self._begins = re.compile(rf"(?:{begins})(?![\w-])|(?:{labels})\s?:", re.IGNORECASE)
         by = "|".join(map(re.escape, words["by"].split(", ")))
