@@ -9,7 +9,7 @@ from absl import flags, logging
 from etils import epath
 
 from humpback import distributed, locks, prompts
-from humpback.convert import card, export, sources
+from humpback.convert import card, export, origin, sources
 from humpback.convert.recognition import CONFIG
 from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
@@ -19,10 +19,12 @@ from humpback.progress import Bar
 from humpback.stages.directory import check_shared
 
 # How the names begin of what a conversion that was cut off may have left; anything else in a target folder is somebody's.
+_LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _OURS = {
-    "checkpoint": ("weights", "tokenizer", "model.json", ".humpback-tmp-"),
+    "checkpoint": ("weights", "tokenizer", "model.json", ".humpback-tmp-", origin.FILE, *_LICENCES),
     "huggingface": (
         "model.safetensors", "model-", "tokenizer", "special_tokens_map.json", "generation_config.json", export.CARD, ".humpback-tmp-",
+        *_LICENCES,
     ),
 }  # fmt: skip
 _FINISHED = (CONFIG, folders.CHECKSUMS)
@@ -38,6 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "wrapper", None, sorted(prompts.WRAPPERS), "Chat wrapper; default: what the source says, or fits its tokenizer."
     )
+    flags.DEFINE_string("license", "", "Of an export, as model cards name it; default: what the base's folder says, else other.")
     flags.DEFINE_string("sha256", "", "What the source file's sha256 must be; empty: not checked.")
     flags.DEFINE_float("file_gb", export.FILE_BYTES / 1e9, "A file of Hugging Face weights has at most 1e9 bytes times this.", 1e-6)
 
@@ -49,6 +52,7 @@ def main() -> None:
     convert(
         values.source, values.target, values.to_format,
         wrapper=values.wrapper, sha256=values.sha256, dtype=values.dtype, file_bytes=int(values.file_gb * 1e9), progress=True,
+        licence=values.license,
     )  # fmt: skip
 
 
@@ -62,6 +66,7 @@ def convert(
     dtype: str | None = None,
     file_bytes: int = export.FILE_BYTES,
     progress: bool = False,
+    licence: str = "",
 ) -> None:
     """Makes `target` from `source`, whole or not at all, one tensor in memory at a time; a call after an interrupted one completes it.
 
@@ -77,6 +82,7 @@ def convert(
     say(f"{model.path}: recognised as {sources.FORMATS[model.format]} ({about}, {_types(model)})")
     for note in model.notes:
         say(f"{model.path}: {note}")
+    where = origin.read(card.base_folder(model))
     with _bar(model, progress) as bar:
         if to_format == "checkpoint":
             info = folders.ModelInfo(model.config, model.direction, wrapper)
@@ -84,14 +90,29 @@ def convert(
                 target, info, model.read, lambda leaf: DTYPES[model.dtype(leaf)], model.tokenizer,
                 lambda _, array: bar.advance(array.nbytes),
             )  # fmt: skip
+            if jax.process_index() == 0:
+                origin.write(target, where)
         elif jax.process_index() == 0:
             export.write_folder(
-                target, model, wrapper=wrapper, direction=model.direction, card=card.model_card(model, wrapper),
+                target, model, wrapper=wrapper, direction=model.direction, card=card.model_card(model, wrapper, where, licence),
+                texts=where.texts,
                 file_bytes=file_bytes, progress=bar.advance, say=lambda note: say(f"{target}: {note}"),
             )  # fmt: skip
     distributed.barrier(f"convert {target} is complete")  # a process that has left would not be waited for long
     logging.info("conversion took %.1f s", time.monotonic() - start)
     say(f"{target}: {sources.FORMATS[to_format]}, complete")
+    if to_format == "huggingface":
+        say(_how_to_load(target))
+    elif model.chat_template and model.direction == "base":
+        say(f"{target}: a model folder keeps no chat template of a base; exported, it is asked with wrapper {wrapper}")
+
+
+def _how_to_load(target: str) -> str:
+    return (
+        f"  transformers: AutoModelForCausalLM.from_pretrained({target!r}), AutoTokenizer.from_pretrained({target!r})\n"
+        f"  vLLM:         vllm serve {target}\n"
+        f"  llama.cpp:    python convert_hf_to_gguf.py {target} --outfile model.gguf"
+    )
 
 
 def _types(model: sources.Source) -> str:

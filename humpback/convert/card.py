@@ -1,24 +1,33 @@
 """The model card of an exported folder: what the model is, how it is asked, and the facts of the run that made it."""
 
 import json
+import os
+import re
 from typing import Any
 
 from etils import epath
 
 from humpback import prompts, storage
+from humpback.convert.families import name_of
+from humpback.convert.origin import FILE as ORIGIN
+from humpback.convert.origin import NOWHERE, Origin
 from humpback.convert.sources import FORMATS, Source
 from humpback.model.weights import parameter_count
 
 _PAPER = "https://arxiv.org/abs/2308.06259"
-_HEADER = """\
----
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- instruction-backtranslation
-- humpback
----
-"""
+_UNKNOWN = "Which licence that is nothing in the base's folder said; look it up before you pass the model on."
+_LICENCES = {
+    "llama": "**Built with Llama.** Whoever passes it on keeps this line, the licence and the notice, and a name that begins with Llama.",
+    "noncommercial": "LLAMA 1's licence allows research only, nothing commercial.",
+}
+_SNIPPET = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
+turns = [{"role": "user", "content": "How do I sharpen a chisel?"}]
+ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=256)[0], skip_special_tokens=True))
+```"""
 _ASKED = {
     "base": "It was not finetuned here. The chat template asks it as a finetuned model would be asked, with both tags.",
     "forward": "It answers instructions. The chat template puts both tags after what the user says, as training had them:",
@@ -26,15 +35,18 @@ _ASKED = {
 }
 
 
-def model_card(source: Source, wrapper: str) -> str:
-    """README.md in Markdown. The facts come from the manifests of the stage's folder and of those it was made from, if it is one."""
+def model_card(source: Source, wrapper: str, origin: Origin = NOWHERE, licence: str = "") -> str:
+    """README.md in Markdown. The facts come from the manifests of the stage's folder and of those it was made from, if it is one.
+
+    origin: of the base's weights. licence: what the user says that it is under, as model cards name it.
+    """
     manifests = _manifests(epath.Path(source.path)) if source.format == "checkpoint" else {}
     name, cfg = epath.Path(source.path).name, source.config
     lines = [
         f"# {name}",
         "",
-        f"A LLaMA of {parameter_count(cfg):,} parameters ({cfg.num_layers} layers, {cfg.max_positions:,} positions), written by Humpback "
-        f"from {FORMATS[source.format]}. Its direction is **{source.direction}**, its chat wrapper {wrapper}.",
+        f"A {name_of(cfg)} model of {parameter_count(cfg):,} parameters ({cfg.num_layers} layers, {cfg.max_positions:,} positions), "
+        f"written by Humpback from {FORMATS[source.format]}. Its direction is **{source.direction}**, its chat wrapper {wrapper}.",
         "",
         _ASKED[source.direction],
     ]
@@ -43,8 +55,40 @@ def model_card(source: Source, wrapper: str) -> str:
     if manifests:
         lines += ["", f"The method is *Self-Alignment with Instruction Backtranslation* ([Li et al., 2023]({_PAPER})).", ""]
         lines += _facts(epath.Path(source.path), manifests)
-    lines += ["", "The licence is that of the base's weights, and of the data."]
-    return _HEADER + "\n".join(lines) + "\n"
+    lines += ["", "A system turn was not part of training: what it says goes before the first user text.", "", _SNIPPET]
+    known = licence or origin.licence
+    why = _LICENCES["llama"] if known.startswith("llama3") else _LICENCES["noncommercial"] if _first_llama(source) and not known else ""
+    base = f" The base is {origin.name}." if origin.name else ""
+    more = why or ("" if known else _UNKNOWN)
+    lines += ["", "## Licence", "", f"The licence is that of the base's weights, and of the data.{base} {more}".rstrip()]
+    return _header(origin, known, bool(manifests), manifests) + "\n".join(lines) + "\n"
+
+
+def base_folder(source: Source) -> str:
+    """The folder that says where the weights come from: a run's base/, or the source's own."""
+    own, base = epath.Path(source.path), epath.Path(source.path).parent / "base"
+    from_run = source.format == "checkpoint" and not (own / ORIGIN).exists() and base.exists()
+    return os.fspath(base) if from_run else source.path
+
+
+def _first_llama(source: Source) -> bool:
+    return source.format == "meta" and source.config.rms_eps == 1e-6 and source.config.vocab_size == 32000
+
+
+def _header(origin: Origin, licence: str, of_a_run: bool, manifests: dict[str, dict[str, Any]]) -> str:
+    """The card's YAML, which the Hub reads."""
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", f"license: {licence or 'other'}"]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", origin.name):
+        lines += [f"base_model: {origin.name}"]
+    if of_a_run:
+        config: dict[str, Any] = {}
+        for manifest in manifests.values():
+            config |= manifest.get("config", {})
+        source = str(config.get("seed_pairs.source") or "")
+        named = "OpenAssistant/oasst1" if "oasst" in source else ""
+        lines += ["datasets:", f"- {named}"] if named else []
+        lines += ["language:", f"- {config.get('segments.language') or 'en'}"]
+    return "\n".join([*lines, "tags:", "- instruction-backtranslation", "- humpback", "---", ""])
 
 
 def _manifests(folder: epath.Path) -> dict[str, dict[str, Any]]:
@@ -69,6 +113,11 @@ def _facts(folder: epath.Path, manifests: dict[str, dict[str, Any]]) -> list[str
         if f"ratings-{row['iteration']}" in manifests:
             histogram = ", ".join(f"{value}: {count}" for value, count in row["histogram"].items() if count)
             lines += ["", f"Ratings of iteration {row['iteration']}: {histogram}; invalid: {row['invalid_rate']:.1%}."]
+    held_out = storage.read_json(summary).get("held_out", {}) if summary.exists() else {}
+    for task, measured in held_out.items():
+        for row in measured:
+            if row.get("model") in (folder.name, "base") and isinstance(row.get("nll"), int | float):
+                lines += ["", f"Held-out pairs, {task}, under {row['model']}: {row['nll']:.4f} nats a token."]
     config = own.get("config", {})
     hashes = {"seed": config.get("seed"), "config sha256": own.get("config_sha256"), "weights sha256": own.get("weights_sha256")}
     hashes |= {f"{name}, weights sha256": m["weights_sha256"] for name, m in manifests.items() if "weights_sha256" in m and m is not own}

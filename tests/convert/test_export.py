@@ -7,11 +7,12 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2
 
 from humpback.commands import convert as command
-from humpback.convert import sources, tensorfiles
+from humpback.convert import origin, sources, tensorfiles
 from humpback.errors import UserError
 from humpback.model.weights import RopeScaling
 from humpback.models import folders
 from humpback.tokens.tokenizer import MODEL_FILE, Tokenizer
+from tests import hf_layout
 
 
 @pytest.fixture
@@ -51,6 +52,39 @@ def test_the_card_has_the_facts_of_the_run_that_made_it(run):
         assert words in card, words
     assert "999" not in card and "iteration 2" not in card  # it was not made from these
     assert card.index("| base |") < card.index("| ratings-1 |") < card.index("| forward-1 |")
+
+
+def test_the_card_is_what_the_hub_reads(run):
+    """Licence, base and notices of the folder that the base came from; what nobody says is other, or the user's word."""
+    (run / "base" / "origin.json").write_text('{"name": "meta-llama/Meta-Llama-3-8B", "licence": "llama3"}')
+    (run / "base" / "NOTICE").write_text("Meta Llama 3 is licensed under …")
+    summary = json.loads((run / "summary.json").read_text())
+    held_out = {"forward": [{"model": "base", "nll": 2.5}, {"model": "forward-1", "nll": 2.25}, {"model": "forward-2", "nll": 1.0}]}
+    (run / "summary.json").write_text(json.dumps({**summary, "held_out": held_out}))
+    command.convert(str(run / "forward-1"), str(run / "hf"), "huggingface")
+    card = (run / "hf" / "README.md").read_text()
+    head = card.split("---")[1]
+    for line in ("license: llama3", "base_model: meta-llama/Meta-Llama-3-8B", "language:", "- en"):
+        assert f"\n{line}\n" in head, line
+    for words in ("Built with Llama", "base is meta-llama", "under forward-1: 2.2500 nats", "under base: 2.5000", "apply_chat_template"):
+        assert words in card, words
+    assert "forward-2" not in card and (run / "hf" / "NOTICE").read_text().startswith("Meta Llama 3 is")
+    (run / "base" / "origin.json").write_text("{}")
+    for licence, line, words in (("", "license: other", "look it up"), ("mit", "license: mit", "")):
+        command.convert(str(run / "forward-1"), str(run / f"hf-{licence}"), "huggingface", licence=licence)
+        card = (run / f"hf-{licence}" / "README.md").read_text()
+        assert line in card and words in card and ("look it up" in card) == (not licence)
+
+
+def test_a_conversion_keeps_where_the_weights_are_from(tiny, run, capsys):
+    hf_layout.write_hf(run / "theirs", tiny.config(), tiny.params(tiny.config()), tiny.tokenizer())
+    (run / "theirs" / "LICENSE").write_text("Apache License\n Version 2.0, January 2004")
+    command.convert(str(run / "theirs"), str(run / "ours"))
+    command.convert(str(run / "ours"), str(run / "hf"), "huggingface")
+    assert "license: apache-2.0" in (run / "hf" / "README.md").read_text() and (run / "hf" / "LICENSE").exists()
+    said = capsys.readouterr().out
+    assert "vllm serve" in said and "from_pretrained" in said and "convert_hf_to_gguf.py" in said
+    assert origin.read(str(run / "ours")).name == "theirs"
 
 
 def test_fields_that_others_read(run):
