@@ -16,7 +16,9 @@ from dataclasses import dataclass
 class Chip:
     """A generation's figures. kind, libtpu: its names in JAX and in libtpu; memory: bytes of HBM; limit: those that the compiler gives a
     program; link: bytes/s one way over one link; links: of a chip, two an axis; network: bytes/s to other slices; cores: TensorCores a
-    chip, which are what the names of v4's and v5p's slices count; ring: an axis of a slice is a ring when its size is a multiple of this.
+    chip, which are what the names of v4's and v5p's slices count; ring: an axis of a slice is a ring when its size is a multiple of this;
+    clock: cycles a second, by which the matrix units of a chip come to its FLOP/s: v4, v5p 8 and v5e 4 of 2 · 128² FLOPs a cycle, v6e 4
+    of 2 · 256².
     """
 
     kind: str
@@ -30,6 +32,7 @@ class Chip:
     network: float
     cores: int
     ring: int
+    clock: float
 
     @property
     def axes(self) -> int:
@@ -44,10 +47,18 @@ class Chip:
 
 _GIB = 2**30
 CHIPS = {
-    "v4": Chip("TPU v4", "v4", 275e12, 32 * _GIB, int(30.75 * _GIB), 1200e9, 50e9, links=6, network=6.25e9, cores=2, ring=4),
-    "v5e": Chip("TPU v5 lite", "v5e", 197e12, 16 * _GIB, int(15.75 * _GIB), 819e9, 50e9, links=4, network=3.125e9, cores=1, ring=16),
-    "v5p": Chip("TPU v5", "v5", 459e12, 95 * _GIB, int(95.73 * _GIB), 2765e9, 100e9, links=6, network=6.25e9, cores=2, ring=4),
-    "v6e": Chip("TPU v6 lite", "v6e", 918e12, 32 * _GIB, int(31.24 * _GIB), 1638e9, 100e9, links=4, network=12.5e9, cores=1, ring=16),
+    "v4": Chip(
+        "TPU v4", "v4", 275e12, 32 * _GIB, int(30.75 * _GIB), 1200e9, 50e9, links=6, network=6.25e9, cores=2, ring=4, clock=1.05e9
+    ),
+    "v5e": Chip(
+        "TPU v5 lite", "v5e", 197e12, 16 * _GIB, int(15.75 * _GIB), 819e9, 50e9, links=4, network=3.125e9, cores=1, ring=16, clock=1.5e9
+    ),
+    "v5p": Chip(
+        "TPU v5", "v5", 459e12, 95 * _GIB, int(95.73 * _GIB), 2765e9, 100e9, links=6, network=6.25e9, cores=2, ring=4, clock=1.75e9
+    ),
+    "v6e": Chip(
+        "TPU v6 lite", "v6e", 918e12, 32 * _GIB, int(31.24 * _GIB), 1638e9, 100e9, links=4, network=12.5e9, cores=1, ring=16, clock=1.75e9
+    ),
 }
 
 

@@ -53,6 +53,11 @@ def one_of(*values: str) -> Rule:
     return Rule(lambda value: value in values, "one of " + ", ".join(values))
 
 
+def found_or_at_least(low: int) -> Rule:
+    """Allows whole numbers from `low` on, and FOUND."""
+    return Rule(lambda value: value == FOUND or value >= low, f"at least {low}, or {FOUND}: found for the devices at hand")
+
+
 def anything(why: str) -> Rule:
     """Allows every value of the field's type; `why` nothing need be forbidden here."""
     return Rule(lambda value: True, f"anything: {why}")
@@ -70,6 +75,7 @@ MODES = (
     *RUBRICS, LIKELIHOOD, f"{LIKELIHOOD}+{BACKWARD}", *(f"{rubric}+{LIKELIHOOD}" for rubric in RUBRICS),
     *(f"{rubric}+{LIKELIHOOD}+{BACKWARD}" for rubric in RUBRICS),
 )  # fmt: skip
+FOUND = 0  # what a field says that the run finds for itself, on the devices at hand
 AXIS = Rule(lambda value: value == -1 or value >= 1, "at least 1, or -1 for what is left over")
 MOST_EXAMPLES = 2_047  # of a step: dropout numbers tokens in 31 bits, of which an example has 20
 
@@ -260,14 +266,16 @@ class Decoding(Node):
     weights: str = setting(
         "compute", one_of("compute", "int8"), "in the compute type; `int8` takes a quarter of float32, costs little, needs the extra `int8`"
     )
-    tensor: int = setting(0, at_least(0), "devices that share a matrix; 0: as many as in training, mesh.tensor", recorded=True)
-    processes_per_replica: int = setting(
-        1, at_least(1), "so many whole processes hold a model together; the others work on other records", recorded=True
+    tensor: int = setting(
+        FOUND, found_or_at_least(1), "devices that share a matrix; where no TPU is, as many as in training, mesh.tensor", recorded=True
     )
-    slots: int = setting(32, at_least(4), "sequences decoded at once, on all devices of a replica together", recorded=True)
+    processes_per_replica: int = setting(
+        FOUND, found_or_at_least(1), "so many whole processes hold a model together; the others work on other records", recorded=True
+    )
+    slots: int = setting(FOUND, found_or_at_least(4), "sequences decoded at once, on all devices of a replica together", recorded=True)
     steps_per_visit: int = setting(8, at_least(1), "decode steps between two looks of the host, at most", recorded=True)
     prefill_tokens: int = setting(
-        512, at_least(64), "prompt tokens read at once: enough for full speed on a CPU, few enough to keep the slots busy", recorded=True
+        FOUND, found_or_at_least(64), "prompt tokens read at once: enough for full speed, few enough to keep the slots busy", recorded=True
     )
     publish_seconds: float = setting(
         10.0, at_least(0), "finished records are on disk after so long, or a visit of the host: what a kill costs", recorded=True
@@ -315,14 +323,22 @@ def paper(architecture: str) -> Config:
     config.seed_pairs.held_out = 100  # ours: the paper holds out none of its seed
     for task in (config.backward, config.forward_seed, config.forward):
         task.remat = "full"
-    config.decoding.slots = 128
-    config.decoding.prefill_tokens = 4_096
     return config
 
 
 def rubric_of(mode: str) -> str:
     """How a mode of curation rates by the rubric, one of RUBRICS; "" when it does not."""
     return next((part for part in mode.split("+") if part in RUBRICS), "")
+
+
+# What decoding takes where nothing else was found: of a CPU, in whose memory there is room; 512 tokens are enough for its full speed.
+ANYWHERE = {"tensor": 1, "processes_per_replica": 1, "slots": 32, "prefill_tokens": 512}
+
+
+def settled(decoding: Decoding) -> Decoding:
+    """Puts ANYWHERE's values where a field still says FOUND."""
+    found: dict[str, Any] = {name: value for name, value in ANYWHERE.items() if getattr(decoding, name) == FOUND}
+    return dataclasses.replace(decoding, **found)
 
 
 def cpu_dtype() -> str:

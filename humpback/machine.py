@@ -16,6 +16,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_bytes() -> int:
+    """Memory that a process may still take: of this machine, or, where that is not told, a lot."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) * 1024
+    except (OSError, StopIteration):  # not Linux
+        return 1 << 40
+
+
 def sync_data(descriptor: int) -> None:
     """Returns when a file's bytes are on the disk; its times need not be."""
     (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(descriptor)

@@ -22,6 +22,11 @@ def test_the_published_interconnect():
     assert found == {"v4": 600, "v5e": 400, "v5p": 1200, "v6e": 800}
 
 
+def test_the_clock_and_the_matrix_units_come_to_the_peak():
+    units = {"v4": 8 * 2 * 128**2, "v5e": 4 * 2 * 128**2, "v5p": 8 * 2 * 128**2, "v6e": 4 * 2 * 256**2}
+    assert {name: chip.flops / chip.clock for name, chip in CHIPS.items()} == pytest.approx(units, rel=0.005)
+
+
 def test_chips_are_known_by_what_jax_calls_their_devices():
     assert [of_device(chip.kind) for chip in CHIPS.values()] == list(CHIPS.values())
     assert of_device("TPU v3") is None and of_device("cpu") is None

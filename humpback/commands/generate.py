@@ -102,9 +102,9 @@ def define_flags() -> None:
     flags.DEFINE_bool("wrap", None, "put the chat wrapper and both tags around a prompt; default: unless it is a base model")
     flags.DEFINE_integer("length", 0, "tokens of prompt and answer together; 0: what the prompts need, at most 2,048", lower_bound=0)
     flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "what is computed in")
-    flags.DEFINE_integer("slots", defaults.slots, "sequences decoded at once by a replica", lower_bound=4)
+    flags.DEFINE_integer("slots", configs.ANYWHERE["slots"], "sequences decoded at once by a replica", lower_bound=4)
     flags.DEFINE_integer("tensor", 1, "devices that share a model", lower_bound=1)
-    flags.DEFINE_integer("processes_per_replica", defaults.processes_per_replica, "that hold a model together", lower_bound=1)
+    flags.DEFINE_integer("processes_per_replica", configs.ANYWHERE["processes_per_replica"], "that hold a model together", lower_bound=1)
     define_accept_code()
     flags.DEFINE_float("publish_seconds", defaults.publish_seconds, "what a kill costs, at most", lower_bound=0)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from etils import epath
 
+from humpback import config as configs
 from humpback import prompts, storage
 from humpback.config import Decoding
 from humpback.convert import sources
@@ -41,7 +42,7 @@ class OpenModel(NamedTuple):
         if self.source is None:
             return serving.engine_at(self.path, decoding, tensor, folders.DIRECTIONS, template)
         model = folders.Model(self.info, LazyParams(self.source), self.source.tokenizer)
-        return serving.engine_of(model, serving.replica_mesh(decoding.processes_per_replica, tensor), decoding, template)
+        return serving.engine_of(model, serving.replica_mesh(configs.settled(decoding).processes_per_replica, tensor), decoding, template)
 
 
 def open_model(path: str, directions: Collection[str]) -> OpenModel:

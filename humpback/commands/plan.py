@@ -29,10 +29,11 @@ from humpback.planning.tpu_slices import Slice
 from humpback.stages.contents import read_rubric
 
 _GIB = 2**30
+_APART = 2.0  # the compiler's time of a step, in units of the roofline's, that is warned of
 _IDLE = 0.5  # a slice that wastes more than this on a stage is not the right one for it
 STAGES = ("backward", "augment", "rate", "forward")
-_HEAD = ("slice", "stage", "mesh; rows or slots", "fits", "GiB a chip", "args + temps", "left", "most", "bound", "step, s", "idle",
-         "tok/s/chip", "rec/s/chip", "hours", "chip-hours", "cost")  # fmt: skip
+_HEAD = ("slice", "stage", "mesh; rows or slots", "fits", "GiB a chip", "args + temps", "left", "most", "bound", "step, s", "compiled, s",
+         "idle", "tok/s/chip", "rec/s/chip", "hours", "chip-hours", "cost")  # fmt: skip
 
 
 def define_flags() -> None:
@@ -160,7 +161,8 @@ def _row(plan: StagePlan, price: float | None) -> tuple[str, ...]:
     memory = plan.memory
     taken = f"{memory['arguments'] / _GIB:.2f} + {memory['temporaries'] / _GIB:.2f}" if memory else "refused"
     speed = (
-        plan.bound, f"{plan.times.roofline:.3g} → {plan.times.seconds:.3g}", f"{plan.idle:.0%}" if plan.idle else "",
+        plan.bound, f"{plan.times.roofline:.3g} → {plan.times.seconds:.3g}", f"{plan.times.compiled:.3g}" if plan.times.compiled else "",
+        f"{plan.idle:.0%}" if plan.idle else "",
         f"{plan.tokens_a_second:,.0f}", f"{plan.records_a_second:.3g}", f"{plan.hours:.2f}", f"{plan.chip_hours:.1f}",
         "" if price is None else f"{price * plan.chip_hours:,.0f}",
     )  # fmt: skip
@@ -179,6 +181,11 @@ def _details(plan: list[StagePlan], prices: dict[str, float]) -> list[str]:
         sent = ", ".join(f"{kind} {payload / _GIB:.3g} GiB ({times} times)" for kind, (times, payload) in sorted(each.traffic.items()))
         unit, step = ("step", "a step") if training else ("record", "a step of decoding")
         lines.append(f"{name}: {each.flops:.3g} FLOPs a {unit}; a chip sends in {step}: {sent or 'nothing'}")
+        if each.kernels:
+            lines.append(f"{name}: {each.kernels} kernels in {step}, {each.kernel_flops:.3g} FLOPs a chip, are estimated by formula")
+        if each.times.compiled > _APART * each.times.roofline:
+            times = each.times.compiled / each.times.roofline
+            lines.append(f"{name}: WARNING: by the compiler's cycles a step takes {times:.1f} times what it would at the published figures")
         lines += [f"{name}: {note}" for note in each.notes]
     hours, price = sum(each.hours for each in plan), prices.get(plan[0].slice.generation)
     name, chips_ = plan[0].slice.name, plan[0].slice.chips

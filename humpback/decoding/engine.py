@@ -8,7 +8,6 @@ order of the work.
 
 import copy
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -18,13 +17,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from humpback import config as configs
+from humpback import machine
 from humpback.config import Decoding
-from humpback.decoding import executables
+from humpback.decoding import buckets, executables
 from humpback.decoding.sampling import Sampler
+from humpback.errors import UserError
 from humpback.model import llama, sharding
 from humpback.rounding import round_up
 
 _WINDOW = 4  # requests for each slot that are looked at together
+_COMPILING_BYTES_A_LAYER = 64 * 2**20  # of the host, while a program is compiled: 2 GiB for a 7B
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,17 @@ class Result:
     finish: str
 
 
+class NotFinite(UserError):
+    """A model's logits are not numbers. request: whose; place: which token of its answer they were for, 1 for the first."""
+
+    def __init__(self, request: str, place: int, who: str = ""):
+        super().__init__(
+            f"{who or f'request {request}'}: the logits for token {place} of its answer are not finite; the weights may be damaged "
+            "(compare them by `humpback verify`), or too large for this compute type: try float32"
+        )
+        self.request, self.place = request, place
+
+
 @dataclass
 class Stats:
     """What an engine has read and how full its slots were."""
@@ -65,7 +79,8 @@ class Engine:
     """Decodes on a mesh. `params` is the unstacked tree; `decoding.length` holds prompt and new tokens.
 
     `prefix` is what the prompts begin with: a prompt shares with it as many tokens as agree, so one that begins otherwise is served,
-    too, if its own part is at most `length` - len(prefix) long. `decoding.slots` is rounded up to what the mesh can share.
+    too, if its own part is at most `length` - len(prefix) long. `decoding.slots` is rounded up to what the mesh can share; what
+    `decoding` leaves to be found is config.ANYWHERE's.
     """
 
     def __init__(
@@ -76,6 +91,7 @@ class Engine:
         decoding: Decoding,
         prefix: Sequence[int] = (),
     ):
+        decoding = configs.settled(decoding)
         length = decoding.length
         if length > config.max_positions:
             raise ValueError(f"length {length} is more than this model's max_positions, {config.max_positions}")
@@ -96,11 +112,21 @@ class Engine:
     def _begin(self, prefix: Sequence[int]) -> None:
         if len(prefix) >= self.length:
             raise ValueError(f"a prefix of {len(prefix)} tokens leaves no room in {self.length}")
-        self.layout, self.stats = replace(self.layout, prefix=len(prefix)), Stats()
+        self.layout, self.stats = replace(self.layout, prefix=len(prefix), lengths=()), Stats()
         self._prefix = np.array(prefix, np.int32)
         with jax.set_mesh(self.layout.mesh):
             ids_1P = sharding.place(self._prefix[None], self.layout.whole())
-            self._cache = executables.prefix_cache(self.layout, self.params, ids_1P) if len(prefix) else None
+            self._cache = executables.read_prefix(self.layout, self.params, ids_1P) if len(prefix) else None
+
+    def expect(self, prompts: Iterable[np.ndarray], all_of_them: bool) -> None:
+        """Takes as few programs as these prompts need; others fit, too, unless these are all that will come.
+
+        Results depend on it to rounding, so it is to be told the same whenever the same requests are served.
+        """
+        self.layout, own = replace(self.layout, lengths=()), self.layout.own
+        lengths = [len(ids) - self._shared(ids) for ids in prompts]
+        chosen = buckets.choose(lengths, own) if all_of_them else (*buckets.choose(lengths, own, buckets.MOST - 1), own)
+        self.layout = replace(self.layout, lengths=tuple(dict.fromkeys(chosen)))
 
     def warm_up(self, sampler: Sampler = Sampler(), stops: int = 1, read: int = 0) -> int:  # noqa: B008
         """Compiles all that `generate` with this sampler and number of stop ids, or `read` of so many ids (SCORE: `score`), can need.
@@ -108,9 +134,13 @@ class Engine:
         Returns the number of programs. After it nothing is compiled any more; without it each is when it is first needed.
         """
         names = executables.abstract(self.layout, sampler, stops, read)
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with futures.ThreadPoolExecutor(_at_once(self.layout.config.num_layers)) as pool:
             list(pool.map(_Job(self.layout, sampler, stops, read).program, names))
         return len(names)
+
+    def unload(self) -> None:
+        """Forgets the programs where they take the memory that whoever comes next needs: on all but CPUs."""
+        executables.unload(self.layout)
 
     def generate(
         self,
@@ -122,13 +152,14 @@ class Engine:
     ) -> Iterator[Result]:
         """Yields one Result per request, in the order in which they finish. Takes requests only as slots become free.
 
-        ValueError names a request that cannot fit (`fits` asks beforehand). `on_token` is called with (request id, token id) for each
-        token when the host sees it, stop ids apart; `on_visit` after each visit, when its results have been taken.
+        ValueError names a request that cannot fit (`fits` asks beforehand), NotFinite one whose logits are no numbers.
+        `on_token` is called with (request id, token id) for each token when the host sees it, stop ids apart; `on_visit` after each
+        visit, when its results have been taken.
         """
         stops = sharding.place(np.array(sorted(stop_ids) or [-1], np.int32), self.layout.whole())
         job = _Job(self.layout, sampler, len(stops), 0)
         groups = self._groups(_longest_first(requests, _WINDOW * self.slots), job)
-        ready: deque[_Group] = deque()
+        ready: deque[_Group] = deque()  # one at most
         tenants: list[_Tenant | None] = [None] * self.slots
         with jax.set_mesh(self.layout.mesh):
             state = executables.empty_state(self.layout)
@@ -143,6 +174,7 @@ class Engine:
                 for row, slot in rows.items():
                     tenants[slot] = _Tenant(taken.requests[row])
                 free = free[len(rows) :]
+                del group, taken, rest  # what was read for them must be gone before the next ones are read
             if all(tenant is None for tenant in tenants):
                 return
             state, packed = job.call("generate", self.params, self._cache, state, stops)
@@ -167,11 +199,14 @@ class Engine:
         for group in self._groups(requests, job, chosen):
             values = np.asarray(group.prefilled)
             for row in group.rows:
+                if np.isnan(values[row]).any():
+                    raise NotFinite(group.requests[row].id, 1)
                 yield group.requests[row].id, values[row]
 
     def fits(self, ids: np.ndarray, max_new: int, start: int = 0) -> bool:
         """Whether a prompt with so many new tokens can be served, or scored from `start` on."""
-        return len(ids) > 0 and len(ids) - self._shared(ids, start) + max_new <= self.layout.own
+        own = len(ids) - self._shared(ids, start)
+        return len(ids) > 0 and own + max_new <= self.layout.own and own <= self.layout.buckets[-1]
 
     def _shared(self, ids: np.ndarray, start: int = 0) -> int:
         """How many tokens of the prefix a prompt begins with; its last token, or the one before `start`, is always its own."""
@@ -229,6 +264,12 @@ class Engine:
         return job.call(f"insert {group.bucket}", state, logits_PV, chunk, slots, group.values, stops)
 
 
+def _at_once(layers: int) -> int:
+    """How many programs of so many layers are compiled at once: a core for each, in half of the memory that is free."""
+    memory = machine.free_bytes() // 2 // (layers * _COMPILING_BYTES_A_LAYER)
+    return max(1, min(machine.cores(), memory))
+
+
 def _longest_first(requests: Iterable[Request], window: int) -> Iterator[Request]:
     """The requests, of each `window` the longest first: rows of like length wait less for each other, in prefill and in decoding."""
     requests = iter(requests)
@@ -246,7 +287,7 @@ class _Job:
     read: int
 
     def program(self, name: str) -> jax.stages.Compiled:
-        return executables.compiled(self.layout, self.sampler, self.stops, self.read, name)
+        return executables.compiled(executables.alone(self.layout, name), self.sampler, self.stops, self.read, name)
 
     def call(self, name: str, *arguments):
         return self.program(name)(*arguments)
@@ -261,7 +302,9 @@ class _Tenant:
     log_probs: list[float] = field(default_factory=list)
 
     def take(self, token: int, log_prob: float, stop_ids: frozenset[int]) -> Result | None:
-        """Adds a drawn token; the Result when it was the last."""
+        """Adds a drawn token; the Result when it was the last. Raises NotFinite for one that could not be drawn."""
+        if np.isnan(log_prob):
+            raise NotFinite(self.request.id, len(self.log_probs) + 1)
         self.log_probs.append(log_prob)
         if token not in stop_ids:
             self.ids.append(token)
@@ -301,7 +344,7 @@ def _collect(
             continue
         for step in np.flatnonzero(valid[:, slot]):
             token = int(tokens[step, slot])
-            if on_token and token not in stop_ids:
+            if on_token and token not in stop_ids and not np.isnan(log_probs[step, slot]):
                 on_token(tenant.request.id, token)
             if result := tenant.take(token, float(log_probs[step, slot]), stop_ids):
                 tenants[slot] = None

@@ -6,20 +6,21 @@ here for this machine's devices or by planning/compile.py for a TPU that is not 
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from humpback.decoding.sampling import Sampler
+from humpback.decoding import buckets
+from humpback.decoding.sampling import Sampler, all_finite
 from humpback.model import cpu, llama, quantization, scoring, sharding
 from humpback.rounding import round_up
 
 SCORE = -1  # in place of the number of ids to read: how likely given tokens are
 _TILE = 8  # entries of a cache
-_BUCKETS = (64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1_024, 1_280, 1_536, 1_792)
+_LANES = 128  # of them, of keys
 
 
 def shareable(count: int, length: int) -> int:
@@ -36,7 +37,7 @@ class Layout:
 
     `length` holds prefix, prompt and new tokens; `prefix` is how many tokens stand before every row; `steps` are decoded between two
     looks of the host, fewer when a row ends; `prefill_tokens` are read at once: enough for full-speed matrix products, few enough
-    to keep the slots busy.
+    to keep the slots busy. `lengths` are those to which prompts are padded, the longest last; without them a ladder for any.
     """
 
     config: llama.LlamaConfig
@@ -48,6 +49,7 @@ class Layout:
     steps: int
     prefill_tokens: int
     weights: str = "compute"  # in the compute type, or "int8"
+    lengths: tuple[int, ...] = ()
 
     @property
     def padded(self) -> llama.LlamaConfig:
@@ -60,9 +62,19 @@ class Layout:
         return self.length - self.prefix
 
     @property
+    def places(self) -> int:
+        """Entries of a row's cache: on a TPU whole tiles, for otherwise its compiler holds keys in another order than they are used in."""
+        return self.own if self.platform == "cpu" else round_up(self.own, _LANES)
+
+    @property
+    def platform(self) -> str:
+        """What is compiled for; a mesh without devices, which only plans have, is TPUs'."""
+        return self.mesh.devices.flat[0].platform if isinstance(self.mesh, Mesh) else "tpu"
+
+    @property
     def activation_dtype(self) -> jnp.dtype:
         """Of what lies between the products, and of the cache."""
-        return cpu.activation_dtype(self.mesh.devices.flat[0].platform, self.dtype)
+        return cpu.activation_dtype(self.platform, self.dtype)
 
     @property
     def dtypes(self) -> llama.Dtypes:
@@ -72,7 +84,7 @@ class Layout:
     @property
     def buckets(self) -> tuple[int, ...]:
         """The lengths to which prompts are padded."""
-        return tuple(b for b in _BUCKETS if b < self.own) + (self.own,)
+        return self.lengths or buckets.ladder(self.own)
 
     @property
     def shards(self) -> int:
@@ -115,7 +127,7 @@ def abstract(layout: Layout, sampler: Sampler, stops: int = 1, read: int = 0) ->
     programs = {}
     for bucket in layout.buckets:
         rows = layout.rows(bucket)
-        inputs = (_params(layout), _prefix(layout), _shape((rows, bucket), layout.by_row()), *_ints(layout, rows, 2))
+        inputs = (_params(alone(layout)), _prefix(layout), _shape((rows, bucket), layout.by_row()), *_ints(layout, rows, 2))
         if read == SCORE:
             programs[f"score {bucket}"] = Program(score, (layout,), (*inputs, *_ints(layout, rows, 1)))
             continue
@@ -129,11 +141,11 @@ def abstract(layout: Layout, sampler: Sampler, stops: int = 1, read: int = 0) ->
         programs[f"insert {bucket}"] = Program(
             insert,
             (layout, sampler),
-            (_state(layout), logits_PV, chunk, *_ints(layout, rows, 1), row, _shape((stops,), layout.whole())),
+            (_state(alone(layout)), logits_PV, chunk, *_ints(layout, rows, 1), row, _shape((stops,), layout.whole())),
         )
     if not read:
         programs["generate"] = Program(
-            generate, (layout, sampler), (_params(layout), _prefix(layout), _state(layout), _shape((stops,), layout.whole()))
+            generate, (layout, sampler), (_params(alone(layout)), _prefix(layout), _state(alone(layout)), _shape((stops,), layout.whole()))
         )
     return programs
 
@@ -142,6 +154,19 @@ def abstract(layout: Layout, sampler: Sampler, stops: int = 1, read: int = 0) ->
 def compiled(layout: Layout, sampler: Sampler, stops: int, read: int, name: str) -> jax.stages.Compiled:
     """One program, compiled once per process."""
     return abstract(layout, sampler, stops, read)[name].lower(layout).compile()
+
+
+def unload(layout: Layout) -> None:
+    """Forgets all programs where they take a chip's memory, in which something else comes next."""
+    if layout.platform != "cpu":
+        compiled.cache_clear()
+
+
+def alone(layout: Layout, name: str = "") -> Layout:
+    """The layout as far as it decides what this program is: whatever lengths others are for, it is compiled once. Without a name: as far
+    as it decides what all programs are given."""
+    _, _, length = name.partition(" ")
+    return replace(layout, lengths=(int(length),) if length else ())
 
 
 def decoding_params(layout: Layout, params: Mapping[str, Any]) -> dict:
@@ -173,6 +198,7 @@ def _params_shardings(layout: Layout) -> dict:
     return quantization.shardings(placed) if layout.weights == "int8" else placed
 
 
+@functools.lru_cache(maxsize=16)
 def _params(layout: Layout) -> dict:
     shapes = jax.eval_shape(lambda: _turn(layout, llama.init_params(layout.config, jax.random.key(0))))
     return jax.tree.map(lambda x, where: _shape(x.shape, where, x.dtype), shapes, _params_shardings(layout))
@@ -188,6 +214,7 @@ def _cache(layout: Layout, rows: int, length: int) -> llama.Cache:
     return jax.eval_shape(lambda: llama.empty_cache(layout.config, rows, length, layout.activation_dtype))
 
 
+@functools.lru_cache(maxsize=16)
 def _state(layout: Layout) -> dict:
     shapes = jax.eval_shape(functools.partial(_empty_state, layout))
     return jax.tree.map(lambda x, where: _shape(x.shape, where, x.dtype), shapes, _state_shardings(layout, shapes))
@@ -214,7 +241,7 @@ def new_rows(rows: int) -> dict[str, jax.ShapeDtypeStruct]:
 def _empty_state(layout: Layout) -> dict:
     B = layout.slots
     return {
-        "cache": llama.empty_cache(layout.config, B, layout.own, layout.activation_dtype),
+        "cache": llama.empty_cache(layout.config, B, layout.places, layout.activation_dtype),
         "ids": jnp.zeros(B, jnp.int32),  # the token to feed next
         "log_probs": jnp.zeros(B, jnp.float32),  # of that token
         "filled": jnp.zeros(B, jnp.int32),  # entries of the cache: tokens after `shared`, that one not among them
@@ -239,6 +266,11 @@ def prefix_cache(layout, params, ids_1P):
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[0], layout.by_head(rows=False)), cache)
 
 
+def read_prefix(layout: Layout, params: Mapping[str, Any], ids_1P: jax.Array) -> llama.Cache:
+    """`prefix_cache`, by a program that is unloaded afterwards: it is needed once."""
+    return prefix_cache.lower(layout, params, ids_1P).compile()(params, ids_1P)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def prefill(layout, params, prefix, ids_PT, lengths_P, shared_P):
     """Reads prompts of one bucket: f32 logits [P, V] after each, and their cache."""
@@ -250,9 +282,11 @@ def prefill(layout, params, prefix, ids_PT, lengths_P, shared_P):
 
 @functools.partial(jax.jit, static_argnums=0)
 def read_log_probs(layout, params, prefix, ids_PT, lengths_P, shared_P, chosen):
-    """f32 log-probabilities [P, len(chosen)] of the chosen ids after each prompt; the rest of `prefill` is not computed."""
+    """f32 log-probabilities [P, len(chosen)] of the chosen ids after each prompt, NaN where not all logits are finite; the rest of
+    `prefill` is not computed."""
     logits_PV, _ = prefill(layout, params, prefix, ids_PT, lengths_P, shared_P)
     log_probs_PR = logits_PV[:, chosen] - jax.nn.logsumexp(logits_PV, axis=-1, keepdims=True)
+    log_probs_PR = jnp.where(all_finite(logits_PV)[:, None], log_probs_PR, jnp.nan)
     return jax.lax.with_sharding_constraint(log_probs_PR, layout.whole())
 
 

@@ -4,6 +4,7 @@ A replica takes the inputs whose number, modulo the number of replicas, is its o
 step. Inputs are read and tokenised only as slots become free, and only those in flight are held.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from humpback import distributed, keys, storage
-from humpback.decoding.engine import Engine, Request, Result
+from humpback.decoding.engine import Engine, NotFinite, Request, Result
 from humpback.decoding.parts import Inputs, Parts, Reject, Totals
 from humpback.decoding.sampling import Sampler
 from humpback.locks import Maker
@@ -22,6 +23,7 @@ from humpback.progress import Bar
 _KEYS_AT_ONCE = 512
 _SHOW_SECONDS = 1
 _METRICS_SECONDS = 10
+_SAMPLE = 2_048  # records whose prompts tell how long all are
 _LOOK_SHARE = 20  # of the time, at most one part in so many goes into listing the other replicas' parts
 
 
@@ -98,6 +100,37 @@ def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: 
     return Done(files, counts, {f"rejected: {reason}": count for reason, count in rejects.items()}, progress.tokens)
 
 
+def expect(engine: Engine, task: Task, inputs: Inputs) -> None:
+    """Tells the engine how long the prompts are: all of them, or a sample of many. The same for every replica and after every kill."""
+    chosen = inputs.sample(_SAMPLE)
+
+    def prompts() -> Iterator[np.ndarray]:
+        for position, _, record in inputs.of(chosen):
+            with contextlib.suppress(Unservable):
+                if (ids := _encode(engine, task, inputs, position, record)) is not None:
+                    yield ids
+
+    engine.expect(prompts(), bool(chosen.all()))
+
+
+def _encode(engine: Engine, task: Task, inputs: Inputs, position: int, record: Any) -> Any:
+    """Prompt ids, or Targets, that fit; None when nothing is to be asked. Raises Unservable."""
+    if reason := inputs.rejected[position]:
+        raise Unservable(Inputs.REASONS[reason - 1])
+    if not task.asks(record):
+        return None
+    ids = task.encode(record)
+    if ids is not None and not len(ids):
+        raise Unservable("empty")
+    if ids is not None and task.score:
+        fits = all(engine.fits(target.ids, 0, target.start) for target in ids)
+    else:
+        fits = ids is not None and engine.fits(ids, task.max_new)
+    if not fits:
+        raise Unservable("prompt too long")
+    return ids
+
+
 @dataclass
 class _Flight:
     """A record whose answers are not all there."""
@@ -123,7 +156,18 @@ class _Replica:
         self._todo = np.flatnonzero(self._mine)
 
     def serve(self) -> None:
-        """Serves what is not done. RuntimeError when the engine forgot a record."""
+        """Serves what is not done. RuntimeError when the engine forgot a record, NotFinite names the one that the model fails at."""
+        try:
+            self._serve()
+        except NotFinite as error:
+            self._parts.publish(now=True)
+            position = int(error.request.partition("/")[0])
+            raise NotFinite(error.request, error.place, self._parts.describe(position)) from error
+        forgotten = self._todo[~self._parts.done[self._todo]]
+        if len(forgotten):
+            raise RuntimeError(f"no answer came for {len(forgotten)} records, the first is {self._parts.describe(forgotten[0])}")
+
+    def _serve(self) -> None:
         task = self._task
         if task.read or task.score:
             asked = self._requests()
@@ -132,9 +176,6 @@ class _Replica:
         else:
             for result in self._engine.generate(self._requests(), task.sampler, task.stop_ids, on_visit=self._visited):
                 self._answer(result.id, result, len(result.log_probs))
-        forgotten = self._todo[~self._parts.done[self._todo]]
-        if len(forgotten):
-            raise RuntimeError(f"no answer came for {len(forgotten)} records, the first is {self._parts.describe(forgotten[0])}")
 
     def _requests(self) -> Iterator[Request]:
         """The requests of this replica's records, made as they are asked for; what needs no answer is dealt with on the way."""
@@ -142,7 +183,7 @@ class _Replica:
         for position, where, record in self._inputs.of(self._mine):
             keys_k2 = next(draws)
             try:
-                ids = self._encode(position, record)
+                ids = _encode(self._engine, self._task, self._inputs, position, record)
             except Unservable as error:
                 self._parts.add(position, Reject(record.id, str(error), where, position))
                 self._show()
@@ -157,23 +198,6 @@ class _Replica:
             for sample, target in enumerate(asked):
                 key = keys_k2[0 if self._task.score else sample]
                 yield Request(f"{position}/{sample}", target.ids, key, self._task.max_new, target.start)
-
-    def _encode(self, position: int, record: Any) -> Any:
-        """Prompt ids, or Targets, that fit; None when nothing is to be asked."""
-        if reason := self._inputs.rejected[position]:
-            raise Unservable(Inputs.REASONS[reason - 1])
-        if not self._task.asks(record):
-            return None
-        ids = self._task.encode(record)
-        if ids is not None and not len(ids):
-            raise Unservable("empty")
-        if ids is not None and self._task.score:
-            fits = all(self._engine.fits(target.ids, 0, target.start) for target in ids)
-        else:
-            fits = ids is not None and self._engine.fits(ids, self._task.max_new)
-        if not fits:
-            raise Unservable("prompt too long")
-        return ids
 
     def _draws(self) -> Iterator[np.ndarray]:
         """Key data uint32 [samples, 2] for each record to do; computed for many at once, always of one shape."""

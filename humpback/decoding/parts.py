@@ -87,6 +87,12 @@ class Inputs:
         lines = itertools.chain.from_iterable(map(self._read, self._files))
         return ((position, where, line) for position, (where, line) in enumerate(lines))
 
+    def sample(self, count: int) -> np.ndarray:
+        """Says of each record whether it is one of `count` that their numbers choose, bool [len(self)]: always the same ones."""
+        chosen = np.zeros(len(self), bool)
+        chosen[self._order[:count]] = True
+        return chosen
+
     def position(self, record_id: str) -> int:
         """Where the (first) record of an id stands; KeyError when there is none."""
         number = np.uint64(number_of(record_id))

@@ -24,7 +24,7 @@ class Sampler:
     def __call__(self, logits_BV: jax.Array, keys_B: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Draws one id per row from f32 logits; returns ids int32 [B] and the model's own log-probabilities f32 [B] of them.
 
-        Each row uses its own key and nothing of the other rows.
+        Each row uses its own key and nothing of the other rows. A row whose logits are not all finite gets id 0 and NaN.
         """
         largest_B1 = logits_BV.max(-1, keepdims=True)
         shifted_BML = _lanes(logits_BV - largest_B1)
@@ -41,7 +41,13 @@ class Sampler:
             uniforms_B = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys_B)
             ids_B = invert_cdf(mass_BML, uniforms_B)
         chosen_B = jnp.take_along_axis(shifted_BML.reshape(logits_BV.shape[0], -1), ids_B[:, None], axis=-1)[:, 0]
-        return ids_B, chosen_B - log_norm_B
+        finite_B = all_finite(logits_BV)
+        return jnp.where(finite_B, ids_B, 0), jnp.where(finite_B, chosen_B - log_norm_B, jnp.nan)
+
+
+def all_finite(x_BV: jax.Array) -> jax.Array:
+    """Whether no number of a row is infinite or NaN, bool [B]."""
+    return jnp.isfinite(jnp.abs(x_BV).max(-1))
 
 
 def _lanes(x_BV: jax.Array) -> jax.Array:

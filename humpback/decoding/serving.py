@@ -35,7 +35,7 @@ def engine_at(
     `template` makes the prompts; what they all begin with is read once. The model comes without its weights: the engine has
     them, in a form of its own.
     """
-    info, mesh = folders.read_info(path), replica_mesh(decoding.processes_per_replica, tensor)
+    info, mesh = folders.read_info(path), replica_mesh(configs.settled(decoding).processes_per_replica, tensor)
     info.check_length("decoding.length", decoding.length)
     model = folders.load_model(path, shardings=_split(info, mesh), directions=directions, whole=False)  # the engine takes layer by layer
     return engine_of(model, mesh, decoding, template)
@@ -67,7 +67,7 @@ def replica_mesh(processes: int, tensor: int) -> jax.sharding.Mesh:
         return sharding.make_mesh(1, 1 if tensor == -1 else -1, tensor, devices=devices)
     except ValueError as error:
         raise UserError(
-            f"config field decoding.tensor (0: mesh.tensor) or --tensor: {tensor} does not divide the {len(devices)} devices of a replica, "
+            f"config field decoding.tensor or --tensor: {tensor} does not divide the {len(devices)} devices of a replica, "
             f"which is decoding.processes_per_replica = {processes} processes"
         ) from error
 
@@ -75,14 +75,19 @@ def replica_mesh(processes: int, tensor: int) -> jax.sharding.Mesh:
 def serve(
     engine: Engine, task: offline.Task, inputs: offline.Inputs, output: offline.Output, decoding: configs.Decoding
 ) -> offline.Done:
-    """`offline.run`, everything compiled beforehand."""
+    """`offline.run`, everything compiled beforehand, for the prompts that there are."""
+    if not task.score:  # of which several are read for each record
+        offline.expect(engine, task, inputs)
     if task.read or task.score:
         programs = engine.warm_up(read=SCORE if task.score else len(task.read))
     else:
         programs = engine.warm_up(task.sampler, max(1, len(task.stop_ids)))
     progress.say(f"{programs} programs ready")
-    replica = distributed.replica_layout(decoding.processes_per_replica)
-    return offline.run(engine, task, inputs, output, replica=replica, seconds=decoding.publish_seconds)
+    replica = distributed.replica_layout(configs.settled(decoding).processes_per_replica)
+    try:
+        return offline.run(engine, task, inputs, output, replica=replica, seconds=decoding.publish_seconds)
+    finally:
+        engine.unload()
 
 
 def shared_prefix(model: folders.Model, template: Callable[[str], prompts.Prompt], length: int) -> list[int]:

@@ -1,7 +1,8 @@
-"""Attention by a Pallas kernel of JAX's on TPUs. Whether it runs is decided here alone, by `takes_splash`; elsewhere plain XLA does.
+"""Pallas kernels on TPUs: JAX's own for attention, and one that writes into a cache. Whether they run is decided here alone, by
+`takes_splash` and `takes_write`; elsewhere plain XLA does.
 
 Prompts and training rows take splash attention, which never holds a (T, S) matrix and skips what lies above the diagonal. Decoding
-stays with plain XLA (attention.cache_attention): JAX's paged kernels want keys as (K, pages, page, H) or, the ragged one, keys and
+attends by plain XLA (attention.cache_attention): JAX's paged kernels want keys as (K, pages, page, H) or, the ragged one, keys and
 values in one array, ours lie as (B, K, H, S) and (B, K, S, H), so that both products are plain ones, and a step would have to copy
 the whole cache; nor do they return the log-sum-exp by which a prefix that all rows share could be added. Dimension letters: see
 weights.py.
@@ -21,17 +22,20 @@ from humpback.rounding import round_up
 Prefix = tuple[jax.Array, jax.Array, jax.Array]
 
 LANES = 128  # a vector of a TPU: blocks and parts are multiples of it, and so are heads, filled up
+ROWS = 16  # of values that are written at once: a tile of bfloat16
 _BLOCKS = (512, 256, 128)  # queries and keys of one step of the kernel, the first that divides the queries
 
 
 def takes_splash(q_BTNH: jax.Array, k_BTKH: jax.Array, segments_BT: jax.Array | None, prefix: Prefix | None) -> bool:
     """Tells whether `splash_attention` runs for these arguments: on the TPUs of the mesh that is set, for all that it can do.
 
-    The mesh says what is compiled for, also where no TPU is; without one (jax.set_mesh) it is plain XLA.
+    The mesh says what is compiled for, also where no TPU is; without one (jax.set_mesh) it is plain XLA. So are products of float32,
+    which the kernel rounds to bfloat16.
     """
     mesh = jax.sharding.get_abstract_mesh()
     device = mesh.abstract_device
-    return device is not None and device.platform == "tpu" and _possible(mesh, q_BTNH, k_BTKH, segments_BT, prefix)
+    on_tpu = device is not None and device.platform == "tpu" and q_BTNH.dtype != jnp.float32
+    return on_tpu and _possible(mesh, q_BTNH, k_BTKH, segments_BT, prefix)
 
 
 def _possible(
@@ -105,6 +109,58 @@ def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
         ids = _splash().SegmentIds(row_BT, jnp.concatenate([used_BP, row_BT], axis=1))
     out_BNTH = jax.vmap(_kernel(N, room_T, room_P, block, interpret))(q_BNTH, k_BKSH, v_BKSH, ids)
     return out_BNTH[:, :, :T, :H].transpose(0, 2, 1, 3)
+
+
+def takes_write(k_BKHS: jax.Array) -> bool:
+    """Tells whether `write_rows` runs for this cache of keys: on the TPUs of the mesh that is set, for whole tiles."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = mesh.abstract_device
+    on_tpu = device is not None and device.platform == "tpu" and set(mesh.axis_names) >= set(MESH_AXES)
+    return on_tpu and k_BKHS.shape[3] % LANES == 0
+
+
+def write_rows(
+    k_BKHS: jax.Array, v_BKSH: jax.Array, k_BKH: jax.Array, v_BKH: jax.Array, at_B: jax.Array, *, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Puts each row's key and value into place at_B[b] of its cache, which is changed where it lies; S is a multiple of 128.
+
+    Written by XLA this is a loop over the rows on a TPU, because each row has a place of its own. interpret: on any device, for tests.
+    """
+    rows, heads = row_and_head_axes(*k_BKHS.shape[:2])
+    cache, by_row = PartitionSpec(rows, heads), PartitionSpec(rows)
+    write = functools.partial(_write_on_a_chip, interpret=interpret)
+    # What the kernel returns says nothing of the axes that it varies over, so that they cannot be checked.
+    return jax.shard_map(write, in_specs=(cache,) * 4 + (by_row,), out_specs=(cache, cache), check_vma=False)(
+        k_BKHS, v_BKSH, k_BKH.astype(k_BKHS.dtype), v_BKH.astype(v_BKSH.dtype), at_B
+    )
+
+
+def _write_on_a_chip(k_BKHS, v_BKSH, k_BKH, v_BKH, at_B, *, interpret: bool):
+    """Of the rows and heads that a chip has: of each row the tiles around its place are read, changed and written back."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
+    B, K, H, _ = k_BKHS.shape
+
+    def kernel(at_B, k_1K1H, v_1K1H, old_k, old_v, new_k, new_v):
+        at = at_B[pl.program_id(0)]
+        lane = jax.lax.broadcasted_iota(jnp.int32, old_k.shape, 3)
+        new_k[...] = jnp.where(lane == at % LANES, jnp.swapaxes(k_1K1H[...], 2, 3), old_k[...])
+        row = jax.lax.broadcasted_iota(jnp.int32, old_v.shape, 2)
+        new_v[...] = jnp.where(row == at % ROWS, v_1K1H[...], old_v[...])
+
+    new = pl.BlockSpec((1, K, 1, H), lambda b, at_B: (b, 0, 0, 0))
+    keys = pl.BlockSpec((1, K, H, LANES), lambda b, at_B: (b, 0, 0, at_B[b] // LANES))
+    values = pl.BlockSpec((1, K, ROWS, H), lambda b, at_B: (b, 0, at_B[b] // ROWS, 0))
+    grid = pltpu.PrefetchScalarGridSpec(num_scalar_prefetch=1, grid=(B,), in_specs=[new, new, keys, values], out_specs=[keys, values])
+    call = pl.pallas_call(
+        kernel,
+        grid_spec=grid,
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BKHS, v_BKSH)],
+        input_output_aliases={3: 0, 4: 1},  # the numbers of the places count, too
+        interpret=interpret,
+    )
+    return tuple(call(at_B, k_BKH[:, :, None], v_BKH[:, :, None], k_BKHS, v_BKSH))
 
 
 def _keys_of_queries(G, N, k_BTKH, v_BTKH, prefix):

@@ -303,6 +303,13 @@ def decode_step(
     def attend(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
         before = prefix.of_layer(len(new_cache)) if prefix else None
         k_BKHS, v_BKSH = cache[len(new_cache)]
+        if kernels.takes_write(k_BKHS):
+            own = k_BTKH[:, 0], v_BTKH[:, 0]
+            out_BNH = attention.cache_attention(q_BTNH[:, 0], k_BKHS, v_BKSH, filled_B - 1, before, own)
+            # Only when it has been looked at may it be changed, or the compiler keeps a copy of it.
+            out_BNH, own = jax.lax.optimization_barrier((out_BNH, own))
+            new_cache.append(kernels.write_rows(k_BKHS, v_BKSH, own[0], own[1], filled_B))
+            return out_BNH[:, None]
         k_BKHS = _write(k_BKHS, k_BTKH[:, 0, :, :, None], filled_B, axis=1)
         v_BKSH = _write(v_BKSH, v_BTKH[:, 0, :, None], filled_B, axis=0)
         new_cache.append((k_BKHS, v_BKSH))
@@ -338,7 +345,9 @@ def _check_cache(cfg: LlamaConfig, cache: Cache, batch: int, prefix_length: int)
             f"a cache of this model for {batch} rows has {cfg.num_layers} layers of keys (B, K, H, S) and values "
             f"(B, K, S, H), as empty_cache, prefill and insert_cache make it; this one starts with {shapes[0]}"
         )
-    _check_length(cfg, length + prefix_length)
+    # A cache may be filled up to whole tiles, whose last places no token has.
+    filling = kernels.LANES - 1 if length % kernels.LANES == 0 else 0
+    _check_length(cfg, length + prefix_length - filling)
 
 
 def _dropout_by_layer(

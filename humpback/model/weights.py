@@ -6,6 +6,7 @@ Dimension letters, here and everywhere in the code:
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -210,6 +211,7 @@ def map_weights(change: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> P
     }
 
 
+@functools.cache
 def parameter_count(cfg: LlamaConfig) -> int:
     """Counts the numbers that the model holds; a tied embedding counts once."""
     return sum(math.prod(weight.sizes(cfg)) for _, weight in leaves(cfg))

@@ -1,4 +1,4 @@
-"""Which collectives a compiled program runs: read from its text (optimised HLO), loops multiplied by their trip counts."""
+"""Which collectives a compiled program runs, and its cycles: read from its text (optimised HLO), loops multiplied by their trip counts."""
 
 import functools
 import math
@@ -23,6 +23,7 @@ _INDEX = re.compile(r"\bindex=(\d+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,<=]*)\]")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _SOURCE = re.compile(r'\bop_name="([^"]*)"')
 
 
@@ -83,6 +84,20 @@ def read_collectives(text: str) -> tuple[Collective, ...]:
             if key not in found or times > found[key].times:
                 found[key] = _collective(each, kind, computation, times, open_)
     return tuple(found.values())
+
+
+def read_cycles(text: str) -> int:
+    """The compiler's own estimate of a program's time, in cycles of a core, kernels (custom calls) apart, which it does not estimate.
+
+    Loops of unknown length count once. Raises ValueError as `read_collectives`.
+    """
+    program, entry = _parse(text)
+    runs, total = _count_runs(program, entry), 0
+    for name, computation in program.items():
+        for each in computation.instructions.values():
+            if found := _CYCLES.search(each.attributes):
+                total += runs(name)[0] * int(found[1])
+    return total
 
 
 def _collective(each: _Instruction, kind: str, around: _Computation, times: int, open_: bool) -> Collective:

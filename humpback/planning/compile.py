@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from humpback import chips
 from humpback.chips import CHIPS
 from humpback.errors import UserError
-from humpback.planning.collectives import Collective, read_collectives
+from humpback.planning.collectives import Collective, read_collectives, read_cycles
 
 GIB = 2**30
 _TORUS = 4  # slices of whole 4x4x4 cubes are wired as a torus
@@ -83,13 +83,15 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled program. limit: bytes a chip that the compiler gives; text: the optimised program; seconds: of compiling."""
+    """A compiled program. limit: bytes a chip that the compiler gives; text: the optimised program; seconds: of compiling; cycles: of
+    one run, by the compiler's estimate, kernels apart."""
 
     memory: Memory
     limit: int
     collectives: tuple[Collective, ...]
     text: str
     seconds: float
+    cycles: int = 0
 
     def traffic(self) -> dict[str, Traffic]:
         """Kind -> traffic of one run. A reduce-scatter counts as all-reduce: this compiler writes it as one and a slice."""
@@ -174,7 +176,7 @@ def compile_lowered(lowered: jax.stages.Lowered, mesh: Mesh, started: float) -> 
         temporaries=stats.temp_size_in_bytes,
         program=stats.generated_code_size_in_bytes,
     )
-    return Compiled(memory, limit, read_collectives(text), text, seconds)
+    return Compiled(memory, limit, read_collectives(text), text, seconds, read_cycles(text))
 
 
 def memory_limit(mesh: Mesh) -> int:

@@ -67,8 +67,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Decode:
-    """One of the engine's programs: `generate`, or `prefill N` and `read N` of bucket N. slots: of a replica. From slots to weights the
-    fields are those of executables.Layout, which itself holds a mesh and so cannot be written as JSON."""
+    """One of the engine's programs: `generate`, or `prefill N`, `insert N` and `read N` of bucket N. slots: of a replica. From slots to
+    lengths the fields are those of executables.Layout, which itself holds a mesh and so cannot be written as JSON."""
 
     place: Place
     model: LlamaConfig
@@ -82,6 +82,7 @@ class Decode:
     weights: str
     temperature: float
     top_p: float
+    lengths: tuple[int, ...] = ()
 
     def layout(self, mesh: Any = None) -> Any:
         """The engine's executables.Layout; on a mesh without devices, when none is given, it still knows buckets and rows."""
@@ -103,7 +104,8 @@ class Answer:
     """What the compiler says: `total` and `limit` in bytes a chip, and, of a program that it does not refuse, the rest.
 
     memory: planning.compile.Memory's fields; traffic: kind -> (times, payload bytes a chip) of one run, loops of unknown length counted
-    once, so one step of decoding; kernels: of Pallas; program: a hash of what was compiled.
+    once, so one step of decoding; kernels: of Pallas; cycles: of the rest, by the compiler's estimate; program: a hash of what was
+    compiled.
     """
 
     program: str
@@ -113,6 +115,7 @@ class Answer:
     memory: dict[str, int] = field(default_factory=dict)
     traffic: dict[str, tuple[int, int]] = field(default_factory=dict)
     kernels: int = 0
+    cycles: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_bytes: int = 0  # of the host
@@ -140,6 +143,8 @@ def from_json(values: dict[str, Any]) -> Job:
     model = dict(values.pop("model"))
     scaling = model.pop("rope_scaling", None)
     config = LlamaConfig(**model, rope_scaling=RopeScaling(**scaling) if scaling else None)
+    if "lengths" in values:
+        values["lengths"] = tuple(values["lengths"])
     return kind(place=Place(**values.pop("place")), model=config, **values)
 
 
@@ -185,7 +190,8 @@ def _decode(job: Decode, mesh: Any) -> tuple[Any, tuple]:
     from humpback.decoding.sampling import Sampler
 
     read = _READ if job.program.startswith("read") else 0
-    program = executables.abstract(job.layout(mesh), Sampler(job.temperature, job.top_p), read=read)[job.program]
+    layout = executables.alone(job.layout(mesh), job.program)
+    program = executables.abstract(layout, Sampler(job.temperature, job.top_p), read=read)[job.program]
     return program.function, (*program.static, *program.arguments)
 
 
@@ -234,7 +240,7 @@ def compile_job(job: Job, versions: dict[str, str], known: str) -> dict[str, Any
         traffic = {kind: (sent.times, sent.payload) for kind, sent in compiled.traffic().items()}
         kernels = compiled.text.count('custom_call_target="tpu_custom_call"')
         answer = Answer(
-            program, compiled.memory.total, limit, False, asdict(compiled.memory), traffic, kernels, compiled.seconds
+            program, compiled.memory.total, limit, False, asdict(compiled.memory), traffic, kernels, compiled.cycles, compiled.seconds
         )
     usage = resource.getrusage(resource.RUSAGE_SELF)
     spent = {"cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1), "peak_bytes": machine.peak_bytes()}

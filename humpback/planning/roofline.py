@@ -17,6 +17,13 @@ C, M and I are the shares of the published figures that runs reach (COMPUTE, MEM
 
 and a step of decoding its arguments, as it reads all weights and the whole cache, and 32 passes over the logits to find the nucleus.
 A visit of the host after each few steps costs HOST_SECONDS.
+
+Of a compiled program of decoding there is a second figure, and the larger one holds:
+
+    seconds = cycles / clock + kernels + waited for / (I · interconnect)
+
+cycles are the compiler's own estimate, loops multiplied out, which is good to a factor of two. A kernel, which it does not estimate,
+takes the larger of its bytes / HBM bandwidth and its operations / peak, and STEP_SECONDS for each step of its grid.
 """
 
 import dataclasses
@@ -24,9 +31,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from humpback.model import kernels
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, parameter_count
-from humpback.planning.jobs import Decode, Place, Step
+from humpback.planning.jobs import Answer, Decode, Place, Step
 from humpback.planning.tpu_slices import Slice
+from humpback.rounding import ceil_div
 from humpback.training.flops import layer_weights
 
 # C by generation. v4, v5e, v5p: MaxText's published runs of its own sizes (v4 56.7 and 56.0, v5e 59.9 to 66.9, v5p 70.3 and 71.5 % MFU),
@@ -36,6 +45,7 @@ from humpback.training.flops import layer_weights
 COMPUTE = {"v4": 0.72, "v5e": 0.78, "v5p": 0.70, "v6e": 0.60}
 MEMORY, INTERCONNECT = 0.75, 0.75  # M and I: assumed
 COLLECTIVE_SECONDS = 5e-6  # the least that one takes: assumed, a microsecond a hop
+STEP_SECONDS = 0.5e-6  # of a kernel's grid: assumed
 HOST_SECONDS = 2e-3  # between two visits of the host: assumed
 NUCLEUS_PASSES = 32  # of sampling.Sampler's bisection
 _BLOCK = 512
@@ -47,7 +57,8 @@ Traffic = Mapping[str, tuple[int, float]]  # kind -> (times, payload bytes a chi
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that each part would take by itself at the published figures, and `seconds`, what is predicted."""
+    """Seconds that each part would take by itself at the published figures; `compiled`, by the compiler's cycles, 0 where it was not
+    asked; and `seconds`, what is predicted."""
 
     compute: float
     memory: float
@@ -55,6 +66,7 @@ class Times:
     waited: float
     network: float
     seconds: float
+    compiled: float = 0.0
 
     @property
     def bound(self) -> str:
@@ -71,6 +83,45 @@ class Times:
     def times(self, factor: float) -> "Times":
         """So many of it."""
         return Times(*(factor * getattr(self, item.name) for item in dataclasses.fields(self)))
+
+
+def with_cycles(times: Times, cycles: int, of_kernels: float, slice_: Slice) -> Times:
+    """With what the compiler says of the same program: its cycles on one of the cores, and the seconds of its kernels."""
+    if not cycles:
+        return times
+    compiled = cycles / slice_.chip.clock + of_kernels + times.waited / INTERCONNECT
+    return dataclasses.replace(times, compiled=compiled, seconds=max(times.seconds, compiled))
+
+
+def write_seconds(job: Decode, slice_: Slice) -> float:
+    """Of the kernels that write a step's keys and values, one a layer: of each row the tiles around its place, to and fro."""
+    model, place, rows = job.model, job.place, job.slots // job.place.groups
+    heads = model.num_kv_heads if model.num_kv_heads % place.tensor else model.num_kv_heads // place.tensor
+    moved = 2 * 2 * rows * heads * model.head_dim * (kernels.LANES + kernels.ROWS)
+    return model.num_layers * (moved / slice_.chip.bandwidth + rows * STEP_SECONDS)
+
+
+def attention_seconds(job: Decode, slice_: Slice, rows: int, bucket: int) -> float:
+    """Of the kernels that attend in a prefill, one a layer but the last, for `rows` prompts padded to `bucket`."""
+    model, place = job.model, job.place
+    rows, heads = rows // place.groups, model.num_heads // place.tensor
+    queries, keys = ceil_div(bucket, _BLOCK), ceil_div(bucket, _BLOCK) + ceil_div(job.prefix, _BLOCK)
+    operations = attention_operations(job, rows * place.groups, bucket) / (model.num_layers - 1)
+    moved = 2 * 2 * rows * model.head_dim * (heads * bucket + heads * queries * keys * _BLOCK)
+    steps = rows * heads * queries * keys
+    longest = max(operations / slice_.chip.flops, moved / slice_.chip.bandwidth)
+    return (model.num_layers - 1) * (longest + steps * STEP_SECONDS)
+
+
+def attention_operations(job: Decode, rows: int, bucket: int) -> float:
+    """Of all these kernels, on a chip."""
+    model, chips = job.model, job.place.chips
+    return 4 * (model.num_layers - 1) * model.head_dim * model.num_heads * rows * _prompt_pairs(job, bucket) / chips
+
+
+def _prompt_pairs(job: Decode, bucket: int) -> int:
+    """Of a query and a key that the kernel's blocks do not skip, in one prompt."""
+    return bucket * (bucket + min(bucket, _BLOCK)) // 2 + bucket * job.prefix
 
 
 def total(parts: Sequence[Times]) -> Times:
@@ -153,12 +204,19 @@ def decode_times(job: Decode, slice_: Slice, traffic: Traffic, arguments: int | 
 def prefill_times(job: Decode, slice_: Slice, traffic: Traffic, rows: int, bucket: int) -> Times:
     """Of reading `rows` prompts padded to `bucket`, together."""
     model, place, tokens = job.model, job.place, rows * bucket
-    pairs = bucket * (bucket + min(bucket, _BLOCK)) // 2 + bucket * job.prefix
-    attention = 4 * model.num_layers * model.num_heads * model.head_dim * pairs * rows
+    attention = 4 * model.num_layers * model.num_heads * model.head_dim * _prompt_pairs(job, bucket) * rows
     operations = 2 * layer_weights(model) * tokens + 2 * model.d_model * model.vocab_size * rows + attention
     activations = 2 * model.num_layers * _edges(model) * tokens / place.chips
     moved = weight_bytes(model, job.weights) / place.tensor + activations
     return _times(operations / place.chips, moved, 0.0, sent_seconds(traffic, place, slice_), slice_)
+
+
+def insert_times(job: Decode, slice_: Slice, answer: Answer) -> Times:
+    """Of putting prompts that were read together into slots: the compiler's cycles, and what it sends."""
+    waited = 0.0
+    for times, payload in answer.traffic.values():
+        waited += payload / slice_.speed(job.place.chips) + times * COLLECTIVE_SECONDS
+    return with_cycles(_times(0, 0, 0.0, waited, slice_), answer.cycles, 0.0, slice_)
 
 
 def decode_traffic(job: Decode, tokens: int) -> dict[str, tuple[int, int]]:
@@ -178,7 +236,7 @@ def slot_bytes(job: Decode) -> int:
     """Of a slot's cache on all chips that share it: keys and values in bfloat16."""
     model = job.model
     copies = 1 if model.num_kv_heads % job.place.tensor == 0 else job.place.tensor
-    return 4 * model.num_layers * model.num_kv_heads * model.head_dim * (job.length - job.prefix) * copies
+    return 4 * model.num_layers * model.num_kv_heads * model.head_dim * job.layout().places * copies
 
 
 def decode_arguments(job: Decode) -> int:

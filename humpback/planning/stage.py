@@ -17,7 +17,8 @@ class StagePlan:
     temporaries of them. traffic: kind -> (times, bytes a chip) of a step. times: of a step of training or of decoding, or, where
     nothing is decoded, of the longest prompts. bound: what the whole stage waits for. flops: of a step of training, or of a record, by
     formula, on all chips. idle: the share of a step's rows that only fills up. most: the most rows, or
-    slots, a chip that fit, when that was searched, as a compilation confirmed. notes: what was tried when it did not fit.
+    slots, a chip that fit, when that was searched, as a compilation confirmed. notes: what was tried when it did not fit. kernels: of
+    Pallas in a step, and their FLOPs a chip.
     """
 
     slice: Slice
@@ -38,6 +39,8 @@ class StagePlan:
     hours: float
     most: float | None = None
     notes: tuple[str, ...] = ()
+    kernels: int = 0
+    kernel_flops: float = 0.0
     answers: tuple[tuple[str, Answer], ...] = field(default=(), repr=False)
 
     @property

@@ -2,7 +2,9 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from humpback.chips import CHIPS, Chip
 from humpback.errors import UserError
@@ -20,12 +22,14 @@ _HOST, _WHOLE_HOST = 4, 8  # chips of a host; a slice of eight v5e or v6e has th
 
 @dataclass(frozen=True)
 class Slice:
-    """Slices of one shape. name: as it was asked for; sizes: of its axes; count: how many, joined by the data centre's network."""
+    """Slices of one shape. name: as it was asked for; sizes: of its axes; count: how many, joined by the data centre's network;
+    host: chips that one process sees, 0 for those of the cloud's machines."""
 
     name: str
     generation: str
     sizes: tuple[int, ...]
     count: int = 1
+    host: int = 0
 
     @property
     def chip(self) -> Chip:
@@ -50,7 +54,7 @@ class Slice:
     @property
     def chips_a_host(self) -> int:
         """Chips that one process sees."""
-        return min(self.chips_in_one, _WHOLE_HOST if self.chip.axes == 2 and self.chips_in_one <= _WHOLE_HOST else _HOST)
+        return self.host or min(self.chips_in_one, _WHOLE_HOST if self.chip.axes == 2 and self.chips_in_one <= _WHOLE_HOST else _HOST)
 
     @property
     def hosts_in_one(self) -> int:
@@ -69,7 +73,11 @@ class Slice:
 
     def part(self, chips: int) -> "Slice":
         """So many of its chips, whole hosts of them, as a slice of its own: where a replica decodes."""
-        return named(self.generation, chips)
+        if chips == self.chips_in_one:
+            return self
+        if chips in _shapes(self.generation):
+            return named(self.generation, chips)
+        return Slice(f"{chips} {self.generation}", self.generation, (chips, *(1,) * (self.chip.axes - 1)))
 
     def larger(self) -> "Slice | None":
         """The next larger slice of the same generation that has a name; None when there is none."""
@@ -104,6 +112,18 @@ def named(generation: str, chips: int, count: int = 1) -> Slice:
     """The slice of so many chips that has a name."""
     name = f"{generation}-{chips * CHIPS[generation].cores}"
     return parse(name if count == 1 else f"{count}x{name}")
+
+
+def of_devices(devices: Sequence[Any], host: int) -> Slice | None:
+    """What these devices of JAX are, of which one process sees `host`; None where they are no TPUs of the table."""
+    generation = next((name for name, chip in CHIPS.items() if chip.kind == devices[0].device_kind), None)
+    if generation is None:
+        return None
+    count = len({getattr(device, "slice_index", 0) for device in devices})
+    chips, axes = len(devices) // count, CHIPS[generation].axes
+    spans = tuple(len({device.coords[axis] for device in devices}) for axis in range(axes))
+    sizes = spans if math.prod(spans) == chips else (chips, *(1,) * (axes - 1))
+    return Slice(f"{len(devices)} {CHIPS[generation].kind}", generation, sizes, count, host)
 
 
 def sizes(generation: str) -> list[int]:

@@ -31,7 +31,7 @@ def augment(run: Run) -> None:
     if stage.complete:
         return
     writer = run.weights_digest("backward")
-    model, engine = open_engine(run, "backward", {"backward"}, prompts.backward_prompt)
+    model, engine, decoding = open_engine(run, stage, "backward", {"backward"}, prompts.backward_prompt)
     room = cfg.decoding.length - cfg.augment.max_new_tokens
     cut_prompts: set[str] = set()
 
@@ -60,7 +60,7 @@ def augment(run: Run) -> None:
         stop_ids=frozenset([model.tokenizer.eos_id]),
     )
     output = Output(stage.path, "candidates", stage.name, stage.metrics, stage)
-    done = serve(engine, task, stage_inputs(run, "segments", Segment), output, cfg.decoding)
+    done = serve(engine, task, stage_inputs(run, "segments", Segment), output, decoding)
     reasons, cut = distributed.by_first("candidates by reason", lambda: _count_candidates(stage.path))
     counts = {**done.counts, "usable": reasons.get("", 0), PROMPTS_CUT: cut}
     dropped = {reason: reasons.get(reason, 0) for reason in REASONS} | done.rejected

@@ -23,7 +23,7 @@ from humpback.models import folders
 from humpback.models.folders import Model
 from humpback.progress import warn_of_many
 from humpback.records import Candidate, Example, Likely, Rated, read_shards, write_shards
-from humpback.stages import commandline
+from humpback.stages import commandline, fitting
 from humpback.stages.directory import Run, Stage
 from humpback.stages.identity import MANIFEST
 from humpback.stages.models import open_engine, stage_inputs
@@ -89,27 +89,20 @@ class Judge:
 
     def __init__(self, run: Run, iteration: int):
         self._run, self.name = run, f"forward-{iteration - 1}"
+        self._opened: tuple[Model, Engine, configs.Decoding] | None = None
 
     @functools.cached_property
     def rubric(self) -> str:
         """The text of the rubric."""
         return distributed.by_first("rubric", self._run.place.now.contents.rubric)
 
-    @functools.cached_property
-    def _opened(self) -> tuple[Model, Engine]:
+    def open(self, stage: Stage) -> tuple[Model, Engine, configs.Decoding]:
+        """The model without its weights, the engine, which has read the rubric, and what the stage takes of the machine."""
         mode = rubric_mode(self._run.cfg.curate)
         template = lambda text: prompts.rating_prompt(text, text, mode, self.rubric) if mode else prompts.forward_prompt(text)  # noqa: E731
-        return open_engine(self._run, self.name, {"forward"}, template)
-
-    @property
-    def model(self) -> Model:
-        """Without its weights."""
-        return self._opened[0]
-
-    @property
-    def engine(self) -> Engine:
-        """Which has read the rubric."""
-        return self._opened[1]
+        if self._opened is None or self._opened[2] != fitting.fitted(self._run, stage, self._opened[0].info.config):
+            self._opened = open_engine(self._run, stage, self.name, {"forward"}, template)
+        return self._opened
 
 
 def rate(run: Run, iteration: int, judge: Judge | None = None) -> None:
@@ -118,10 +111,10 @@ def rate(run: Run, iteration: int, judge: Judge | None = None) -> None:
     stage = run.stage(f"ratings-{iteration}", rating_fields(cfg.curate), ("candidates", judge.name), module=__name__)
     if stage.complete:
         return
-    rubric = judge.rubric
-    rater = Rater(run, iteration, rubric, run.weights_digest(judge.name), judge.model)
+    rubric, (model, engine, decoding) = judge.rubric, judge.open(stage)
+    rater = Rater(run, iteration, rubric, run.weights_digest(judge.name), model)
     output = Output(stage.path, "ratings", stage.name, stage.metrics, stage)
-    done = serve(judge.engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, cfg.decoding)
+    done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, decoding)
     found = distributed.by_first("ratings counted", lambda: _count_ratings(stage.path))
     counts = {**done.counts, **{name: found[name] for name in ("asked", "valid", "ratings", PROMPTS_CUT)}}
     dropped = {"not usable": done.counts["out"] - found["asked"], CUT: found[CUT], UNREAD: found[UNREAD]} | done.rejected

@@ -130,6 +130,9 @@ class Stage:
         self.lock: int = found["lock"]  # its number, which the names of parts have
         self._earlier: dict[str, float] = found["earlier"]  # seconds and number of the attempts before this one
         self._published = self._started = time.monotonic()  # it may have waited for the lock till now
+        self.held: dict[str, Any] = found.get("held", {})  # fields that were found for the devices when what is half done was begun
+        self._number: int = found.get("number", 0)
+        self._found: dict[str, Any] = {}
         if self.complete:
             say(f"{self.name}: done before{found['told']}")
             return
@@ -176,6 +179,8 @@ class Stage:
         if version not in codes and not self._place.accept_code:
             raise UserError(identity.other_code(self.path, codes, version))
         accepted = [version] if version not in codes else []
+        held, number = identity.found_before(self.path)
+        held = held if record else {}
         self._lists = {name: listed for name in files if (listed := now.contents.listed(name))}
         if not record or "contents" not in record:  # what has begun it says what it is made from, but for versions that did not say all
             record = {
@@ -189,7 +194,13 @@ class Stage:
         all_codes, earlier = [*codes, *accepted], _NOT_TRIED
         if (self.path / TIMING).exists():
             earlier = _NOT_TRIED | storage.read_json(self.path / TIMING)
-        return {"complete": False, "made_from": record, "codes": all_codes, "accepted": accepted, "told": "", "earlier": earlier}
+        return {"complete": False, "made_from": record, "codes": all_codes, "accepted": accepted, "told": "", "earlier": earlier,
+                "held": held, "number": number}  # fmt: skip
+
+    def find(self, values: Mapping[str, Any]) -> None:
+        """Takes fields as they were found for the devices at hand; they are recorded when the stage begins, or now goes on with others."""
+        self._found = dict(values)
+        self._recorded |= self._found
 
     def begin(self) -> None:
         """To be called before the first of what the stage makes is written; writes what it is made from. Any process may be the first."""
@@ -204,6 +215,8 @@ class Stage:
             storage.publish_json(file, self._made_from, replace=True)
         for version in self._accepted:
             identity.add_code(self.path, version)
+        if self._found != self.held:
+            identity.add_found(self.path, self._number, self._found)
         self._begun = True
 
     def check(self) -> None:

@@ -21,6 +21,7 @@ STAGE, MANIFEST = "stage.json", "manifest.json"
 LISTS = "inputs.json"  # beside them: {field: list of its files} of fields that name several
 _UNRECORDED = {"humpback": "of a version that recorded neither itself nor contents"}
 _CODE = "code-"  # what the name of a file with a further version begins with
+_FOUND = "found-"  # and of one with what was found for the devices at hand; the last one holds
 # Fields that follow from another one unless they are given: `humpback generate` has them of the model.
 _DERIVED = {"--length": "--model", "--wrap": "--model"}
 
@@ -83,7 +84,7 @@ def read_all(workdir: epath.Path) -> dict[str, Record]:
 def nothing_made(folder: epath.Path) -> bool:
     """Whether a folder holds nothing but what a stage is to be made from: then it may be made from something else."""
     ours = (STAGE, LISTS, locks.NAME, digests.CACHE)  # the last two of a folder that is a place of its own
-    return all(item.name in ours or item.name.startswith((_CODE, storage.TEMPORARY)) for item in folder.iterdir())
+    return all(item.name in ours or item.name.startswith((_CODE, _FOUND, storage.TEMPORARY)) for item in folder.iterdir())
 
 
 def manifest_digest(folder: epath.Path) -> str | None:
@@ -178,6 +179,17 @@ def codes(folder: epath.Path, record: Record) -> list[dict[str, str]]:
 def add_code(folder: epath.Path, version: Mapping[str, str]) -> None:
     """Records a further version."""
     storage.publish_json(folder / f"{_CODE}{storage.sha256_json(version)[:16]}.json", version)
+
+
+def found_before(folder: epath.Path) -> tuple[dict[str, Any], int]:
+    """What the last of those who worked at a folder found for their devices, {config field: value}, and how many records there are."""
+    names = sorted(name for name in storage.list_files(folder) if name.startswith(_FOUND))
+    return (storage.read_json(folder / names[-1]) if names else {}), len(names)
+
+
+def add_found(folder: epath.Path, number: int, values: Mapping[str, Any]) -> None:
+    """Records what was found, as the record of this number."""
+    storage.publish_json(folder / f"{_FOUND}{number:05d}.json", values)
 
 
 def other_code(folder: epath.Path, before: list[dict[str, str]], version: Mapping[str, str]) -> str:

@@ -8,10 +8,12 @@ import numpy as np
 from absl import flags
 
 from humpback import distributed, keys, prompts
+from humpback.decoding.engine import Engine
 from humpback.decoding.offline import Inputs, Output, Target, Task
 from humpback.decoding.parts import number_of
 from humpback.decoding.serving import serve
 from humpback.evaluation import judging
+from humpback.models.folders import Model
 from humpback.records import Candidate, Example, Judged, Probe, Segment, from_json, id_of, read_shards, record_id, shard_paths, write_shards
 from humpback.stages import commandline, curate, held_out, likelihood
 from humpback.stages.directory import Run, Stage
@@ -48,15 +50,16 @@ def diagnose(run: Run, iteration: int, judge: "curate.Judge | None" = None) -> N
     if probes:
         files += distributed.by_first(f"probes of {stage.path}", lambda: _write(stage, probes))
         judge = judge or curate.Judge(run, iteration)
+        model, opened, decoding = judge.open(stage)
         counts |= {"probes": len(probes), "rejects": 0}
         asked = {RUBRIC: curate.rubric_mode(cfg.curate), LIKELIHOOD: curate.with_likelihood(cfg.curate)}
         for score in (score for score, wanted in asked.items() if wanted):
             if score == RUBRIC:
-                engine, task = judge.engine, _rubric_task(run, iteration, judge)
+                engine, task = opened, _rubric_task(run, iteration, judge.rubric, model, opened)
             else:
-                engine, task = likelihood.engine_of(judge), _likelihood_task(judge, cfg.decoding.length)
+                engine, task = likelihood.engine_of(opened), _likelihood_task(model, cfg.decoding.length)
             output = Output(stage.path / score, "judged", stage.name, stage.metrics, stage)
-            done = serve(engine, task, _inputs(stage), output, cfg.decoding)
+            done = serve(engine, task, _inputs(stage), output, decoding)
             files += [f"{score}/{name}" for name in done.files]
             counts["rejects"] += done.counts["rejects"] or 0
             tokens += done.tokens
@@ -109,8 +112,8 @@ def _inputs(stage: Stage) -> Inputs:
     return Inputs(shard_paths(stage.path, "probes"), lambda line, where: from_json(Probe, line, where), id_of=id_of)
 
 
-def _likelihood_task(judge: "curate.Judge", length: int) -> Task:
-    asked = likelihood.Asked(judge.model, length)
+def _likelihood_task(model: Model, length: int) -> Task:
+    asked = likelihood.Asked(model, length)
 
     def encode(probe: Probe) -> list[Target] | None:
         return asked.targets(probe.id, probe.instruction, probe.response)
@@ -123,11 +126,11 @@ def _likelihood_task(judge: "curate.Judge", length: int) -> Task:
     return Task(encode, make, lambda probe: probe.kind != NONSENSE, score=True)
 
 
-def _rubric_task(run: Run, iteration: int, judge: "curate.Judge") -> Task:
+def _rubric_task(run: Run, iteration: int, rubric: str, model: Model, engine: Engine) -> Task:
     """Probes are rated as candidates are, by the same code; the absurd rubric stands in the own part of its prompts."""
-    rater = curate.Rater(run, iteration, judge.rubric, "", judge.model)
-    room = min(run.cfg.decoding.length, judge.engine.layout.own)
-    absurd = curate.Rater(run, iteration, prompts.NONSENSE_RUBRIC, "", judge.model, room)
+    rater = curate.Rater(run, iteration, rubric, "", model)
+    room = min(run.cfg.decoding.length, engine.layout.own)
+    absurd = curate.Rater(run, iteration, prompts.NONSENSE_RUBRIC, "", model, room)
     tasks = {TRUE: rater.task(), SWAPPED: rater.task(), NONSENSE: absurd.task()}
 
     def encode(probe: Probe) -> np.ndarray | None:

@@ -25,7 +25,8 @@ def measure(run: Run, iteration: int, judge: "curate.Judge") -> None:
     stage = run.stage(f"likelihood-{iteration}", FIELDS, ("candidates", judge.name), module=__name__)
     if stage.complete:
         return
-    asked = Asked(judge.model, run.cfg.decoding.length)
+    model, engine, decoding = judge.open(stage)
+    asked = Asked(model, run.cfg.decoding.length)
     digest = run.weights_digest(judge.name)
 
     def make(candidate: Candidate, answers: list[np.ndarray]) -> Likely:
@@ -40,7 +41,7 @@ def measure(run: Run, iteration: int, judge: "curate.Judge") -> None:
 
     task = Task(encode, make, lambda candidate: not candidate.reason, score=True)
     output = Output(stage.path, "likelihood", stage.name, stage.metrics, stage)
-    done = serve(engine_of(judge), task, stage_inputs(run, "candidates", Candidate), output, run.cfg.decoding)
+    done = serve(engine_of(engine), task, stage_inputs(run, "candidates", Candidate), output, decoding)
     found = distributed.by_first("likelihoods counted", lambda: _count(run, iteration))
     counts = {**done.counts, "asked": found["asked"], PROMPTS_CUT: found[PROMPTS_CUT]}
     stage.finish(counts=counts, dropped={"not usable": found["not usable"]}, files=done.files, tokens=done.tokens)
@@ -48,9 +49,9 @@ def measure(run: Run, iteration: int, judge: "curate.Judge") -> None:
     warn_of_many(stage.name, done.counts["rejects"], done.counts["in"], what)
 
 
-def engine_of(judge: "curate.Judge") -> Engine:
-    """The judge's engine for prompts that do not begin with its rubric."""
-    return judge.engine.with_prefix(())
+def engine_of(engine: Engine) -> Engine:
+    """A judge's engine for prompts that do not begin with its rubric."""
+    return engine.with_prefix(())
 
 
 class Asked:

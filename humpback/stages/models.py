@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from jax.sharding import AbstractMesh
 
 from humpback import prompts
+from humpback.config import Decoding
 from humpback.decoding import offline, serving
 from humpback.decoding.engine import Engine
 from humpback.errors import UserError
@@ -13,22 +14,26 @@ from humpback.model import sharding
 from humpback.model.weights import LlamaConfig
 from humpback.models import folders
 from humpback.records import from_json, id_of, shard_paths
-from humpback.stages.directory import Run
+from humpback.stages import fitting
+from humpback.stages.directory import Run, Stage
 
 
 def open_engine(
-    run: Run, name: str, directions: Collection[str], template: Callable[[str], prompts.Prompt]
-) -> tuple[folders.Model, Engine]:
-    """`serving.engine_at` for the model of a stage."""
+    run: Run, stage: Stage, name: str, directions: Collection[str], template: Callable[[str], prompts.Prompt]
+) -> tuple[folders.Model, Engine, Decoding]:
+    """`serving.engine_at` for the model that a stage decodes with, and what it takes of the machine."""
     path = run.workdir / name
     info = folders.read_info(path)
     if info.wrapper != run.cfg.wrapper:
         raise UserError(f"{path}: was trained with the wrapper {info.wrapper!r}; the config field wrapper is {run.cfg.wrapper!r}")
-    return serving.engine_at(path, run.cfg.decoding, run.cfg.decoding.tensor or run.cfg.mesh.tensor, directions, template)
+    decoding = fitting.fitted(run, stage, info.config)
+    return *serving.engine_at(path, decoding, decoding.tensor, directions, template), decoding
 
 
 def check_split(run: Run, cfg: LlamaConfig) -> None:
     """Raises UserError when a model cannot be split as training and decoding are told to, before hours go into either."""
+    if not run.cfg.base.architecture:  # otherwise it was said before
+        fitting.announce(run, cfg)
     mesh, decoding = run.cfg.mesh.tensor, run.cfg.decoding.tensor or run.cfg.mesh.tensor
     wrong = []
     for field, tensor, rules in (("mesh.tensor", mesh, sharding.TRAINING_RULES), ("decoding.tensor", decoding, sharding.DECODING_RULES)):

@@ -6,6 +6,7 @@ Every call makes one folder of the run, skips it when it is complete, and contin
 from absl import flags
 
 from humpback import distributed
+from humpback.model.sizes import SIZES
 from humpback.report.write import write
 from humpback.stages import commandline
 from humpback.stages.augment import augment
@@ -13,6 +14,7 @@ from humpback.stages.base import convert_base
 from humpback.stages.curate import check as check_rating
 from humpback.stages.directory import Run
 from humpback.stages.finetune import finetune
+from humpback.stages.fitting import announce
 from humpback.stages.judge import curate_by
 from humpback.stages.seed import STRICT, seed
 from humpback.stages.seed import define_flags as define_flags
@@ -23,6 +25,7 @@ from humpback.stages.summary import stage_names, summarize
 def run_all(run: Run, strict: bool = False) -> None:
     """Base weights, human pairs and web pages to M_1 … M_iterations and a report. `strict`: a bad line of the pairs ends it."""
     run.check(stage_names(run.cfg.iterations))
+    announce(run, SIZES.get(run.cfg.base.architecture))
     convert_base(run)
     check_rating(run)  # what nothing could be rated by is told before hours of training
     seed(run, strict)  # (instruction, response) pairs by people

@@ -5,6 +5,7 @@
 Never XLA's cost_analysis: it counts the body of a loop once, and what rematerialisation computes again as if it were progress.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from humpback import chips
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names
 
 
+@functools.cache
 def layer_weights(cfg: LlamaConfig) -> int:
     """Weights of all layers' products: q, k, v, o, gate, up, down."""
     return cfg.num_layers * sum(math.prod(WEIGHTS[name].sizes(cfg)) for name in layer_names(cfg) if WEIGHTS[name].matrix)

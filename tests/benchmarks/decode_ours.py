@@ -47,6 +47,7 @@ class Ours:
         longest = max(len(self.inputs.encode(workload, segment)) for segment in segments)
         settings = dataclasses.replace(self.settings, compute_dtype=dtype or self.settings.compute_dtype)
         engine = self._engine(longest + asked.new_tokens, self.inputs.head(workload), settings)
+        engine.expect([self.inputs.encode(workload, segment) for segment in segments], all_of_them=True)  # as the stages do
         started = time.perf_counter()
         if asked.new_tokens:
             programs = engine.warm_up(self.sampler, len(self.stops))

@@ -8,9 +8,9 @@ engine: `decode` is `generate`, `prefill` that of the longest bucket. Without --
 GiB of memory. Slices have libtpu's names, in which v5 is v5p. The compiler lives in .venv-tpu, made here with Python 3.12 or 3.13
 (PYTHON=/path/to/python names one). The last line is a JSON object, key -> GiB a chip. Exit code 1 when a program does not fit; when
 a step takes more memory than MaxText's for the same model, slice and examples (MAXTEXT); when the prefill does not fit beside the slots'
-cache; when a prefill has not one Pallas kernel a layer but the last, or a program sends what it should not: expected of the engine are
-two all-reduces a layer (a prefill's last one sends little) and one for the embedding (int8 sends that in half the bytes), and of
-everything else less than twice the logits, so no weights and no cache.
+cache; when a step has not one Pallas kernel a layer, or a prefill one less, or a program sends what it should not: expected of the
+engine are two all-reduces a layer (a prefill's last one sends little) and one for the embedding (int8 sends that in half the bytes), and
+of everything else less than twice the logits, so no weights and no cache.
 """
 
 import argparse
@@ -187,7 +187,7 @@ def compile_engine(key: str) -> dict:
         "all_reduces": 2 * (cfg.num_layers - (program == "prefill")) + 1,
         "activations": on_a_chip * length * cfg.d_model * 2,  # bytes of what a layer's all-reduce adds up, in bfloat16
         "logits": on_a_chip * cfg.vocab_size * 4,
-        "kernels": cfg.num_layers - 1 if program == "prefill" else 0,
+        "kernels": cfg.num_layers - (program == "prefill"),
     }
     try:
         compiled = compile_for(asked.function, (*asked.static, *asked.arguments))
@@ -231,7 +231,7 @@ def report(key: str, answer: dict) -> Iterator[str]:
     large = sum(each["times"] for each in layers)
     rest = sum(each["times"] * each["payload"] for each in answer["collectives"] if each not in layers)
     if answer["found_kernels"] != answer["kernels"]:
-        yield f"{answer['found_kernels']} Pallas kernels; expected are {answer['kernels']}: a prefill's layers but the last"
+        yield f"{answer['found_kernels']} Pallas kernels; expected are {answer['kernels']}: a step's layers, a prefill's but the last"
     if large != answer["all_reduces"]:
         yield f"{large} all-reduces of activations; expected are {answer['all_reduces']}, two a layer and the embedding's"
     if rest > 2 * answer["logits"]:

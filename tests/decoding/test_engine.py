@@ -7,7 +7,7 @@ import pytest
 
 from humpback import keys
 from humpback.config import Decoding
-from humpback.decoding.engine import Engine, Request
+from humpback.decoding.engine import Engine, NotFinite, Request
 from humpback.decoding.executables import shareable
 from humpback.decoding.sampling import Sampler
 from humpback.model import cpu, llama, sharding
@@ -278,6 +278,21 @@ def test_nothing_is_compiled_after_the_warm_up(params, caplog):
     assert compiled(Sampler(0.3))  # the log does see a compilation
 
 
+def test_only_the_programs_that_the_prompts_need(params):
+    """With their lengths known there are fewer; one that was not expected is served where it was not said that it will not come."""
+    requests = make_requests(9)
+    whole = run(make_engine(params), requests, Sampler(0.0))
+    short = [request for request in requests if len(request.ids) <= 60]
+    for all_of_them, lengths in ((True, (64,)), (False, (64, 128))):
+        engine = make_engine(params)
+        engine.expect([request.ids for request in short], all_of_them)
+        assert engine.layout.buckets == lengths and engine.warm_up(Sampler(0.0)) == 2 * len(lengths) + 1
+        served = short if all_of_them else requests
+        assert {name: result.ids for name, result in run(engine, served, Sampler(0.0)).items()} == {r.id: whole[r.id].ids for r in served}
+        assert engine.fits(np.ones(100, np.int32), 1) is not all_of_them
+    assert not engine.with_prefix([5, 6, 7]).layout.lengths
+
+
 def test_requests_are_taken_only_as_slots_become_free(params):
     """So that a corpus never stands in memory: what is taken and not done stays below a bound that the corpus is not part of."""
     engine, taken, most = make_engine(params), 0, 0
@@ -298,3 +313,17 @@ def test_a_model_that_never_ends_is_cut_at_the_limit_and_a_full_row_fits(params)
     request = Request("00000000000000ab", np.arange(3, 125, dtype=np.int32), np.zeros(2, np.uint32), 6)
     result = run(make_engine(params), [request], stop=frozenset())[request.id]
     assert (len(result.ids), result.finish) == (6, "length")
+
+
+def test_logits_that_are_no_numbers_end_the_job_with_the_request_and_the_place(params):
+    """One row of the embedding holds an infinity: who reads that token, or writes it, has none but its neighbours' numbers."""
+    broken = {**params, "embedding": params["embedding"].at[250].set(jnp.inf)}
+    fine, bad = make_requests(2, seed=21, most=30)
+    fine, bad = (dataclasses.replace(r, ids=np.minimum(r.ids, 249)) for r in (fine, bad))
+    bad = dataclasses.replace(bad, ids=np.append(bad.ids, 250).astype(np.int32))
+    with pytest.raises(NotFinite, match=f"request {bad.id}: the logits for token 1 of its answer are not finite") as raised:
+        run(make_engine(broken), [fine, bad])
+    assert (raised.value.request, raised.value.place) == (bad.id, 1)
+    with pytest.raises(NotFinite, match=f"request {bad.id}: .* token 1 "):
+        list(make_engine(broken).read([fine, bad], [5, 6]))
+    assert len(dict(make_engine(broken).read([fine], [5, 6]))) == 1

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from humpback import distributed, keys, records
 from humpback.decoding import offline, parts
-from humpback.decoding.engine import Result, Stats
+from humpback.decoding.engine import NotFinite, Result, Stats
 from humpback.decoding.parts import Inputs, PartName
 from humpback.errors import UserError
 from humpback.records import Candidate, Segment, read_shards
@@ -282,3 +282,20 @@ def test_a_process_parses_its_own_records_alone(tmp_path):
     wanted = np.arange(len(ITEMS)) % 8 == 3
     assert [(position, record) for position, _, record in mine.of(wanted)] == [(at, ITEMS[at]) for at in np.flatnonzero(wanted)]
     assert len(parsed) == wanted.sum()
+
+
+def test_a_model_that_gives_no_numbers_ends_the_run_with_the_record(tmp_path):
+    """What was made before is on disk."""
+
+    class Broken(Engine):
+        def generate(self, requests, sampler, stop_ids, on_visit):
+            for number, request in enumerate(requests):
+                if number == 2:
+                    raise NotFinite(request.id, 4)
+                yield Result(request.id, (1,), (-1.0,), "stop")
+
+    items = [segment(number) for number in range(1, 6)]
+    inputs, third = write_inputs(tmp_path, items), items[2].id
+    with pytest.raises(NotFinite, match=rf"in\.jsonl:3, id {third}: the logits for token 4 of its answer are not finite"):
+        run(tmp_path / "out", inputs, Broken(), seconds=1e9)
+    assert sum(PartName.parse(path.name).records for path in (tmp_path / "out" / "parts").glob("made-*")) == 2

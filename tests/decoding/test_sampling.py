@@ -106,3 +106,12 @@ def test_top_k_frequencies_and_top_k_before_top_p():
     share = np.bincount(np.asarray(Sampler(1.0, 1.0, 3)(rows, keys)[0]), minlength=4) / 4_000
     np.testing.assert_allclose(share, [0.5 / 0.9, 0.2 / 0.9, 0.2 / 0.9, 0], atol=0.03)
     assert (Sampler(1.0, 0.55, 3)(rows, keys)[0] == 0).all()  # 0.5 of the 0.9 that top-k left
+
+
+@pytest.mark.parametrize("sampler", [Sampler(0.0), Sampler(0.7, 0.9), Sampler(1.0, 1.0, 5)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_told_and_give_an_id_that_exists(sampler, value):
+    logits = np.random.default_rng(0).normal(size=(3, 300)).astype(np.float32)
+    logits[1, 7] = value
+    ids, log_probs = jax.jit(sampler)(jnp.array(logits), jax.random.split(jax.random.key(0), 3))
+    assert np.isnan(log_probs).tolist() == [False, True, False] and 0 <= int(ids.min()) <= int(ids.max()) < 300

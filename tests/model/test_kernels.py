@@ -74,7 +74,7 @@ def tpu(tensor=4):
 
 def test_where_the_kernel_runs():
     """On a TPU, whatever this host is, for all it can take; nowhere else."""
-    q, k, _, prefix = arrays(200, 77, 8, 4)
+    q, k, _, prefix = jax.tree.map(lambda x: x.astype(jnp.bfloat16), arrays(200, 77, 8, 4))
     segments_BT = ragged(200)
     assert not kernels.takes_splash(q, k, None, prefix)  # no mesh
     with on((2, 1, 4)):
@@ -85,6 +85,7 @@ def test_where_the_kernel_runs():
         assert kernels.takes_splash(q[..., :64], k[..., :64], None, None)  # SmolLM2's head size, filled up
         assert not kernels.takes_splash(q[:, :100], k[:, :100], None, None)
         assert not kernels.takes_splash(q, k[:, :, :3], None, None)  # neither divides the other
+        assert not kernels.takes_splash(q.astype(jnp.float32), k, None, None)  # it would round them
     with tpu(tensor=3):
         assert not kernels.takes_splash(q, k, None, None)  # 8 heads on 3 chips
 
@@ -109,3 +110,54 @@ def test_a_prefill_with_the_kernel(monkeypatch):
     assert len(used) == cfg.num_layers - 1  # the last layer has one query a row
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b[0], atol=1e-5, rtol=0), found, expected)
     np.testing.assert_allclose(found[0], expected[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("K", "H", "dtype", "mesh"), [(4, 128, "bfloat16", (2, 1, 2)), (2, 64, "float32", (1, 1, 4)), (1, 128, "bfloat16", (1, 1, 1))]
+)
+def test_writing_into_a_cache_equals_plain_xla(K, H, dtype, mesh):
+    """Bit for bit, at the first, the last and all sorts of places, of which two rows share a tile; all else stays."""
+    B, S = 4, 384
+    cache = [jax.random.normal(jax.random.key(i), shape).astype(dtype) for i, shape in enumerate([(B, K, H, S), (B, K, S, H)])]
+    new = [jax.random.normal(jax.random.key(i), (B, K, H)) for i in (2, 3)]
+    at_B = jnp.array([0, 383, 128, 143])
+    expected = llama._write(cache[0], new[0][..., None], at_B, axis=1), llama._write(cache[1], new[1][:, :, None], at_B, axis=0)
+    with on(mesh):
+        found = jax.jit(functools.partial(kernels.write_rows, interpret=True))(*cache, *new, at_B)
+    for mine, plain in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine, np.float32), np.asarray(plain, np.float32))
+
+
+def test_where_a_cache_is_written_by_the_kernel():
+    k_BKHS = jnp.zeros((2, 4, 128, 256))
+    assert not kernels.takes_write(k_BKHS)
+    with on((2, 1, 4)):
+        assert not kernels.takes_write(k_BKHS)
+    with tpu():
+        assert kernels.takes_write(k_BKHS) and not kernels.takes_write(k_BKHS[..., :200])
+
+
+@pytest.mark.parametrize("heads", [2, 4])  # of keys: grouped queries, and one query a key head
+@pytest.mark.parametrize("shared", [0, 20])
+def test_a_step_that_attends_before_it_writes(monkeypatch, heads, shared):
+    """llama.decode_step as on a TPU, of rows with nothing, little and much in their caches, against the order of a CPU."""
+    cfg = llama.LlamaConfig(vocab_size=64, d_model=64, num_layers=2, num_heads=4, num_kv_heads=heads, head_dim=H, d_ff=64)
+    params = llama.decoding_params(cfg, llama.init_params(cfg, jax.random.key(0)))
+    _, cache = llama.prefill(cfg, params, jax.random.randint(jax.random.key(1), (4, 128), 0, 64), jnp.array([128] * 4))
+    prefix = None
+    if shared:
+        _, before = llama.prefill(cfg, params, jax.random.randint(jax.random.key(2), (1, 50), 0, 64), jnp.array([50]))
+        prefix = llama.Prefix(jax.tree.map(lambda x: x[0], before), jnp.full(4, shared))
+    ids, filled = jnp.array([3, 5, 7, 9]), jnp.array([0, 1, 100, 127])
+    expected = jax.jit(lambda *given: llama.decode_step(cfg, *given))(params, cache, ids, filled, prefix)
+    monkeypatch.setattr(kernels, "takes_write", lambda _: True)
+    monkeypatch.setattr(kernels, "write_rows", functools.partial(kernels.write_rows, interpret=True))
+    with on((2, 1, 2)):
+        found = jax.jit(lambda *given: llama.decode_step(cfg, *given))(params, cache, ids, filled, prefix)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0), found, expected)
+    stale = jax.tree.map(lambda x: jnp.full_like(x, 1e3), cache)  # what lies beyond a row's entries
+    beyond = jnp.arange(128) >= filled[:, None]
+    mix = tuple((jnp.where(beyond[:, None, None], s, k), jnp.where(beyond[:, None, :, None], t, v)) for (k, v), (s, t) in zip(cache, stale))
+    with on((2, 1, 2)):
+        other = jax.jit(lambda *given: llama.decode_step(cfg, *given))(params, mix, ids, filled, prefix)
+    np.testing.assert_array_equal(other[0], found[0])  # changes no bit

@@ -33,8 +33,8 @@ class Line:
             held = 0.5
         held += self.bend if held > 0.9 * self.limit else 0
         total, limit = round(held * GIB), round(self.limit * GIB)
-        cache = round(self.a_row * job.slots / shards / place.tensor * GIB) if isinstance(job, Decode) else 0
-        memory = {"arguments": total // 2, "outputs": 0, "aliased": cache, "temporaries": total - total // 2, "program": 0}
+        cache = round(self.a_row * job.slots / shards / place.tensor * GIB) if isinstance(job, Decode) and job.program == "generate" else 0
+        memory = {"arguments": total // 2, "outputs": cache, "aliased": cache, "temporaries": total - total // 2, "program": 0}
         sent = {"all-gather": (100, 10**9), "all-reduce": (100, 10**9)}
         return Answer("p", total, limit, total > limit, {} if total > limit else memory, {} if total > limit else sent)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from humpback.planning.collectives import Collective, read_collectives
+from humpback.planning.collectives import Collective, read_collectives, read_cycles
 
 PROGRAMS = pathlib.Path(__file__).parents[1] / "golden" / "programs"  # by tests/golden/make_programs.py
 LAYER = 2 * (4 * 512 * 512 + 3 * 512 * 1024)  # bytes of the matrices of one of their model's two layers, in bfloat16
@@ -213,3 +213,9 @@ def test_a_stored_step_on_two_slices():
     _, sent = stored("slices")
     assert sent["all-gather"] == 3 * LAYER + HEAD + IDS + 2 * 4096
     assert 2 * LAYER <= sent["all-reduce"] <= 2 * LAYER + 20_000
+
+
+def test_cycles_count_as_often_as_they_run():
+    marked = LOOPS.replace('op_name="jit(f)/inner"}', 'op_name="jit(f)/inner"}, backend_config={"estimated_cycles":"7"}')
+    marked = marked.replace("ROOT %tuple.1 =", '%more = s32[] add(%one, %one), backend_config={"estimated_cycles":"2"}\n  ROOT %tuple.1 =')
+    assert read_cycles(marked) == 3 * 5 * (7 + 2) and read_cycles(LOOPS) == 0

@@ -149,6 +149,21 @@ def test_decoding_on_four_chips(mesh):
 
 
 @needs_libtpu
+@pytest.mark.parametrize(("model", "length"), [(WIDE, 512), (WIDE, 500), (dataclasses.replace(WIDE, num_kv_heads=4), 500)])
+def test_a_step_has_no_loop_over_the_slots_and_copies_no_cache(mesh, model, length):
+    """Whether rows are whole tiles long or not: two loops, over the steps and of the nucleus, and a kernel a layer that writes."""
+    layout = executables.Layout(model, mesh, SLOTS, length, 0, "bfloat16", 8, 512)
+    compiled = planning.compile_for(*program("generate", layout))
+    assert compiled.text.count(" while(") == 2 and compiled.text.count(KERNEL) == model.num_layers
+    heads, H = model.num_kv_heads // 4, model.head_dim
+    cache = [f"bf16[{SLOTS},{heads},{rows},{columns}]" for rows, columns in ((H, layout.places), (layout.places, H))]
+    assert all(shape in compiled.text for shape in cache)
+    made = [line for line in compiled.text.splitlines() if any(f" = {shape}" in line for shape in cache)]
+    assert not [line for line in made if " copy(" in line or " copy-start(" in line]
+    assert compiled.memory.temporaries < SLOTS * heads * layout.places * H * 2  # of one layer's keys
+
+
+@needs_libtpu
 def test_a_cache_of_two_key_heads_a_chip_is_not_copied(mesh):
     """Behind a prefix as it is cut; behind all of the 44 tokens the compiler turns every layer's cache, and holds both."""
     model = dataclasses.replace(SIZES["llama3_8b"], num_layers=4, vocab_size=512)

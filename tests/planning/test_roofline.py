@@ -12,7 +12,7 @@ from humpback import config
 from humpback.model import llama
 from humpback.model.sizes import SIZES
 from humpback.planning import roofline, tpu_slices
-from humpback.planning.jobs import Decode, Place, Step
+from humpback.planning.jobs import Answer, Decode, Place, Step
 from humpback.training import flops
 
 # One layer, so that the scan over layers is none and XLA counts its body as often as it runs.
@@ -94,7 +94,7 @@ def test_between_slices_only_gradients_go():
 def test_a_step_of_decoding_reads_all_it_has():
     model, slice_ = SIZES["llama_7b"], tpu_slices.parse("v5e-4")
     job = Decode(Place("v5e:2x2", 1, 1, 4), model, "generate", 40, 2048, 48, "bfloat16", 8, 4096, "compute", 0.7, 0.9)
-    cache = 2 * 32 * 32 * 128 * 2000 * 2 * 40
+    cache = 2 * 32 * 32 * 128 * 2048 * 2 * 40  # 2,000 places in whole tiles
     assert roofline.decode_arguments(job) == (2 * llama.parameter_count(model) + cache) // 4
     times = roofline.decode_times(job, slice_, {}, arguments=10**10)
     assert times.bound == "HBM" and times.memory == (10**10 + 32 * 4 * 32000 * 40) / 819e9
@@ -107,3 +107,21 @@ def test_heads_that_cannot_be_split_are_copied():
     jobs = [Decode(Place("v5e:4x4", 1, 16 // t, t), model, "generate", 16, 2048, 0, "bfloat16", 8, 4096, "int8", 0.7, 0.9) for t in (8, 16)]
     assert roofline.slot_bytes(jobs[1]) == 16 * roofline.slot_bytes(jobs[0])
     assert roofline.slot_bytes(jobs[0]) == math.prod((2, 80, 8, 128, 2048, 2))
+
+
+def test_the_compilers_cycles_hold_where_they_are_more():
+    """And the kernels', which it does not estimate: 40 rows a layer, 144 places of 8 heads of each, to and fro."""
+    model, slice_ = SIZES["llama_7b"], tpu_slices.parse("v5e-4")
+    job = Decode(Place("v5e:2x2", 1, 1, 4), model, "generate", 40, 2048, 48, "bfloat16", 8, 4096, "compute", 0.7, 0.9)
+    written = roofline.write_seconds(job, slice_)
+    assert written == pytest.approx(32 * (2 * 2 * 40 * 8 * 128 * 144 / 819e9 + 40 * 0.5e-6))
+    times = roofline.decode_times(job, slice_, {"all-reduce": (65, 10**7)})
+    assert roofline.with_cycles(times, 0, written, slice_) == times
+    more = roofline.with_cycles(times, 150_000_000, written, slice_)
+    assert more.compiled == more.seconds == pytest.approx(0.1 + written + times.waited / 0.75)
+    less = roofline.with_cycles(times, 1_500, 0.0, slice_)
+    assert less.seconds == times.seconds > less.compiled > 0
+    attended = roofline.attention_seconds(job, slice_, 4, 1024)
+    assert attended > roofline.attention_operations(job, 4, 1024) / 197e12 > 0
+    sent = roofline.insert_times(job, slice_, Answer("p", 1, 2, False, traffic={"all-gather": (2, 10**9)}, cycles=15_000))
+    assert sent.seconds == pytest.approx((10**9 / slice_.speed(4) + 2 * 5e-6) / 0.75 + 1e-5)

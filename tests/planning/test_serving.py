@@ -28,10 +28,10 @@ def planner(compiler, model="llama_7b", quick=True, cfg=None):
 def test_two_programs_stand_for_both_stages():
     compiler = Line(base=12.5, a_row=0.25)
     augment, rate = plan(compiler)
-    assert [job.program.split()[0] for job in compiler.asked] == ["generate", "prefill"]
+    assert [job.program.split()[0] for job in compiler.asked] == ["generate", "prefill", "insert"]
     assert augment.fits and rate.fits and augment.needed == rate.needed
     assert augment.settings == rate.settings and set(augment.settings) == {
-        "decoding.slots", "decoding.tensor", "decoding.processes_per_replica", "decoding.weights",
+        "decoding.slots", "decoding.tensor", "decoding.processes_per_replica", "decoding.prefill_tokens", "decoding.weights",
     }  # fmt: skip
     assert rate.records == 2 * augment.records == 200_000  # two iterations
     assert rate.hours > 2 * augment.hours  # and longer prompts and answers
@@ -47,18 +47,6 @@ def test_the_layouts_own_buckets_and_rows():
     assert (planned.layout().buckets, planned.layout().shards) == (layout.buckets, layout.shards) and place.groups == layout.shards
     for bucket in layout.buckets:
         assert planned.layout().rows(bucket) == layout.rows(bucket)
-
-
-def test_memory_is_the_larger_of_decoding_and_of_reading_beside_the_cache():
-    answers = {"generate": Line(a_row=1.0, base=2.0).ask(job(slots=8), ""), "prefill": Line().ask(job(program="prefill 2000"), "")}
-    assert serving.needed(answers) == 10 * GIB  # 2 + 8
-    answers["prefill"] = dataclasses.replace(answers["prefill"], total=3 * GIB)
-    assert serving.needed(answers) == 11 * GIB  # 3 beside 8 of cache
-
-
-def job(**changes):
-    found = planner(Line())._job(tpu_slices.parse("v5e-1"), "augment", serving.Replica(1, 1, 8, "compute"))
-    return dataclasses.replace(found, **changes)
 
 
 @pytest.mark.parametrize("limit", [15.75, 12.0])

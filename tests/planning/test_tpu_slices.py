@@ -1,5 +1,8 @@
 """Names of slices as the cloud has them."""
 
+import itertools
+import types
+
 import pytest
 
 from humpback.errors import UserError
@@ -65,3 +68,19 @@ def test_the_links_that_bring_data(name, together, links):
     """A ring's axis brings it over two links, another over one: on v5e axes of 16 are rings, on v4 multiples of 4."""
     found = tpu_slices.parse(name)
     assert found.speed(together) == links * found.chip.link
+
+
+def test_the_slice_of_devices():
+    """Of JAX's: their kind, where they lie, in how many slices."""
+
+    def devices(kind, sizes, slices=1):
+        places = list(itertools.product(*map(range, sizes)))
+        return [types.SimpleNamespace(device_kind=kind, coords=(*p, 0)[:3], slice_index=s) for s in range(slices) for p in places]
+
+    here = tpu_slices.of_devices(devices("TPU v5 lite", (4, 4)), 4)
+    assert (here.generation, here.sizes, here.chips_a_host, here.hosts_in_one) == ("v5e", (4, 4), 4, 4)
+    two = tpu_slices.of_devices(devices("TPU v4", (2, 2, 4), slices=2), 4)
+    assert (two.sizes, two.count, two.chips, two.hosts_in_one) == ((2, 2, 4), 2, 32, 4)
+    one = tpu_slices.of_devices(devices("TPU v5 lite", (2, 1)), 2)  # of a host that shares its chips out
+    assert (one.chips_a_host, one.hosts_in_one, one.part(2)) == (2, 1, one)
+    assert tpu_slices.of_devices(devices("cpu", (8,)), 8) is None

@@ -23,6 +23,12 @@ class Engine:
     def warm_up(self, sampler, stops):
         return 0
 
+    def expect(self, prompts, all_of_them):
+        self.expected = len(list(prompts)), all_of_them
+
+    def unload(self):
+        pass
+
     def fits(self, ids, max_new, start=0):
         return True
 
@@ -40,9 +46,9 @@ def test_what_is_asked_of_the_backward_model(tmp_path, monkeypatch):
     segments.finish(counts={}, files=write_shards(segments.path, "segments", [SEGMENT], 1))
     Stage(run.workdir / "backward", {}, {}, {}).finish(counts={}, weights_sha256="w")
 
-    def open_engine(run, name, directions, template):
+    def open_engine(run, stage, name, directions, template):
         assert (name, directions, template) == ("backward", {"backward"}, prompts.backward_prompt)
-        return Model(ModelInfo(tiny.CONFIG, "backward", "chatml"), {}, tokenizer), engine
+        return Model(ModelInfo(tiny.CONFIG, "backward", "chatml"), {}, tokenizer), engine, run.cfg.decoding
 
     monkeypatch.setattr(augment, "open_engine", open_engine)
     augment.augment(run)

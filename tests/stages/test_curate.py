@@ -76,7 +76,7 @@ def test_expected_rating_equals_a_hand_computation(make_run, monkeypatch):
     run = make_run()
     convert_base(run)
     template = lambda text: prompts.rating_prompt(text, text, "expected")  # noqa: E731
-    model, engine = open_engine(run, "base", {"base"}, template)
+    model, engine, _ = open_engine(run, run.stage("x", (), module=curate.__name__), "base", {"base"}, template)
     candidate = rated(1, None).candidate
     task = curate.Rater(run, 1, "Rate it.", "digest", model).task()
     asked = task.encode(candidate)
@@ -171,7 +171,7 @@ def test_invalid_ratings_are_counted_apart_and_too_many_are_warned_of(make_run, 
     run = make_run(curate__mode="sampled")
     for name in ("candidates", "forward-0"):
         Stage(run.workdir / name, {}, {}, {}).finish(counts={}, weights_sha256="m")
-    monkeypatch.setattr(curate, "open_engine", lambda *_: (Model(), None))
+    monkeypatch.setattr(curate, "open_engine", lambda *_: (Model(), None, None))
     monkeypatch.setattr(curate, "stage_inputs", lambda *_: None)
     monkeypatch.setattr(curate, "serve", serve)
     curate.rate(run, 1)
