@@ -82,7 +82,7 @@ def test_without_pairs_to_swap_nothing_is_measured_and_no_model_is_opened(judged
 
 
 def test_the_likelihood_is_probed_as_well_where_it_is_measured(judged_run):
-    run = judged_run(curate__mode="likelihood")
+    run = judged_run(curate__mode="likelihood", decoding__length=256)
     judge.diagnose(run, 1)
     made = list(read_shards(run.workdir / "judge-1" / "likelihood", "judged", Judged))
     assert not (run.workdir / "judge-1" / "rubric").exists() and len(made) == 12
@@ -92,9 +92,9 @@ def test_the_likelihood_is_probed_as_well_where_it_is_measured(judged_run):
             assert record.score is None
             continue
         built = [
-            build_example(model.tokenizer, "x", prompt, record.probe.response, prompts.WRAPPERS["chatml"], 160)
+            build_example(model.tokenizer, "x", prompt, record.probe.response, prompts.WRAPPERS["chatml"], 256)
             for prompt in (prompts.forward_prompt(record.probe.instruction), prompts.UNASKED)
         ]
-        under, alone = evaluate.nll(model.info.config, model.params, built, length=160, mesh=run.mesh()).nats
+        under, alone = evaluate.nll(model.info.config, model.params, built, length=256, mesh=run.mesh()).nats
         assert record.score == pytest.approx((alone - under) / built[0].target_tokens, abs=1e-5)
     assert judge.read(run, 1)["likelihood"]["pairs"] == 4
