@@ -67,6 +67,10 @@ COMMANDS = {
         "humpback.commands.export", "curated pairs, or answers, as a dataset that others load", "--source=runs/demo/curated-2 --out=pairs"
     ),
     "review": Command("humpback.commands.review", "label candidates blind, in a browser", "--workdir=runs/demo --reviewer=ann"),
+    "evaluate": Command(
+        "humpback.commands.evaluate", "win rates, scaling, curation, diversity and bias, each with its error",
+        "--task=winrate --input=annotations.json",
+    ),
     "plan": Command(
         "humpback.commands.plan", "will it fit on a TPU slice, how fast, at what cost: compiled without a TPU",
         "--config=configs/llama_7b.py --tpu=v5e-32,v4-32",

@@ -1,0 +1,201 @@
+"""`humpback evaluate --task=TASK --input=FILE`: figures with their errors from what is written down; only `judge` asks a model."""
+
+import gzip
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from absl import flags
+from etils import epath
+
+from humpback import config as configs
+from humpback import storage
+from humpback.commands import compare_answers
+from humpback.errors import UserError
+from humpback.evaluation import benchmarks, curation, diversity, scaling, winrate
+from humpback.progress import printable
+from humpback.stages.commandline import define_accept_code
+
+_JUDGE = "judge"
+_NO_LENGTH_CONTROL = (
+    "no length-controlled rate: --difficulty names no file. AlpacaEval's difficulties are not ours to ship (CC BY-NC 4.0); "
+    "docs/evaluation.md says where they are"
+)
+
+
+class _Preference(msgspec.Struct):
+    output_1: str
+    output_2: str
+    preference: float | None
+    dataset: str = ""
+
+
+class _Point(msgspec.Struct):
+    examples: float
+    value: float
+
+
+class _Label(msgspec.Struct):
+    good: bool
+    picked: bool
+    weight: float = 1.0
+    stratum: str = ""
+
+
+class _Pair(msgspec.Struct):
+    instruction: str
+
+
+class _Stereotype(msgspec.Struct):
+    type: str
+    detected: bool | None = None
+    stereotype_likelier: bool | None = None
+
+
+def define_flags() -> None:
+    """The command's flags."""
+    defaults = configs.Decoding()
+    flags.DEFINE_enum("task", None, [*TASKS, _JUDGE], "what is computed", required=True)
+    flags.DEFINE_string("input", None, "JSON lines, or a JSON list; .gz is unpacked", required=True)
+    flags.DEFINE_string("difficulty", None, "winrate: AlpacaEval's difficulties, a JSON list in the order of the prompts")
+    flags.DEFINE_string("out", None, "a file for the figures as JSON; judge: the folder to make")
+    flags.DEFINE_string("model", None, "judge: what compares the answers of --input with those of --baseline")
+    flags.DEFINE_string("baseline", None, "judge: the other answers, as AlpacaEval's model_outputs.json")
+    flags.DEFINE_string("pairs", None, "judge: human pairs for its controls, as seed_pairs.source")
+    flags.DEFINE_bool("force", False, "judge: a win rate, even by a judge that does not pass the controls")
+    flags.DEFINE_integer("seed", 0, "judge: of the drawing of controls", lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_integer("length", defaults.length, "judge: tokens of both answers and the question together", lower_bound=64)
+    flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "judge: what is computed in")
+    flags.DEFINE_integer("slots", defaults.slots, "judge: sequences at once of a replica", lower_bound=4)
+    flags.DEFINE_integer("tensor", 1, "judge: devices that share a model", lower_bound=1)
+    flags.DEFINE_integer("processes_per_replica", defaults.processes_per_replica, "judge: that hold a model together", lower_bound=1)
+    flags.DEFINE_float("publish_seconds", defaults.publish_seconds, "judge: what a kill costs, at most", lower_bound=0)
+    define_accept_code()
+
+
+def main() -> None:
+    """Prints the figures, and writes them with --out."""
+    values = flags.FLAGS
+    if values.task == _JUDGE:
+        if values.baseline is None:
+            raise UserError("--baseline is missing: --task=judge compares two files of answers")
+        answers = (_read(values[name].value, compare_answers.Answer, name) for name in ("input", "baseline"))
+        report = compare_answers.compare(*answers)
+        print(printable("\n".join(compare_answers.show(report))))
+        compare_answers.end(report)
+        return
+    kind, compute = TASKS[values.task]
+    found, lines = compute(_read(values.input, kind))
+    print(printable("\n".join(lines)))
+    if values.out:
+        storage.publish_json(values.out, found, replace=True)
+
+
+def _read(path: str, kind: type[Any], flag: str = "input") -> list[Any]:
+    """The rows of a file. UserError names the file and the row that is not as the task needs it."""
+    file = epath.Path(path)
+    if not file.exists() or file.is_dir():
+        raise UserError(f"--{flag}={path}: no such file")
+    try:
+        data = file.read_bytes()
+        text = (gzip.decompress(data) if path.endswith(".gz") else data).decode()
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"--{flag}={path}: neither JSON lines nor a JSON list ({error})") from error
+    read = []
+    for number, row in enumerate(rows, 1):
+        try:
+            read.append(msgspec.convert(row, kind))
+        except msgspec.ValidationError as error:
+            raise UserError(f"--{flag}={path}: row {number}: {error}") from error
+    if not read:
+        raise UserError(f"--{flag}={path}: no row is in it")
+    return read
+
+
+def _winrate(rows: Sequence[_Preference]) -> tuple[dict[str, Any], list[str]]:
+    plain = [msgspec.to_builtins(row) for row in rows]
+    found: dict[str, Any] = {"all": winrate.win_rate([row.preference for row in rows])}
+    if any(row.dataset for row in rows):
+        found["datasets"] = winrate.by_dataset(plain)
+    lines = [_rate_line("win rate", found["all"]), *(_rate_line(f"  {name}", part) for name, part in found.get("datasets", {}).items())]
+    if given := flags.FLAGS.difficulty:
+        found["length_controlled_unregularised"] = fit = winrate.fit_length_control(plain, _difficulties(given))
+        weights = ", ".join(f"{name} {value:.4f}" for name, value in fit["weights"].items())
+        lines.append(f"length-controlled, our unregularised fit, not AlpacaEval's figure: {fit['win_rate']:.2f} % (weights: {weights})")
+    else:
+        lines.append(_NO_LENGTH_CONTROL)
+    return found, lines
+
+
+def _difficulties(path: str) -> list[float]:
+    if not epath.Path(path).exists():
+        raise UserError(f"--difficulty={path}: no such file")
+    try:
+        return msgspec.json.decode(epath.Path(path).read_bytes(), type=list[float])
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise UserError(f"--difficulty={path}: not a JSON list of numbers ({error})") from error
+
+
+def _rate_line(name: str, part: Mapping[str, Any]) -> str:
+    error = "" if part["standard_error"] is None else f" ± {part['standard_error']:.2f}"
+    missing = f", {part['missing']} missing" if part["missing"] else ""
+    counts = f"{part['wins']} wins, {part['losses']} losses, {part['draws']} draws of {part['n']}{missing}"
+    return f"{name}: {part['win_rate']:.2f}{error} % ({counts})"
+
+
+def _scaling(rows: Sequence[_Point]) -> tuple[dict[str, Any], list[str]]:
+    found = scaling.fit([(row.examples, row.value) for row in rows])
+    error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.3f}"
+    return found, [
+        f"w = α ln N + C of {found['points']} points: α {found['alpha']:.3f}{error} with the natural logarithm, "
+        f"{found['per_doubling']:.3f} a doubling; C {found['constant']:.3f}"
+    ]
+
+
+def _curation(rows: Sequence[_Label]) -> tuple[dict[str, Any], list[str]]:
+    found = curation.classify([curation.Label(row.good, row.picked, row.weight, row.stratum) for row in rows])
+    lines = [f"{found['labels']} labels: {found['good']} good, {found['picked']} picked, {found['right']} of these good"]
+    for name in ("precision", "recall"):
+        part = found[name]
+        told = "no case" if part is None else f"{part['value']:.3f} (95 %: {part['interval'][0]:.3f} … {part['interval'][1]:.3f})"
+        lines.append(f"{name}: {told}")
+    return found, lines
+
+
+def _diversity(rows: Sequence[_Pair]) -> tuple[dict[str, Any], list[str]]:
+    texts = [row.instruction for row in rows]
+    words = diversity.trigrams(texts)
+    found: dict[str, Any] = {"trigrams": words}
+    lines = [f"{len(texts)} instructions: {words['unique']} unique of {words['all']} word trigrams"]
+    try:
+        found["verb_nouns"] = parsed = diversity.verb_nouns(texts)
+    except UserError as error:
+        return found, [*lines, str(error)]
+    lines.append(f"verb and noun: {parsed['parsed']} of {parsed['texts']} instructions have them ({parsed['share']:.1%})")
+    return found, [*lines, *(f"  {pair['verb']} {pair['noun']}: {pair['count']}" for pair in parsed["pairs"][:20])]
+
+
+def _bias(rows: Sequence[_Stereotype]) -> tuple[dict[str, Any], list[str]]:
+    found = benchmarks.crows_pairs([msgspec.to_builtins(row) for row in rows])
+    names = {
+        "detected": "accuracy of detecting, the higher the better",
+        "stereotype": "stereotype likelier, 50 is neutral, more is more biased",
+    }
+    lines = []
+    for metric, part in found.items():
+        lines.append(f"{names[metric]}: {part['per_question']:.2f} % ({part['right']} of {part['questions']})")
+        lines += [f"  {kind}: {share:.2f} %" for kind, share in part["types"].items()]
+    if not lines:
+        raise UserError(f"--input={flags.FLAGS.input}: no row has detected or stereotype_likelier")
+    return found, lines
+
+
+TASKS: dict[str, tuple[type[Any], Callable[[Any], tuple[dict[str, Any], list[str]]]]] = {
+    "winrate": (_Preference, _winrate),
+    "scaling": (_Point, _scaling),
+    "curation": (_Label, _curation),
+    "diversity": (_Pair, _diversity),
+    "bias": (_Stereotype, _bias),
+}

@@ -1,0 +1,116 @@
+"""`humpback evaluate`: what each task prints and writes, and what is said of files that it cannot read."""
+
+import gzip
+import json
+
+import pytest
+
+from tests import tiny
+
+
+@pytest.fixture
+def evaluate(humpback, tmp_path):
+    """evaluate(task, rows, *flags, name): (exit code, what was printed, what was told, figures)."""
+
+    def run(task, rows, *flags, name="in.jsonl", text=None):
+        data = (text if text is not None else "".join(json.dumps(row) + "\n" for row in rows)).encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        done = humpback("evaluate", f"--task={task}", f"--input={tmp_path / name}", f"--out={tmp_path / 'out.json'}", *flags)
+        figures = json.loads((tmp_path / "out.json").read_text()) if (tmp_path / "out.json").exists() else None
+        return done.returncode, done.stdout, done.stderr, figures
+
+    return run
+
+
+def preference(model: str, baseline: str, value: float | None) -> dict:
+    return {"instruction": "Why?", "dataset": "koala", "output_1": baseline, "output_2": model, "preference": value, "annotator": "a"}
+
+
+def test_a_win_rate_with_and_without_difficulties(evaluate, tmp_path):
+    rows = [preference("m" * (n % 7), "b" * (n % 5), 1 + (n * 7 % 10) / 10) for n in range(30)] + [preference("m", "b", None)]
+    code, said, _, figures = evaluate("winrate", rows, name="a.json.gz", text=json.dumps(rows))
+    assert code == 0 and "win rate: " in said and "1 missing)" in said and "  koala: " in said
+    assert "no length-controlled rate: --difficulty names no file" in said and figures["all"]["n"] == 30
+    (tmp_path / "difficulty.json").write_text(json.dumps([n % 3 for n in range(31)]))
+    code, said, _, figures = evaluate("winrate", rows, f"--difficulty={tmp_path / 'difficulty.json'}")
+    assert code == 0 and "our unregularised fit, not AlpacaEval's figure" in said
+    assert set(figures["length_controlled_unregularised"]["weights"]) == {"length", "difficulty", "model"}
+    (tmp_path / "difficulty.json").write_text("[1]")
+    code, _, told, _ = evaluate("winrate", rows, f"--difficulty={tmp_path / 'difficulty.json'}")
+    assert code == 2 and "31 rows, but 1 difficulties" in told
+
+
+def test_the_other_tasks(evaluate):
+    code, said, _, _ = evaluate("scaling", [{"examples": n, "value": v} for n, v in ((100, 1), (200, 2), (400, 3))])
+    assert code == 0 and "1.000 a doubling" in said
+    labels = [{"good": n < 5, "picked": n % 2 == 0} for n in range(20)]
+    code, said, _, figures = evaluate("curation", labels)
+    assert code == 0 and "precision: 0.300" in said and "recall: 0.600" in said and figures["picked"] == 10
+    code, said, _, figures = evaluate("diversity", [{"instruction": "Name the colours of the flag.", "response": "x"}] * 2)
+    assert code == 0 and "4 unique of 8 word trigrams" in said and figures["trigrams"] == {"unique": 4, "all": 8}
+    code, said, _, _ = evaluate("bias", [{"type": "age", "detected": True}, {"type": "age", "detected": False}])
+    assert code == 0 and "accuracy of detecting, the higher the better: 50.00 % (1 of 2)" in said
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "told"),
+    [
+        ("winrate", "{", "neither JSON lines nor a JSON list"),
+        ("winrate", '{"output_1": "a"}', "row 1: Object missing required field `output_2`"),
+        ("scaling", '{"examples": 1, "value": 2}\n{"examples": "x", "value": 2}', "row 2: Expected `float`, got `str`"),
+        ("scaling", "\n", "no row is in it"),
+        ("bias", '{"type": "age"}', "no row has detected or stereotype_likelier"),
+    ],
+)
+def test_a_file_that_is_none_is_named_with_its_row(evaluate, task, text, told):
+    code, _, error, figures = evaluate(task, None, text=text)
+    assert code == 2 and told in error and "in.jsonl" in error and figures is None
+
+
+@pytest.fixture(scope="module")
+def judge_files(tmp_path_factory):
+    """A tiny model, human pairs, and two files of answers to five questions, one of which both answer alike."""
+    folder = tmp_path_factory.mktemp("judge")
+    tiny.make_base(folder / "base")
+    pairs = [{"instruction": f"What is {n}?", "response": f"It is the number after {n - 1}. So it is."} for n in range(12)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    for name in ("one", "other"):
+        rows = [
+            {"instruction": f"Why {n}?", "output": "Alike." if n == 4 else f"{name} says {n}.", "generator": name, "dataset": "koala"}
+            for n in range(5)
+        ]
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+        (folder / f"{name}-permuted.json").write_text(json.dumps(rows[::-1]))
+    return folder
+
+
+def test_a_judge_that_sees_nothing_gives_no_win_rate(humpback, judge_files, tmp_path):
+    """Exit code 3 and the reason; with --force a rate. Turned round it is its complement; a permuted file gives the same bytes."""
+
+    def judge(one, other, out, *flags):
+        return humpback(
+            "evaluate", "--task=judge", f"--model={judge_files / 'base'}", f"--input={judge_files / one}.json", "--dtype=float32",
+            f"--baseline={judge_files / other}.json", f"--pairs={judge_files / 'pairs.jsonl'}", f"--out={tmp_path / out}", "--length=256",
+            "--slots=8", *flags,
+        )  # fmt: skip
+
+    done = judge("one", "other", "a")
+    assert done.returncode == 3 and "no win rate: the judge prefers a human response" in done.stdout, done.stderr
+    assert "a human response against its own first half" in done.stdout and "win rate: " not in done.stdout.replace("no win rate: ", "")
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert "win_rate" not in report and [of["pairs"] for of in report["controls"].values()] == [12] * 4
+    assert judge("one-permuted", "other-permuted", "b").returncode == 3
+    for name in ("annotations.json", "report.json", "compared-00000-of-00001.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    forced = judge("other", "one", "c", "--force")
+    assert forced.returncode == 0 and "of 5, 0 missing" in forced.stdout and "no win rate: " in forced.stdout
+    found, turned = (
+        {row["instruction"]: row["preference"] for row in json.loads((tmp_path / name / "annotations.json").read_text())}
+        for name in ("a", "c")
+    )
+    assert found["Why 4?"] == turned["Why 4?"] == 1.5 and found["Why 1?"] != 1.5
+    assert all(found[name] == pytest.approx(3 - turned[name], abs=1e-6) for name in found)
+    lacking = judge_files / "short.json"
+    lacking.write_text(json.dumps(json.loads((judge_files / "one.json").read_text())[:3]))
+    told = judge("one", "short", "d").stderr
+    assert "short.json: lacks 2 instructions, the first is 'Why 3?'" in told
