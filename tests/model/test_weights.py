@@ -28,6 +28,10 @@ PUBLISHED = {
     "smollm2_135m": 134_515_008,
     "smollm2_360m": 361_821_120,
     "smollm2_1b7": 1_711_376_384,
+    "mistral_7b": 7_248_023_552,
+    "qwen2_5_7b": 7_615_616_512,
+    "qwen3_8b": 8_190_735_360,
+    "smollm3_3b": 3_075_098_624,
 }
 # What a count cannot see: (theta, eps, positions, tied) as published with each model.
 PUBLISHED_REST = {
@@ -44,6 +48,10 @@ PUBLISHED_REST = {
     "smollm2_135m": (1e5, 1e-5, 8192, True),
     "smollm2_360m": (1e5, 1e-5, 8192, True),
     "smollm2_1b7": (1.3e5, 1e-5, 8192, True),
+    "mistral_7b": (1e6, 1e-5, 32768, False),
+    "qwen2_5_7b": (1e6, 1e-6, 131072, False),
+    "qwen3_8b": (1e6, 1e-6, 32768, False),
+    "smollm3_3b": (5e6, 1e-6, 65536, True),
 }
 CFG = CASES["mha"]
 

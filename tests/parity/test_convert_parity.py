@@ -72,8 +72,23 @@ def test_chat_template_and_tokenizer(exported):
     assert theirs.apply_chat_template(turns, tokenize=False) == begun + third
     with_header = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert with_header == begun + third + "<|im_start|>assistant\n"
-    with pytest.raises(Exception, match="no system turn"):
-        _chat_ids(theirs, [{"role": "system", "content": "Be nice."}])
+    nice = {"role": "system", "content": "Be nice."}
+    asked = begun.replace("One", "Be nice.\n\nOne").split("<|im_start|>assistant")[0]
+    assert theirs.apply_chat_template([nice, turns[0]], tokenize=False) == asked
+    for nothing in (None, "", " "):  # an empty system turn is none
+        empty = [{"role": "system", "content": nothing}, *turns[:2]]
+        assert theirs.apply_chat_template(empty, tokenize=False) == begun
+    parts = [{"role": "user", "content": [{"type": "text", "text": "On"}, {"type": "text", "text": "e"}]}, turns[1]]
+    assert theirs.apply_chat_template(parts, tokenize=False) == begun
+    assert theirs.apply_chat_template([turns[0], {"role": "assistant", "content": None}], tokenize=False) == begun.replace("Two", "")
+    with pytest.raises(Exception, match="must alternate"):
+        _chat_ids(theirs, [turns[0], nice])
+    with pytest.raises(Exception, match="text alone"):
+        _chat_ids(theirs, [{"role": "user", "content": [{"type": "image", "url": "x"}]}])
+    marked = theirs.apply_chat_template(turns[:2], tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    answer = [i for i, mask in zip(marked["input_ids"], marked["assistant_masks"]) if mask]
+    assert answer == [*source.tokenizer.encode("Two"), source.tokenizer.eos_id]  # where training had its loss
+    assert theirs.pad_token == "<|endoftext|>" != theirs.eos_token
 
 
 @_smollm2
