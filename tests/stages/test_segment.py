@@ -21,6 +21,7 @@ from humpback.records import Segment, read_shards
 from humpback.stages.directory import Run
 from humpback.stages.segment import plan, segment_into
 from tests import kills
+from tests.corpus.parquets import parquet
 from tests.forks import Humpback
 from tests.pages import UNJUDGED, segment_pages
 
@@ -114,6 +115,27 @@ def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<h1>Title</h1><p>short</p>")
     with pytest.raises(UserError, match="too short: 1"):
         segment_pages(config_for(tmp_path))
+
+
+def test_texts_of_every_kind(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    (pages / "data").mkdir(parents=True)
+    (pages / "a.md").write_text(f"---\nx: 1\n---\n# Title\n\n{text(1)}\n")
+    (pages / "b.txt").write_text(f"{text(2)} a@b.org")
+    (pages / "c.jsonl").write_text(json.dumps({"body": text(3), "link": "http://c/"}) + '\n{"id": 1}\n')
+    (pages / "data" / "d.parquet").write_bytes(parquet({"text": [text(4), None, text(5)]}, 2))
+    stage, cfg = stage_of(config_for(pages), tmp_path / "kept")
+    segment_into(stage, cfg, workers=1)
+    found = {(s.source, s.start, s.header, s.url): s.text for s in read_shards(stage.path, "segments", Segment)}
+    assert found == {
+        ("a.md", 0, "Title", "a.md"): text(1), ("b.txt", 0, "", "b.txt"): f"{text(2)} a@b.org", ("c.jsonl", 0, "", "http://c/"): text(3),
+        ("data/d.parquet", 0, "", "data/d.parquet"): text(4), ("data/d.parquet", 2, "", "data/d.parquet"): text(5),
+    }  # fmt: skip
+    whole = json.loads((stage.path / "yield.json").read_text())
+    assert (whole["pages"], whole["whole_documents"], whole["email_addresses"], whole["headers"]) == (5, 4, 1, 1)
+    assert whole["dropped"] == {"empty": 1, "no text": 1} and "c.jsonl:2: no key of" in next(iter(whole["warnings"]))
+    with pytest.raises(UserError, match=r"no segment of 5000 .*no header: 1.*c.jsonl:1: no key 'none'"):
+        segment_pages(config_for(pages, without_headers="drop", text_key="none", min_chars=5_000, max_chars=9_000), workers=1)
 
 
 def test_the_yield_counts_everything(tmp_path: Path) -> None:
