@@ -80,7 +80,7 @@ def main() -> None:
     if values.task == _JUDGE:
         if values.baseline is None:
             raise UserError("--baseline is missing: --task=judge compares two files of answers")
-        answers = (_read(values[name].value, compare_answers.Answer, name) for name in ("input", "baseline"))
+        answers = (_read(str(values[name].value), compare_answers.Answer, name) for name in ("input", "baseline"))
         report = compare_answers.compare(*answers)
         print(printable("\n".join(compare_answers.show(report))))
         compare_answers.end(report)

@@ -185,7 +185,7 @@ def test_invalid_ratings_are_counted_apart_and_too_many_are_warned_of(make_run, 
 
 def test_of_several_samples_each_lost_rating_counts(make_run, tmp_path):
     """Two of three texts of a candidate are lost, for two reasons, and all of another."""
-    task = curate._Rater(make_run(curate__samples=3, curate__mode="sampled"), 1, "Rate it.", "digest", Model()).task()
+    task = curate.Rater(make_run(curate__samples=3, curate__mode="sampled"), 1, "Rate it.", "digest", Model()).task()
     texts = [("Score: 4", "stop"), ("Score: 4", "length"), ("four", "stop")]
     first, last = ([Result("", tuple(text.encode()), (0.0,), end) for text, end in some] for some in (texts, texts[1:]))
     made = [task.make(rated(number, None).candidate, answers) for number, answers in ((1, first), (2, last))]
