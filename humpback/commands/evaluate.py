@@ -67,9 +67,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "judge: of the drawing of controls", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_integer("length", defaults.length, "judge: tokens of both answers and the question together", lower_bound=64)
     flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "judge: what is computed in")
-    flags.DEFINE_integer("slots", defaults.slots, "judge: sequences at once of a replica", lower_bound=4)
+    flags.DEFINE_integer("slots", configs.ANYWHERE["slots"], "judge: sequences at once of a replica", lower_bound=4)
     flags.DEFINE_integer("tensor", 1, "judge: devices that share a model", lower_bound=1)
-    flags.DEFINE_integer("processes_per_replica", defaults.processes_per_replica, "judge: that hold a model together", lower_bound=1)
+    together = configs.ANYWHERE["processes_per_replica"]
+    flags.DEFINE_integer("processes_per_replica", together, "judge: that hold a model together", lower_bound=1)
     flags.DEFINE_float("publish_seconds", defaults.publish_seconds, "judge: what a kill costs, at most", lower_bound=0)
     define_accept_code()
 
