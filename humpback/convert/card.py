@@ -114,10 +114,11 @@ def _facts(folder: epath.Path, manifests: dict[str, dict[str, Any]]) -> list[str
             histogram = ", ".join(f"{value}: {count}" for value, count in row["histogram"].items() if count)
             lines += ["", f"Ratings of iteration {row['iteration']}: {histogram}; invalid: {row['invalid_rate']:.1%}."]
     held_out = storage.read_json(summary).get("held_out", {}) if summary.exists() else {}
-    for task, measured in held_out.items():
-        for row in measured:
-            if row.get("model") in (folder.name, "base") and isinstance(row.get("nll"), int | float):
-                lines += ["", f"Held-out pairs, {task}, under {row['model']}: {row['nll']:.4f} nats a token."]
+    for task, compared in held_out.items():
+        for found in (found for found in compared if found["measure"] == "nll"):
+            for row in (row for row in found["models"] if row["model"] in (folder.name, "base")):
+                what = f"Held-out pairs ({found['set']}), {task}, under {row['model']}"
+                lines += ["", f"{what}: {row['value']:.4f} nats a token."]
     config = own.get("config", {})
     hashes = {"seed": config.get("seed"), "config sha256": own.get("config_sha256"), "weights sha256": own.get("weights_sha256")}
     hashes |= {f"{name}, weights sha256": m["weights_sha256"] for name, m in manifests.items() if "weights_sha256" in m and m is not own}

@@ -226,7 +226,7 @@ def _lengths(sets: Mapping[str, Texts], scored: Mapping[int, Scored], rounds: Se
         ids, outputs = np.array(every.ids, np.uint64), np.array(every.outputs)
         chosen = np.isin(ids, np.array(sets[last].ids, np.uint64))
         taken, others = (list(zip(ids[part].tolist(), outputs[part].tolist(), strict=True)) for part in (chosen, ~chosen))
-        control = np.array(statistics.length_matched(taken, others), np.uint64)
+        control = np.array([other for _, other in statistics.length_matched(taken, others)], np.uint64)
         order = np.argsort(ids)
         places = order[np.searchsorted(ids, control, sorter=order)].tolist()
         columns = ([column[n] for n in places] for column in (every.ids, every.instructions, every.outputs))
@@ -265,7 +265,8 @@ def _held_out(run: epath.Path, done: Mapping[str, Any]) -> list[dict[str, Any]]:
     for task in ("backward", "forward"):
         scores: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}
         for stage in (name for name in done if name.partition("-")[0] == task):
-            for line in _rows(run / stage / "held_out.jsonl"):
+            own = (line for line in _rows(run / stage / "held_out.jsonl") if "rotation" not in line)  # not behind another pair's prompt
+            for line in own:
                 scores.setdefault((line.get("set", "held out"), line["model"]), {})[line["id"]] = (line["nats"], line["tokens"])
         for (name, model), by_id in scores.items():
             base = scores.get((name, "base"), {})

@@ -114,7 +114,7 @@ def held_out(n: Numbers) -> Html | None:
     if not n["held_out"]:
         return None
     rows = [
-        (row["task"], row["set"], row["model"], number(row["nll"], 4), *(number(row[k], 4) if row["model"] != "base" else "" for k in
+        (row["task"], row["set"], row["model"], number(row["value"], 4), *(number(row[k], 4) if row["model"] != "base" else "" for k in
          ("difference", "standard_error")), row["pairs"], row["tokens"])
         for row in n["held_out"]
     ]  # fmt: skip

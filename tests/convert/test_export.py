@@ -59,7 +59,8 @@ def test_the_card_is_what_the_hub_reads(run):
     (run / "base" / "origin.json").write_text('{"name": "meta-llama/Meta-Llama-3-8B", "licence": "llama3"}')
     (run / "base" / "NOTICE").write_text("Meta Llama 3 is licensed under …")
     summary = json.loads((run / "summary.json").read_text())
-    held_out = {"forward": [{"model": "base", "nll": 2.5}, {"model": "forward-1", "nll": 2.25}, {"model": "forward-2", "nll": 1.0}]}
+    models = [{"model": name, "value": value} for name, value in (("base", 2.5), ("forward-1", 2.25), ("forward-2", 1.0))]
+    held_out = {"forward": [{"set": "held_out", "measure": "nll", "models": models}]}
     (run / "summary.json").write_text(json.dumps({**summary, "held_out": held_out}))
     command.convert(str(run / "forward-1"), str(run / "hf"), "huggingface")
     card = (run / "hf" / "README.md").read_text()

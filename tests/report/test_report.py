@@ -95,7 +95,7 @@ def test_every_number_follows_from_the_records(run, page):
         sum(length >= 3200 for length in outputs)
     ]
     [*_, model] = [row for row in found["held_out"] if row["task"] == "forward"]
-    assert model["model"] == "forward-0" and math.isclose(model["difference"], -8 / 26) and math.isclose(model["nll"], 38 / 26)
+    assert model["model"] == "forward-0" and math.isclose(model["difference"], -8 / 26) and math.isclose(model["value"], 38 / 26)
     assert found["training"]["backward"] == found["training"]["forward-0"] == [[1, 4.0], [2, 2.0], [3, 4 / 3 + 1], [4, 2.0]]
     hosts = [re.sub(r"^\w+://([^/]*).*", r"\1", row["source"]) for row in curated[2]]
     assert found["sites"]["pairs"] == len(hosts) and found["sites"]["sites"] == len(set(hosts))

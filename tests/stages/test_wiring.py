@@ -222,5 +222,5 @@ def test_three_iterations_are_the_papers(folder, make_run, monkeypatch, capsys):
     ):
         assert row in report
     said = capsys.readouterr().out
-    for line in ("M_yx, instruction given response: -0.500 ±", "M_0, response given instruction: -0.250 ±"):
+    for line in ("M_yx, instruction given response, held out: -0.5000 ±", "M_0, response given instruction, held out: -0.2500 ±"):
         assert line in report and line in said
