@@ -186,7 +186,10 @@ def dropped(found: Found) -> Html:
     """Samples by stage and reason."""
     groups = []
     for reason, rows in found.dropped.items():
-        shown = [[_about(row["header"], row["url"]), _text(row.get("instruction")), _text(row["text"])] for row in rows]
+        # Of a page, a record or a file there is no header, and perhaps no text.
+        shown = [
+            [_about(row.get("header", ""), row.get("url", "")), *(_text(row.get(name)) for name in ("instruction", "text"))] for row in rows
+        ]
         groups.append(tag("details", tag("summary", reason), shown, class_="group"))
     return join(groups or tag("p", "No samples: nothing was dropped yet, or the stages are not there."))
 

@@ -14,9 +14,10 @@ from humpback.decoding.parts import number_of
 from humpback.decoding.serving import serve
 from humpback.evaluation import judging
 from humpback.models.folders import Model
-from humpback.records import Candidate, Example, Judged, Probe, Segment, from_json, id_of, read_shards, record_id, shard_paths, write_shards
+from humpback.records import Candidate, Example, Judged, Probe, Segment, read_shards, record_id, shard_paths, write_shards
 from humpback.stages import commandline, curate, held_out, likelihood
 from humpback.stages.directory import Run, Stage
+from humpback.stages.models import inputs_of
 
 define_flags = curate.define_flags
 TRUE, SWAPPED, NONSENSE = "true", "swapped", "nonsense"
@@ -109,7 +110,7 @@ def _write(stage: Stage, probes: Sequence[Probe]) -> list[str]:
 
 
 def _inputs(stage: Stage) -> Inputs:
-    return Inputs(shard_paths(stage.path, "probes"), lambda line, where: from_json(Probe, line, where), id_of=id_of)
+    return inputs_of(shard_paths(stage.path, "probes"), Probe)
 
 
 def _likelihood_task(model: Model, length: int) -> Task:

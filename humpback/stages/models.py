@@ -1,11 +1,12 @@
 """The models that a run's stages decode with, and the records that they serve."""
 
 import functools
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from jax.sharding import AbstractMesh
 
-from humpback import prompts
+from humpback import prompts, storage
 from humpback.config import Decoding
 from humpback.decoding import offline, serving
 from humpback.decoding.engine import Engine
@@ -13,7 +14,7 @@ from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.model.weights import LlamaConfig
 from humpback.models import folders
-from humpback.records import from_json, id_of, shard_paths
+from humpback.records import from_json, id_of, numbered_lines, shard_paths
 from humpback.stages import fitting
 from humpback.stages.directory import Run, Stage
 
@@ -51,4 +52,15 @@ def check_split(run: Run, cfg: LlamaConfig) -> None:
 
 def stage_inputs(run: Run, name: str, kind: type) -> offline.Inputs:
     """The records of a finished stage."""
-    return offline.Inputs(shard_paths(run.workdir / name, name), functools.partial(from_json, kind), id_of=id_of)
+    return inputs_of(shard_paths(run.workdir / name, name), kind)
+
+
+def inputs_of(paths: Sequence[storage.PathLike], kind: type) -> offline.Inputs:
+    """Records of a run's own files. Their places begin with the stage's folder: a run that is moved is the same."""
+
+    def numbered(path: storage.PathLike) -> Iterator[tuple[str, str]]:
+        folder = os.path.basename(os.path.dirname(os.fspath(path)))
+        for where, line in numbered_lines(path):
+            yield f"{folder}/{os.path.basename(where)}", line
+
+    return offline.Inputs(paths, functools.partial(from_json, kind), id_of=id_of, read=numbered)

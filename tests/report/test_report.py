@@ -128,7 +128,7 @@ def test_without_its_script_every_number_is_there(page):
     for rows in found["threshold"].values():
         assert all(f"{row['threshold']:.2f} {row['kept']} {row['share']:.1%}" in texts for row in rows)
     for row in found["held_out"]:
-        assert f"{row['nll']:.4f}" in texts
+        assert f"{row['value']:.4f}" in texts
     assert all(f"M_1: {told['2']:.2f}" in texts for told in found["examples"]["scores"].values() if told["2"] is not None)
 
 
