@@ -123,6 +123,7 @@ def test_errors_of_the_file_system_are_told_with_their_place(number, monkeypatch
             raise OSError(number, os.strerror(number), f"/x/{storage.TEMPORARY}7")
 
     monkeypatch.setattr(cli, "flags", SimpleNamespace(FLAGS={name: SimpleNamespace(value=None, present=0) for name in cli.PLACE_FLAGS}))
+    monkeypatch.setattr(sys, "argv", ["humpback", "command"])
     with pytest.raises(UserError, match=r"^/x: .*; (name another path|free some space|give this user)"):
         cli._run(Command)
 

@@ -82,7 +82,6 @@ def test_pages_that_cannot_be_used_are_counted_and_the_others_are_cut(make_run, 
 
 @pytest.mark.parametrize("field", ["seed_pairs__source", "seed_pairs__held_out_source", "seed_pairs__dev_source"])
 def test_a_folder_without_pairs_is_told_with_its_field(make_run, tmp_path, field):
-    (tmp_path).write_text("{}")
     message = "a folder without Parquet files and no saved dataset"
     with pytest.raises(UserError, match=f"config field {field.replace('__', '.')}: .*: {message}"):
         seed(make_run(**{field: str(tmp_path)}))

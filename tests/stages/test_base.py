@@ -34,13 +34,13 @@ def test_a_converted_folder_is_taken_and_its_digest_is_the_identity(make_run, tm
     assert manifest(run)["weights_sha256"] == manifest(made)["weights_sha256"] and manifest(run)["counts"] == {"weights": 21}
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.is_file())
     convert_base(make_run(base__source=""))
-    assert capsys.readouterr().err.endswith("base: done before\n")
+    assert "base: done before\n" in capsys.readouterr().err
 
 
 def test_after_base_is_made_its_source_may_be_left_out(make_run, capsys):
     convert_base(make_run())
     convert_base(make_run(base__source=""))
-    assert capsys.readouterr().err.endswith("base: done before\n")
+    assert "base: done before\n" in capsys.readouterr().err
 
 
 def test_a_converted_folder_that_is_another_model_is_refused(make_run, tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def test_a_folder_of_another_command_is_no_earlier_try_of_this_one(make_run, tmp
     """`generate --out=RUN/seed` was "done before"; nor does a run take what generate has made for its stage."""
     run, flags = make_run(), {"--temperature": 0.7, "--input": "sha256 0"}
     seed(run)
-    with pytest.raises(UserError, match=r"run/seed: was made by another command, with seed_pairs\.\w+, .*; name another folder"):
+    with pytest.raises(UserError, match=r"run/seed: was made by another command, with .*seed_pairs\.\w+, .*; name another folder"):
         Stage(run.workdir / "seed", flags, {}, place=Place(run.workdir / "seed", flags))
     generated = Stage(run.workdir / "segments", flags, {}, place=Place(run.workdir / "segments", flags))
     generated.begin()
