@@ -50,7 +50,7 @@ def measure(folder: pathlib.Path) -> tuple[float, float]:
         process = subprocess.Popen(kills.humpback(*job.arguments(folder)), cwd=kills.REPOSITORY, stderr=log, stdout=log)
         seconds, cpu, others, records, mib = watch(process, folder / "out" / "parts").T
     assert process.returncode == 0, (folder / "log").read_text()[-3000:]
-    published = records > 0  # until the parts are merged
+    published = (records > 0) & (np.arange(len(records)) <= records.argmax())  # until the parts are merged, and then removed one by one
     most = int(records.max())
     assert most >= RECORDS - THOUSAND
     seconds, cpu, others, done = (row[published] for row in (seconds, cpu, others, records))

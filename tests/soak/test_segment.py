@@ -18,6 +18,7 @@ from selectolax.lexbor import LexborHTMLParser
 from humpback.config import Segments
 from humpback.corpus import filters
 from humpback.corpus.charset import decode
+from humpback.corpus.lists import ORDINAL
 from humpback.corpus.segments import extract
 from humpback.records import Page
 from tests import kills
@@ -98,8 +99,9 @@ def source_letters(data: bytes) -> str:
 
 def check_words(whole: str, text: str) -> None:
     """A segment's letters are in its page, in that order; so are nearly all words, code apart: what is left out can stand in one."""
-    text = re.sub(r"(?m)^[\s>:-]*(?:-?\d+\. )+", "", text)  # the numbers of lists are not in the page
-    words = [letters(word) for word in text.split() if not re.fullmatch(r"-?\d+\.", word)]
+    text = re.sub(rf"(?m)^[\s>:-]*(?:{ORDINAL})+", "", text)  # the numbers and letters of lists are not in the page
+    rows = re.compile(r"(?m)^[\s>:-]*\|.*$")  # of tables, where a cell of several rows stands in each
+    words = [letters(word) for word in rows.sub("", text).split() if not re.fullmatch(ORDINAL.strip(), word)]
     position = 0
     for letter in "".join(words):
         position = whole.find(letter, position) + 1
