@@ -39,6 +39,12 @@ def record_keys(seed: int, purpose: str, record_ids: list[str], sample: int = 0)
     return np.asarray(jax.random.key_data(fold(halves[:, 0], halves[:, 1], np.uint32(sample))))
 
 
+def record_words(seed: int, purpose: str, record_ids: list[str]) -> np.ndarray:
+    """A random word uint32 of each record, drawn by its key."""
+    draw = jax.vmap(lambda data: jax.random.bits(jax.random.wrap_key_data(data, impl="threefry2x32"), (), "uint32"))
+    return np.asarray(draw(record_keys(seed, purpose, record_ids)))
+
+
 def _fold_record(key: jax.Array, high: ArrayLike, low: ArrayLike, sample: ArrayLike) -> jax.Array:
     for number in (high, low, sample):
         key = jax.random.fold_in(key, number)

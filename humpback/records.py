@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from etils import epath
@@ -215,6 +215,15 @@ def read_lines(path: storage.PathLike, kind: type[Kind]) -> Iterator[Kind]:
     """Yields the records of one JSONL file."""
     for where, line in numbered_lines(path):
         yield from_json(kind, line, where)
+
+
+def read_rows(path: storage.PathLike) -> Iterator[dict[str, Any]]:
+    """Yields the objects of one JSONL file that are no records; none of a file that is not there. UserError names a line that is none."""
+    for where, line in numbered_lines(path) if epath.Path(path).exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where}: not JSON ({error})") from error
 
 
 def numbered_lines(path: storage.PathLike) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,8 @@
 #   launch/reproduce.sh CONFIG --bucket=gs://BUCKET --weights=PATH --seed=FILE --pages=FOLDER --zone=ZONE --type=TYPE [tpu.py's flags]
 #     --config.FIELD=VALUE changes a field of CONFIG, now or for what is left of a run
 #   launch/reproduce.sh --rehearse [WORKDIR]     the same steps on this machine: two processes, tiny weights, a dozen pages
-# CONFIG is a file of configs/: llama_7b llama_13b llama_33b llama_65b llama2_7b llama2_13b llama2_70b llama3_8b llama3_70b.
+# CONFIG is a file of configs/: llama_7b llama_13b llama_33b llama_65b llama2_7b llama2_13b llama2_70b llama3_8b llama3_70b
+# mistral_7b qwen2_5_7b qwen3_8b smollm3_3b.
 # PATH: its weights as Hugging Face has them. FILE: Open Assistant's trees (2023-04-12_oasst_ready.trees.jsonl.gz). FOLDER: HTML pages.
 # Each step finds done what is done, so the same line goes on after any interruption. --dry_run prints the steps and runs none.
 set -euo pipefail
@@ -21,7 +22,7 @@ for argument in "$@"; do
     --pages=*) pages=${argument#*=} ;;
     --config.*=*) own+=("${argument#--config.}") ;;
     --config*) die "$argument: CONFIG is named without a flag, and a field with --config.FIELD=VALUE; see $0 --help" ;;
-    -h | --help) sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}" && exit ;;
+    -h | --help) sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}" && exit ;;
     --*) where+=("$argument") ;;
     *)
       [[ -z $config ]] || die "$argument: one CONFIG is enough; see $0 --help"

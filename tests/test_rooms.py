@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "humpback"
 # A room is a folder or a module of the package's own. It uses rooms of the lines above its own, and no others.
 ORDER = """
 errors rounding machine metadata
-internals credentials paths
+internals extras credentials paths
 gcs
 storage prompts chips model
 digests

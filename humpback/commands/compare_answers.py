@@ -10,27 +10,27 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import msgspec
 import numpy as np
 from absl import flags
 from etils import epath
 
 from humpback import config as configs
-from humpback import distributed, keys, prompts, storage
+from humpback import distributed, prompts, storage
 from humpback.commands.models import open_model
 from humpback.convert.sources import resolve
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.decoding import offline
-from humpback.decoding.parts import Inputs
 from humpback.decoding.serving import fit_prompt, serve
 from humpback.errors import UserError
 from humpback.evaluation import pairwise, winrate
 from humpback.evaluation.pairwise import Asked, Control, Judgement
 from humpback.models import folders
-from humpback.records import Record, from_json, id_of, read_shards, record_id, shard_paths, write_shards
-from humpback.stages.curate import label_ids, softmax
+from humpback.records import Record, read_shards, record_id, shard_paths, write_shards
+from humpback.stages import held_out
+from humpback.stages.curate import label_ids, label_mass, softmax
 from humpback.stages.directory import Place, Stage, check_shared
+from humpback.stages.models import inputs_of
 
 NO_WIN_RATE = 3  # exit code
 _ANSWERS = "answers"  # the kind of a comparison that is no control
@@ -83,7 +83,7 @@ def compare(model_rows: Sequence[Answer], baseline_rows: Sequence[Answer]) -> di
     place = Place(values.out, decided, accept_code=values.accept_code)
     stage = Stage(place.path, decided, recorded, place=place, module=__name__)
     if not stage.complete:
-        _serve(stage, opened, answers, _controls(files["--pairs"], values.seed))
+        _serve(stage, opened, answers, *_controls(files["--pairs"], values.seed))
     return distributed.by_first("report of the judge", lambda: _report(stage, answers, values.force))
 
 
@@ -104,20 +104,15 @@ def match(model_rows: Sequence[Answer], baseline_rows: Sequence[Answer]) -> dict
     return dict(sorted(named.items()))
 
 
-def _controls(path: str, seed: int) -> list[Control]:
-    """Of the human pairs, each beside one of another instruction that its key draws."""
-    pairs = sorted(read_pairs(path).pairs, key=lambda pair: pair.id)
-    ids = [record_id("", 0, 0, pair.id) for pair in pairs]
-    kept, places = [], []
-    for number, draw in enumerate(keys.record_keys(seed, "control", ids)):
-        others = [place for place, other in enumerate(pairs) if prompts.bare(other.instruction) != prompts.bare(pairs[number].instruction)]
-        if others:
-            word = int(jax.random.bits(jax.random.wrap_key_data(draw, impl="threefry2x32"), (), "uint32"))
-            kept.append(number)
-            places.append(others[word * len(others) >> 32])
-    texts = [(ids[number], pair.instruction, pair.response) for number, pair in enumerate(pairs)]
-    made = pairwise.controls(texts, [dict(zip(kept, places, strict=True)).get(number, number) for number in range(len(texts))])
-    return [control for control in made if control.id in {ids[number] for number in kept}]
+def _controls(path: str, seed: int) -> tuple[list[Control], dict[str, int]]:
+    """Of the human pairs, each beside one of another instruction that its key draws; how many pairs have none, by reason."""
+    found = read_pairs(path)
+    pairs = sorted(found.pairs, key=lambda pair: pair.id)
+    texts = [(record_id("", 0, 0, pair.id), pair.instruction, pair.response) for pair in pairs]
+    others = held_out.partners([text[:2] for text in texts], seed, "control")
+    made = pairwise.controls(texts, others)
+    dropped = {f"--pairs: {why}": count for why, count in found.counts.items() if why != "kept"}
+    return made, dropped | {"--pairs: no pair with another instruction": others.count(None)}
 
 
 def _both_orders(answers: Mapping[str, tuple[Answer, Answer]], controls: Sequence[Control]) -> Iterator[Comparison]:
@@ -128,7 +123,9 @@ def _both_orders(answers: Mapping[str, tuple[Answer, Answer]], controls: Sequenc
             yield Comparison(record_id(f"{pair} {kind} {forward}", 0, 0, ""), pair, kind, forward, instruction, first, second)
 
 
-def _serve(stage: Stage, opened: Any, answers: Mapping[str, tuple[Answer, Answer]], controls: Sequence[Control]) -> None:
+def _serve(
+    stage: Stage, opened: Any, answers: Mapping[str, tuple[Answer, Answer]], controls: Sequence[Control], dropped: Mapping[str, int]
+) -> None:
     values, comparisons = _FLAGS, list(_both_orders(answers, controls))
     written = distributed.by_first("comparisons", lambda: _write(stage, comparisons))
     decoding = configs.Decoding(
@@ -138,9 +135,10 @@ def _serve(stage: Stage, opened: Any, answers: Mapping[str, tuple[Answer, Answer
     model, engine = opened.engine(decoding, values.tensor, lambda text: prompts.pairwise_prompt(text, text, text))
     labels = label_ids(model.tokenizer, prompts.BETTER_LEAD, prompts.BETTER_LABELS, "--task=judge")
     task = offline.Task(lambda c: _encode(model, c, values.length), _made, read=tuple(labels))
-    inputs = Inputs(shard_paths(stage.path, "comparisons"), lambda line, where: from_json(Comparison, line, where), id_of=id_of)
+    inputs = inputs_of(shard_paths(stage.path, "comparisons"), Comparison)
     done = serve(engine, task, inputs, offline.Output(stage.path, "compared", stage.name, stage.metrics, stage), decoding)
-    stage.finish(counts=done.counts, files=[*written, *done.files], tokens=done.tokens)
+    dropped = {**dropped, "equal answers, a draw": sum(a.output == b.output for a, b in answers.values())} | done.rejected
+    stage.finish(counts=done.counts, dropped=dropped, files=[*written, *done.files], tokens=done.tokens)
 
 
 def _write(stage: Stage, comparisons: Sequence[Comparison]) -> list[str]:
@@ -156,8 +154,7 @@ def _encode(model: folders.Model, comparison: Comparison, length: int) -> np.nda
 
 
 def _made(comparison: Comparison, answers: list[np.ndarray]) -> Compared:
-    log_probs = answers[0].astype(np.float64)
-    return Compared(comparison.id, comparison, softmax(answers[0])[0], float(np.exp(log_probs).sum()))
+    return Compared(comparison.id, comparison, softmax(answers[0])[0], label_mass(answers[0]))
 
 
 def _report(stage: Stage, answers: Mapping[str, tuple[Answer, Answer]], force: bool) -> dict[str, Any]:

@@ -5,7 +5,6 @@
 
 import functools
 import re
-from collections import Counter
 from typing import Any
 
 from absl import flags
@@ -93,9 +92,5 @@ def _answers(source: epath.Path, out: epath.Path, options: dict[str, bool], lice
         "name": source.name, "license": licence, "options": options, "declared_languages": [],
         "made_from": {source.name: {"config": manifest["config"], "counts": manifest["counts"], "files": manifest["files"]}},
     }  # fmt: skip
-    make = functools.partial(_answer_rows, source, str(manifest["config"].get("--model", "")))
+    make = functools.partial(rows.answer_rows, source, str(manifest["config"].get("--model", "")))
     return dataset.write(out, make, rows.ANSWER_COLUMNS, about, options["drop_emails"], by_reference)
-
-
-def _answer_rows(source: epath.Path, model: str, dropped: Counter[str]) -> Any:
-    return rows.answer_rows(source, model, dropped)

@@ -61,7 +61,7 @@ def model_card(source: Source, wrapper: str, origin: Origin = NOWHERE, licence: 
     base = f" The base is {origin.name}." if origin.name else ""
     more = why or ("" if known else _UNKNOWN)
     lines += ["", "## Licence", "", f"The licence is that of the base's weights, and of the data.{base} {more}".rstrip()]
-    return _header(origin, known, bool(manifests), manifests) + "\n".join(lines) + "\n"
+    return _header(origin, known, manifests) + "\n".join(lines) + "\n"
 
 
 def base_folder(source: Source) -> str:
@@ -75,12 +75,12 @@ def _first_llama(source: Source) -> bool:
     return source.format == "meta" and source.config.rms_eps == 1e-6 and source.config.vocab_size == 32000
 
 
-def _header(origin: Origin, licence: str, of_a_run: bool, manifests: dict[str, dict[str, Any]]) -> str:
+def _header(origin: Origin, licence: str, manifests: dict[str, dict[str, Any]]) -> str:
     """The card's YAML, which the Hub reads."""
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", f"license: {licence or 'other'}"]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", origin.name):
         lines += [f"base_model: {origin.name}"]
-    if of_a_run:
+    if manifests:
         config: dict[str, Any] = {}
         for manifest in manifests.values():
             config |= manifest.get("config", {})

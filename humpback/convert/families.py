@@ -137,18 +137,19 @@ def no_rope_every(values: Mapping[str, Any], family: Family, layers: int, where:
     raise UserError(f"{where}: no_rope_layers is {listed}; only one layer in every so many may be without rotation")
 
 
-def extra_fields(cfg: LlamaConfig) -> Any:
+def extra_fields(cfg: LlamaConfig) -> dict[str, Any]:
     """What config.json says besides LLaMA's fields."""
     rotating = [int(cfg.rotates(layer)) for layer in range(cfg.num_layers)]
     every = cfg.no_rope_every or cfg.num_layers + 1
     windows = {"use_sliding_window": False, "sliding_window": None, "max_window_layers": cfg.num_layers}
-    return {
+    fields: dict[str, dict[str, Any]] = {
         "llama": {},
         "mistral": {"sliding_window": None},
         "qwen2": windows,
         "qwen3": windows,
         "smollm3": {**windows, "no_rope_layers": rotating, "no_rope_layer_interval": every, "pretraining_tp": 1},
-    }[name_of(cfg)]
+    }
+    return fields[name_of(cfg)]
 
 
 def name_of(cfg: LlamaConfig) -> str:

@@ -21,6 +21,7 @@ GENERATION = "generation_config.json"
 _TEMPLATE = "chat_template.jinja"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
+
 def read_folder(path: str) -> LazyModel:
     """Opens a folder with a model of convert/families.py. UserError naming the file and the field or tensor."""
     where = os.path.join(path, CONFIG)

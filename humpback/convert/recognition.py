@@ -11,6 +11,7 @@ from typing import NamedTuple
 from etils import epath
 
 from humpback import storage
+from humpback.convert.tensorfiles import AGAIN
 from humpback.errors import UserError
 
 CONFIG = "config.json"
@@ -215,7 +216,6 @@ def foreign(names: Collection[str]) -> str | None:
     return None
 
 
-
 class Chosen(NamedTuple):
     """Which files of a Hugging Face folder hold its weights. weight_map: tensor -> file, of an index. notes: what was passed over."""
 
@@ -245,7 +245,7 @@ def choose_weights(path: str) -> Chosen:
             notes += (f"{index} is left over from files that are gone, and other programs may stop at it: remove it",)
     if notes:
         missing = sorted(set(_weight_map(path, notes[0].partition(" ")[0]).values()))[0]
-        raise UserError(f"{os.path.join(path, missing)}: no such file, which the index beside it names; copy or download the folder again")
+        raise UserError(f"{os.path.join(path, missing)}: no such file, which the index beside it names; {AGAIN}")
     raise UserError(f"{path}: no weights are there; readable are *.safetensors and pytorch_model*.bin, with or without an index")
 
 
@@ -282,7 +282,7 @@ def _of_kind(path: str, index: str, single: str, found: list[str]) -> Chosen | N
     for number in range(int(totals[0]) if totals else 0):
         if not any(int(match[1]) == number + 1 for match in parts):
             missing = f"{parts[0][0][: parts[0].start(1)]}{number + 1:05d}{parts[0][0][parts[0].end(1) :]}"
-            raise UserError(f"{os.path.join(path, missing)}: no such file, of {int(totals[0])} parts; copy or download the folder again")
+            raise UserError(f"{os.path.join(path, missing)}: no such file, of {int(totals[0])} parts; {AGAIN}")
     return Chosen(here, index, None, ())
 
 
@@ -290,5 +290,5 @@ def _weight_map(path: str, index: str) -> dict[str, str]:
     """tensor -> file name, of an index. UserError when it is none."""
     weight_map = storage.read_json(os.path.join(path, index)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise UserError(f"{os.path.join(path, index)}: no weight_map from tensor names to files; copy or download the folder again")
+        raise UserError(f"{os.path.join(path, index)}: no weight_map from tensor names to files; {AGAIN}")
     return weight_map

@@ -7,10 +7,9 @@ from typing import Any
 
 from etils import epath
 
-from humpback import storage
+from humpback import extras, storage
 from humpback.corpus.charset import MAX_PAGE_BYTES, no_page
 from humpback.corpus.fields import Keys
-from humpback.errors import UserError
 from humpback.records import Page
 
 MAGIC = (b"PAR1", b"PARE")  # at either end of a file; the second where its footer is encrypted
@@ -24,13 +23,8 @@ Warn = Callable[[str], None]
 
 def require() -> Any:
     """The package that reads Parquet. UserError where it is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(
-            f"Parquet needs pyarrow, which the extra `corpus` brings ({error}): pip install -c launch/constraints.txt -e .[corpus]"
-        ) from error
+    extras.load("pyarrow.parquet", "corpus", "Parquet")
+    pyarrow = extras.load("pyarrow", "corpus", "Parquet")
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # others reserve more than a worker may have
     return pyarrow
 

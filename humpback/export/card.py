@@ -24,8 +24,9 @@ humpback export --fill --source=DIR --input=PAGES --out=FILLED
 _COLUMNS = {
     "messages": "the pair as a conversation of two turns",
     "kind": "`augmented`: a page's text and an instruction by the backward model; `seed`: by people; `generated`: an answer by a model",
-    "score": "the rating that chose the pair, of 1 to 5; `scores`, `probabilities`, `label_mass`, `rating_texts`: what it was made of",
-    "url": "of the page; `source`, `start`, `end`: the bytes of the crawl that hold the page",
+    "score": "the rating by the rubric, of 1 to 5; `scores`, `probabilities`, `label_mass`, `rating_texts`: what it was made of",
+    "likelihood": "how much likelier a token of the response is under the instruction, in nats, by the model `likelihood_model`",
+    "url": "of the page; `source`, `start`, `end`: the bytes, of Parquet the rows, of the crawl that hold the page",
     "text_sha256": "of the response, in UTF-8",
     "instruction_model": "digest of the weights that wrote the instruction; `rating_model`: that rated; with their seeds",
 }

@@ -3,7 +3,6 @@
 Nothing in it depends on when or where it is written, so what a kill interrupted is written again, and is the same.
 """
 
-import importlib
 import io
 import itertools
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from humpback import storage
+from humpback import extras, storage
 from humpback.errors import UserError
 from humpback.export import card, rows
 from humpback.models import checksums
@@ -63,20 +62,11 @@ def read_facts(folder: epath.Path) -> dict[str, Any]:
 
 def read_rows(folder: epath.Path) -> Iterator[rows.Row]:
     """The rows of an exported folder, in their order."""
-    parquet = pyarrow("pyarrow.parquet")
+    parquet = extras.load("pyarrow.parquet", "corpus", "export")
     for name in storage.list_files(folder / "data"):
         with (folder / "data" / name).open("rb") as file:
             for batch in parquet.ParquetFile(file).iter_batches(_GROUP):
                 yield from batch.to_pylist()
-
-
-def pyarrow(module: str = "pyarrow") -> Any:
-    """pyarrow, or a part of it. UserError where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        way_out = "pip install -c launch/constraints.txt -e '.[corpus]'"
-        raise UserError(f"export needs pyarrow, of the extra `corpus` ({error}): {way_out}") from error
 
 
 def _count(make: Rows, drop_emails: bool) -> dict[str, Any]:
@@ -112,11 +102,11 @@ def _write_shards(out: epath.Path, kept: Iterator[rows.Row], count: int, columns
 
 def _parquet(part: Iterable[rows.Row], columns: Mapping[str, str], bar: Bar) -> memoryview:
     """One file's bytes; of the same version of pyarrow always the same."""
-    arrow, parquet = pyarrow(), pyarrow("pyarrow.parquet")
+    arrow, parquet = (extras.load(name, "corpus", "export") for name in ("pyarrow", "pyarrow.parquet"))
     chat = arrow.struct([("role", arrow.string()), ("content", arrow.string())])
-    simple = {name: getattr(arrow, f"{name}_" if name == "bool" else "float64" if name == "double" else name)() for name in _TYPES}
     types = {
-        **simple, "list<string>": arrow.list_(arrow.string()), "list<double>": arrow.list_(arrow.float64()),
+        "string": arrow.string(), "double": arrow.float64(), "int32": arrow.int32(), "int64": arrow.int64(), "bool": arrow.bool_(),
+        "list<string>": arrow.list_(arrow.string()), "list<double>": arrow.list_(arrow.float64()),
         "list<struct<role: string, content: string>>": arrow.list_(chat),
     }  # fmt: skip
     schema = arrow.schema([(name, types[kind]) for name, kind in columns.items()])
@@ -129,6 +119,3 @@ def _parquet(part: Iterable[rows.Row], columns: Mapping[str, str], bar: Bar) -> 
             for _ in group:
                 bar.advance()
     return buffer.getbuffer()
-
-
-_TYPES = ("string", "double", "int32", "int64", "bool")

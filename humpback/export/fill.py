@@ -9,6 +9,7 @@ from etils import epath
 
 from humpback import config as configs
 from humpback.corpus import readers, segments
+from humpback.corpus.fields import Keys
 from humpback.errors import UserError
 from humpback.export import dataset, rows
 from humpback.progress import say
@@ -27,7 +28,7 @@ def fill(source: epath.Path, pages: str, out: epath.Path) -> dict[str, Any]:
         found = _cut(pages, _config(facts["segments"]), wanted, places, store)
         missing = [row for row in dataset.read_rows(source) if row["kind"] == "augmented" and row["id"] not in found]
         if missing:
-            shown = "; ".join(f"{row['id']} ({row['source']}, bytes {row['start']} to {row['end']})" for row in missing[:_SHOWN])
+            shown = "; ".join(f"{row['id']} ({row['source']}, {row['start']} to {row['end']})" for row in missing[:_SHOWN])
             more = f"; and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
             why = f"their pages are not in --input={pages} or have changed"
             raise UserError(f"{len(missing)} of {len(wanted)} rows cannot be filled, as {why}: {shown}{more}")
@@ -50,7 +51,7 @@ def _cut(pages: str, cfg: configs.Segments, wanted: Mapping[str, str], places: s
     """Where in `store` the texts of the ids stand that the pages still have."""
     found: dict[str, int] = {}
     for unit in readers.list_inputs(pages, lambda text: say(f"export: {text}")):
-        for page in readers.read_pages(unit, lambda source, reason: None, lambda text: say(f"export: {text}")):
+        for page in readers.read_pages(unit, lambda source, reason: None, lambda text: say(f"export: {text}"), Keys.of(cfg)):
             if (page.source, page.start, page.end) not in places:
                 continue
             for segment in segments.extract(page, cfg, lambda reason, tree: None):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from humpback import prompts
+from humpback.corpus.filters import count_emails
 from humpback.errors import UserError
 from humpback.records import Example, numbered_lines, read_shards, shard_paths
 
@@ -23,16 +23,16 @@ _COMMON = {
 PAIR_COLUMNS = {
     **_COMMON,
     "score": "double", "scores": "list<double>", "probabilities": "list<double>", "label_mass": "double", "rating_texts": "list<string>",
-    "iteration": "int32", "header": "string", "header_path": "list<string>", "url": "string", "source": "string", "start": "int64",
-    "end": "int64", "language": "string", "confidence": "double", "instruction_model": "string", "instruction_seed": "int64",
-    "instruction_prompt_cut": "bool", "rating_model": "string", "rating_seed": "int64", "rating_prompt_cut": "bool",
+    "likelihood": "double", "iteration": "int32", "header": "string", "header_path": "list<string>", "url": "string", "source": "string",
+    "start": "int64", "end": "int64", "language": "string", "confidence": "double", "instruction_model": "string",
+    "instruction_seed": "int64", "instruction_prompt_cut": "bool", "instruction_log_prob": "double", "rating_model": "string",
+    "rating_seed": "int64", "rating_prompt_cut": "bool", "likelihood_model": "string", "likelihood_prompt_cut": "bool",
 }  # fmt: skip
 ANSWER_COLUMNS = {
     **_COMMON, "sample": "int32", "finish": "string", "log_prob": "double", "prompt_tokens": "int32", "output_tokens": "int32",
     "model": "string",
 }  # fmt: skip
 WITHHELD = ("messages", "response", "header", "header_path")  # of a page, by reference; the hash of the response stays
-_EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})*\.[A-Za-z]{2,24}\b")
 NO_TEXT, EMPTY = "prompt of ids, without a text", "empty answer"
 
 
@@ -45,16 +45,22 @@ def pair_rows(curated: epath.Path, iteration: int, with_seed: bool, tags: bool) 
 
 
 def _pair(example: Example, iteration: int | None, tags: bool) -> Row:
-    rated = example.rated
+    rated, likely = example.rated, example.likely
     row = _row(question(example.instruction, example.kind, tags), example.instruction, example.response, example.kind, example.id)
     row |= {"source": example.source, "iteration": iteration}
     if rated is not None:
-        candidate, segment = rated.candidate, rated.candidate.segment
         row |= {
             "score": rated.score, "scores": list(rated.scores), "probabilities": list(rated.probabilities),
-            "label_mass": getattr(rated, "mass", None), "rating_texts": list(rated.texts),
+            "label_mass": rated.mass, "rating_texts": list(rated.texts),
             "rating_model": rated.model, "rating_seed": rated.seed, "rating_prompt_cut": rated.prompt_cut,
+        }  # fmt: skip
+    if likely is not None:
+        row |= {"likelihood": likely.score, "likelihood_model": likely.model, "likelihood_prompt_cut": likely.prompt_cut}
+    if history := rated or likely:
+        candidate, segment = history.candidate, history.candidate.segment
+        row |= {
             "instruction_model": candidate.model, "instruction_seed": candidate.seed, "instruction_prompt_cut": candidate.prompt_cut,
+            "instruction_log_prob": candidate.log_prob,
             "header": segment.header, "header_path": list(segment.header_path), "url": segment.url, "source": segment.source,
             "start": segment.start, "end": segment.end, "language": segment.language, "confidence": segment.confidence,
         }  # fmt: skip
@@ -116,4 +122,4 @@ def text_digest(text: str) -> str:
 
 def holds_address(row: Row) -> bool:
     """Whether an e-mail address is in the texts."""
-    return any(_EMAIL.search(row[name]) for name in ("instruction", "response"))
+    return any(count_emails(row[name]) for name in ("instruction", "response"))

@@ -1,10 +1,9 @@
 """All numbers of a run's page, from what its stages have left so far. Files of records are read one record at a time."""
 
-import json
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,8 +13,8 @@ from etils import epath
 from humpback import keys, storage
 from humpback.decoding.parts import number_of
 from humpback.errors import UserError
-from humpback.evaluation import statistics
-from humpback.records import Candidate, Example, Rated, numbered_lines, read_shards
+from humpback.evaluation import paired, statistics
+from humpback.records import Candidate, Example, Rated, read_rows, read_shards
 from humpback.report import texts
 
 _BIN = 200  # characters, of lengths
@@ -104,7 +103,7 @@ def drawn(seed: int, purpose: str, ids: Sequence[int]) -> np.ndarray:
 def _stages(run: epath.Path) -> list[epath.Path]:
     """The complete stages in the order in which they are made."""
     first = ["base", "seed", "segments", "backward", "candidates", "forward-0"]
-    kinds = ["ratings", "curated", "forward"]
+    kinds = ["ratings", "likelihood", "judge", "curated", "forward"]
     found = [path for path in (run.iterdir() if run.is_dir() else ()) if (path / "manifest.json").exists()]
 
     def place(name: str) -> tuple[int, int]:
@@ -123,8 +122,8 @@ def _scored(run: epath.Path, t: int) -> Scored:
         if rated.score is not None:
             found.add(rated.id, rated.candidate.instruction, rated.candidate.segment.text)
             scores.append(rated.score)
-            if (mass := getattr(rated, "mass", None)) is not None:
-                masses.append(mass)
+            if rated.mass is not None:
+                masses.append(rated.mass)
     return Scored(found, scores, masses, asked)
 
 
@@ -177,12 +176,11 @@ def _funnel(done: Mapping[str, Any], reasons: Counter[str], scored: Mapping[int,
 
 
 def _rating(one: Scored) -> dict[str, Any]:
-    masses = sorted(one.masses)
     return {
         "asked": one.asked, "valid": len(one.scores), "invalid_rate": 1 - len(one.scores) / one.asked if one.asked else 0.0,
         "histogram": statistics.histogram(one.scores), **statistics.mean_sd(one.scores),
         "score_length_correlation": statistics.correlation(one.scores, one.texts.outputs),
-        "label_mass": {"p5": masses[len(masses) // 20], "median": masses[len(masses) // 2]} if masses else None,
+        "label_mass": {name: statistics.quantile(one.masses, share) for name, share in (("p5", 0.05), ("median", 0.5))},
     }  # fmt: skip
 
 
@@ -259,34 +257,19 @@ def _rates(done: Mapping[str, Any], reasons: Counter[str]) -> dict[str, Any]:
     return {"candidates": total, "unusable": rates, "contaminated_segments": contaminated if "segments" in done else None}
 
 
-def _held_out(run: epath.Path, done: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Nats per target token of each model on each task, and its paired difference from the base."""
-    rows = []
-    for task in ("backward", "forward"):
-        scores: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}
-        for stage in (name for name in done if name.partition("-")[0] == task):
-            own = (line for line in _rows(run / stage / "held_out.jsonl") if "rotation" not in line)  # not behind another pair's prompt
-            for line in own:
-                scores.setdefault((line.get("set", "held out"), line["model"]), {})[line["id"]] = (line["nats"], line["tokens"])
-        for (name, model), by_id in scores.items():
-            base = scores.get((name, "base"), {})
-            if by_id and by_id.keys() <= base.keys():
-                found = statistics.paired_difference(list(by_id.values()), [base[i] for i in by_id])
-                rows.append({"task": task, "set": name, "model": model, **found})
-    return rows
+def _held_out(run: epath.Path, done: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """For each task what `paired.compare` says of the models so far."""
+    files = {task: [run / name / paired.FILE for name in done if name.partition("-")[0] == task] for task in ("backward", "forward")}
+    return {task: paired.compare(row for path in paths for row in read_rows(path)) for task, paths in files.items()}
 
 
 def _curve(folder: epath.Path) -> list[list[float]]:
     """[step, loss], of a step that was done again the last."""
     found = {}
     for name in storage.list_files(folder):
-        for row in _rows(folder / name):
+        for row in read_rows(folder / name):
             if "loss" in row and math.isfinite(row["loss"]):
                 found[row["step"]] = row["loss"]
     return [[step, found[step]] for step in sorted(found)]
 
 
-def _rows(path: epath.Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for _, line in numbered_lines(path):
-            yield json.loads(line)

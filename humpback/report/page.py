@@ -1,14 +1,12 @@
 """The page: one file without a request to anywhere, readable without its script, whose numbers all stand in one JSON in it."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from humpback.report import views
 from humpback.report.assets import SCRIPT, STYLE
-from humpback.report.markup import Html, tag
+from humpback.report.markup import Html, source_hash, tag
 from humpback.report.numbers import Found
 
 View = Callable[[Mapping[str, Any]], Html | None]
@@ -28,7 +26,8 @@ def render(found: Found, other: Found | None = None) -> str:
     )  # fmt: skip
     numbers = {"run": found.numbers, **({"compared_with": other.numbers} if other else {})}
     data = json.dumps(numbers, sort_keys=True, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
-    policy = f"default-src 'none'; style-src '{_hash(STYLE)}'; script-src '{_hash(SCRIPT)}'; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src '{source_hash(STYLE)}'; script-src '{source_hash(SCRIPT)}'; "
+    policy += "base-uri 'none'; form-action 'none'"
     head = tag(
         "head", tag("meta", charset="utf-8"), tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"), tag("title", title), tag("style", Html(STYLE)),
@@ -40,13 +39,10 @@ def render(found: Found, other: Found | None = None) -> str:
 def _section(number: int, name: str, view: View, missing: str, found: Found, other: Found | None) -> Html:
     """A view of one run, or of two side by side; without what it needs, the command that makes that."""
     shown = [one and view(one.numbers) for one in (found, other)]
-    told = ["Not there yet: ", tag("code", missing)] if missing else ["Not measured: no command of this version does it."]
+    told: list[Html | str] = ["Not there yet: " if view is not views.absent else "Of files beside a run: ", tag("code", missing)]
+    told = told if missing else ["Not measured: no command of this version does it."]
     parts = [content or tag("p", told, class_="missing") for content in shown[: 2 if other else 1]]
     if other:
         runs = (found.numbers["run"], other.numbers["run"])
         parts = [tag("div", [tag("div", tag("h3", run), part) for run, part in zip(runs, parts, strict=True)], class_="pair")]
     return tag("section", tag("h2", f"{number} · {name}"), parts, id=f"v{number}")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,6 +1,5 @@
 """What a page shows of texts: unique trigrams and repeated instructions of samples of the same size, examples, and what was dropped."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,12 +9,12 @@ from etils import epath
 
 from humpback import storage
 from humpback.decoding.parts import number_of
+from humpback.evaluation import diversity
 from humpback.records import Candidate, Example, Rated, read_shards
 
 _SAMPLE = 10_000  # pairs of a set, at most
 _BYTES = 10_000_000  # of examples' texts
 _EXTREMES, _RANDOM, _OF_A_REASON = 5, 10, 3
-_WORD = re.compile(r"\w+")
 
 Draw = Callable[[Any, str], np.ndarray]
 Pair = tuple[str, str, str]  # id, instruction, response
@@ -30,22 +29,12 @@ def trigrams(run: epath.Path, done: Mapping[str, Any], sets: Mapping[str, Any], 
     rows = {}
     for name, one in sets.items():
         chosen = set(draw(one.ids, f"report trigrams {name}")[:size].tolist())
-        found: dict[str, set[tuple[str, ...]]] = {"instruction": set(), "response": set()}
-        totals: Counter[str] = Counter()
-        said: Counter[str] = Counter()
-        for record_id, instruction, response in _pairs(run, name):
-            if number_of(record_id) not in chosen:
-                continue
-            said[" ".join(_WORD.findall(instruction.lower()))] += 1
-            for field, text in (("instruction", instruction), ("response", response)):
-                words = _WORD.findall(text.lower())
-                grams = list(zip(words, words[1:], words[2:], strict=False))
-                totals[field] += len(grams)
-                found[field].update(grams)
+        pairs = [(instruction, response) for i, instruction, response in _pairs(run, name) if number_of(i) in chosen]
         rows[name] = {
-            field: {"trigrams": totals[field], "unique": len(grams), "share": len(grams) / totals[field] if totals[field] else None}
-            for field, grams in found.items()
-        } | {"repeated_instructions": said.total() - len(said)}
+            field: {"trigrams": found["all"], "unique": found["unique"], "share": found["unique"] / found["all"] if found["all"] else None}
+            for place, field in enumerate(("instruction", "response"))
+            for found in [diversity.trigrams(pair[place] for pair in pairs)]
+        } | {"repeated_instructions": len(pairs) - len({" ".join(diversity.words(instruction)) for instruction, _ in pairs})}
     return {"pairs_of_each_set": size, "sets": rows}
 
 
@@ -128,7 +117,7 @@ def _of_candidate(candidate: Candidate) -> dict[str, Any]:
     segment = candidate.segment
     return {
         "id": candidate.id, "instruction": candidate.instruction, "text": segment.text, "header": " › ".join(segment.header_path),
-        "url": segment.url, "place": f"{segment.source}, bytes {segment.start} to {segment.end}", "reason": candidate.reason,
+        "url": segment.url, "place": f"{segment.source}, {segment.start} to {segment.end}", "reason": candidate.reason,
         "scores": {}, "texts": {}, "why": {}, "curated": [],
     }  # fmt: skip
 

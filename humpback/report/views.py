@@ -30,7 +30,7 @@ def ratings(n: Numbers) -> Html | None:
     header = ("judge", "asked", "valid", "invalid", "mean", "sd", "r with length", "label mass: 5th percentile", "median", *labels)
     body = [
         (f"M_{int(t) - 1}", one["asked"], one["valid"], percent(one["invalid_rate"]), number(one["mean"]), number(one["sd"]),
-         number(one["score_length_correlation"]), *(number((one["label_mass"] or {}).get(key)) for key in ("p5", "median")),
+         number(one["score_length_correlation"]), *(number(one["label_mass"][key]) for key in ("p5", "median")),
          *one["histogram"].values())
         for t, one in rows
     ]  # fmt: skip
@@ -110,15 +110,23 @@ def rates(n: Numbers) -> Html | None:
 
 
 def held_out(n: Numbers) -> Html | None:
-    """Likelihoods of the held-out pairs under each model, paired with the base's."""
-    if not n["held_out"]:
+    """Likelihoods of the held-out pairs under each model, paired with those of the base and of the model before, and what that shows."""
+    rows: list[tuple[Any, ...]] = []
+    for task, compared in n["held_out"].items():
+        for found in compared:
+            for row in found["models"]:
+                head = (task, found["set"], found["measure"], row["model"], number(row["value"], 4))
+                rows += [
+                    (*head, other, number(of["difference"], 4), *(number(end, 4) for end in of["interval"] or (None, None)), of["pairs"],
+                     of["verdict"])
+                    for other, of in row["against"].items()
+                ]  # fmt: skip
+                rows += [] if row["against"] else [(*head, "", "", "", "", row["pairs"], "")]
+    if not rows:
         return None
-    rows = [
-        (row["task"], row["set"], row["model"], number(row["value"], 4), *(number(row[k], 4) if row["model"] != "base" else "" for k in
-         ("difference", "standard_error")), row["pairs"], row["tokens"])
-        for row in n["held_out"]
-    ]  # fmt: skip
-    return table(("task", "set", "model", "nats a token", "minus base", "± s.e.", "pairs", "tokens"), rows, "Paired by example")
+    header = ("task", "set", "measure", "model", "nats a token", "against", "difference", "from", "to", "pairs", "what can be seen")
+    about = "nll: behind a target's own prompt, lower is better; gain: how much it rises behind those of other pairs, higher is better."
+    return join([tag("p", about), table(header, rows, "Paired by example; from and to: two standard errors to both sides")])
 
 
 def training(n: Numbers) -> Html | None:
@@ -153,11 +161,11 @@ def time(n: Numbers) -> Html | None:
          one["devices"])
         for name, one in n["time"].items()
     ]  # fmt: skip
-    return table(("stage", "seconds", "tokens", "tokens/s", "devices"), rows, "Of the calls that finished the stages")
+    return table(("stage", "seconds", "tokens", "tokens/s", "devices"), rows, "Of all attempts of a stage")
 
 
 def absent(n: Numbers) -> Html | None:
-    """What this version does not measure."""
+    """What no run holds, though a command may measure it of other files."""
     return None
 
 
@@ -168,15 +176,15 @@ VIEWS = (
     ("What a threshold keeps", threshold, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
     ("One judge against the next", agreement, "humpback curate --config=CONFIG --workdir=RUN --iteration=2"),
     ("Lengths", lengths, "humpback seed --config=CONFIG --workdir=RUN"),
-    ("Verbs and nouns", absent, ""),
+    ("Verbs and nouns", absent, "humpback evaluate --task=diversity --input=PAIRS"),
     ("Trigrams and repeated instructions", trigrams, "humpback seed --config=CONFIG --workdir=RUN"),
     ("What cannot be used", rates, "humpback augment --config=CONFIG --workdir=RUN"),
     ("Held-out likelihoods", held_out, f"{_RUN} --config.seed_pairs.held_out=100"),
     ("Training", training, "humpback finetune --config=CONFIG --workdir=RUN --task=backward"),
-    ("Win rates", absent, ""),
-    ("By source of prompts", absent, ""),
+    ("Win rates", absent, "humpback evaluate --task=winrate --input=ANNOTATIONS"),
+    ("By source of prompts", absent, "humpback evaluate --task=winrate --input=ANNOTATIONS"),
     ("Benchmarks", absent, ""),
-    ("Scaling", absent, ""),
+    ("Scaling", absent, "humpback evaluate --task=scaling --input=POINTS"),
     ("Sites", sites, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
     ("Time", time, _RUN),
 )

@@ -1,10 +1,8 @@
 """One page of the review: a text, three buttons, and keys for them."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 
-from humpback.report.markup import Html, tag
+from humpback.report.markup import Html, source_hash, tag
 
 STYLE = """
 :root{color-scheme:light dark}
@@ -23,11 +21,7 @@ addEventListener("keydown", event => {
 """
 
 
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-POLICY = f"default-src 'none'; style-src '{_hash(STYLE)}'; script-src '{_hash(SCRIPT)}'; form-action 'self'; base-uri 'none'"
+POLICY = f"default-src 'none'; style-src '{source_hash(STYLE)}'; script-src '{source_hash(SCRIPT)}'; form-action 'self'; base-uri 'none'"
 _BUTTONS = (("yes", "y", "Yes, a good pair"), ("no", "n", "No"), ("skip", "s", "Skip"))
 
 

@@ -101,6 +101,7 @@ class Judge:
         mode = rubric_mode(self._run.cfg.curate)
         template = lambda text: prompts.rating_prompt(text, text, mode, self.rubric) if mode else prompts.forward_prompt(text)  # noqa: E731
         if self._opened is None or self._opened[2] != fitting.fitted(self._run, stage, self._opened[0].info.config):
+            self._opened = None  # one engine at a time has room
             self._opened = open_engine(self._run, stage, self.name, {"forward"}, template)
         return self._opened
 
@@ -182,8 +183,8 @@ class Rater:
         """The mean of 1 … 5 under the probabilities of the five digits."""
         if not answers:
             return self._rated(candidate, None, (), (), (), candidate.reason)
-        score, mass = expected_score(answers[0]), float(np.exp(answers[0].astype(np.float64)).sum())
-        return msgspec.structs.replace(self._rated(candidate, score, (score,), (), softmax(answers[0])), mass=mass)
+        score = expected_score(answers[0])
+        return msgspec.structs.replace(self._rated(candidate, score, (score,), (), softmax(answers[0])), mass=label_mass(answers[0]))
 
     def _sampled(self, candidate: Candidate, answers: list[Result]) -> Rated:
         """The mean of the generated ratings; those without a valid score line count in nothing but the report."""
@@ -225,6 +226,11 @@ def label_ids(tokenizer: Tokenizer, lead: str, labels: Sequence[int | str], who:
 def expected_score(logits: np.ndarray) -> float:
     """The mean of 1 … 5 under the digits' logits, or log-probabilities, f32 [5]."""
     return math.fsum(d * p for d, p in zip(DIGITS, softmax(logits), strict=True))
+
+
+def label_mass(log_probs: np.ndarray) -> float:
+    """What labels have together of the whole vocabulary's probability."""
+    return float(np.exp(log_probs.astype(np.float64)).sum())
 
 
 def softmax(logits: np.ndarray) -> tuple[float, ...]:

@@ -248,12 +248,6 @@ class Stage:
         if time.monotonic() - self._published > _METRICS_SECONDS:
             self.publish_metrics()
 
-    def measured(self, key: str, name: str) -> dict[Any, Any]:
-        """Of the metrics that earlier attempts have published, the last value `name` of each `key`."""
-        files = (self.path / "metrics" / file for file in storage.list_files(self.path / "metrics"))
-        rows = (json.loads(line) for file in files for line in file.read_text().splitlines())
-        return {row[key]: row[name] for row in rows if key in row and name in row}
-
     def publish_metrics(self) -> None:
         """Publishes the rows that wait for it, before a stage ends early."""
         if self._metrics and distributed.is_first():

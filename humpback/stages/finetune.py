@@ -14,6 +14,7 @@ from absl import flags
 from humpback import config as configs
 from humpback import distributed, prompts, storage
 from humpback.errors import UserError
+from humpback.evaluation import paired
 from humpback.model.weights import LlamaConfig
 from humpback.models import folders
 from humpback.models.folders import digest_of
@@ -26,7 +27,6 @@ from humpback.tokens.tokenizer import Tokenizer
 from humpback.training import checkpoint, evaluate, events, loop, optimizer, placement
 
 TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
-HELD_OUT_FILE = held_out.FILE
 
 PairOf = Callable[[Example, str], tuple[prompts.Prompt, str]]  # pair, task → prompt, target
 
@@ -59,11 +59,9 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     data = _stage_data(run, stage, field, task, iteration, base.tokenizer)
     distributed.by_first(f"begin {stage.path}", stage.begin)
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
-    tokens = stage.measured("step", "tokens")  # of each step; one that is done again counts once
     with contextlib.closing(events.Events(stage.path / "events")) as scalars:
 
         def metrics(row: dict) -> None:
-            tokens[row["step"]] = row["tokens"]
             stage.metrics(row)
             scalars.write(row)
             if ft.checkpoint_every and row["step"] % ft.checkpoint_every == 0:  # the run may continue from there
@@ -71,7 +69,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
                 scalars.flush()
 
         try:
-            trained, step = loop.train(
+            trained, step, tokens = loop.train(
                 base, data.examples, loop.Training(ft, run.cfg.seed, name, info),
                 mesh=run.mesh(), dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
             )  # fmt: skip
@@ -80,19 +78,18 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     folders.save_model(stage.path, info, trained, base.tokenizer)
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}
-    measured = measure_held_out(run, task, base.info.config, models, data.held_out, ft.compute_dtype)
-    measured += measure_questions(run, task, base, models, ft.compute_dtype)
+    measured = measure(run, task, base.info.config, models, data.questions, ft.compute_dtype)
     if not measured:
         length = run.cfg.decoding.length
         say(f"{name}: not measured, as no pair is held out (seed_pairs.held_out) or none fits into decoding.length = {length}")
     if distributed.is_first():
-        storage.publish(stage.path / HELD_OUT_FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
+        storage.publish(stage.path / paired.FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
     digests = folders.weights_digest(trained)
     stage.finish(
         counts=data.counts,
         dropped=data.dropped,
-        files=[HELD_OUT_FILE],
-        tokens=sum(tokens.values()),
+        files=[paired.FILE],
+        tokens=tokens,
         step=step,
         weights=digests,
         weights_sha256=digest_of(digests),
@@ -100,11 +97,11 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
 
 
 class StageData(NamedTuple):
-    """What trains, and what measures: the held-out pairs and the dev set's; how many there are, of which kind and with a cut prompt; and
-    how many are left out, by reason."""
+    """What trains, and what measures: the questions of held_out.py and the dev set's pairs; how many there are, of which kind and with a
+    cut prompt; and how many are left out, by reason."""
 
     examples: list[TokenExample]
-    held_out: list[TokenExample]
+    questions: list[tuple[held_out.Question, TokenExample]]
     dev: list[TokenExample]
     counts: dict[str, int]
     dropped: dict[str, int]
@@ -124,17 +121,28 @@ def _stage_data(run: Run, stage: Stage, field: str, task: str, iteration: int, t
     count, taken = len(data.examples), math.prod(optimizer.schedule(len(data.examples), ft))
     unseen = max(0, count - taken)
     warn_of_many(stage.name, unseen, count, f"examples are not trained on: {field}.steps and batch take {taken}")
-    held_out = _measured_data(stage, run, "held_out", task, tokenizer, "decoding.length", inference_pair)
-    dev = TrainingData([], {}, {})
+    counts, dropped = Counter(data.counts), Counter(data.dropped | {"not trained on": unseen})
+
+    def measured(kind: str, pairs: list[Example], field: str, pair_of: PairOf) -> list[TokenExample]:
+        found = _measured_data(stage, run, kind, pairs, task, tokenizer, field, pair_of)
+        counts.update({f"{kind} {what}": number for what, number in found.counts.items()})
+        dropped.update({f"{kind}: {why}": number for why, number in found.dropped.items()})
+        return found.examples
+
+    questions: list[tuple[held_out.Question, TokenExample]] = []
+    for name, of_set in held_out.read_sets(run.workdir, run.cfg.evaluation.sets).items():
+        own = measured(held_out.shards_of(name), of_set, "decoding.length", inference_pair)
+        questions += [(held_out.question(name, example.id), example) for example in own]
+        for rotation, swapped in held_out.rotated(of_set) if task == "forward" else ():
+            others, lost = tokenize(swapped, tokenizer, task, run.cfg.wrapper, run.cfg.decoding.length, inference_pair)
+            questions += [(held_out.question(name, example.id, rotation), example) for example in others]
+            dropped.update({f"{held_out.shards_of(name)} behind other prompts: {why}": number for why, number in lost.items()})
+    dev: list[TokenExample] = []
     if ft.dev_every:
-        dev = _measured_data(stage, run, "dev", task, tokenizer, f"{field}.length", training_pair)
-        if not dev.examples:
-            raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({dev.dropped})")
-    counts, dropped = dict(data.counts), {**data.dropped, "not trained on": unseen}
-    for kind, measured in (("held_out", held_out), ("dev", dev)):
-        counts |= {f"{kind} {what}": number for what, number in measured.counts.items()}
-        dropped |= {f"{kind}: {why}": number for why, number in measured.dropped.items()}
-    return StageData(data.examples, held_out.examples, dev.examples, counts, dropped)
+        dev = measured("dev", list(read_shards(run.workdir / "seed", "dev", Example)), f"{field}.length", training_pair)
+        if not dev:
+            raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({dict(dropped)})")
+    return StageData(data.examples, questions, dev, dict(counts), dict(dropped))
 
 
 class TrainingData(NamedTuple):
@@ -158,10 +166,11 @@ def training_data(pairs: Mapping[str, Sequence[Example]], tokenizer: Tokenizer, 
     return TrainingData(tokens, {"examples": len(tokens), **counts, PROMPTS_CUT: _count_cut(tokens)}, dict(dropped))
 
 
-def _measured_data(stage: Stage, run: Run, kind: str, task: str, tokenizer: Tokenizer, field: str, pair_of: PairOf) -> TrainingData:
-    """The pairs of seed/ that measure, `held_out` or `dev`, in the length that a config field says. Warns of many that are left out or
-    cut."""
-    pairs, length = list(read_shards(run.workdir / "seed", kind, Example)), run.place.now.values[field]
+def _measured_data(
+    stage: Stage, run: Run, kind: str, pairs: Sequence[Example], task: str, tokenizer: Tokenizer, field: str, pair_of: PairOf
+) -> TrainingData:
+    """Pairs that measure, in the length that a config field says. Warns of many that are left out or cut."""
+    length = run.place.now.values[field]
     tokens, dropped = tokenize(pairs, tokenizer, task, run.cfg.wrapper, length, pair_of)
     cut, room = _count_cut(tokens), f"{field} = {length}"
     what = f"{kind} pairs do not measure, as they do not fit into {room} or have no target"
@@ -181,33 +190,22 @@ def _warn_of_length(stage: str, pairs: Mapping[str, Sequence[Example]], data: Tr
     warn_of_many(stage, data.counts[PROMPTS_CUT], len(data.examples), f"prompts are cut to fit into {length}")
 
 
-def measure_held_out(
-    run: Run, task: str, cfg: LlamaConfig, models: dict[str, Any], held_out: Sequence[TokenExample], compute_dtype: str
+def measure(
+    run: Run,
+    task: str,
+    cfg: LlamaConfig,
+    models: Mapping[str, Any],
+    questions: Sequence[tuple[held_out.Question, TokenExample]],
+    compute_dtype: str,
 ) -> list[dict[str, Any]]:
-    """{model, task, id, nats, tokens} of every held-out pair under each model: nats of the target and its end, prompts as at
-    inference. The same pairs and ids for every model."""
-    rows = []
-    for name, params in models.items():
-        scores = evaluate.nll(cfg, params, held_out, length=run.cfg.decoding.length, mesh=run.mesh(), compute_dtype=compute_dtype)
-        rows += [
-            {"model": name, "task": task, "id": example.id, "nats": float(nats), "tokens": int(count)}
-            for example, nats, count in zip(held_out, scores.nats, scores.tokens, strict=True)
-        ]
-    return rows
-
-
-def measure_questions(
-    run: Run, task: str, base: folders.Model, models: dict[str, Any], compute_dtype: str
-) -> list[dict[str, Any]]:
-    """Rows as `measure_held_out`'s of what else is measured, see held_out.py."""
-    length, sets = run.cfg.decoding.length, held_out.read_sets(run.workdir, run.cfg.evaluation.sets)
-    asked = held_out.questions(sets, task, base.tokenizer, run.cfg.wrapper, length)
-    rows, examples = [], [example for _, example in asked]
-    for name, params in models.items() if asked else ():
-        scores = evaluate.nll(base.info.config, params, examples, length=length, mesh=run.mesh(), compute_dtype=compute_dtype)
+    """The rows of held_out.py, {model, task, id, nats, tokens, …}, of every question under each model: nats of the target and its end,
+    prompts as at inference."""
+    rows, examples = [], [example for _, example in questions]
+    for name, params in models.items() if questions else ():
+        scores = evaluate.nll(cfg, params, examples, length=run.cfg.decoding.length, mesh=run.mesh(), compute_dtype=compute_dtype)
         rows += [
             {"model": name, "task": task, **question, "nats": float(nats), "tokens": int(count)}
-            for (question, _), nats, count in zip(asked, scores.nats, scores.tokens, strict=True)
+            for (question, _), nats, count in zip(questions, scores.nats, scores.tokens, strict=True)
         ]
     return rows
 

@@ -1,28 +1,18 @@
-"""The pairs that measure every model, set by set: how likely the target is, and how much of that is owed to what was asked.
+"""The pairs that measure every model, set by set, and what is asked of them; evaluation/paired.py says what comes of the answers.
 
-seed/ holds each set: `held_out`, and `set-NAME` for each of evaluation.sets. A row of a training's file is {model, task, id, nats,
-tokens}, of other sets than `held_out` with their name as `set`, and with `rotation` r where the prompt is that of the r-th pair further on.
+seed/ holds each set: `held_out`, and `set-NAME` for each of evaluation.sets.
 """
 
-import json
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from etils import epath
 
-from humpback import prompts
-from humpback.evaluation import statistics
-from humpback.records import Example, numbered_lines, read_shards
-from humpback.tokens.examples import TokenExample, build_example
-from humpback.tokens.tokenizer import Tokenizer
+from humpback import keys, prompts
+from humpback.evaluation.paired import HELD_OUT, ROTATIONS
+from humpback.records import Example, read_shards
 
-FILE = "held_out.jsonl"
-HELD_OUT = "held_out"  # the name of the set that seed_pairs.held_out takes
-ROTATIONS = 3  # other prompts of the same set that each target is seen behind
-NLL, GAIN = "nll", "gain"
-
-Scores = dict[str, tuple[float, int]]  # pair's id → (nats, target tokens)
 Question = dict[str, Any]  # set, rotation, id
 
 
@@ -41,81 +31,38 @@ def read_sets(workdir: epath.Path, given: str) -> dict[str, list[Example]]:
     return {name: list(read_shards(workdir / "seed", shards_of(name), Example)) for name in set_names(given)}
 
 
-def rotated(pairs: Sequence[Example]) -> Iterable[tuple[int, Example, Example]]:
-    """Yields (r, pair, the pair r places further on) for r = 1 … ROTATIONS, fewer for a small set, none with the same instruction."""
+def rotated(pairs: Sequence[Example]) -> Iterable[tuple[int, list[Example]]]:
+    """Yields (r, the pairs, each under the instruction of the one r places further on) for r = 1 … ROTATIONS, fewer for a small set; a
+    pair whose instruction that is, too, is not there."""
+    asked = [prompts.bare(pair.instruction) for pair in pairs]
     for rotation in range(1, min(ROTATIONS, len(pairs) - 1) + 1):
-        for place, pair in enumerate(pairs):
-            other = pairs[(place + rotation) % len(pairs)]
-            if prompts.bare(other.instruction) != prompts.bare(pair.instruction):
-                yield rotation, pair, other
+        others = [(place + rotation) % len(pairs) for place in range(len(pairs))]
+        yield rotation, [
+            msgspec.structs.replace(pair, instruction=pairs[other].instruction)
+            for place, (pair, other) in enumerate(zip(pairs, others, strict=True))
+            if asked[other] != asked[place]
+        ]
 
 
-def questions(
-    sets: Mapping[str, Sequence[Example]], task: str, tokenizer: Tokenizer, wrapper: str, length: int
-) -> list[tuple[Question, TokenExample]]:
-    """What is measured beside the held-out pairs' own prompts: those of the other sets; and, forward, every target behind other prompts
-    of its set. A pair that does not fit is left out."""
-    asked: list[tuple[Question, prompts.Prompt, str]] = []
-    for name, pairs in sets.items():
-        for pair in pairs if name != HELD_OUT else ():
-            prompt = prompts.backward_prompt(pair.response) if task == "backward" else prompts.forward_prompt(pair.instruction)
-            target = prompts.bare(pair.instruction) if task == "backward" else pair.response.strip()
-            asked.append(({"set": name, "id": pair.id}, prompt, target))
-        for rotation, pair, other in rotated(pairs) if task == "forward" else ():
-            question = {"set": name, "rotation": rotation, "id": pair.id}
-            asked.append((question, prompts.forward_prompt(other.instruction), pair.response.strip()))
-    built = [(q, build_example(tokenizer, q["id"], prompt, target, prompts.WRAPPERS[wrapper], length)) for q, prompt, target in asked]
-    return [(question, example) for question, example in built if isinstance(example, TokenExample)]
-
-
-class Measured:
-    """The rows of a run's trainings of one task."""
-
-    def __init__(self, files: Iterable[epath.Path]):
-        self._rows: dict[tuple[str, str, int], Scores] = {}
-        self.models: list[str] = []
-        for path in files:
-            for _, line in numbered_lines(path):
-                row = json.loads(line)
-                key = (row["model"], row.get("set", HELD_OUT), row.get("rotation", 0))
-                self._rows.setdefault(key, {})[row["id"]] = (row["nats"], row["tokens"])
-                if row["model"] not in self.models:
-                    self.models.append(row["model"])
-
-    def scores(self, model: str, name: str, measure: str) -> Scores:
-        """Of each pair of a set. NLL: nats of its target. GAIN: how many more they are, on average, behind other prompts of its set."""
-        own = self._rows.get((model, name, 0), {})
-        if measure == NLL:
-            return own
-        others = [self._rows.get((model, name, rotation), {}) for rotation in range(1, ROTATIONS + 1)]
-        found: Scores = {}
-        for pair, (nats, tokens) in own.items():
-            swapped = [scores[pair][0] for scores in others if pair in scores]
-            if swapped:
-                found[pair] = (math.fsum(swapped) / len(swapped) - nats, tokens)
-        return found
-
-
-def compare(measured: Measured, names: Collection[str]) -> list[dict[str, Any]]:
-    """For each set and measure the value of each model, and its paired differences from the base and from the model before it, with
-    what they allow to say. A set, or measure, that was not measured is not there."""
-    found = []
-    for name in names:
-        for measure in (NLL, GAIN):
-            scores = {model: s for model in measured.models if (s := measured.scores(model, name, measure))}
-            if "base" not in scores:
-                continue
-            models = []
-            for place, (model, of_model) in enumerate(scores.items()):
-                before = list(scores)[:place]
-                against = {other: _difference(of_model, scores[other], measure) for other in dict.fromkeys([*before[:1], *before[-1:]])}
-                value = math.fsum(nats for nats, _ in of_model.values()) / sum(tokens for _, tokens in of_model.values())
-                models.append({"model": model, "value": value, "pairs": len(of_model), "against": against})
-            found.append({"set": name, "measure": measure, "models": models})
+def partners(pairs: Sequence[tuple[str, str]], seed: int, purpose: str) -> list[int | None]:
+    """Of each (id, instruction) the place of another one with another instruction, which its own key draws; None where there is none."""
+    asked = [prompts.bare(instruction) for _, instruction in pairs]
+    same: dict[str, list[int]] = {}
+    for place, instruction in enumerate(asked):
+        same.setdefault(instruction, []).append(place)
+    words = keys.record_words(seed, purpose, [record_id for record_id, _ in pairs])
+    found: list[int | None] = []
+    for instruction, word in zip(asked, words.tolist(), strict=True):
+        others = len(pairs) - len(same[instruction])
+        place = word * others >> 32
+        for taken in same[instruction]:  # the place among all of that among the others
+            place += taken <= place
+        found.append(place if others else None)
     return found
 
 
-def _difference(scores: Scores, others: Scores, measure: str) -> dict[str, Any]:
-    both = [pair for pair in scores if pair in others]
-    difference = statistics.paired_difference([scores[pair] for pair in both], [others[pair] for pair in both])
-    return {**difference, "verdict": statistics.verdict(difference, lower_is_better=measure == NLL)}
+def question(name: str, pair: str, rotation: int = 0) -> Question:
+    """What is asked of a pair of a set: its own prompt, or that of the `rotation`-th pair further on."""
+    if rotation:
+        return {"set": name, "rotation": rotation, "id": pair}
+    return {"id": pair} if name == HELD_OUT else {"set": name, "id": pair}

@@ -1,26 +1,30 @@
 """Self-curation with a look at the judge: does it tell a human pair from the same response under another pair's instruction?"""
 
+import functools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
-from humpback import distributed, keys, prompts
+from humpback import distributed, prompts
 from humpback.decoding.engine import Engine
-from humpback.decoding.offline import Inputs, Output, Target, Task
+from humpback.decoding.offline import Output, Target, Task
 from humpback.decoding.parts import number_of
 from humpback.decoding.serving import serve
 from humpback.evaluation import judging
 from humpback.models.folders import Model
+from humpback.progress import warn_of_many
 from humpback.records import Candidate, Example, Judged, Probe, Segment, read_shards, record_id, shard_paths, write_shards
 from humpback.stages import commandline, curate, held_out, likelihood
 from humpback.stages.directory import Run, Stage
 from humpback.stages.models import inputs_of
+from humpback.tokens.examples import PROMPTS_CUT
 
 define_flags = curate.define_flags
 TRUE, SWAPPED, NONSENSE = "true", "swapped", "nonsense"
+ALONE = "no pair with another instruction"
 SCORES = RUBRIC, LIKELIHOOD = "rubric", "likelihood"  # also the folders of the stage
 
 
@@ -47,12 +51,13 @@ def diagnose(run: Run, iteration: int, judge: "curate.Judge | None" = None) -> N
     probes = [probe for name, pairs in sets.items() for probe in probes_of(name, pairs, cfg.seed)]
     files: list[str] = []
     counts: dict[str, Any] = {"pairs": sum(probe.kind == TRUE for probe in probes)}
+    dropped = Counter({ALONE: sum(map(len, sets.values())) - counts["pairs"]})
     tokens = 0
     if probes:
         files += distributed.by_first(f"probes of {stage.path}", lambda: _write(stage, probes))
         judge = judge or curate.Judge(run, iteration)
         model, opened, decoding = judge.open(stage)
-        counts |= {"probes": len(probes), "rejects": 0}
+        counts |= {"probes": len(probes), PROMPTS_CUT: 0}
         asked = {RUBRIC: curate.rubric_mode(cfg.curate), LIKELIHOOD: curate.with_likelihood(cfg.curate)}
         for score in (score for score, wanted in asked.items() if wanted):
             if score == RUBRIC:
@@ -60,25 +65,24 @@ def diagnose(run: Run, iteration: int, judge: "curate.Judge | None" = None) -> N
             else:
                 engine, task = likelihood.engine_of(opened), _likelihood_task(model, cfg.decoding.length)
             output = Output(stage.path / score, "judged", stage.name, stage.metrics, stage)
-            done = serve(engine, task, _inputs(stage), output, decoding)
+            done = serve(engine, task, inputs_of(shard_paths(stage.path, "probes"), Probe), output, decoding)
             files += [f"{score}/{name}" for name in done.files]
-            counts["rejects"] += done.counts["rejects"] or 0
+            counts[PROMPTS_CUT] += distributed.by_first(f"{score} cut", functools.partial(_count_cut, stage, score))
+            dropped.update(done.rejected)
             tokens += done.tokens
-    stage.finish(counts=counts, files=files, tokens=tokens)
+        lost, what = dropped.total() - dropped[ALONE], f"probes do not fit into decoding.length = {cfg.decoding.length}"
+        warn_of_many(stage.name, lost, len(probes), what)
+    stage.finish(counts=counts, dropped=dict(dropped), files=files, tokens=tokens)
 
 
 def probes_of(name: str, pairs: Sequence[Example], seed: int) -> Iterable[Probe]:
     """Three of each pair that is not alone: under its own instruction, under one of the set that its key draws, and the first again, for
     the absurd rubric."""
-    ids = [f"{number_of(pair.id):016x}" for pair in pairs]
-    draws = keys.record_keys(seed, f"swap {name}", ids)
-    for pair, draw in zip(pairs, draws, strict=True):
-        others = [other for other in pairs if prompts.bare(other.instruction) != prompts.bare(pair.instruction)]
-        if not others:
+    named = [(f"{number_of(pair.id):016x}", pair.instruction) for pair in pairs]
+    for pair, other in zip(pairs, held_out.partners(named, seed, f"swap {name}"), strict=True):
+        if other is None:
             continue
-        word = int(jax.random.bits(jax.random.wrap_key_data(draw, impl="threefry2x32"), (), "uint32"))
-        swapped = others[word * len(others) >> 32]
-        for kind, asked in ((TRUE, pair), (SWAPPED, swapped), (NONSENSE, pair)):
+        for kind, asked in ((TRUE, pair), (SWAPPED, pairs[other]), (NONSENSE, pair)):
             text = pair.response.strip()
             yield Probe(record_id(f"{name} {kind} {pair.id}", 0, 0, text), name, kind, pair.id, prompts.bare(asked.instruction), text)
 
@@ -104,13 +108,13 @@ def _probe(of_pair: dict[str, Judged]) -> judging.Probe:
     )  # fmt: skip
 
 
+def _count_cut(stage: Stage, score: str) -> int:
+    return sum(judged.prompt_cut for judged in read_shards(stage.path / score, "judged", Judged))
+
+
 def _write(stage: Stage, probes: Sequence[Probe]) -> list[str]:
     stage.begin()
     return write_shards(stage.path, "probes", probes, len(probes))
-
-
-def _inputs(stage: Stage) -> Inputs:
-    return inputs_of(shard_paths(stage.path, "probes"), Probe)
 
 
 def _likelihood_task(model: Model, length: int) -> Task:

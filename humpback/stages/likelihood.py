@@ -44,7 +44,7 @@ def measure(run: Run, iteration: int, judge: "curate.Judge") -> None:
     done = serve(engine_of(engine), task, stage_inputs(run, "candidates", Candidate), output, decoding)
     found = distributed.by_first("likelihoods counted", lambda: _count(run, iteration))
     counts = {**done.counts, "asked": found["asked"], PROMPTS_CUT: found[PROMPTS_CUT]}
-    stage.finish(counts=counts, dropped={"not usable": found["not usable"]}, files=done.files, tokens=done.tokens)
+    stage.finish(counts=counts, dropped={"not usable": found["not usable"]} | done.rejected, files=done.files, tokens=done.tokens)
     what = f"candidates have no likelihood, as their text leaves no room in decoding.length = {run.cfg.decoding.length}"
     warn_of_many(stage.name, done.counts["rejects"], done.counts["in"], what)
 

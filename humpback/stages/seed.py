@@ -16,6 +16,7 @@ from humpback.corpus.duplicates import normalised
 from humpback.datasets.pair_files import BAD_LINE
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.errors import UserError
+from humpback.evaluation import paired
 from humpback.progress import say, warn_of_many
 from humpback.prompts import bare
 from humpback.records import Example, write_shards
@@ -55,15 +56,15 @@ def _deal(config: Config, stage: Stage, strict: bool) -> dict[str, Any]:
         dropped[CONTAMINATION] = len(pairs) - len(clean)
         pairs = clean
     sets = [(held_out.shards_of(name), source) for name, source in contents.named_sources(config.evaluation.sets)]
-    sources = {held_out.HELD_OUT: cfg.held_out_source, "dev": cfg.dev_source, **dict(sets)}
+    sources = {paired.HELD_OUT: cfg.held_out_source, "dev": cfg.dev_source, **dict(sets)}
     measured: dict[str, list[Example]] = {name: [] for name in sources}
     for name, source in sources.items():
         if source:
             measured[name], counts, _ = read(resolve(source))
             dropped |= {f"{name}: {reason}": count for reason, count in counts.items() if reason != "kept"}
     stage.check_contents()
-    others = [example for name, examples in measured.items() if name != held_out.HELD_OUT for example in examples]
-    train, measured[held_out.HELD_OUT], counts = split_seed(pairs, measured[held_out.HELD_OUT], cfg, others)
+    others = [example for name, examples in measured.items() if name != paired.HELD_OUT for example in examples]
+    train, measured[paired.HELD_OUT], counts = split_seed(pairs, measured[paired.HELD_OUT], cfg, others)
     counts |= {name: len(measured[name]) for name, _ in sets}
     stage.begin()
     files = []

@@ -13,9 +13,9 @@ from absl import flags
 
 from humpback import distributed, storage
 from humpback.errors import UserError
-from humpback.evaluation import statistics
-from humpback.records import Candidate, Example, Likely, Rated, read_shards
-from humpback.stages import commandline, curate, held_out, identity, judge, report
+from humpback.evaluation import paired, statistics
+from humpback.records import Candidate, Example, Likely, Rated, read_rows, read_shards
+from humpback.stages import commandline, curate, identity, judge, report
 from humpback.stages.directory import Run, read_manifest
 
 # What M_yx must show to have learned, in nats per target token on the held-out pairs.
@@ -259,16 +259,15 @@ def _overlap(sets: dict[int, set[int]]) -> list[dict[str, Any]]:
 
 
 def _held_out(run: Run, stages: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """For each task what `held_out.compare` says; [] for one without a model yet, or without a held-out pair that fits."""
-    names = held_out.set_names(run.cfg.evaluation.sets)
-    files = {task: [run.workdir / s / held_out.FILE for s in stages if s.partition("-")[0] == task] for task in ("backward", "forward")}
-    return {task: held_out.compare(held_out.Measured(paths), names) for task, paths in files.items()}
+    """For each task what `paired.compare` says; [] for one without a model yet, or without a held-out pair that fits."""
+    files = {task: [run.workdir / s / paired.FILE for s in stages if s.partition("-")[0] == task] for task in ("backward", "forward")}
+    return {task: paired.compare(row for path in paths for row in read_rows(path)) for task, paths in files.items()}
 
 
 def _learned(compared: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Whether M_yx beats the base as the demo must; None where that was not measured."""
     for found in compared:
-        if (found["set"], found["measure"]) == (held_out.HELD_OUT, held_out.NLL) and len(found["models"]) > 1:
+        if (found["set"], found["measure"]) == (paired.HELD_OUT, paired.NLL) and len(found["models"]) > 1:
             row = found["models"][1]["against"]["base"]
             passed = row["difference"] <= -LEARNED_BACKWARD and row["verdict"] == statistics.BETTER
             return {**row, "needed": -LEARNED_BACKWARD, "passed": passed}

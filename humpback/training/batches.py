@@ -35,6 +35,7 @@ class Plan:
 
     batch: int
     shapes: tuple[Shape, ...]  # of each step
+    tokens: int = 0  # of the examples of all steps
 
     @property
     def steps(self) -> int:
@@ -50,14 +51,16 @@ def make_plan(examples: Sequence[TokenExample], ft: Finetune, seed: int, purpose
     """
     steps, batch = optimizers.schedule(len(examples), ft)
     lengths: list[int] = []
+    tokens = 0
     targets: dict[int, list[list[int]]] = {}  # row length -> target tokens of each row, of each step
     for step in range(steps):
         chosen = [examples[i] for i in step_examples(len(examples), batch, seed, purpose, step)]
         length, rows = packing.choose_rows([len(example.ids) for example in chosen], ft.length, groups)
         lengths.append(length)
+        tokens += sum(len(example.ids) for example in chosen)
         targets.setdefault(length, []).append([sum(chosen[i].target_tokens for i in row) for row in rows])
     shapes = {length: _shape(length, rows, ft.tokens_at_once, groups) for length, rows in targets.items()}
-    return Plan(batch, tuple(shapes[length] for length in lengths))
+    return Plan(batch, tuple(shapes[length] for length in lengths), tokens)
 
 
 def _shape(length: int, targets: list[list[int]], tokens_at_once: int, groups: int) -> Shape:

@@ -53,10 +53,11 @@ class Training:
 
 
 class Trained(NamedTuple):
-    """The result: weights, float32, unstacked, on the mesh; and the step after which they were so."""
+    """The result: weights, float32, unstacked, on the mesh; the step after which they were so; the tokens of all steps' examples."""
 
     params: llama.Params
     step: int
+    tokens: int
 
 
 class Profile:
@@ -144,7 +145,7 @@ def train(
         state, step = keeper.choose(state, shapes)
         params = state["params"]
         del state  # the moments are twice the weights
-        return Trained(placement.unstack_params(cfg, params, mesh), step)
+        return Trained(placement.unstack_params(cfg, params, mesh), step, plan.tokens)
 
 
 def warn_of_epochs(purpose: str, plan: batches.Plan, examples: int) -> None:

@@ -5,15 +5,19 @@ import pathlib
 import re
 import shutil
 
+import msgspec
 import pyarrow.parquet
 import pytest
 from etils import epath
 
+from humpback import config as configs
 from humpback import prompts, storage
 from humpback.commands import export as command
+from humpback.corpus import readers, segments
+from humpback.corpus.fields import Keys
 from humpback.errors import UserError
 from humpback.export import dataset, fill, rows
-from humpback.records import Example
+from humpback.records import Example, Likely, write_shards
 from tests.export import a_run
 
 PLAIN = {"with_seed": False, "tags": False, "drop_emails": False}
@@ -29,6 +33,13 @@ def filled(source, pages, out):
 
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def put_curated(folder, chosen):
+    """Other pairs in the place of those that a run has curated."""
+    for path in folder.glob("curated-*.jsonl"):
+        path.unlink()
+    write_shards(folder, "curated", chosen, len(chosen))
 
 
 def table(folder):
@@ -177,8 +188,48 @@ def test_our_own_dataset_is_read_as_seed(curated, tmp_path):
     assert counts == {"kept": 12} and pairs[0].response == a_run.cut()[0].text and unread["kind"] == 12
 
 
-def test_rows_hold_every_field_of_the_records(curated):
+def test_pairs_chosen_by_likelihood_lead_back_as_well(tmp_path):
+    curated = a_run.make(tmp_path / "run")
+    rated = [a_run.rated(segment, 4.0).candidate for segment in a_run.cut()[:8]]
+    likely = [Likely(c.id, c, "", "m0", -8.0, -12.0, 8, number == 1) for number, c in enumerate(rated)]
+    chosen = [Example(one.id, "Why?", one.candidate.segment.text, "augmented", "u", likely=one) for one in likely]
+    put_curated(curated, chosen)
+    export(curated, tmp_path / "full")
+    found = table(tmp_path / "full")
+    for row, segment in zip(found, a_run.cut(), strict=False):
+        assert (row["source"], row["start"], row["end"], row["header"]) == (segment.source, segment.start, segment.end, segment.header)
+    assert {row["score"] for row in found} == {None} and {row["likelihood"] for row in found} == {0.5}
+    assert [row["likelihood_prompt_cut"] for row in found] == [False, True, *[False] * 6] and found[0]["instruction_model"] == "myx"
+    export(curated, tmp_path / "reference", by_reference=True)
+    filled(tmp_path / "reference", a_run.PAGES, tmp_path / "filled")
+    assert contents(tmp_path / "filled") == contents(tmp_path / "full")
+
+
+def test_pages_in_a_key_of_their_own_are_filled_from_it(tmp_path):
+    """The run's segments.html_key is a part of how its pages were cut."""
+    pages = [json.dumps({"page": path.read_text(), "text": "no"}) + "\n" for path in sorted(pathlib.Path(a_run.PAGES).glob("*.html"))]
+    (tmp_path / "pages.jsonl").write_text("".join(pages))
+    cfg = configs.finish(configs.Config(segments=configs.Segments(input=str(tmp_path / "pages.jsonl"), html_key="page"))).segments
+    [unit] = readers.list_inputs(cfg.input)
+    read = readers.read_pages(unit, lambda *_: None, print, Keys.of(cfg))
+    found = [segment for page in read for segment in segments.extract(page, cfg, lambda *_: None)]
+    curated = a_run.make(tmp_path / "run")
+    chosen = [a_run.example(a_run.rated(segment, 4.0)) for segment in found[:3]]
+    put_curated(curated, chosen)
+    manifest = storage.read_json(tmp_path / "run" / "segments" / "manifest.json")
+    manifest["config"]["segments.html_key"] = "page"
+    (tmp_path / "run" / "segments" / "manifest.json").write_text(json.dumps(manifest))
+    export(curated, tmp_path / "full")
+    export(curated, tmp_path / "reference", by_reference=True)
+    filled(tmp_path / "reference", tmp_path / "pages.jsonl", tmp_path / "filled")
+    assert contents(tmp_path / "filled") == contents(tmp_path / "full") and len(table(tmp_path / "filled")) == 3
+
+
+def test_rows_hold_every_field_of_the_records(tmp_path):
     """A field that a record gets one day must come into the dataset, too."""
+    curated, rated = a_run.make(tmp_path), a_run.rated(a_run.cut()[0], 4.0)
+    likely = Likely(rated.id, rated.candidate, "", "m0", -8.0, -12.0, 8)
+    put_curated(curated, [msgspec.structs.replace(a_run.example(rated), likely=likely)])
     one = next(rows.pair_rows(curated, 2, False, False))
     assert set(one) == set(rows.PAIR_COLUMNS)
     assert pathlib.Path(one["source"]).suffix == ".html"

@@ -96,8 +96,16 @@ def test_each_set_is_measured_behind_its_own_prompts_and_behind_those_of_others(
     seed(run)
     sets = held_out.read_sets(run.workdir, run.cfg.evaluation.sets)
     model = folders.load_model(run.workdir / "base")
+
+    def measured(task: str) -> list[dict]:
+        data = stage_module._stage_data(run, run.stage("x", (), module=""), "forward_seed", task, 0, model.tokenizer)
+        assert data.counts["set-faq pairs"] == 4 and data.dropped["set-faq: too_long"] == 0
+        assert data.dropped.get("set-faq behind other prompts: too_long") == (0 if task == "forward" else None)
+        rows = stage_module.measure(run, task, model.info.config, {"base": model.params}, data.questions, "float32")
+        return [row for row in rows if "set" in row]
+
     pairs = {pair.id: pair for pair in sets["faq"]}
-    found = stage_module.measure_questions(run, "forward", model, {"base": model.params}, "float32")
+    found = measured("forward")
     assert {row["set"] for row in found} == {"faq"} and sum("rotation" not in row for row in found) == 4
     assert sorted(row.get("rotation", 0) for row in found).count(0) == 4 and len(found) == 4 + 12 - 2
     row = next(row for row in found if row.get("rotation") == 2)
@@ -107,5 +115,5 @@ def test_each_set_is_measured_behind_its_own_prompts_and_behind_those_of_others(
     example = build_example(model.tokenizer, "x", prompt, pairs[row["id"]].response, prompts.WRAPPERS["chatml"], 160)
     alone = evaluate.nll(model.info.config, model.params, [example], length=160, mesh=run.mesh())
     assert row["nats"] == pytest.approx(float(alone.nats[0]), rel=1e-4) and row["tokens"] == alone.tokens[0]
-    backward = stage_module.measure_questions(run, "backward", model, {"base": model.params}, "float32")
+    backward = measured("backward")
     assert [sorted(row) for row in backward] == [["id", "model", "nats", "set", "task", "tokens"]] * 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from humpback import prompts
+from humpback import keys, prompts
 from humpback.models import folders
 from humpback.records import Example, Judged, Probe, read_shards
 from humpback.stages import held_out, judge, report
@@ -31,6 +31,16 @@ def test_probes_are_drawn_by_key_from_the_pairs_own_set():
     assert list(judge.probes_of("faq", made[:1], 0)) == [] and list(judge.probes_of("faq", pairs("same", "same"), 0)) == []
 
 
+def test_partners_have_other_instructions_and_are_drawn_among_all_of_these():
+    """Against the plain way: a list of the others for each pair, and the place that its word says."""
+    named = [(f"{number:016x}", f"ask {number % 3 if number < 9 else number}") for number in range(14)]
+    words = keys.record_words(7, "x", [record_id for record_id, _ in named]).tolist()
+    for (_, asked), word, found in zip(named, words, held_out.partners(named, 7, "x"), strict=True):
+        others = [place for place, (_, other) in enumerate(named) if other != asked]
+        assert found == others[word * len(others) >> 32]
+    assert held_out.partners([("0" * 16, "a"), ("1" * 16, "a")], 7, "x") == [None, None] and held_out.partners([], 7, "x") == []
+
+
 @pytest.fixture
 def judged_run(make_run):
     """judged_run(**fields): a run with M_0, the base by another name."""
@@ -53,7 +63,7 @@ def test_a_judge_is_measured_by_the_held_out_pairs_of_every_set(judged_run, tmp_
     judge.diagnose(run, 1)
     folder = run.workdir / "judge-1"
     manifest = read_manifest(run.workdir, "judge-1")
-    assert manifest["counts"] == {"pairs": 7, "probes": 21, "rejects": 0} and not (folder / "rubric" / "parts").exists()
+    assert manifest["counts"] == {"pairs": 7, "probes": 21, "prompts cut": 4} and not (folder / "rubric" / "parts").exists()
     assert set(manifest["files"]) >= {"probes-00000-of-00001.jsonl", "rubric/judged-00000-of-00001.jsonl"}
     made = list(read_shards(folder / "rubric", "judged", Judged))
     assert [record.probe for record in made] == list(read_shards(folder, "probes", Probe))
@@ -76,7 +86,9 @@ def test_without_pairs_to_swap_nothing_is_measured_and_no_model_is_opened(judged
     run = judged_run(seed_pairs__held_out=1)
     monkeypatch.setattr(judge, "serve", None)
     judge.diagnose(run, 1)
-    assert judge.read(run, 1) == {"rubric": None} and read_manifest(run.workdir, "judge-1")["counts"] == {"pairs": 0}
+    manifest = read_manifest(run.workdir, "judge-1")
+    assert judge.read(run, 1) == {"rubric": None} and manifest["counts"] == {"pairs": 0}
+    assert manifest["dropped"] == {"no pair with another instruction": 1}
     assert "not measured, as no two pairs are held out" in report._judged(None)
     assert held_out.read_sets(run.workdir, "").keys() == {"held_out"}
 

@@ -8,9 +8,9 @@ import pytest
 
 from humpback import storage
 from humpback.errors import UserError
+from humpback.evaluation.paired import FILE
 from humpback.records import Candidate, Example, Likely, Rated, Segment, write_shards
 from humpback.stages.directory import Run
-from humpback.stages.finetune import HELD_OUT_FILE
 from humpback.stages.summary import _Scores, summarize
 
 
@@ -51,7 +51,7 @@ def put(run: Run, name: str, held_out: bool = True) -> None:
     elif name.startswith(("backward", "forward")):
         models = [name] if name == "forward-1" else ["base", name]
         rows = [json.dumps(row) + "\n" for model in models for row in measured_rows(model)]
-        (stage.path / HELD_OUT_FILE).write_text("".join(rows) if held_out else "")
+        (stage.path / FILE).write_text("".join(rows) if held_out else "")
     stage.finish(counts={"made": 1}, dropped={}, files=files)
 
 
@@ -173,7 +173,7 @@ def test_chance_is_no_learning(upto):
     made, run = measured_rows("backward"), upto("backward")
     for rows in (made[:1], [row | {"nats": 4.0 - 50.0 * (row["id"] == "1") + int(row["id"])} for row in made]):
         base = [row for row in measured_rows("base") if row["id"] in {row["id"] for row in rows}]
-        (run.workdir / "backward" / HELD_OUT_FILE).write_text("".join(json.dumps(row) + "\n" for row in [*base, *rows]))
+        (run.workdir / "backward" / FILE).write_text("".join(json.dumps(row) + "\n" for row in [*base, *rows]))
         learned = summarize(run)
         assert learned["difference"] < -0.05 and not learned["passed"]
 

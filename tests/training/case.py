@@ -90,7 +90,7 @@ def _train(folder: pathlib.Path, base: Model, examples: list[TokenExample], ft: 
 
     rows: list[dict] = []
     try:
-        params, _ = loop.train(
+        params, *_ = loop.train(
             base, examples, loop.Training(ft, 1, "forward-1"), mesh=mesh, metrics=rows.append,
             checkpoints=TrainingCheckpoints(folder / "steps"),
         )  # fmt: skip
