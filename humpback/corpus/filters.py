@@ -259,7 +259,8 @@ def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
     for reason, many, signs, marks in _MARKS:
         if not signs.isdisjoint(words) and sum(map(lowered.count, marks)) >= many * enough:
             return reason
-    if sum(map(lowered.__contains__, wordlists.ADVERTS)) >= _ENOUGH_ADVERTS:
+    paid = any(map(lowered.__contains__, wordlists.SPONSORED))
+    if paid or sum(map(lowered.__contains__, wordlists.ADVERTS)) >= _ENOUGH_ADVERTS:
         return "prices"
     prices = sum(map(lowered.count, wordlists.SHOP_MARKS))
     if any(map(lowered.__contains__, wordlists.CURRENCIES)):

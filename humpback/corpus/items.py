@@ -16,10 +16,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header and its level (1 to 6, up to 9 with aria-level)."""
+    """A header and its level (1 to 6, up to 9 with aria-level). `linked`: all of it is a link to another page."""
 
     text: str
     level: int
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

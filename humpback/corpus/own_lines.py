@@ -7,22 +7,26 @@ What is said there of a text, not in it, is also looked for in the lines below i
 import functools
 import re
 
-from humpback.corpus.items import Block, Header, Item
+from humpback.corpus.items import Block, Edge, Header, Item
 from humpback.corpus.lists import ORDINAL
 from humpback.corpus.own_words import CREDITS, OWN_LINES
+from humpback.corpus.teasers import without_pull_quotes, without_teasers
 
 _MAX_LINE = 200  # characters; a longer paragraph is text
 _MAX_STRONG = 160  # of an invitation between paragraphs
-_STRONG_SIGNS = ("inbox", "for our", "to our", "us on", "me on", "click here", "download our", "if you buy", "commission", "newsletter")
+_STRONG_SIGNS = (
+    "inbox", "for our", "to our", "us on", "me on", "click here", "download our", "if you buy", "commission", "newsletter", "now playing",
+    "our sponsors",
+)  # fmt: skip
 _MAX_NOTED = 120  # of a sentence
 _MAX_DATE = 80
 _MAX_AUTHOR = 400  # characters of what a page says of who wrote it, or of a picture
 _MAX_OPENING = 4  # lines below a header; more are a list
 _FEW_WORDS = 4  # of a label
+_SENTENCE_WORDS = 8  # of a header that is one
 _KEYS = re.compile(r"\w\+\w| - | [>→] ")  # keys and menus to choose
 _MAX_CAPITALS = 30  # characters of a label all in upper case
 _MAX_ITEM = 40  # characters of an item in a list of the page's own
-_MAX_QUOTE = 250  # of one that is drawn out of a text
 _MAX_SENTENCE = 300  # characters of an invitation
 _SET_APART = re.compile(rf"- |{ORDINAL}|: |\||>| |```")  # lists, definitions, tables, quotations, code
 _ENDS = (".", "?", "!", ":", ";", ",", "”", '"', ")", "…")
@@ -35,6 +39,7 @@ _WORD, _DIGIT = re.compile(r"[^\W\d_]+"), re.compile(r"\d")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[^\Wa-z\d_]|[“\"@])")
 _NAME = r"(?:[A-ZÀ-Þ][\w.’'-]*|(?:de|van|von|der|den|del|della|di|da|la|le|el|al|bin|ibn|ter)\b)"
 _NAMES = rf"{_NAME}(?:(?:,? (?:and|und|et|y|e|en|&) |, | ){_NAME}){{1,7}}"
+_TITLED = r"(?:,? (?:PhD|Ph\.D\.|MD|M\.D\.|MSc|MPH|MBA|RD|RN|DO|Dr\.?))*"
 _MAIL = re.compile(r"(?:e-?mail|contact)?\s*:?\s*[\w.+-]+@[\w-]+\.[\w.]+", re.IGNORECASE)
 _ADDRESS = re.compile(  # which may be an example, so one goes only at a text's edges
     r"(?:(?:web|website|tel|phone|twitter|contact|via|source)\s*:?\s*)?"
@@ -49,7 +54,10 @@ _COUNT = re.compile(
 )
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z]{2,6}")
 _ENDED = re.compile(r"[.!?…][\"”’')\]]*\Z")
-_KIND = re.compile(r"\s*\[[A-Z ]+\]\W*\Z")  # "[VIDEO]" behind a link
+_KIND = re.compile(r" *\[[A-Z ]+\](?:\W*\Z|\|?)")  # "[VIDEO]" behind a link
+_INITIALS = re.compile(r"(?<=[.!?”\"’]) \([A-Z]{2,3}(?:/[A-Z]{2,3})*\)\Z")  # of who wrote it
+_TWEETED = re.compile(r" ?\b(?:https?://t\.co|pic\.twitter\.com)/\w+")
+_TWEETER = re.compile(r"(?:> )?[—–-]{1,2} ?[^\n]{1,60}\(@\w{1,15}\)[^\n]{0,30}")
 _CREDIT, _CREDITED = re.compile(CREDITS["in_brackets"]), re.compile(rf"(?:{CREDITS['at_end']})\Z")
 _MAX_CREDIT = 20  # characters of one at the end
 
@@ -59,7 +67,8 @@ def without_own_lines(items: list[Item], language: str, title: str = "") -> tupl
     own = _Patterns.of(language)
     parts = [part.strip().casefold() for part in re.split(r"\s[|–—·»-]\s|\s?\|\s?", title)]
     sites = frozenset([*parts, *(part.partition(".")[0] for part in parts if _DOMAIN.fullmatch(part))])
-    kept = without_closing(_without_lines(_without_pull_quotes(_without_lists(items, own)), own, sites), language)
+    items_of_text = without_teasers(without_pull_quotes(_without_lists(items, own)))
+    kept = without_closing(_without_lines(items_of_text, own, sites), language)
     return kept, _characters(items) - _characters(kept)
 
 
@@ -91,41 +100,34 @@ def _without_lists(items: list[Item], own: "_Patterns") -> list[Item]:
     return kept
 
 
-def _without_pull_quotes(items: list[Item]) -> list[Item]:
-    """Without short quotations of what the page itself says elsewhere."""
-    quotes = [item for item in items if type(item) is Block and item.text.startswith("> ") and len(item.text) <= _MAX_QUOTE]
-    if not quotes:
-        return items
-    rest = "\n".join(item.text for item in items if type(item) is Block and not item.text.startswith("> "))
-    again = {id(quote) for quote in quotes if len(quote.text) > _LONG_LINK and quote.text[2:].strip(" .,“”\"'‘’") in rest}
-    return [item for item in items if id(item) not in again]
-
-
 def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -> list[Item]:
     """Without those that are a paragraph or a line, and those below a header that say who wrote the text and when."""
     kept: list[Item] = []
     header, opened, named = "", 0, False  # the last header; lines cut below it; whether the last line says whose name follows
     for position, item in enumerate(items):
-        if type(item) is Header and own.is_byline(item.text):
+        if type(item) is Header and own.is_no_header(item.text):
             continue
+        if type(item) is Header and _is_summary(items, position):
+            item = Block(item.text, False)
         if type(item) is not Block:
             header, opened, named = item.text if isinstance(item, Header) else header, 0, False
             kept.append(item)
             continue
-        text = item.text
+        text = own.without_marks(item.text, _is_first(kept))
+        if text != item.text:
+            item = Block(text, item.tight, min(item.linked, len(text)))
         if not text or len(text) > _MAX_AUTHOR:
             named = False
             kept.append(item)
             continue
-        if "\n" in text and not _SET_APART.match(text):
-            text = "\n".join(line for line in text.split("\n") if not own.is_line(line))
-            item = Block(text, item.tight, min(item.linked, len(text)))
         first = opened < _MAX_OPENING and _is_first(kept) and _goes_on(items, position)
-        if first and own.opens(text, header, sites, named) and (text == header or not _is_list_of_labels(items, position)):
+        if first and own.opens(text, header, sites, named) and (
+            text == header or text.isdigit() or not _is_list_of_labels(items, position)
+        ):
             opened, named = opened + 1, True
         elif first and header and _is_heading_line(items, position) and not _is_list_of_labels(items, position):
             opened, named = opened + 1, False
-        elif own.is_line(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
+        elif own.is_line(text) or own.is_origin(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
             named = own.announces_name(text)
         elif own.is_credit(text) or (_is_first(kept) and own.is_author(text)):
             named = False
@@ -143,9 +145,9 @@ def without_closing(items: list[Item], language: str) -> list[Item]:
         item = items[position]
         if type(item) is Block and (not kept or type(kept[-1]) is not Block) and not _SET_APART.match(item.text):
             before = items[position - 1] if position else None
-            rest = "" if own.is_signed(item.text) else own.without_invitations(item.text)
+            rest = "" if own.is_signed(item.text) else _INITIALS.sub("", own.without_invitations(item.text))
             in_air = bool(_is_last_label(rest) or _ADDRESS.fullmatch(rest))
-            if not rest or (in_air and type(before) is Block and _ENDED.search(before.text)):
+            if not rest or own.is_origin(rest) or (in_air and type(before) is Block and _ENDED.search(before.text)):
                 continue
             item = item if rest == item.text else Block(rest, item.tight, min(item.linked, len(rest)))
         kept.append(item)
@@ -203,6 +205,15 @@ def _is_first(kept: list[Item]) -> bool:
     return not kept or type(kept[-1]) is not Block
 
 
+def _is_summary(items: list[Item], position: int) -> bool:
+    """Whether a header is a sentence, right below a header of a higher level: what an article says of itself in short."""
+    item = items[position]
+    before = next((item for item in reversed(items[:position]) if type(item) is not Edge), None)
+    if not isinstance(item, Header) or not isinstance(before, Header) or before.level >= item.level:
+        return False
+    return item.text.endswith(".") and not item.text.endswith("..") and item.text.count(" ") >= _SENTENCE_WORDS
+
+
 def _leads_elsewhere(block: Block, before: list[Item]) -> bool:
     """Whether a paragraph is nothing but a link, behind a label or not, and not the one that the text before it announces."""
     if block.linked < _LONG_LINK:
@@ -221,7 +232,9 @@ class _Patterns:
 
     def __init__(self, language: str) -> None:
         words = {**OWN_LINES["en"], **OWN_LINES.get(language, {})}
-        self._whole = frozenset(words["whole"].split(", ")) | frozenset(CREDITS["agencies"].split(", "))
+        self._agencies = frozenset(CREDITS["agencies"].split(", "))
+        self._calls = frozenset(words.get("calls", "").split(", "))
+        self._whole = frozenset(words["whole"].split(", ")) | self._agencies | self._calls
         begins = "|".join(re.escape(phrase).replace(r"\ ", r"\s") for phrase in words["begins"].split(", "))
         labels = "|".join(map(re.escape, words["labels"].split(", ")))
         self._first = frozenset(  # words with which such lines begin
@@ -231,15 +244,20 @@ class _Patterns:
         by = "|".join(map(re.escape, words["by"].split(", ")))
         self._by = re.compile(rf"(?i:{by})\s?:?\s+{_NAMES}(?:[\s,|·•–—-]+.{{0,60}})?")
         self._by_one = re.compile(rf"(?i:{by})\s?:?\s+{_NAME}")
+        self._by_before = re.compile(rf"\A(?i:{by})\s{_NAME}(?: {_NAME}){{1,3}}: (?=[A-ZÀ-Þ“])")
         self._by_alone = re.compile(rf"(?i:{by})\s?:?")
-        self._name = re.compile(_NAMES)
+        self._name = re.compile(_NAMES + _TITLED)
         self._dated = frozenset(" ".join([words["dated"], OWN_LINES["en"]["dated"]]).split())
         writers = "|".join(words["writers"].split(", "))
-        self._author = re.compile(rf"{_NAMES},? (?:{words['is']}) [^.]{{0,80}}\b(?i:{writers})\b", re.DOTALL)
+        home = rf"|an? [^.]{{0,60}}\b{words['lives']}\b" if "lives" in words else ""
+        self._author = re.compile(rf"{_NAMES},? (?:{words['is']}) (?:[^.]{{0,80}}\b(?i:{writers})\b{home})", re.DOTALL)
         self._signed = re.compile(rf"{_NAMES},? (?:{words['signed']})\b")
         self._writer = re.compile(rf"\b(?:{writers})\b", re.IGNORECASE)
         self._invites = re.compile(rf"\b(?:{words['invites']})")
         self._strong = re.compile(words["strong"])
+        self._share = frozenset(words.get("share", "").split())
+        self._dated_by = re.compile(r"\b(?:published|posted|updated)(?: on)?:? (?=\S)", re.IGNORECASE)
+        self._origin = re.compile(words["origin"]) if "origin" in words else None
         self._inviting = frozenset(words["inviting"].split()) if language == "en" else None
 
     @staticmethod
@@ -253,6 +271,8 @@ class _Patterns:
             return False
         if text[:2] == "| " and "|" not in text[2:]:  # no row of a table
             text = text[2:]
+        if "(@" in text and _TWEETER.fullmatch(text):
+            return True
         if _SET_APART.match(text):
             return bool(_DAY_FIRST.match(text)) and len(text) <= _MAX_DATE and self._is_date(text)
         word = _WORD.match(text)
@@ -273,8 +293,18 @@ class _Patterns:
         """Whether a short line is one of the page's labels, an address, a count or a date."""
         if len(text) > _MAX_DATE:
             return False
-        said = text.casefold().strip(" .:!…»›>→|*-–—•[]()_")
-        return bool(not said or said in self._whole or _MAIL.fullmatch(text) or _COUNT.fullmatch(said) or self._is_date(text))
+        said = text.casefold().strip(" .,:!…»›>→|*-–—•[]()_")
+        if said in self._agencies:
+            return text[0] != "["  # behind a quotation
+        if said.startswith("by ") and said[3:] in self._agencies:
+            return True
+        if not said or said in self._whole or _MAIL.fullmatch(text) or _COUNT.fullmatch(said) or self._is_date(text):
+            return True
+        parts = said.split()
+        if len(parts) > 1 and self._share.issuperset(parts):
+            return True
+        dated = self._dated_by.search(text)  # behind the name of a part of the site: "Crime Published On May 10, 2022"
+        return bool(dated and self._is_date(text[dated.end() :]))
 
     def is_list(self, items: list[str]) -> bool:
         """Whether the items of a list are such lines, at least half of them, or all are topics with how many pages these have."""
@@ -299,9 +329,20 @@ class _Patterns:
         is_name = bool(self._name.fullmatch(text) or self._by_one.fullmatch(text))
         return capitals or is_writer or is_name or bool(_ADDRESS.fullmatch(text)) or self._is_date(text, 1)
 
-    def is_byline(self, header: str) -> bool:
-        """Whether a header says only who wrote the text."""
-        return len(header) <= _MAX_DATE and bool(self._by.fullmatch(header))
+    def is_no_header(self, header: str) -> bool:
+        """Whether a header says only who wrote the text or took a picture, or calls to another page."""
+        said = header.casefold().strip(" .:!")
+        return said in self._calls or (len(header) <= _MAX_DATE and bool(self._by.fullmatch(header))) or self.is_credit(header)
+
+    def without_marks(self, text: str, first: bool) -> str:
+        """A paragraph without its lines that are the page's own, addresses of posts in it, and, of a first one, "By Ann Lee: "."""
+        if "pic.twitter.com/" in text or "//t.co/" in text:
+            text = _TWEETED.sub("", text)
+        if first and len(text) <= _MAX_AUTHOR:
+            text = self._by_before.sub("", text)
+        if "\n" in text and len(text) <= _MAX_AUTHOR and not _SET_APART.match(text):
+            text = "\n".join(line for line in text.split("\n") if not self.is_line(line))
+        return text
 
     def is_author(self, text: str) -> bool:
         """Whether a paragraph says who wrote the text, if it stands at the edge of that."""
@@ -310,6 +351,10 @@ class _Patterns:
     def is_signed(self, text: str) -> bool:
         """Whether the last paragraph says who wrote the text."""
         return len(text) <= _MAX_AUTHOR and bool(self._author.match(text) or self._signed.match(text))
+
+    def is_origin(self, text: str) -> bool:
+        """Whether a paragraph says where and when the text came out, or what the site stores."""
+        return len(text) <= _MAX_AUTHOR and bool(self._origin and self._origin.match(text))
 
     def is_credit(self, text: str) -> bool:
         """Whether a paragraph stands below a picture, as the name of who took that is at its end."""

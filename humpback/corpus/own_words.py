@@ -1,9 +1,10 @@
 """What a page's own lines say, by language: what own_lines.py looks for.
 
 Of each language: what a line says and no more ("whole"), how it begins ("begins"; "labels" with a colon behind), what stands before the
-name of who wrote it ("by"), the words of dates ("dated"), what such people are ("is", "writers") or do ("signed"); and patterns of what
-the last sentences of a text invite to, or say of where it comes from ("invites"; "inviting" has a word of each); what
-no text says of itself ("strong").
+name of who wrote it ("by"), the words of dates ("dated"), what such people are ("is", "writers", "lives") or do ("signed"); and patterns
+of what the last sentences of a text invite to, or say of where it comes from ("invites"; "inviting" has a word of each); what no text
+says of itself ("strong"); the words of buttons to share a page ("share"); headers that call to other pages ("calls"), and how a paragraph
+begins that says where a text came out ("origin").
 """
 
 # Who takes pictures, and how that stands behind what is said of one, as patterns.
@@ -16,7 +17,13 @@ CREDITS = {
 
 OWN_LINES: dict[str, dict[str, str]] = {
     "en": {
-        "whole": "now playing, from our sponsors, see all, don't miss, don’t miss, shutterstock, istock, alamy, flipboard, "
+        "share": "share tweet submit pin email print save like post send facebook twitter whatsapp linkedin reddit pinterest flipboard "
+        "telegram messenger copy link tumblr pocket stumbleupon",
+        "calls": "trending news, trending now, must watch, must see, must read, replay, play video, watch live",
+        "origin": r"A version of this (?:article|story|post|piece|review)\b|This (?:article|story) (?:appears|appeared) in print|"
+        r"(?:This (?:web)?site|We) uses? cookies\b|By continuing to (?:use|browse)\b",
+        "whole": "read now, watch here, shop now, now playing, from our sponsors, see all, don't miss, don’t miss, "
+        "shutterstock, istock, alamy, flipboard, "
         "social share, advert, text size, order reprints, print article, enlarge image, view image, view this image, sharing is "
         "caring, exclusive, pocket, messenger, sms, rss, email the author, view author archive, get author rss feed, follow on "
         "twitter, share on facebook, share on twitter, copy, permalink, share article, share this article, share this story, save "
@@ -45,12 +52,15 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "download the app, get our, get the latest news, get the latest stories, stay tuned, stay up to date, stay connected, "
         "support our, skip to content, skip to main, back to top, view comments, leave a comment, leave a reply, let us know in "
         "the comments, have your say, what do you think, got a tip, have a tip, you may also like, you might also like, more on "
-        "this, more from, related coverage, all rights reserved, main article, reprinted with permission, story highlights",
+        "this, more from, post comment, chat with us, do you want to be informed, do you want to receive, learn more at, related coverage, "
+        "all rights reserved, main article, reprinted with permission, "
+        "story highlights",
         "labels": "artist, artwork, art, photo source, image, photo, photos, photograph, picture, pictures, video, credit, "
         "credits, illustration, source, sources, via, related, related article, read more, read next, read, more, see also, main "
         "article, main articles, further information, further reading, watch, listen, also read, also see, recommended, posted, "
         "published, updated, date, author, authors, written by, reporting by, contributing, contributors, tags, tag, category, "
-        "categories, topics, filed under, share, contact, press contact, media contact",
+        "categories, topics, related tags, related topics, filed under, share, contact, press contact, media "
+        "contact, ftc, stream, listen live, watch live",
         "by": "by, written by, story by, words by, text by, posted by, published by, reviewed by, edited by, reporting by, author, "
         "authors",
         "dated": "january february march april may june july august september october november december jan feb mar apr jun "
@@ -58,19 +68,24 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "sat sun original written uk us am pm a m p utc gmt est edt cst cdt mst mdt pst pdt et ct pt bst cet cest ist st nd rd th "
         "published updated posted modified created last first on at of the date edited t z",
         "is": "is|was|has been|works as|writes|has covered|covers|has written|reports",
-        "signed": "has covered|covers|writes (?:about|for|on)|reports (?:on|for|from)|can be reached|contributed",
+        "lives": r"(?:living|based|residing|who lives) (?:in|near|somewhere)",
+        "signed": "has covered|covers|writes (?:about|for|on)|reports (?:on|for|from)|(?:can|may) be reached|contributed",
         "writers": "writer, author, journalist, editor, reporter, columnist, contributor, correspondent, blogger, freelancer, novelist, "
-        "co-author, founder, co-founder, professor, lecturer, researcher, fellow, consultant, photographer, intern, producer",
-        "strong": r"(?:your|my) inbox\b|our newsletters?\b|(?:sign up|register) for our|subscribe to (?:our|my)\b|follow (?:us|me) on\b|"
+        "co-author, founder, co-founder, professor, lecturer, researcher, fellow, consultant, photographer, intern, producer, historian",
+        "strong": r"now playing\W*$|from our sponsors\b|(?:your|my) inbox\b|our newsletters?\b|(?:sign up|"
+        r"register) for our|subscribe to (?:our|my)\b|follow (?:us|me) on\b|"
         r"click here to\b|download our [^.]{0,20}app\b|if you buy something through|we (?:may )?(?:earn|receive) [^.]{0,20}commission",
-        "inviting": "responsible opinions expressed necessarily medical additional affiliate also app apps article articles "
+        "inviting": "corrects corrected informed receive delivered issues reached tip income "
+        "responsible opinions expressed necessarily medical additional affiliate also app apps article articles "
         "breaking brought check click column comment comments commission contact content contributed coverage creative details "
         "donate editing email essay facebook favorite favourite feedback become consider help here need follow full further image "
         "images inbox information instagram interested interview join latest learn let linkedin listen mail material miss more "
         "news newsletter newsletters opinion originally permission photo photos picture piece post reach read recipes register "
         "report reporting republished rights share sign sponsored stay stories story subscribe support take telegram tell thank "
         "thanks think thoughts tips twitter updates version want watch whatsapp writing youtube",
-        "invites": r"here[.!)]*$|help us (?:to )?(?:continue|keep|improve|spread|grow)|we need your|consider (?:supporting|donating|"
+        "invites": r"here[.!)]*$|this (?:version|story|article) (?:corrects|has been corrected)|do you want to (?:be informed|receive)|"
+        r"delivered (?:to|through) your (?:door|letterbox|home)|\d+ issues for|(?:can|may) be reached at|have a tip\?|"
+        r"we use income.earning|help us (?:to )?(?:continue|keep|improve|spread|grow)|we need your|consider (?:supporting|donating|"
         r"subscribing)|become an? [^.]{0,20}(?:member|patron|supporter|subscriber|author)\b|(?:sign up|register) (?:here|"
         r"now|today|for (?:our|my|the|a free|free|daily|weekly|more|email|updates|alerts|\w+ newsletter)|to (?:our|the|"
         r"get|receive))|subscribe\b|newsletters?\b|click (?:here|on the link)|(?:your|my) inbox|follow (?:us|me|him|her|"

@@ -30,7 +30,7 @@ _MAX_FRAMES = 12  # lists, items and quotes within each other; deeper ones are n
 _PLAIN_RAISED = words("st nd rd th er re e o a me ème tm sm r c ® © ™")
 _ANCHOR_SIGNS = frozenset(["", "¶", "#", "§", "🔗", "⚓", "link", "[link]", "permalink", "[edit]"])
 _FOOTNOTE = re.compile(r"\d{1,3}|[a-z*†‡]")
-_NOTE_MARK = re.compile(r"\[\s*(\d{1,3}|[a-z*†‡])\s*\]")
+_NOTE_MARK = re.compile(r"\[\s*(\d{1,3}|[a-z*†‡]|(?:n|nb|note|lower-alpha)\s\d{1,3})\s*\]")
 _CITED = "\x01"  # stands before a linked number while a line is collected
 _CITATION = re.compile(rf"\s?[(\[](?:\s*{_CITED}\d{{1,3}}\s*[,;–-]?)+[)\]]")
 _BEFORE_LAST = re.compile(r"""(.*[.!?…][)”"']*)\s[^.!?…]*:\Z""", re.DOTALL)  # the sentences before the last one
@@ -302,7 +302,7 @@ class _Walker:
             return
         pictured, self.pictured = self.pictured, False
         if self.heading is not None:
-            self._add_header(text)
+            self._add_header(text, sum(map(_letters, links)) >= _letters(text) > 0)
         elif pictured and is_caption(text):
             return
         elif self.frames or not ((self.page.may_have_notices and notice(text)) or _only_links(text, links)):
@@ -313,7 +313,7 @@ class _Walker:
         if self.heading is not None:
             self._add_header("")
 
-    def _add_header(self, text: str) -> None:
+    def _add_header(self, text: str, linked: bool = False) -> None:
         text, level, self.heading = " ".join(text.split()), self.heading or 1, None
         if is_remark(text):
             self._add_block(text)
@@ -329,7 +329,7 @@ class _Walker:
             self.boxes[end] = self.page.tags[end]
             self.page.tags[end] = Tag("close_box", self.page.tags[end].name, {})
             self.items.append(Edge("box", True))
-        self.items.append(Header(text, level))
+        self.items.append(Header(text, level, linked))
 
     def close_box(self, _tag: Tag, position: int) -> int:
         self.flush()

@@ -92,7 +92,8 @@ NAVIGATION_HEADERS: dict[str, tuple[str, ...]] = {
         "ask a question", "back to top", "bookmarks", "categories", "category", "comment",
         "comments", "contact", "contact us", "contents", "copyright", "external links", "footer", "footnotes", "further reading",
         "home", "index", "legal notice", "legal notices", "license", "links", "login", "menu",
-        "meta", "my account", "navigation", "next", "next topic", "notes and references", "pages", "page", "partners", "previous",
+        "meta", "more on", "my account", "navigation", "next", "next topic", "notes and references", "pages", "page", "partners",
+        "previous",
         "previous topic", "quick search", "references", "register", "related", "replies", "reviews", "search", "see also", "share",
         "sidebar", "skip to content", "social", "source code", "sources", "sponsors", "tags", "this page", "tools", "topics", "trending",
         "views", "write to us", "your cart",
@@ -243,6 +244,7 @@ REFERS_BACK = {
     ("previous", "preceding", "last", "earlier"): r"\b(?:in|from|of|followed) the"
     r" (?:(?:previous|preceding|earlier) (?:section|chapter|lesson)s?|last (?:section|lesson))\b|\bthe last paragraph\b"
     r"|\bearlier in this\b",
+    ("below", "our"): r"\brecipe card(?: below)?\b|\bprintable recipe\b|\bsee (?:our|my|the) videos? (?:on|of|for|below|above)\b",
     ("saw", "seen"): r"\bas (?:we|you)(?: have|[’']ve)? (?:saw|seen)\b",
     ("above", "earlier", "before", "previously"): r"\bwe (?:showed|saw|used|described|discussed|mentioned)"
     r" (?:above|earlier|before|previously)\b",
@@ -257,6 +259,7 @@ EXAMPLE_WORDS = ("example", "examples")
 _FIGURES = "examples?|code|snippets?|listings?|tables?|figures?|graphs?|charts?|images?|pictures?|diagrams?|script|program"
 SHOWS_BELOW = {
     ("below",): rf"\b(?:{_FIGURES}) (?:\w+ )?below\b{_NOT_IN_PLACE}|\bbelow (?:{_FIGURES})\b",
+    ("link", "links"): r"\b(?:click|tap)(?: on)? the links? below\b",
     ("here",): r"\bhere (?:is|are) (?:\w+ ){0,3}(?:examples?|images?|pictures?|screenshots?|diagrams?)\b",
     ("following",): r"\bfollowing (?:examples?|code|snippets?|listings?|tables?|figures?|images?|pictures?|diagrams?)\b",
 }
@@ -297,6 +300,8 @@ ADVERTS = (
     "limited-time offer", "limited time offer", "free shipping", "% off ", "affiliate links", "affiliate partnerships", "in stock now",
     "order now", "add to cart",
 )  # fmt: skip
+# One of these is enough: somebody paid for the text.
+SPONSORED = ("this sponsored ", "has been compensated by", "is a sponsored post", "post is sponsored by", "#ad\n")
 SHOP_MARKS = ("add to cart", "add to basket", "in stock", "out of stock", "free shipping", "price:")
 PRICE = r"[$€£¥₹] ?\d[\d.,]*\d|\b\d[\d.,]* ?[€£]|\b(?:usd|eur|gbp|chf) ?\d[\d.,]*\d|\b\d[\d.,]* ?(?:usd|eur|gbp|chf|euros|dollars)\b"
 CURRENCIES = ("$", "€", "£", "¥", "₹", "usd", "eur", "gbp", "chf", "dollars")

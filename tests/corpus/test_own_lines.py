@@ -14,6 +14,11 @@ OWN = {
         "Written by Ann Miller | 5 min read", "Reading time: 5 minutes", "5 min read", "Read more: How to bake a loaf", "READ MORE",
         "Sign up for our newsletter and never miss a loaf.", "Follow us on Loafbook", "Main article: History of bread",
         "This article was originally published in The Crumb.", "12 comments", "1.2k shares", "baker@example.org", "Advertisement",
+        "By Reuters", ",", "MUST WATCH", "Chat with us in Loafbook.", "Post Comment (+)", "Related Tags:", "FTC: We earn from links.",
+        "— The Crumb (@thecrumb) May 19, 2020", "> — The Crumb (@thecrumb) May 19, 2020", "Do you want to be informed of our loaves?",
+        "Crime Published On May 10, 2020 01:52 PM", "Share Tweet Submit", "Read now", "LoafMD Video: Now Playing", "STREAM: The Crumb",
+        "Loaves From Our Sponsors", "Learn more at The Crumb.",
+        "This website uses cookies so that the loaves that you like are shown to you first, and for a year after that as well, too.",
     ),
     "de": ("Foto: A. Müller", "Von Anna Müller", "19. Mai 2020, 9:15 Uhr", "Hauptartikel: Geschichte des Brotes", "Weiterlesen …"),
     "fr": ("Crédit photo : A. Meunier", "Par Anne Meunier", "Publié le 19 mai 2020", "Article détaillé : Histoire du pain"),
@@ -28,6 +33,8 @@ TEXT = (
     "Date palms grow slowly.", "http://example.org/loaf", "13.0%", "a_2^3_4", "[10/Oct/2000:13:55:36 -0700]",
     "Posted on walls all over the town, the notice asked every baker to bring one loaf of rye and two of wheat to the old market hall.",
     "In March 2020 the mill closed.", "```\nBy Ann Miller\n```", "| May | 2020 |", "Ann Miller baked here.",
+    "[The Associated Press]", "[Reuters]", "Must the baker watch the oven?",
+    "Share and save", "The mill was updated on a whim",
 )  # fmt: skip
 
 
@@ -57,7 +64,7 @@ def test_who_wrote_it() -> None:
 
 
 OPENING = (
-    "Ann Miller", "Crumb Diary staff writer", "By Reuters", "May 5", "LOCAL NEWS", "384", "The Crumb", "Bread",
+    "Ann Miller", "Crumb Diary staff writer", "By Crumbly", "May 5", "LOCAL NEWS", "384", "The Crumb", "Bread",
     "Mill owner opens new bakery",
 )  # fmt: skip
 
@@ -70,7 +77,7 @@ def test_lines_below_a_header(line: str) -> None:
 
     assert left(*(["Ann Miller"] if "writer" in line else []), line, PROSE) == [PROSE]
     assert left(PROSE, line, PROSE) == [PROSE, line, PROSE]  # in the middle it may be the text
-    if line not in ("May 5", "384", "Bread", "The Crumb", "By Reuters"):
+    if line not in ("May 5", "384", "Bread", "The Crumb", "By Crumbly"):
         assert left(line, PROSE, "Rye Flour", PROSE)[0] == line  # a label like the one below
 
 
@@ -118,3 +125,57 @@ def test_a_quotation_of_the_page_itself_goes() -> None:
     quotes = [Block("> Knead the dough for ten minutes", False), Block("> It is all in the hands.", False)]
     items = [Header("Bread", 1), Block(PROSE, False), *quotes]
     assert without_own_lines(items, "en")[0] == [*items[:2], items[3]]
+
+
+@pytest.mark.parametrize(
+    "end, rest",
+    [
+        ("The loaf was good. (AM)", "The loaf was good."),
+        ("He works for the mill (AM)", "He works for the mill (AM)"),
+        ("A version of this article appears in print on , on Page A1 with the headline: What Is Rye? Bread .", ""),
+        ("The loaf was good. This version corrects the name of the mill.", "The loaf was good."),
+        ("Ann Miller may be reached at the mill.", ""),
+    ],
+)
+def test_the_last_paragraph_says_where_it_comes_from(end: str, rest: str) -> None:
+    kept, _ = without_own_lines([Header("Bread", 1), Block(PROSE, False), Block(end, False)], "en")
+    assert [item.text for item in kept[2:]] == [rest] * bool(rest)
+
+
+def test_a_first_paragraph_loses_its_byline() -> None:
+    kept, _ = without_own_lines([Header("Bread", 1), Block(f"By Ann Miller: {PROSE}", False), Block(PROSE, False)], "en")
+    assert [item.text for item in kept] == ["Bread", PROSE, PROSE]
+
+
+def test_addresses_of_posts_go() -> None:
+    post = Block("Our loaf, at last https://t.co/a1B2 pic.twitter.com/x9Y8z7", False)
+    assert without_own_lines([Header("Bread", 1), Block(PROSE, False), post, Block(PROSE, False)], "en")[0][2].text == "Our loaf, at last"
+
+
+def test_a_number_above_the_text_goes_where_it_has_labels_too() -> None:
+    items = [Header("Bread", 1), Block("384", False), Block(PROSE, False), Block("What rye needs", False), Block(PROSE, False)]
+    assert [item.text for item in without_own_lines(items, "en")[0]] == ["Bread", PROSE, "What rye needs", PROSE]
+
+
+SUMMARY = "The mill on the river grinds rye again after it stood still for nine years."
+
+
+@pytest.mark.parametrize(
+    "headers, kept",
+    [
+        ([("Bread", 1), (SUMMARY, 2)], ["Bread"]),
+        ([("Bread", 1), ("The mill on the river grinds rye again", 2)], ["Bread", "The mill on the river grinds rye again"]),
+        ([(SUMMARY, 1)], [SUMMARY]),
+        ([("Bread", 2), (SUMMARY, 2)], ["Bread", SUMMARY]),
+    ],
+)
+def test_a_sentence_right_below_a_title_is_its_first_paragraph(headers: list[tuple[str, int]], kept: list[str]) -> None:
+    items, _ = without_own_lines([*(Header(text, level) for text, level in headers), Block(PROSE, False)], "en")
+    assert [item.text for item in items if isinstance(item, Header)] == kept
+    assert "\n".join(item.text for item in items) == "\n".join([text for text, _ in headers] + [PROSE])
+
+
+@pytest.mark.parametrize("header", ["Trending News", "By Ann Miller", "A loaf (Anna Müller/Crumb Press Service photo via AP)"])
+def test_a_header_that_heads_nothing_goes(header: str) -> None:
+    items, _ = without_own_lines([Header("Bread", 1), Block(PROSE, False), Header(header, 4), Block(PROSE, False)], "en")
+    assert [item.text for item in items] == ["Bread", PROSE, PROSE]

@@ -1,0 +1,50 @@
+"""What a page shows of itself or of others in the midst of its text: quotations that are drawn out of it, titles of other articles."""
+
+from itertools import pairwise
+
+from humpback.corpus.filters import is_navigation
+from humpback.corpus.items import Block, Edge, Header, Item
+
+_MIN_QUOTE, _MAX_QUOTE = 20, 250  # characters of a quotation that is drawn out of a text
+
+
+def without_pull_quotes(items: list[Item]) -> list[Item]:
+    """Without short quotations of what the page itself says elsewhere."""
+    quotes = [item for item in items if type(item) is Block and item.text.startswith("> ") and len(item.text) <= _MAX_QUOTE]
+    if not quotes:
+        return items
+    rest = "\n".join(item.text for item in items if type(item) is Block and not item.text.startswith("> "))
+    again = {id(quote) for quote in quotes if len(quote.text) > _MIN_QUOTE and quote.text[2:].strip(" .,“”\"'‘’") in rest}
+    return [item for item in items if id(item) not in again]
+
+
+def without_teasers(items: list[Item]) -> list[Item]:
+    """Without the titles of other pages: headers that are links, with nothing below them in their box.
+
+    Where several such headers follow each other, the last one has the page's own text below it and is a title of another page like
+    those before it; so is the navigation header that announces them. A list of articles, each with its text, keeps its headers.
+    """
+    gone: set[int] = set()
+    run: list[int] = []  # positions of headers with nothing but edges between them
+    for position, item in enumerate([*items, Block("", False)]):
+        if type(item) is Header:
+            run.append(position)
+        elif type(item) is Block:
+            gone.update(_teasers(items, run, position))
+            run = []
+    return [item for position, item in enumerate(items) if position not in gone] if gone else items
+
+
+def _teasers(items: list[Item], run: list[int], end: int) -> list[int]:
+    """Of headers in a row, with a block at `end` behind them, those that are titles of other pages, and who announces these."""
+    headers = [item for position in run if isinstance(item := items[position], Header)]
+    if not any(header.linked for header in headers) or all(item.linked for item in items if type(item) is Header):
+        return []
+    alone = [header.linked and after.level <= header.level for header, after in pairwise(headers)]
+    closed = any(isinstance(item, Edge) and not item.opens and item.tag not in ("article", "main") for item in items[run[-1] : end])
+    follows = alone[-1:] == [True] and headers[-1].level <= headers[-2].level
+    alone.append(headers[-1].linked and (closed or follows))
+    first = alone.index(True) if True in alone else 0
+    if first > 0 and all(alone[first:]) and is_navigation(headers[first - 1].text):
+        alone[first - 1] = True
+    return [position for position, gone in zip(run, alone, strict=True) if gone]
