@@ -58,6 +58,7 @@ _KIND = re.compile(r" *\[[A-Z ]+\](?:\W*\Z|\|?)")  # "[VIDEO]" behind a link
 _INITIALS = re.compile(r"(?<=[.!?”\"’]) \([A-Z]{2,3}(?:/[A-Z]{2,3})*\)\Z")  # of who wrote it
 _TWEETED = re.compile(r" ?\b(?:https?://t\.co|pic\.twitter\.com)/\w+")
 _TWEETER = re.compile(r"(?:> )?[—–-]{1,2} ?[^\n]{1,60}\(@\w{1,15}\)[^\n]{0,30}")
+_SHORTCODE = re.compile(r"\[(\w+) [^]]*=[^]]*\].*\[/\1\]")  # of WordPress, which its page did not carry out
 _CREDIT, _CREDITED = re.compile(CREDITS["in_brackets"]), re.compile(rf"(?:{CREDITS['at_end']})\Z")
 _MAX_CREDIT = 20  # characters of one at the end
 
@@ -122,7 +123,7 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
             continue
         first = opened < _MAX_OPENING and _is_first(kept) and _goes_on(items, position)
         if first and own.opens(text, header, sites, named) and (
-            text == header or text.isdigit() or not _is_list_of_labels(items, position)
+            text == header or own.is_mark(text) or not _is_list_of_labels(items, position)
         ):
             opened, named = opened + 1, True
         elif first and header and _is_heading_line(items, position) and not _is_list_of_labels(items, position):
@@ -271,7 +272,7 @@ class _Patterns:
             return False
         if text[:2] == "| " and "|" not in text[2:]:  # no row of a table
             text = text[2:]
-        if "(@" in text and _TWEETER.fullmatch(text):
+        if ("(@" in text and _TWEETER.fullmatch(text)) or ("[/" in text and _SHORTCODE.fullmatch(text)):
             return True
         if _SET_APART.match(text):
             return bool(_DAY_FIRST.match(text)) and len(text) <= _MAX_DATE and self._is_date(text)
@@ -328,6 +329,10 @@ class _Patterns:
         is_writer = named and bool(self._writer.search(text))
         is_name = bool(self._name.fullmatch(text) or self._by_one.fullmatch(text))
         return capitals or is_writer or is_name or bool(_ADDRESS.fullmatch(text)) or self._is_date(text, 1)
+
+    def is_mark(self, text: str) -> bool:
+        """Whether a line is a number or a date, which no label of a list is."""
+        return text.isdigit() or self._is_date(text, 1)
 
     def is_no_header(self, header: str) -> bool:
         """Whether a header says only who wrote the text or took a picture, or calls to another page."""

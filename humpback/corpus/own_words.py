@@ -12,7 +12,8 @@ CREDITS = {
     "in_brackets": r"(?i:\bphotos?\b|\bphotograph|\bimages?\b|\bhandout\b|\bcourtesy\b|\bpicture:|getty|shutterstock|\bistock)"
     r"|, [Ff]ile\b|\bvia (?:AP|AFP|Reuters|REUTERS)\b|\bAP/|/(?:AP|AFP|Reuters|REUTERS)\b",
     "at_end": r"(?:Getty Images|AP Photo|via (?:AP|AFP|Reuters|REUTERS|Getty|Shutterstock)|/ ?(?:AP|AFP|Reuters|REUTERS|Shutterstock|EPA))",
-    "agencies": "the associated press, associated press, reuters, afp, agence france-presse, pti, ians, ani, xinhua, bloomberg, upi, dpa",
+    "agencies": "jiji, jiji press, kyodo, kyodo news, tass, anadolu agency, efe, ansa, the associated press, associated press, "
+    "reuters, afp, agence france-presse, pti, ians, ani, xinhua, bloomberg, upi, dpa",
 }
 
 OWN_LINES: dict[str, dict[str, str]] = {
@@ -52,7 +53,8 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "download the app, get our, get the latest news, get the latest stories, stay tuned, stay up to date, stay connected, "
         "support our, skip to content, skip to main, back to top, view comments, leave a comment, leave a reply, let us know in "
         "the comments, have your say, what do you think, got a tip, have a tip, you may also like, you might also like, more on "
-        "this, more from, post comment, chat with us, do you want to be informed, do you want to receive, learn more at, related coverage, "
+        "this, more from, post comment, chat with us, do you want to be informed, do you want to receive, "
+        "learn more at, join our, a post shared by, view this post on, related coverage, "
         "all rights reserved, main article, reprinted with permission, "
         "story highlights",
         "labels": "artist, artwork, art, photo source, image, photo, photos, photograph, picture, pictures, video, credit, "

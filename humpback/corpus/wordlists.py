@@ -10,7 +10,8 @@ NAVIGATION_PHRASES: dict[str, tuple[str, ...]] = {
         "more from", "read next", "read more", "up next", "keep reading",
         "continue reading", "editors picks", "editor s picks", "editor s pick", "editor s choice", "top stories", "latest stories",
         "more stories", "more news", "most viewed", "recommended for you", "popular categories", "what to read next", "trending now",
-        "trending stories", "around the web", "from the web", "from our partners", "in case you missed it", "related coverage",
+        "trending stories", "around the web", "from the web", "from our partners", "from our sponsors", "in case you missed it",
+        "related coverage",
         "more on this", "more like this", "recommended reading", "recommended stories",
         "leave a reply", "leave a comment", "post a comment", "add a comment",
         "share this", "follow us", "sign up", "log in", "subscribe", "table of contents", "in this section", "on this page",
@@ -259,6 +260,7 @@ EXAMPLE_WORDS = ("example", "examples")
 _FIGURES = "examples?|code|snippets?|listings?|tables?|figures?|graphs?|charts?|images?|pictures?|diagrams?|script|program"
 SHOWS_BELOW = {
     ("below",): rf"\b(?:{_FIGURES}) (?:\w+ )?below\b{_NOT_IN_PLACE}|\bbelow (?:{_FIGURES})\b",
+    ("are", "is"): r"(?:\A|[.!?\n]\s*)below (?:are|is) (?:all|the|some|an?|our|my)\b",
     ("link", "links"): r"\b(?:click|tap)(?: on)? the links? below\b",
     ("here",): r"\bhere (?:is|are) (?:\w+ ){0,3}(?:examples?|images?|pictures?|screenshots?|diagrams?)\b",
     ("following",): r"\bfollowing (?:examples?|code|snippets?|listings?|tables?|figures?|images?|pictures?|diagrams?)\b",

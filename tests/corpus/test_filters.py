@@ -234,6 +234,8 @@ POINTING = [
     ("This oven has baked bread.", False),
     ("The previous owner sat in the last carriage.", False),
     # Ahead, in the last line.
+    ("Below are all the breads that we bake.", True),
+    ("Below are all the breads that we bake.\n\n- rye", False),
     ("It is described below.", True),
     ("It is described below.\n\nBake it.", False),
     ("Ovens are the subject of the next chapter.", True),
