@@ -58,6 +58,7 @@ _PAIRS = {
     "video": "meta info caption description title player",
     "page": "footer",
     "source": "link",
+    "instagram tiktok": "media embed",
 }
 _HARD_PAIRS = {
     "cookie cookies": "bar banner consent dialog info law message modal notice notification overlay policy popup wall warning hint",

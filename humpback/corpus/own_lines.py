@@ -337,7 +337,8 @@ class _Patterns:
     def is_no_header(self, header: str) -> bool:
         """Whether a header says only who wrote the text or took a picture, or calls to another page."""
         said = header.casefold().strip(" .:!")
-        return said in self._calls or (len(header) <= _MAX_DATE and bool(self._by.fullmatch(header))) or self.is_credit(header)
+        called = said in self._calls or said.endswith("now playing")
+        return called or (len(header) <= _MAX_DATE and bool(self._by.fullmatch(header))) or self.is_credit(header)
 
     def without_marks(self, text: str, first: bool) -> str:
         """A paragraph without its lines that are the page's own, addresses of posts in it, and, of a first one, "By Ann Lee: "."""

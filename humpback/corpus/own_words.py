@@ -77,7 +77,7 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "strong": r"now playing\W*$|from our sponsors\b|(?:your|my) inbox\b|our newsletters?\b|(?:sign up|"
         r"register) for our|subscribe to (?:our|my)\b|follow (?:us|me) on\b|"
         r"click here to\b|download our [^.]{0,20}app\b|if you buy something through|we (?:may )?(?:earn|receive) [^.]{0,20}commission",
-        "inviting": "corrects corrected informed receive delivered issues reached tip income "
+        "inviting": "head questions corrects corrected informed receive delivered issues reached tip income "
         "responsible opinions expressed necessarily medical additional affiliate also app apps article articles "
         "breaking brought check click column comment comments commission contact content contributed coverage creative details "
         "donate editing email essay facebook favorite favourite feedback become consider help here need follow full further image "
@@ -85,7 +85,8 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "news newsletter newsletters opinion originally permission photo photos picture piece post reach read recipes register "
         "report reporting republished rights share sign sponsored stay stories story subscribe support take telegram tell thank "
         "thanks think thoughts tips twitter updates version want watch whatsapp writing youtube",
-        "invites": r"here[.!)]*$|this (?:version|story|article) (?:corrects|has been corrected)|do you want to (?:be informed|receive)|"
+        "invites": r"here[.!)]*$|head over to|have (?:any )?(?:more |further )?questions\?|"
+        r"this (?:version|story|article) (?:corrects|has been corrected)|do you want to (?:be informed|receive)|"
         r"delivered (?:to|through) your (?:door|letterbox|home)|\d+ issues for|(?:can|may) be reached at|have a tip\?|"
         r"we use income.earning|help us (?:to )?(?:continue|keep|improve|spread|grow)|we need your|consider (?:supporting|donating|"
         r"subscribing)|become an? [^.]{0,20}(?:member|patron|supporter|subscriber|author)\b|(?:sign up|register) (?:here|"

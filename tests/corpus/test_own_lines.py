@@ -136,6 +136,7 @@ def test_a_quotation_of_the_page_itself_goes() -> None:
         ("A version of this article appears in print on , on Page A1 with the headline: What Is Rye? Bread .", ""),
         ("The loaf was good. This version corrects the name of the mill.", "The loaf was good."),
         ("Ann Miller may be reached at the mill.", ""),
+        ("The loaf was good. Do you still have questions? Head over to the bakers.", "The loaf was good."),
     ],
 )
 def test_the_last_paragraph_says_where_it_comes_from(end: str, rest: str) -> None:
@@ -176,7 +177,10 @@ def test_a_sentence_right_below_a_title_is_its_first_paragraph(headers: list[tup
     assert "\n".join(item.text for item in items) == "\n".join([text for text, _ in headers] + [PROSE])
 
 
-@pytest.mark.parametrize("header", ["Trending News", "By Ann Miller", "A loaf (Anna Müller/Crumb Press Service photo via AP)"])
+NO_HEADERS = ("Trending News", "LoafMD Video: Now Playing", "By Ann Miller", "A loaf (Anna Müller/Crumb Press Service photo via AP)")
+
+
+@pytest.mark.parametrize("header", NO_HEADERS)
 def test_a_header_that_heads_nothing_goes(header: str) -> None:
     items, _ = without_own_lines([Header("Bread", 1), Block(PROSE, False), Header(header, 4), Block(PROSE, False)], "en")
     assert [item.text for item in items] == ["Bread", PROSE, PROSE]

@@ -44,3 +44,9 @@ def test_titles_of_other_pages_go(html: str) -> None:
 )
 def test_headers_of_the_page_stay(html: str, kept: list[str]) -> None:
     assert headers_of(html) == kept
+
+
+@pytest.mark.parametrize("name", ["instagram-media", "tiktok-embed"])
+def test_embedded_posts_go(name: str) -> None:
+    post = f'<blockquote class="{name}"><p>View this post</p><p>A loaf, at last</p></blockquote>'
+    assert [item.text for item in to_items(LexborHTMLParser(f"<body>{TITLE}{P}{post}{P}</body>", scripting=True))] == ["Bread", PROSE, PROSE]
