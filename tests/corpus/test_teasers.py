@@ -49,4 +49,5 @@ def test_headers_of_the_page_stay(html: str, kept: list[str]) -> None:
 @pytest.mark.parametrize("name", ["instagram-media", "tiktok-embed"])
 def test_embedded_posts_go(name: str) -> None:
     post = f'<blockquote class="{name}"><p>View this post</p><p>A loaf, at last</p></blockquote>'
-    assert [item.text for item in to_items(LexborHTMLParser(f"<body>{TITLE}{P}{post}{P}</body>", scripting=True))] == ["Bread", PROSE, PROSE]
+    items = to_items(LexborHTMLParser(f"<body>{TITLE}{P}{post}{P}</body>", scripting=True))
+    assert [item.text for item in items] == ["Bread", PROSE, PROSE]
