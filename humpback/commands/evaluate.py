@@ -27,8 +27,15 @@ _NO_LENGTH_CONTROL = (
 class _Preference(msgspec.Struct):
     output_1: str
     output_2: str
-    preference: float | None
+    preference: float | msgspec.UnsetType | None = msgspec.UNSET
     dataset: str = ""
+    instruction: str = ""
+    raw_completion: Any = None
+
+
+class _Won(msgspec.Struct):
+    won: bool
+    judged: bool
 
 
 class _Point(msgspec.Struct):
@@ -59,6 +66,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("task", None, [*TASKS, _JUDGE], "what is computed", required=True)
     flags.DEFINE_string("input", None, "JSON lines, or a JSON list; .gz is unpacked", required=True)
     flags.DEFINE_string("difficulty", None, "winrate: AlpacaEval's difficulties, a JSON list in the order of the prompts")
+    flags.DEFINE_string("labels", None, "winrate: people's labels of some of the judge's wins and losses, which correct its share of wins")
     flags.DEFINE_string("out", None, "a file for the figures as JSON; judge: the folder to make")
     flags.DEFINE_string("model", None, "judge: what compares the answers of --input with those of --baseline")
     flags.DEFINE_string("baseline", None, "judge: the other answers, as AlpacaEval's model_outputs.json")
@@ -116,18 +124,52 @@ def _read(path: str, kind: type[Any], flag: str = "input") -> list[Any]:
 
 
 def _winrate(rows: Sequence[_Preference]) -> tuple[dict[str, Any], list[str]]:
-    plain = [msgspec.to_builtins(row) for row in rows]
-    found: dict[str, Any] = {"all": winrate.win_rate([row.preference for row in rows])}
+    plain, lines = _preferences(rows)
+    found: dict[str, Any] = {"all": winrate.win_rate([row["preference"] for row in plain])}
     if any(row.dataset for row in rows):
         found["datasets"] = winrate.by_dataset(plain)
-    lines = [_rate_line("win rate", found["all"]), *(_rate_line(f"  {name}", part) for name, part in found.get("datasets", {}).items())]
+    lines += [_rate_line("win rate", found["all"]), *(_rate_line(f"  {name}", part) for name, part in found.get("datasets", {}).items())]
     if given := flags.FLAGS.difficulty:
         found["length_controlled_unregularised"] = fit = winrate.fit_length_control(plain, _difficulties(given))
         weights = ", ".join(f"{name} {value:.4f}" for name, value in fit["weights"].items())
         lines.append(f"length-controlled, our unregularised fit, not AlpacaEval's figure: {fit['win_rate']:.2f} % (weights: {weights})")
     else:
         lines.append(_NO_LENGTH_CONTROL)
+    if given := flags.FLAGS.labels:
+        found["corrected"] = corrected = _corrected(found["all"], _read(given, _Won, "labels"))
+        low, high = corrected["interval"]
+        lines.append(
+            f"corrected by {corrected['labels']} labels: {100 * corrected['share']:.2f} % (95 %: {100 * low:.2f} … {100 * high:.2f}); "
+            f"the judge's sensitivity is {corrected['sensitivity']:.2f}, its specificity {corrected['specificity']:.2f}"
+        )
     return found, lines
+
+
+def _preferences(rows: Sequence[_Preference]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows with their preferences, those that are not written read from the judge's raw completion; what is to be said of these."""
+    plain, differ, completions = [], 0, 0
+    for number, row in enumerate(rows, 1):
+        values: dict[str, Any] = {"output_1": row.output_1, "output_2": row.output_2, "dataset": row.dataset}
+        written, read = row.preference, None
+        if row.raw_completion is not None:
+            completions += 1
+            read = winrate.preference_of_completion(row.raw_completion, winrate.is_swapped(row.instruction))
+            differ += written is not msgspec.UNSET and (written is None or read is None or abs(written - read) > 1e-6) and written != read
+        elif written is msgspec.UNSET:
+            raise UserError(f"--input={flags.FLAGS.input}: row {number}: has neither preference nor raw_completion")
+        plain.append(values | {"preference": read if written is msgspec.UNSET else written})
+    told = f"{differ} of {completions} raw completions say something else than the preference beside them, which is taken"
+    return plain, [told] if differ else []
+
+
+def _corrected(rate: Mapping[str, Any], labels: Sequence[_Won]) -> dict[str, Any]:
+    """evaluation/curation.py's θ. UserError without a labelled win, or a labelled loss."""
+    won, lost = [row.judged for row in labels if row.won], [not row.judged for row in labels if not row.won]
+    if not won or not lost:
+        raise UserError(f"--labels={flags.FLAGS.labels}: {len(won)} wins and {len(lost)} losses; some of both are needed")
+    share, sensitivity, specificity = rate["win_rate"] / 100, sum(won) / len(won), sum(lost) / len(lost)
+    theta = curation.corrected_share(share, sensitivity, specificity, (rate["n"], len(won), len(lost)))
+    return {"labels": len(labels), "sensitivity": sensitivity, "specificity": specificity, **theta}
 
 
 def _difficulties(path: str) -> list[float]:

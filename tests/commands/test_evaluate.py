@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from humpback.evaluation import winrate
 from tests import tiny
 
 
@@ -40,6 +41,24 @@ def test_a_win_rate_with_and_without_difficulties(evaluate, tmp_path):
     assert code == 2 and "31 rows, but 1 difficulties" in told
 
 
+def test_preferences_are_read_from_completions_and_corrected_by_labels(evaluate, tmp_path):
+    """The first of three is written and says something else than its completion; θ is (0.75 + 0.8 - 1) / (0.9 + 0.8 - 1)."""
+    ranks = "[{'model': 'model_1', 'rank': 1}]"
+    rows = [{"output_1": "a", "output_2": "b", "instruction": f"Why {n}?", "raw_completion": ranks} for n in range(40)]
+    rows += [preference("m", "b", 2.0) | {"raw_completion": "none"}, preference("m", "b", 1.0)]
+    code, said, error, figures = evaluate("winrate", rows)
+    swapped = sum(winrate.is_swapped(row["instruction"]) for row in rows[:40])
+    assert code == 0 and 0 < swapped < 40, error
+    assert (figures["all"]["wins"], figures["all"]["n"]) == (swapped + 1, 42) and "1 of 41 raw completions say something else" in said
+    labels = [{"won": n < 10, "judged": n < 9 or n in (10, 11)} for n in range(20)]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    rows = [preference("m", "b", 2.0 if n < 60 else 1.0) for n in range(80)]
+    code, said, _, figures = evaluate("winrate", rows, f"--labels={tmp_path / 'labels.jsonl'}")
+    assert code == 0 and figures["corrected"]["share"] == pytest.approx(0.55 / 0.7) and "corrected by 20 labels: 78.57 %" in said
+    (tmp_path / "labels.jsonl").write_text(json.dumps(labels[0]))
+    assert "1 wins and 0 losses" in evaluate("winrate", rows, f"--labels={tmp_path / 'labels.jsonl'}")[2]
+
+
 def test_the_other_tasks(evaluate):
     code, said, _, _ = evaluate("scaling", [{"examples": n, "value": v} for n, v in ((100, 1), (200, 2), (400, 3))])
     assert code == 0 and "1.000 a doubling" in said
@@ -57,6 +76,7 @@ def test_the_other_tasks(evaluate):
     [
         ("winrate", "{", "neither JSON lines nor a JSON list"),
         ("winrate", '{"output_1": "a"}', "row 1: Object missing required field `output_2`"),
+        ("winrate", '{"output_1": "a", "output_2": "b"}', "row 1: has neither preference nor raw_completion"),
         ("scaling", '{"examples": 1, "value": 2}\n{"examples": "x", "value": 2}', "row 2: Expected `float`, got `str`"),
         ("scaling", "\n", "no row is in it"),
         ("bias", '{"type": "age"}', "no row has detected or stereotype_likelier"),
