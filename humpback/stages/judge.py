@@ -9,8 +9,9 @@ import numpy as np
 from absl import flags
 
 from humpback import distributed, prompts
+from humpback.decoding.branches import Target
 from humpback.decoding.engine import Engine
-from humpback.decoding.offline import Output, Target, Task
+from humpback.decoding.offline import Output, Task
 from humpback.decoding.parts import number_of
 from humpback.decoding.serving import serve
 from humpback.evaluation import judging
