@@ -62,23 +62,18 @@ def score(of_questions: Sequence[tuple[int, Sequence[Choice]]]) -> dict[str, dic
     }
 
 
-def averages(subjects: Mapping[str, tuple[int, int]], domains: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Of (right, questions) by subject: per_question (all questions weigh the same), per_subject, and with {subject: domain} per_domain,
-    all in per cent. They differ, so name the one that you print; the counts are beside them. UserError without questions."""
+def averages(subjects: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Of (right, questions) by subject: per_question, where all questions weigh the same, and per_subject, both in per cent. They differ,
+    so name the one that you print; the counts are beside them. UserError without questions."""
     if not subjects or not all(count for _, count in subjects.values()):
         raise UserError(f"a subject without questions has no average: {[name for name, (_, count) in subjects.items() if not count]}")
     right, count = (sum(values) for values in zip(*subjects.values(), strict=True))
-    found: dict[str, Any] = {
+    return {
         "right": right,
         "questions": count,
         "per_question": 100 * right / count,
-        "per_subject": _mean([100 * r / n for r, n in subjects.values()]),
+        "per_subject": math.fsum(100 * r / n for r, n in subjects.values()) / len(subjects),
     }
-    if domains:
-        parts = {name: [subjects[s] for s in subjects if domains[s] == name] for name in dict.fromkeys(domains.values())}
-        found["domains"] = {name: 100 * sum(r for r, _ in part) / sum(n for _, n in part) for name, part in parts.items() if part}
-        found["per_domain"] = _mean(list(found["domains"].values()))
-    return found
 
 
 def crows_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -97,7 +92,3 @@ def crows_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             counts = {kind: (sum(hits), len(hits)) for kind, hits in of_type.items()}
             found[name] = {**averages(counts), "types": {kind: 100 * right / n for kind, (right, n) in counts.items()}}
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
