@@ -49,6 +49,9 @@ COMMANDS = {
     ),
     "augment": Command("humpback.stages.augment", "write one candidate instruction per segment", _RUN),
     "curate": Command("humpback.stages.judge", "rate the candidates and keep the best (--iteration=T)", f"{_RUN} --iteration=1"),
+    "rewrite": Command(
+        "humpback.stages.rewrite", "make answers of the curated texts (--iteration=T), where rewrite.by says who", f"{_RUN} --iteration=1"
+    ),
     "summary": Command("humpback.stages.summary", "summary.json and report.md of a run", _RUN),
     "report": Command("humpback.commands.report", "report.html of a run: what happened, for a browser", "--workdir=runs/demo"),
     "convert": Command(
@@ -68,8 +71,12 @@ COMMANDS = {
     ),
     "review": Command("humpback.commands.review", "label candidates blind, in a browser", "--workdir=runs/demo --reviewer=ann"),
     "evaluate": Command(
-        "humpback.commands.evaluate", "win rates, scaling, curation, diversity and bias, each with its error",
+        "humpback.commands.evaluate", "win rates, benchmarks, scaling, curation, diversity, bias, each with its error",
         "--task=winrate --input=annotations.json",
+    ),
+    "study": Command(
+        "humpback.stages.study", "does augmentation help? Arms of one experiment, each trained several times",
+        "--config=configs/study.py --workdir=runs/study/run",
     ),
     "plan": Command(
         "humpback.commands.plan", "will it fit on a TPU slice, how fast, at what cost: compiled without a TPU",

@@ -69,6 +69,7 @@ LANGUAGE = Rule(lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and 
 OPENED = anything("what cannot be opened is said when it is read")
 SETS = Rule(lambda value: _names_sources(value), "NAME=SOURCE,NAME=SOURCE, each name once and none of them held_out")
 CHECKED = anything("what differs from the file is said when it is read")
+ENDPOINT = Rule(lambda value: not value or re.match(r"https?://[^/]", value) is not None, "empty, or an address, http:// or https://")
 RUBRICS = ("sampled", "expected")  # how a judge rates by a rubric
 LIKELIHOOD, BACKWARD = "likelihood", "backward"
 MODES = (
@@ -235,6 +236,7 @@ class Augment(Node):
 
     temperature: float = setting(0.7, at_least(0), "the paper's")
     top_p: float = setting(0.9, SHARE, "the paper's")
+    candidates: int = setting(1, at_least(1), "instructions for each segment, of which the best by the score counts; the paper's is one")
     echo_words: int = setting(8, at_least(0), "in a row, of the segment or the request: so many make an echo, which is not rated; 0: never")
     max_new_tokens: int = setting(256, at_least(1), "the paper is silent; its candidates are 352 ± 134 characters")
 
@@ -252,9 +254,23 @@ class Curate(Node):
     top_p: float = setting(0.9, SHARE, "the candidates', see temperature")
     max_new_tokens: int = setting(256, at_least(1), "of a rating: a brief reasoning and the line with the score")
     rubric_file: str = setting("", OPENED, "another rubric's text; empty: prompts.RUBRIC")
+    judge: str = setting("", ENDPOINT, "who rates: empty, M_{t-1}, the paper's; or an OpenAI-compatible endpoint, https://HOST/v1")
+    judge_model: str = setting("", CHECKED, "the endpoint's name of the model that rates")
     select: str = setting("threshold", one_of("threshold", "top_fraction"), "or `top_fraction`, for judges that are not calibrated")
     threshold: float = setting(4.5, within(1, 5), "A_5; 4.0 is A_4")
     fraction: float = setting(0.0833, SHARE, "41,821 of 502,133, the paper's own")
+
+
+@dataclass
+class Rewrite(Node):
+    """A model rewrites the curated responses (not the paper's: arXiv 2408.04614)."""
+
+    by: str = setting(
+        "", one_of("", "base", "forward"), "who rewrites: M, where it is a chat model, or M_{t-1}; empty: nobody, the paper's"
+    )
+    temperature: float = setting(0.7, at_least(0), "the candidates'")
+    top_p: float = setting(0.9, SHARE, "the candidates', see temperature")
+    max_new_tokens: int = setting(1_024, at_least(1), "more than the longest segment's; a rewriting that does not end is dropped")
 
 
 @dataclass
@@ -307,6 +323,7 @@ class Config(Node):
     forward: Finetune = part(Finetune, "M_1, M_2, …")
     augment: Augment = part(Augment, "the candidates")
     curate: Curate = part(Curate, "what is kept of them")
+    rewrite: Rewrite = part(Rewrite, "what becomes of their responses")
     decoding: Decoding = part(Decoding, "how models write and rate")
     mesh: Mesh = part(Mesh, "the devices")
 
@@ -426,11 +443,16 @@ def _check_together(config: Config) -> None:
         raise UserError(f"config field curate.mode: {curate.mode!r} has no five levels for a threshold; set curate.select='top_fraction'")
     if curate.beside and (rubric_of(curate.beside) if rubric_of(curate.mode) else curate.beside in curate.mode):
         raise UserError(f"config field curate.beside: {curate.beside!r} is not another score than curate.mode={curate.mode!r} has")
+    if curate.judge and (curate.mode != "sampled" or curate.beside or not curate.judge_model):
+        raise UserError(
+            f"config field curate.judge: {curate.judge!r} gives texts alone; set curate.mode='sampled', curate.beside='' and "
+            "curate.judge_model, the endpoint's name of the model"
+        )
     for task in ("backward", "forward_seed", "forward"):
         ft: Finetune = getattr(config, task)
         if ft.steps and ft.epochs:
             raise UserError(f"config field {task}.epochs: {ft.epochs:g} and {task}.steps={ft.steps} say different things; set one to 0")
-    for name in ("augment", "curate"):
+    for name in ("augment", "curate", *(["rewrite"] if config.rewrite.by else [])):
         new, length = getattr(config, name).max_new_tokens, config.decoding.length
         if new >= length:
             raise UserError(f"config field {name}.max_new_tokens: {new} leaves no room for a prompt in decoding.length = {length}")

@@ -76,6 +76,13 @@ _PAIRWISE_HEAD = (
 )
 _PAIRWISE_CLOSING = 'Answer with one line only: "Better: " and the number of the better response, 1 or 2.'
 BETTER_LEAD, BETTER_LABELS = "Better: ", ("1", "2")
+ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"  # between which a rewriter is asked to write
+_REWRITING_HEAD = (
+    "Below are an instruction from a user and a draft of the answer. Turn the draft into a high-quality answer of an AI assistant to this "
+    "instruction. Stay as close to the draft as you can, and copy from it where you can. Be direct and clear, and leave out what does not "
+    f"belong to the answer. Add no fact that the draft does not have. Write the answer between {ANSWER_OPEN} and {ANSWER_CLOSE}, and "
+    "nothing else.\n\nInstruction: "
+)
 
 
 def bare(instruction: str) -> str:
@@ -116,6 +123,12 @@ def pairwise_prompt(instruction: str, first: str, second: str) -> Prompt:
     """Asks which of two responses is the better answer. Its body is the second one, of which nothing must be cut."""
     head = f"{_PAIRWISE_HEAD}{instruction.strip()}\n\nResponse 1: {first.strip()}\n\nResponse 2: "
     return Prompt(head, second.strip(), f"\n\n{_PAIRWISE_CLOSING}")
+
+
+def rewriting_prompt(instruction: str, draft: str) -> Prompt:
+    """Asks for an answer made of a draft (arXiv 2408.04614, section 2.3, in our words). Its body is the draft, of which nothing must be
+    cut."""
+    return Prompt(f"{_REWRITING_HEAD}{instruction.strip()}\n\nDraft: ", draft.strip(), "")
 
 
 # A statement begins with a line, a sentence or a part of one, may be qualified, and names a score. Of other words before "score" nothing

@@ -138,6 +138,18 @@ class Example(Record, frozen=True, omit_defaults=True):
     likely: Likely | None = None
 
 
+class Rewrite(Record, frozen=True, omit_defaults=True):
+    """A curated example whose response is a rewriter's, or, with the reason, still the draft. output: what the rewriter wrote, whole.
+    model: digest of its weights."""
+
+    example: Example
+    draft: str
+    output: str
+    reason: str
+    model: str
+    seed: int
+
+
 Kind = TypeVar("Kind", bound=Record)
 
 

@@ -26,7 +26,7 @@ def test_every_config_builds(path):
     assert cfg.base.architecture in SIZES
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if not re.search("demo|real_pages", path)])
+@pytest.mark.parametrize("path", [path for path in FILES if not re.search("demo|real_pages|study", path)])
 def test_the_papers_runs_have_the_papers_values(path):
     cfg = config.finish(_get(path))
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
@@ -56,7 +56,7 @@ def test_every_field_has_a_rule_and_a_reason():
         "base.source", "base.sha256", "base.architecture", "segments.input", "segments.max_chars", "segments.navigation",
         "segments.html_key", "segments.text_key", "segments.url_key",
         "segments.contamination", "seed_pairs.source", "seed_pairs.held_out_source", "seed_pairs.dev_source", "seed_pairs.contamination",
-        "curate.rubric_file",
+        "curate.rubric_file", "curate.judge_model",
         "backward.skip_spikes", "forward_seed.skip_spikes", "forward.skip_spikes",
     }  # fmt: skip
 

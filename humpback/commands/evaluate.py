@@ -1,4 +1,4 @@
-"""`humpback evaluate --task=TASK --input=FILE`: figures with their errors from what is written down; only `judge` asks a model."""
+"""`humpback evaluate --task=TASK --input=FILE`: figures from what is written down; `judge` and `benchmarks` ask a model."""
 
 import gzip
 import json
@@ -11,13 +11,14 @@ from etils import epath
 
 from humpback import config as configs
 from humpback import storage
-from humpback.commands import compare_answers
+from humpback.commands import choose_answers, compare_answers
+from humpback.datasets.multiple_choice import NAMES
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks, curation, diversity, scaling, winrate
 from humpback.progress import printable
 from humpback.stages.commandline import define_accept_code
 
-_JUDGE = "judge"
+_JUDGE, _BENCHMARKS = "judge", "benchmarks"
 _NO_LENGTH_CONTROL = (
     "no length-controlled rate: --difficulty names no file. AlpacaEval's difficulties are not ours to ship (CC BY-NC 4.0); "
     "docs/evaluation.md says where they are"
@@ -27,8 +28,15 @@ _NO_LENGTH_CONTROL = (
 class _Preference(msgspec.Struct):
     output_1: str
     output_2: str
-    preference: float | None
+    preference: float | msgspec.UnsetType | None = msgspec.UNSET
     dataset: str = ""
+    instruction: str = ""
+    raw_completion: Any = None
+
+
+class _Won(msgspec.Struct):
+    won: bool
+    judged: bool
 
 
 class _Point(msgspec.Struct):
@@ -56,22 +64,26 @@ class _Stereotype(msgspec.Struct):
 def define_flags() -> None:
     """The command's flags."""
     defaults = configs.Decoding()
-    flags.DEFINE_enum("task", None, [*TASKS, _JUDGE], "what is computed", required=True)
-    flags.DEFINE_string("input", None, "JSON lines, or a JSON list; .gz is unpacked", required=True)
+    flags.DEFINE_enum("task", None, [*TASKS, _JUDGE, _BENCHMARKS], "what is computed", required=True)
+    flags.DEFINE_string("input", None, "JSON lines, or a JSON list; .gz is unpacked; benchmarks: the folder of their files", required=True)
     flags.DEFINE_string("difficulty", None, "winrate: AlpacaEval's difficulties, a JSON list in the order of the prompts")
-    flags.DEFINE_string("out", None, "a file for the figures as JSON; judge: the folder to make")
-    flags.DEFINE_string("model", None, "judge: what compares the answers of --input with those of --baseline")
+    flags.DEFINE_string("labels", None, "winrate: people's labels of some of the judge's wins and losses, which correct its share of wins")
+    flags.DEFINE_string("out", None, "a file for the figures as JSON; judge, benchmarks: the folder to make")
+    what = "judge: what compares the answers of --input with those of --baseline; benchmarks: what answers"
+    flags.DEFINE_string("model", None, what)
+    flags.DEFINE_list("benchmarks", [], f"benchmarks: of {', '.join(NAMES)}; default: those whose files are there")
+    flags.DEFINE_integer("limit", 0, "benchmarks: the first so many questions of each; 0 is all", lower_bound=0)
     flags.DEFINE_string("baseline", None, "judge: the other answers, as AlpacaEval's model_outputs.json")
     flags.DEFINE_string("pairs", None, "judge: human pairs for its controls, as seed_pairs.source")
     flags.DEFINE_bool("force", False, "judge: a win rate, even by a judge that does not pass the controls")
     flags.DEFINE_integer("seed", 0, "judge: of the drawing of controls", lower_bound=0, upper_bound=2**32 - 1)
-    flags.DEFINE_integer("length", defaults.length, "judge: tokens of both answers and the question together", lower_bound=64)
-    flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "judge: what is computed in")
-    flags.DEFINE_integer("slots", configs.ANYWHERE["slots"], "judge: sequences at once of a replica", lower_bound=4)
-    flags.DEFINE_integer("tensor", 1, "judge: devices that share a model", lower_bound=1)
+    flags.DEFINE_integer("length", defaults.length, "judge, benchmarks: tokens of what is asked and all answers", lower_bound=64)
+    flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "judge, benchmarks: what is computed in")
+    flags.DEFINE_integer("slots", configs.ANYWHERE["slots"], "judge, benchmarks: sequences at once of a replica", lower_bound=4)
+    flags.DEFINE_integer("tensor", 1, "judge, benchmarks: devices that share a model", lower_bound=1)
     together = configs.ANYWHERE["processes_per_replica"]
-    flags.DEFINE_integer("processes_per_replica", together, "judge: that hold a model together", lower_bound=1)
-    flags.DEFINE_float("publish_seconds", defaults.publish_seconds, "judge: what a kill costs, at most", lower_bound=0)
+    flags.DEFINE_integer("processes_per_replica", together, "judge, benchmarks: that hold a model together", lower_bound=1)
+    flags.DEFINE_float("publish_seconds", defaults.publish_seconds, "judge, benchmarks: what a kill costs, at most", lower_bound=0)
     define_accept_code()
 
 
@@ -85,6 +97,10 @@ def main() -> None:
         report = compare_answers.compare(*answers)
         print(printable("\n".join(compare_answers.show(report))))
         compare_answers.end(report)
+        return
+    if values.task == _BENCHMARKS:
+        report = choose_answers.measure()
+        print(printable("\n".join([*choose_answers.show(report), *_bias_lines(report.get("bias", {}))])))
         return
     kind, compute = TASKS[values.task]
     found, lines = compute(_read(values.input, kind))
@@ -116,18 +132,52 @@ def _read(path: str, kind: type[Any], flag: str = "input") -> list[Any]:
 
 
 def _winrate(rows: Sequence[_Preference]) -> tuple[dict[str, Any], list[str]]:
-    plain = [msgspec.to_builtins(row) for row in rows]
-    found: dict[str, Any] = {"all": winrate.win_rate([row.preference for row in rows])}
+    plain, lines = _preferences(rows)
+    found: dict[str, Any] = {"all": winrate.win_rate([row["preference"] for row in plain])}
     if any(row.dataset for row in rows):
         found["datasets"] = winrate.by_dataset(plain)
-    lines = [_rate_line("win rate", found["all"]), *(_rate_line(f"  {name}", part) for name, part in found.get("datasets", {}).items())]
+    lines += [_rate_line("win rate", found["all"]), *(_rate_line(f"  {name}", part) for name, part in found.get("datasets", {}).items())]
     if given := flags.FLAGS.difficulty:
         found["length_controlled_unregularised"] = fit = winrate.fit_length_control(plain, _difficulties(given))
         weights = ", ".join(f"{name} {value:.4f}" for name, value in fit["weights"].items())
         lines.append(f"length-controlled, our unregularised fit, not AlpacaEval's figure: {fit['win_rate']:.2f} % (weights: {weights})")
     else:
         lines.append(_NO_LENGTH_CONTROL)
+    if given := flags.FLAGS.labels:
+        found["corrected"] = corrected = _corrected(found["all"], _read(given, _Won, "labels"))
+        low, high = corrected["interval"]
+        lines.append(
+            f"corrected by {corrected['labels']} labels: {100 * corrected['share']:.2f} % (95 %: {100 * low:.2f} … {100 * high:.2f}); "
+            f"the judge's sensitivity is {corrected['sensitivity']:.2f}, its specificity {corrected['specificity']:.2f}"
+        )
     return found, lines
+
+
+def _preferences(rows: Sequence[_Preference]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows with their preferences, those that are not written read from the judge's raw completion; what is to be said of these."""
+    plain, differ, completions = [], 0, 0
+    for number, row in enumerate(rows, 1):
+        values: dict[str, Any] = {"output_1": row.output_1, "output_2": row.output_2, "dataset": row.dataset}
+        written, read = row.preference, None
+        if row.raw_completion is not None:
+            completions += 1
+            read = winrate.preference_of_completion(row.raw_completion, winrate.is_swapped(row.instruction))
+            differ += written is not msgspec.UNSET and (written is None or read is None or abs(written - read) > 1e-6) and written != read
+        elif written is msgspec.UNSET:
+            raise UserError(f"--input={flags.FLAGS.input}: row {number}: has neither preference nor raw_completion")
+        plain.append(values | {"preference": read if written is msgspec.UNSET else written})
+    told = f"{differ} of {completions} raw completions say something else than the preference beside them, which is taken"
+    return plain, [told] if differ else []
+
+
+def _corrected(rate: Mapping[str, Any], labels: Sequence[_Won]) -> dict[str, Any]:
+    """evaluation/curation.py's θ. UserError without a labelled win, or a labelled loss."""
+    won, lost = [row.judged for row in labels if row.won], [not row.judged for row in labels if not row.won]
+    if not won or not lost:
+        raise UserError(f"--labels={flags.FLAGS.labels}: {len(won)} wins and {len(lost)} losses; some of both are needed")
+    share, sensitivity, specificity = rate["win_rate"] / 100, sum(won) / len(won), sum(lost) / len(lost)
+    theta = curation.corrected_share(share, sensitivity, specificity, (rate["n"], len(won), len(lost)))
+    return {"labels": len(labels), "sensitivity": sensitivity, "specificity": specificity, **theta}
 
 
 def _difficulties(path: str) -> list[float]:
@@ -180,6 +230,12 @@ def _diversity(rows: Sequence[_Pair]) -> tuple[dict[str, Any], list[str]]:
 
 def _bias(rows: Sequence[_Stereotype]) -> tuple[dict[str, Any], list[str]]:
     found = benchmarks.crows_pairs([msgspec.to_builtins(row) for row in rows])
+    if not found:
+        raise UserError(f"--input={flags.FLAGS.input}: no row has detected or stereotype_likelier")
+    return found, _bias_lines(found)
+
+
+def _bias_lines(found: Mapping[str, Any]) -> list[str]:
     names = {
         "detected": "accuracy of detecting, the higher the better",
         "stereotype": "stereotype likelier, 50 is neutral, more is more biased",
@@ -188,9 +244,7 @@ def _bias(rows: Sequence[_Stereotype]) -> tuple[dict[str, Any], list[str]]:
     for metric, part in found.items():
         lines.append(f"{names[metric]}: {part['per_question']:.2f} % ({part['right']} of {part['questions']})")
         lines += [f"  {kind}: {share:.2f} %" for kind, share in part["types"].items()]
-    if not lines:
-        raise UserError(f"--input={flags.FLAGS.input}: no row has detected or stereotype_likelier")
-    return found, lines
+    return lines
 
 
 TASKS: dict[str, tuple[type[Any], Callable[[Any], tuple[dict[str, Any], list[str]]]]] = {

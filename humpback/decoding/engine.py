@@ -21,6 +21,7 @@ from humpback import config as configs
 from humpback import machine
 from humpback.config import Decoding
 from humpback.decoding import buckets, executables
+from humpback.decoding.branches import Row
 from humpback.decoding.sampling import Sampler
 from humpback.errors import UserError
 from humpback.model import llama, sharding
@@ -34,7 +35,8 @@ _COMPILING_BYTES_A_LAYER = 64 * 2**20  # of the host, while a program is compile
 class Request:
     """One prompt. `key` is the key data uint32 [2] of its draws, `max_new` the most tokens to write (the stop id included).
 
-    start: for `Engine.score`, the place, of at least 1, of the first token that is asked about.
+    start: for `Engine.score`, the place, of at least 1, of the first token that is asked about. row: for `Engine.score_branches`, what
+    `ids` and `start` are of.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Request:
     key: np.ndarray
     max_new: int
     start: int = 0
+    row: Row | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Engine:
         self.layout = replace(self.layout, lengths=tuple(dict.fromkeys(chosen)))
 
     def warm_up(self, sampler: Sampler = Sampler(), stops: int = 1, read: int = 0) -> int:  # noqa: B008
-        """Compiles all that `generate` with this sampler and number of stop ids, or `read` of so many ids (SCORE: `score`), can need.
+        """Compiles all that `generate` with this sampler and number of stop ids, or `read` of so many ids, or SCORE or BRANCHES, can need.
 
         Returns the number of programs. After it nothing is compiled any more; without it each is when it is first needed.
         """
@@ -195,13 +198,19 @@ class Engine:
         and 1 where each of them is the likeliest, else 0."""
         return self._measure(requests, _Job(self.layout, Sampler(), 1, executables.SCORE), None)
 
+    def score_branches(self, requests: Iterable[Request]) -> Iterator[tuple[str, np.ndarray]]:
+        """`score` of the targets of each request's `row`: yields (id, f32 [targets, 2])."""
+        return self._measure(requests, _Job(self.layout, Sampler(), 1, executables.BRANCHES), None)
+
     def _measure(self, requests: Iterable[Request], job: "_Job", chosen: jax.Array | None) -> Iterator[tuple[str, np.ndarray]]:
         for group in self._groups(requests, job, chosen):
             values = np.asarray(group.prefilled)
             for row in group.rows:
-                if np.isnan(values[row]).any():
-                    raise NotFinite(group.requests[row].id, 1)
-                yield group.requests[row].id, values[row]
+                request = group.requests[row]
+                found = values[row] if request.row is None else request.row.sums(values[row], self._shared(request.ids, request.start))
+                if np.isnan(found).any():
+                    raise NotFinite(request.id, 1)
+                yield request.id, found
 
     def fits(self, ids: np.ndarray, max_new: int, start: int = 0) -> bool:
         """Whether a prompt with so many new tokens can be served, or scored from `start` on."""
@@ -249,11 +258,24 @@ class Engine:
         inputs = (self.params, self._cache, sharding.place(ids_PT, self.layout.by_row()), rows["filled"], rows["shared"])
         if job.read == executables.SCORE:
             prefilled = job.call(f"score {bucket}", *inputs, sharding.place(starts_P, self.layout.by_row()))
+        elif job.read == executables.BRANCHES:
+            prefilled = job.call(f"branches {bucket}", *inputs, *self._branches(requests, values["shared"], ids_PT.shape))
         elif chosen is None:
             prefilled = job.call(f"prefill {bucket}", *inputs)
         else:
             prefilled = job.call(f"read {bucket}", *inputs, chosen)
         return _Group(list(range(len(requests))), requests, bucket, rows, prefilled)
+
+    def _branches(self, requests: Sequence[Request], shared_P: np.ndarray, shape: tuple[int, int]) -> list[jax.Array]:
+        """numbers_PT and places_PT of a prefill's rows, without what is shared."""
+        arrays = np.zeros((2, *shape), np.int32)
+        for row, request in enumerate(requests):
+            if request.row is None:
+                raise ValueError(f"request {request.id}: has no row of branches")
+            shared, own = int(shared_P[row]), len(request.ids) - int(shared_P[row])
+            arrays[0, row, :own] = request.row.numbers[shared:]
+            arrays[1, row, :own] = request.row.places[shared:] - shared
+        return [sharding.place(array, self.layout.by_row()) for array in arrays]
 
     def _insert(self, job: "_Job", state: dict, group: "_Group", rows: dict[int, int], stops: jax.Array) -> dict:
         slots_P = np.full(self.layout.rows(group.bucket), self.slots, np.int32)  # past the end: not inserted

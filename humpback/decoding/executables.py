@@ -16,9 +16,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from humpback.decoding import buckets
 from humpback.decoding.sampling import Sampler, all_finite
 from humpback.model import cpu, llama, quantization, scoring, sharding
+from humpback.model.attention import Branches
 from humpback.rounding import round_up
 
-SCORE = -1  # in place of the number of ids to read: how likely given tokens are
+# In place of the number of ids to read: how likely given tokens are, of rows that go on in one way, or in several.
+SCORE, BRANCHES = -1, -2
 _TILE = 8  # entries of a cache
 _LANES = 128  # of them, of keys
 
@@ -123,13 +125,17 @@ class Program(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def abstract(layout: Layout, sampler: Sampler, stops: int = 1, read: int = 0) -> dict[str, Program]:
-    """The programs of a job by name, "prefill 512": `stops` is how many stop ids, `read` how many ids to read (0: it generates; SCORE)."""
+    """The programs of a job by name, "prefill 512": `stops` is how many stop ids, `read` how many ids to read, or SCORE or
+    BRANCHES (0: it generates)."""
     programs = {}
     for bucket in layout.buckets:
         rows = layout.rows(bucket)
         inputs = (_params(alone(layout)), _prefix(layout), _shape((rows, bucket), layout.by_row()), *_ints(layout, rows, 2))
         if read == SCORE:
             programs[f"score {bucket}"] = Program(score, (layout,), (*inputs, *_ints(layout, rows, 1)))
+            continue
+        if read == BRANCHES:
+            programs[f"branches {bucket}"] = Program(score_branches, (layout,), (*inputs, *[inputs[2]] * 2))
             continue
         if read:
             programs[f"read {bucket}"] = Program(read_log_probs, (layout,), (*inputs, _shape((read,), layout.whole())))
@@ -298,6 +304,15 @@ def score(layout, params, prefix, ids_PT, lengths_P, shared_P, starts_P):
         layout.padded, params, ids_PT, lengths_P, starts_P, before, words=layout.config.vocab_size, dtypes=layout.dtypes
     )
     return jax.lax.with_sharding_constraint(found_P2, layout.whole())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def score_branches(layout, params, prefix, ids_PT, lengths_P, shared_P, numbers_PT, places_PT):
+    """f32 [P, T, 2], `scoring.score_branches` of rows of one bucket; places count from the end of the shared prefix."""
+    before = llama.Prefix(prefix, shared_P) if prefix else None
+    branches, words = Branches(numbers_PT, places_PT), layout.config.vocab_size
+    found_PT2 = scoring.score_branches(layout.padded, params, ids_PT, branches, before, words=words, dtypes=layout.dtypes)
+    return jax.lax.with_sharding_constraint(found_PT2, layout.whole())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)

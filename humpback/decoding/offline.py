@@ -5,6 +5,7 @@ step. Inputs are read and tokenised only as slots become free, and only those in
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 
 from humpback import distributed, keys, storage
+from humpback.decoding.branches import Row, Target, pack
 from humpback.decoding.engine import Engine, NotFinite, Request, Result
 from humpback.decoding.parts import Inputs, Parts, Reject, Totals
 from humpback.decoding.sampling import Sampler
@@ -37,7 +39,8 @@ class Task:
 
     encode: the record's prompt ids, None when they are too long; raises Unservable for other reasons. make: the record to write from
     an input and its answers: a Result for each sample, or the f32 log-probabilities of the ids in `read`, or none when `asks` said no.
-    With `score`, encode gives several Targets, and the answers are what `Engine.score` says of each.
+    With `score`, encode gives several Targets, and the answers are what `Engine.score` says of each; with `branched` they share rows, and
+    what they begin with is read once.
     """
 
     encode: Callable[[Any], Any]
@@ -51,13 +54,7 @@ class Task:
     stop_ids: frozenset[int] = frozenset()
     read: tuple[int, ...] = ()  # log-probabilities of these after the prompt, instead of an answer
     score: bool = False  # how likely the ends of prompts are, instead
-
-
-class Target(NamedTuple):
-    """Ids int32 [T], of which those from `start` on are asked about."""
-
-    ids: np.ndarray
-    start: int
+    branched: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def expect(engine: Engine, task: Task, inputs: Inputs) -> None:
         for position, _, record in inputs.of(chosen):
             with contextlib.suppress(Unservable):
                 if (ids := _encode(engine, task, inputs, position, record)) is not None:
-                    yield ids
+                    yield from (target.ids for target in ids) if task.score else (ids,)
 
     engine.expect(prompts(), bool(chosen.all()))
 
@@ -120,6 +117,8 @@ def _encode(engine: Engine, task: Task, inputs: Inputs, position: int, record: A
     if not task.asks(record):
         return None
     ids = task.encode(record)
+    if ids is not None and task.branched:
+        ids = list(pack(ids, engine.layout.own))
     if ids is not None and not len(ids):
         raise Unservable("empty")
     if ids is not None and task.score:
@@ -171,7 +170,8 @@ class _Replica:
         task = self._task
         if task.read or task.score:
             asked = self._requests()
-            for name, log_probs in self._engine.score(asked) if task.score else self._engine.read(asked, task.read):
+            score = self._engine.score_branches if task.branched else self._engine.score
+            for name, log_probs in score(asked) if task.score else self._engine.read(asked, task.read):
                 self._answer(name, log_probs, 0)
         else:
             for result in self._engine.generate(self._requests(), task.sampler, task.stop_ids, on_visit=self._visited):
@@ -197,7 +197,8 @@ class _Replica:
             self._flights[position] = _Flight(position, record, sum(len(target.ids) for target in asked), [None] * count, count)
             for sample, target in enumerate(asked):
                 key = keys_k2[0 if self._task.score else sample]
-                yield Request(f"{position}/{sample}", target.ids, key, self._task.max_new, target.start)
+                row = target if isinstance(target, Row) else None
+                yield Request(f"{position}/{sample}", target.ids, key, self._task.max_new, target.start, row)
 
     def _draws(self) -> Iterator[np.ndarray]:
         """Key data uint32 [samples, 2] for each record to do; computed for many at once, always of one shape."""
@@ -218,7 +219,8 @@ class _Replica:
         flight.missing -= 1
         if not flight.missing:
             del self._flights[position]
-            output = self._task.make(flight.record, flight.answers)
+            answers = list(itertools.chain(*flight.answers)) if self._task.branched else flight.answers
+            output = self._task.make(flight.record, answers)
             self._parts.add(position, output, flight.prompt_tokens, flight.output_tokens)
         self._show()
 

@@ -12,7 +12,7 @@ from humpback import config as configs
 from humpback import distributed, progress, prompts, storage
 from humpback.decoding import offline
 from humpback.decoding.engine import Engine
-from humpback.decoding.executables import SCORE, shareable
+from humpback.decoding.executables import BRANCHES, SCORE, shareable
 from humpback.errors import UserError
 from humpback.model import sharding
 from humpback.model.weights import Params
@@ -76,10 +76,10 @@ def serve(
     engine: Engine, task: offline.Task, inputs: offline.Inputs, output: offline.Output, decoding: configs.Decoding
 ) -> offline.Done:
     """`offline.run`, everything compiled beforehand, for the prompts that there are."""
-    if not task.score:  # of which several are read for each record
+    if not task.score or task.branched:  # otherwise several are read for each record
         offline.expect(engine, task, inputs)
     if task.read or task.score:
-        programs = engine.warm_up(read=SCORE if task.score else len(task.read))
+        programs = engine.warm_up(read=(BRANCHES if task.branched else SCORE) if task.score else len(task.read))
     else:
         programs = engine.warm_up(task.sampler, max(1, len(task.stop_ids)))
     progress.say(f"{programs} programs ready")

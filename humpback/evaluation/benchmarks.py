@@ -5,27 +5,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from humpback.errors import UserError
+from humpback.evaluation import statistics
 
 
 class Choice(NamedTuple):
-    """A choice's text, and log P of it after the question, after the answer's lead alone ("Answer:") and after nothing."""
+    """A choice's text, and log P of it after the question, and after the answer's lead alone ("Answer:") where that is asked."""
 
     text: str
     after_question: float
     after_lead: float = math.nan
-    after_nothing: float = math.nan
 
 
 def choose(choices: Sequence[Choice]) -> dict[str, int]:
     """Which choice each rule picks, the first of equal ones.
 
-    acc: the likeliest. acc_norm: by character. acc_mutual_info: against the text after nothing, as lm-eval has it. acc_lead: against
-    the text after the lead alone, as LLaMA's papers have it for OpenBookQA. The last two only where their likelihoods are given.
+    acc: the likeliest. acc_norm: by character. acc_lead: against the text after the lead alone, as LLaMA's papers have it for OpenBookQA,
+    where that likelihood is given. lm-eval's acc_mutual_info is another one: it is against the text after nothing.
     """
     rules: dict[str, Callable[[Choice], float]] = {
         "acc": lambda c: c.after_question,
         "acc_norm": lambda c: c.after_question / len(c.text),
-        "acc_mutual_info": lambda c: c.after_question - c.after_nothing,
         "acc_lead": lambda c: c.after_question - c.after_lead,
     }
     found = {name: [rule(choice) for choice in choices] for name, rule in rules.items()}
@@ -42,32 +41,39 @@ def split(encode: Callable[[str], list[int]], context: str, continuation: str) -
     return whole[:before], whole[before:]
 
 
-def fit_length(context: Sequence[int], continuation: Sequence[int], length: int) -> tuple[list[int], int]:
-    """(at most `length` ids, of which the continuation begins at the second): what is too long loses its left. UserError for a
-    continuation that does not fit beside one id."""
+def fit_length(context: Sequence[int], continuation: Sequence[int], length: int) -> tuple[list[int], int] | None:
+    """(at most `length` ids, the place where the continuation begins): what is too long loses its left. None for a continuation that does
+    not fit beside one id."""
     if len(continuation) >= length:
-        raise UserError(f"a continuation of {len(continuation)} ids does not fit into {length} beside its context")
+        return None
     ids = [*context, *continuation][-length:]
     return ids, len(ids) - len(continuation)
 
 
-def averages(subjects: Mapping[str, tuple[int, int]], domains: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Of (right, questions) by subject: per_question (all questions weigh the same), per_subject, and with {subject: domain} per_domain,
-    all in per cent. They differ, so name the one that you print; the counts are beside them. UserError without questions."""
+def score(of_questions: Sequence[tuple[int, Sequence[Choice]]]) -> dict[str, dict[str, Any]]:
+    """Of (right one, choices) of each question, by rule: {right, questions, share, interval}, Wilson's of 95 %."""
+    hits: dict[str, list[bool]] = {}
+    for answer, choices in of_questions:
+        for rule, picked in choose(choices).items():
+            hits.setdefault(rule, []).append(picked == answer)
+    return {
+        rule: {"right": sum(of), "questions": len(of), "share": sum(of) / len(of), "interval": statistics.wilson(sum(of), len(of))}
+        for rule, of in hits.items()
+    }
+
+
+def averages(subjects: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Of (right, questions) by subject: per_question, where all questions weigh the same, and per_subject, both in per cent. They differ,
+    so name the one that you print; the counts are beside them. UserError without questions."""
     if not subjects or not all(count for _, count in subjects.values()):
         raise UserError(f"a subject without questions has no average: {[name for name, (_, count) in subjects.items() if not count]}")
     right, count = (sum(values) for values in zip(*subjects.values(), strict=True))
-    found: dict[str, Any] = {
+    return {
         "right": right,
         "questions": count,
         "per_question": 100 * right / count,
-        "per_subject": _mean([100 * r / n for r, n in subjects.values()]),
+        "per_subject": math.fsum(100 * r / n for r, n in subjects.values()) / len(subjects),
     }
-    if domains:
-        parts = {name: [subjects[s] for s in subjects if domains[s] == name] for name in dict.fromkeys(domains.values())}
-        found["domains"] = {name: 100 * sum(r for r, _ in part) / sum(n for _, n in part) for name, part in parts.items() if part}
-        found["per_domain"] = _mean(list(found["domains"].values()))
-    return found
 
 
 def crows_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -86,7 +92,3 @@ def crows_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             counts = {kind: (sum(hits), len(hits)) for kind, hits in of_type.items()}
             found[name] = {**averages(counts), "types": {kind: 100 * right / n for kind, (right, n) in counts.items()}}
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

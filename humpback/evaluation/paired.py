@@ -42,6 +42,16 @@ class Measured:
         return found
 
 
+    def first_of(self, model: str, name: str, rotations: int) -> dict[str, bool]:
+        """Of each pair of a set that was seen behind as many other prompts: whether its target is likeliest behind its own."""
+        own = self._rows.get((model, name, 0), {})
+        others = [self._rows.get((model, name, rotation), {}) for rotation in range(1, rotations + 1)]
+        return {
+            pair: all(nats < scores[pair][0] for scores in others)
+            for pair, (nats, _) in own.items() if all(pair in scores for scores in others)
+        }  # fmt: skip
+
+
 def compare(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of the rows of a run's trainings of one task: for each set and measure the value of each model, and its paired differences from the
     base and from the model before it, with what they allow to say. A set, or measure, that was not measured is not there."""

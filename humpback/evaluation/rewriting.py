@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-OPEN, CLOSE = "<answer>", "</answer>"  # between which a rewriter is asked to answer
+from humpback.prompts import ANSWER_CLOSE as CLOSE
+from humpback.prompts import ANSWER_OPEN as OPEN
+
 LEAST_RATIO, MOST_RATIO = 0.3, 1.5  # of the answer's characters to the draft's
 LEAST_COPIED = 0.2  # of the answer's words in runs of _RUN that the draft has: less is the rewriter's own text
 _RUN = 3
@@ -24,6 +26,13 @@ _QUOTED = re.compile(r"[\"“”]([^\"“”\n]{2,80})[\"“”]")
 _NAME = re.compile(r"(?<![.!?:\n] )(?<![.!?:\n])(?<!^)(?<=[a-z,;] )[A-Z][a-zà-ÿ]+(?: [A-Z][a-zà-ÿ]+)+")
 _WORD = re.compile(r"[^\W_]+")
 _END = re.compile(r"[.!?:…)\]}\"'”’»`|*]\s*$|```\s*$")
+
+
+# What `rewritten` gives, in its order.
+REASONS = (
+    "no markers", "empty", "unfinished", "too short", "too long", "refusal", "speaks of the draft", "other language", "new URL",
+    "new address", "new number", "new quotation", "new name", "little is copied",
+)  # fmt: skip
 
 
 class Rewritten(NamedTuple):

@@ -4,9 +4,10 @@ A preference is 1 where the baseline's answer (`output_1`) is preferred, 2 where
 probability, and None where it is missing. Source: tatsu-lab/alpaca_eval at cd543a1; arXiv 2404.04475 for the length-controlled rate.
 """
 
+import ast
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,14 +78,21 @@ def preference_of_ranks(ranking: Sequence[Mapping[str, Any]], swapped: bool) -> 
     return 3 - preference if swapped else preference
 
 
-def judged(first: str, second: str, ask: Callable[[str, str], float]) -> float:
-    """The preference of a judge between two answers, asked in both orders, averaged; DRAW for equal ones, about which it is not asked.
-
-    ask: the probability that it prefers the one it is shown first.
-    """
-    if first == second:
-        return DRAW
-    return 1 + (ask(second, first) + 1 - ask(first, second)) / 2
+def preference_of_completion(completion: Any, swapped: bool) -> float | None:
+    """What a judge's `raw_completion` in annotations.json says: an object with log-probabilities (AlpacaEval 2), or the text of a list of
+    ranks (AlpacaEval 1), either also as Python writes it. None for anything else."""
+    if isinstance(completion, str):
+        try:
+            completion = ast.literal_eval(completion.strip())
+        except (ValueError, SyntaxError):
+            return None
+    try:
+        if isinstance(completion, list):
+            return preference_of_ranks(completion, swapped)
+        likeliest = completion["logprobs"]["content"][0]["top_logprobs"]
+        return preference_of_logprobs({entry["token"]: entry["logprob"] for entry in likeliest}, swapped)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return None
 
 
 def length_controlled(difficulty: Sequence[float], weights: Mapping[str, float]) -> float:

@@ -46,7 +46,9 @@ def pair_rows(curated: epath.Path, iteration: int, with_seed: bool, tags: bool) 
 
 def _pair(example: Example, iteration: int | None, tags: bool) -> Row:
     rated, likely = example.rated, example.likely
-    row = _row(question(example.instruction, example.kind, tags), example.instruction, example.response, example.kind, example.id)
+    history = rated or likely
+    row_id = history.candidate.segment.id if history else example.id  # the segment's, by which its text can be found again
+    row = _row(question(example.instruction, example.kind, tags), example.instruction, example.response, example.kind, row_id)
     row |= {"source": example.source, "iteration": iteration}
     if rated is not None:
         row |= {
@@ -56,7 +58,7 @@ def _pair(example: Example, iteration: int | None, tags: bool) -> Row:
         }  # fmt: skip
     if likely is not None:
         row |= {"likelihood": likely.score, "likelihood_model": likely.model, "likelihood_prompt_cut": likely.prompt_cut}
-    if history := rated or likely:
+    if history:
         candidate, segment = history.candidate, history.candidate.segment
         row |= {
             "instruction_model": candidate.model, "instruction_seed": candidate.seed, "instruction_prompt_cut": candidate.prompt_cut,

@@ -6,7 +6,7 @@ never repeated in memory. Softmax is in float32. Dimension letters: see weights.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,17 @@ from humpback.rounding import ceil_div, round_up
 BLOCK = 256  # queries, and in training keys, whose scores exist at a time
 MAX_BLOCKS = 8  # of a prompt's queries, because each is compiled
 MASKED = -1e30  # finite: a row that is masked everywhere gives a mean, not NaN
+
+
+class Branches(NamedTuple):
+    """Rows that go on in several ways from where they have begun.
+
+    numbers_BT: a token of number 0 is of the trunk, which all see; others see the trunk and what has their own number. places_BT: where
+    each token stands, counted along the trunk and its branch, for a branch begins where the trunk ends.
+    """
+
+    numbers_BT: jax.Array
+    places_BT: jax.Array
 
 
 def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
@@ -204,14 +215,15 @@ def _joined(blocks: jax.Array) -> jax.Array:
 
 
 def prompt_attention(
-    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, prefix: Prefix | None = None, dtype: Any = None
-) -> jax.Array:
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, prefix: Prefix | None = None, dtype: Any = None,
+    numbers_BT: jax.Array | None = None,
+) -> jax.Array:  # fmt: skip
     """Each token attends to itself, to all earlier ones of its row and, with a prefix, to the part of it that the row uses.
 
-    (B, T, N, H); products as in `causal_attention`. For prompts, which are short and many: queries are taken in blocks of all rows,
-    which see only the keys up to their own end.
+    numbers_BT: those of `Branches`; then not to those of other branches. (B, T, N, H); products as in `causal_attention`. For prompts,
+    which are short and many: queries are taken in blocks of all rows, which see only the keys up to their own end.
     """
-    if kernels.takes_splash(q_BTNH, k_BTKH, None, prefix):
+    if numbers_BT is None and kernels.takes_splash(q_BTNH, k_BTKH, None, prefix):
         return kernels.splash_attention(q_BTNH, k_BTKH, v_BTKH, None, prefix)
     B, T, N, H = q_BTNH.shape
     K = k_BTKH.shape[2]
@@ -231,15 +243,18 @@ def prompt_attention(
     for start in range(0, T, size):
         stop = min(start + size, T)
         seen = k_BKSH.shape[2] - T + stop
-        mask_BTS = _prompt_mask(used_BP, start, stop)
+        mask_BTS = _prompt_mask(used_BP, start, stop, numbers_BT)
         outputs.append(_prompt_block(q_BKGTH[:, :, :, start:stop], k_BKSH[:, :, :seen], v_BKSI[:, :, :seen], mask_BTS))
     out_BKGTH = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 
-def _prompt_mask(used_BP: jax.Array | None, start: int, stop: int) -> jax.Array:
+def _prompt_mask(used_BP: jax.Array | None, start: int, stop: int, numbers_BT: jax.Array | None = None) -> jax.Array:
     """Says which keys the queries of a block see, (B or 1, stop - start, P + stop) bool."""
     mask_BTS = jnp.asarray(np.arange(stop)[None, :] <= np.arange(start, stop)[:, None])[None]
+    if numbers_BT is not None:
+        of_keys_B1S = numbers_BT[:, None, :stop]
+        mask_BTS = mask_BTS & ((of_keys_B1S == 0) | (of_keys_B1S == numbers_BT[:, start:stop, None]))
     if used_BP is None:
         return mask_BTS
     B, P = used_BP.shape

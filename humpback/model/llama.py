@@ -230,13 +230,15 @@ def read(
     lengths_B: jax.Array | None,
     prefix: Prefix | None,
     dtypes: Dtypes,
+    branches: attention.Branches | None = None,
 ) -> tuple[jax.Array, Cache]:
     """What the last layer says, and the cache of `prefill`: (B, 1, D) of each row's last token, without lengths of all, (B, T, D)."""
     B, T = ids_BT.shape
     _check_length(cfg, T + (prefix.length if prefix else 0))
     outer = merge_outer(cfg, params)
     starts_B = prefix.shared_B if prefix else jnp.zeros(B, jnp.int32)
-    tables = attention.rope_tables(cfg, starts_B[:, None] + jnp.arange(T))
+    tables = attention.rope_tables(cfg, starts_B[:, None] + (branches.places_BT if branches else jnp.arange(T)))
+    numbers_BT = branches.numbers_BT if branches else None
     cache: list[tuple[jax.Array, jax.Array]] = []
 
     def attend(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
@@ -244,7 +246,7 @@ def read(
         cache.append((k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)))
         if len(cache) == cfg.num_layers and last_B is not None:
             return attention.cache_attention(q_BTNH[:, 0], *cache[-1], last_B, before)[:, None]
-        return attention.prompt_attention(q_BTNH, k_BTKH, v_BTKH, before, dtype=dtypes.compute)
+        return attention.prompt_attention(q_BTNH, k_BTKH, v_BTKH, before, dtype=dtypes.compute, numbers_BT=numbers_BT)
 
     x_BTD, last_B = outer.embed(ids_BT, dtypes.activation), None if lengths_B is None else jnp.maximum(lengths_B - 1, 0)
     product = functools.partial(turned_product, dtypes.compute)

@@ -103,7 +103,7 @@ def drawn(seed: int, purpose: str, ids: Sequence[int]) -> np.ndarray:
 def _stages(run: epath.Path) -> list[epath.Path]:
     """The complete stages in the order in which they are made."""
     first = ["base", "seed", "segments", "backward", "candidates", "forward-0"]
-    kinds = ["ratings", "likelihood", "judge", "curated", "forward"]
+    kinds = ["ratings", "likelihood", "judge", "curated", "rewritten", "forward"]
     found = [path for path in (run.iterdir() if run.is_dir() else ()) if (path / "manifest.json").exists()]
 
     def place(name: str) -> tuple[int, int]:

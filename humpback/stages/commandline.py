@@ -26,6 +26,7 @@ def define_flags() -> None:
     """--config, --workdir and --accept_code."""
     config_flags.DEFINE_config_file("config", None, "the experiment, configs/NAME.py[:VARIANT]; --config.FIELD=VALUE changes a field")
     flags.DEFINE_string("workdir", None, "the run's directory (local or gs://)")
+    flags.DEFINE_bool("yes", False, "send what an endpoint (curate.judge) is asked, which may cost money")
     define_accept_code()
 
 
@@ -44,7 +45,7 @@ def open_run() -> Run:
     except OSError as error:  # a file that cannot be read shows only when the config is looked at
         _, _, said = str(error).partition("failure to load: ")
         raise UserError(f"--config: {' '.join((said or str(error)).split())}") from error
-    run = Run(cfg, _FLAGS.workdir, accept_code=_FLAGS.accept_code)
+    run = Run(cfg, _FLAGS.workdir, accept_code=_FLAGS.accept_code, yes=_FLAGS.yes)
     keep_programs(run.workdir / CACHE)
     run.place.at_begin.append(functools.partial(_record, run))
     return run

@@ -14,7 +14,7 @@ from humpback import config as configs
 from humpback import distributed, prompts, storage
 from humpback.config import BACKWARD, LIKELIHOOD, Curate, rubric_of
 from humpback.decoding.engine import Engine, Result
-from humpback.decoding.offline import Output, Task
+from humpback.decoding.offline import Done, Inputs, Output, Task
 from humpback.decoding.sampling import Sampler
 from humpback.decoding.serving import fit_prompt, serve
 from humpback.errors import UserError
@@ -23,7 +23,7 @@ from humpback.models import folders
 from humpback.models.folders import Model
 from humpback.progress import warn_of_many
 from humpback.records import Candidate, Example, Likely, Rated, read_shards, write_shards
-from humpback.stages import commandline, fitting
+from humpback.stages import commandline, endpoint, fitting
 from humpback.stages.directory import Run, Stage
 from humpback.stages.identity import MANIFEST
 from humpback.stages.models import open_engine, stage_inputs
@@ -78,7 +78,7 @@ def with_likelihood(cfg: Curate) -> bool:
 
 def rating_fields(cfg: Curate) -> list[str]:
     """The config fields that decide what a judge says by the rubric."""
-    names = ["mode", "beside", "rubric_file"] + (
+    names = ["mode", "beside", "rubric_file", *(["judge", "judge_model"] if cfg.judge else [])] + (
         ["samples", "temperature", "top_p", "max_new_tokens"] if rubric_mode(cfg) == "sampled" else []
     )
     return [*(f"curate.{name}" for name in names), "decoding.", "wrapper", "seed", "mesh."]
@@ -112,10 +112,14 @@ def rate(run: Run, iteration: int, judge: Judge | None = None) -> None:
     stage = run.stage(f"ratings-{iteration}", rating_fields(cfg.curate), ("candidates", judge.name), module=__name__)
     if stage.complete:
         return
-    rubric, (model, engine, decoding) = judge.rubric, judge.open(stage)
-    rater = Rater(run, iteration, rubric, run.weights_digest(judge.name), model)
-    output = Output(stage.path, "ratings", stage.name, stage.metrics, stage)
-    done = serve(engine, rater.task(), stage_inputs(run, "candidates", Candidate), output, decoding)
+    rubric, inputs = judge.rubric, stage_inputs(run, "candidates", Candidate)
+    if cfg.curate.judge:
+        done = _rate_by_endpoint(run, stage, Rater(run, iteration, rubric, "", None), inputs)
+    else:
+        model, engine, decoding = judge.open(stage)
+        rater = Rater(run, iteration, rubric, run.weights_digest(judge.name), model)
+        output = Output(stage.path, "ratings", stage.name, stage.metrics, stage)
+        done = serve(engine, rater.task(), inputs, output, decoding)
     found = distributed.by_first("ratings counted", lambda: _count_ratings(stage.path))
     counts = {**done.counts, **{name: found[name] for name in ("asked", "valid", "ratings", PROMPTS_CUT)}}
     dropped = {"not usable": done.counts["out"] - found["asked"], CUT: found[CUT], UNREAD: found[UNREAD]} | done.rejected
@@ -129,6 +133,13 @@ def rate(run: Run, iteration: int, judge: Judge | None = None) -> None:
     )  # fmt: skip
     what = f"ratings are of the beginning of a segment; decoding.length = {cfg.decoding.length} holds no more"
     warn_of_many(stage.name, found[PROMPTS_CUT], found["asked"], what)
+
+
+def _rate_by_endpoint(run: Run, stage: Stage, rater: "Rater", inputs: Inputs) -> Done:
+    def prompt_of(candidate: Candidate) -> prompts.Prompt | None:
+        return None if candidate.reason else rater.prompt(candidate)
+
+    return endpoint.serve(run, stage, stage.path, "ratings", inputs, prompt_of, rater.of_answers)
 
 
 def _count_ratings(folder: storage.PathLike) -> dict[str, int]:
@@ -173,8 +184,7 @@ class Rater:
 
     def _encode(self, candidate: Candidate) -> np.ndarray | None:
         room, lead = _room(self.cfg, self.mode, self.room)
-        prompt = prompts.rating_prompt(candidate.instruction, candidate.segment.text, self.mode, self.rubric)
-        fitted = fit_prompt(self.model, prompt, room, lead)
+        fitted = fit_prompt(self.model, self.prompt(candidate), room, lead)
         if fitted and fitted.cut:
             self.cut_prompts.add(candidate.id)
         return fitted and fitted.ids
@@ -188,14 +198,25 @@ class Rater:
 
     def _sampled(self, candidate: Candidate, answers: list[Result]) -> Rated:
         """The mean of the generated ratings; those without a valid score line count in nothing but the report."""
-        texts = tuple(self.model.tokenizer.decode(answer.ids) for answer in answers)
-        cut = [answer.finish == "length" for answer in answers]
+        return self.of_texts(candidate, tuple(self.model.tokenizer.decode(a.ids) for a in answers), [a.finish == "length" for a in answers])
+
+    def prompt(self, candidate: Candidate) -> prompts.Prompt:
+        """What is asked about a candidate."""
+        return prompts.rating_prompt(candidate.instruction, candidate.segment.text, self.mode, self.rubric)
+
+    def of_texts(self, candidate: Candidate, texts: tuple[str, ...], cut: Sequence[bool]) -> Rated:
+        """The rating that generated texts settle on; cut: which of them ended with their length."""
         scores = tuple(map(prompts.parse_rating, texts, cut))
         valid = [score for score in scores if score is not None]
         lost = tuple(CUT if at_length else UNREAD for score, at_length in zip(scores, cut, strict=True) if score is None)
         mean = math.fsum(valid) / len(valid) if valid else None
         reason = candidate.reason or ("" if valid else CUT if CUT in lost else UNREAD)
         return self._rated(candidate, mean, scores, texts, (), reason, lost)
+
+    def of_answers(self, candidate: Candidate, answers: Sequence[endpoint.Answer]) -> Rated:
+        """`of_texts` of an endpoint's answers, with the name that it gives its model."""
+        rated = self.of_texts(candidate, tuple(a.text for a in answers), [a.cut for a in answers])
+        return msgspec.structs.replace(rated, model=answers[0].model) if answers else rated
 
     def _rated(self, candidate: Candidate, score, scores, texts, probabilities, reason: str = "", lost: tuple[str, ...] = ()) -> Rated:
         return Rated(
@@ -262,22 +283,37 @@ def combined(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {record_id: math.fsum(ranks) / len(columns) for record_id, *ranks in zip(ids, *columns, strict=True)}
 
 
+def best_of_each(scores: Mapping[str, float], more: Mapping[str, str]) -> dict[str, float]:
+    """Of the candidates of each segment the one that scores best, of equal ones the one with the lowest id; more: {id: segment} of those
+    whose id is not the segment's."""
+    best: dict[str, str] = {}
+    for record_id in sorted(scores):
+        segment = more.get(record_id, record_id)
+        if segment not in best or scores[record_id] > scores[best[segment]]:
+            best[segment] = record_id
+    return {record_id: score for record_id, score in scores.items() if best[more.get(record_id, record_id)] == record_id}
+
+
 def _select(run: Run, iteration: int, stage: Stage) -> dict[str, Any]:
     """Writes the shards; returns what the manifest says of them."""
     cfg, stages = run.cfg.curate, score_stages(run.cfg.curate, iteration)
     kinds: dict[str, type[Rated] | type[Likely]] = {name: Rated if name.startswith("ratings") else Likely for name in stages}
     records = lambda name: read_shards(run.workdir / name, name.partition("-")[0], kinds[name])  # noqa: E731
     total = 0
+    more: dict[str, str] = {}  # the segments of candidates that are not its first
     scores: list[dict[str, float]] = []
     for name in stages:
         scores.append({})
         for count, record in enumerate(records(name), 1):
             total = max(total, count)
+            if record.id != (segment := record.candidate.segment.id):
+                more[record.id] = segment
             scores[-1] |= {record.id: record.score} if record.score is not None else {}
     if BACKWARD in cfg.mode:
         written = {record.id: record.candidate.log_prob for record in records(stages[-1])}
         scores.append({record_id: value for record_id, value in written.items() if value is not None})
-    final = combined(scores)
+    total -= len(more)
+    final = best_of_each(combined(scores), more)
     scored = [(score, record_id) for record_id, score in final.items()]
     chosen = choose(scored, total, cfg)
     if not chosen:

@@ -63,8 +63,9 @@ class Place:
 class Run:
     """A config and the directory that holds what it makes."""
 
-    def __init__(self, cfg: configs.Config, workdir: storage.PathLike, *, accept_code: bool = False):
-        self.cfg, self.workdir = cfg, epath.Path(workdir)
+    def __init__(self, cfg: configs.Config, workdir: storage.PathLike, *, accept_code: bool = False, yes: bool = False):
+        """yes: what may cost money is agreed to."""
+        self.cfg, self.workdir, self.yes = cfg, epath.Path(workdir), yes
         self.place = Place(workdir, dict(configs.leaves(cfg)), accept_code=accept_code)
         check_shared("workdir", self.workdir)
 

@@ -44,7 +44,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     name, field, inputs = "backward", "backward", ["base", "seed"]
     if task == "forward":
         name, field = f"forward-{iteration}", "forward" if iteration else "forward_seed"
-        inputs += [f"curated-{iteration}"] if iteration else []
+        inputs += [f"{_augmented(run)}-{iteration}"] if iteration else []
     stage = run.stage(name, (f"{field}.", "wrapper", "seed", "decoding.length", "mesh."), inputs, module=__name__)
     if stage.complete:
         return
@@ -96,6 +96,11 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     )
 
 
+def _augmented(run: Run) -> str:
+    """The stage whose examples train beside the seed."""
+    return "rewritten" if run.cfg.rewrite.by else "curated"
+
+
 class StageData(NamedTuple):
     """What trains, and what measures: the questions of held_out.py and the dev set's pairs; how many there are, of which kind and with a
     cut prompt; and how many are left out, by reason."""
@@ -112,7 +117,7 @@ def _stage_data(run: Run, stage: Stage, field: str, task: str, iteration: int, t
     ft: configs.Finetune = getattr(run.cfg, field)
     pairs = {"seed": list(read_shards(run.workdir / "seed", "seed", Example))}
     if iteration:
-        pairs["augmented"] = list(read_shards(run.workdir / f"curated-{iteration}", "curated", Example))
+        pairs["augmented"] = list(read_shards(run.workdir / f"{_augmented(run)}-{iteration}", _augmented(run), Example))
     data = training_data(pairs, tokenizer, task, run.cfg.wrapper, ft.length)
     if not data.examples:
         number = sum(map(len, pairs.values()))

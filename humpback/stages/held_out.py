@@ -31,11 +31,11 @@ def read_sets(workdir: epath.Path, given: str) -> dict[str, list[Example]]:
     return {name: list(read_shards(workdir / "seed", shards_of(name), Example)) for name in set_names(given)}
 
 
-def rotated(pairs: Sequence[Example]) -> Iterable[tuple[int, list[Example]]]:
-    """Yields (r, the pairs, each under the instruction of the one r places further on) for r = 1 … ROTATIONS, fewer for a small set; a
+def rotated(pairs: Sequence[Example], rotations: int = ROTATIONS) -> Iterable[tuple[int, list[Example]]]:
+    """Yields (r, the pairs, each under the instruction of the one r places further on) for r = 1 … rotations, fewer for a small set; a
     pair whose instruction that is, too, is not there."""
     asked = [prompts.bare(pair.instruction) for pair in pairs]
-    for rotation in range(1, min(ROTATIONS, len(pairs) - 1) + 1):
+    for rotation in range(1, min(rotations, len(pairs) - 1) + 1):
         others = [(place + rotation) % len(pairs) for place in range(len(pairs))]
         yield rotation, [
             msgspec.structs.replace(pair, instruction=pairs[other].instruction)

@@ -3,21 +3,22 @@
 import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from humpback import distributed, prompts
+from humpback.decoding.branches import Target
 from humpback.decoding.engine import Engine
-from humpback.decoding.offline import Output, Target, Task
+from humpback.decoding.offline import Done, Output, Task
 from humpback.decoding.parts import number_of
 from humpback.decoding.serving import serve
 from humpback.evaluation import judging
 from humpback.models.folders import Model
 from humpback.progress import warn_of_many
 from humpback.records import Candidate, Example, Judged, Probe, Segment, read_shards, record_id, shard_paths, write_shards
-from humpback.stages import commandline, curate, held_out, likelihood
+from humpback.stages import commandline, curate, endpoint, held_out, likelihood
 from humpback.stages.directory import Run, Stage
 from humpback.stages.models import inputs_of
 from humpback.tokens.examples import PROMPTS_CUT
@@ -56,23 +57,59 @@ def diagnose(run: Run, iteration: int, judge: "curate.Judge | None" = None) -> N
     if probes:
         files += distributed.by_first(f"probes of {stage.path}", lambda: _write(stage, probes))
         judge = judge or curate.Judge(run, iteration)
-        model, opened, decoding = judge.open(stage)
-        counts |= {"probes": len(probes), PROMPTS_CUT: 0}
         asked = {RUBRIC: curate.rubric_mode(cfg.curate), LIKELIHOOD: curate.with_likelihood(cfg.curate)}
-        for score in (score for score, wanted in asked.items() if wanted):
-            if score == RUBRIC:
-                engine, task = opened, _rubric_task(run, iteration, judge.rubric, model, opened)
-            else:
-                engine, task = likelihood.engine_of(opened), _likelihood_task(model, cfg.decoding.length)
-            output = Output(stage.path / score, "judged", stage.name, stage.metrics, stage)
-            done = serve(engine, task, inputs_of(shard_paths(stage.path, "probes"), Probe), output, decoding)
-            files += [f"{score}/{name}" for name in done.files]
-            counts[PROMPTS_CUT] += distributed.by_first(f"{score} cut", functools.partial(_count_cut, stage, score))
-            dropped.update(done.rejected)
-            tokens += done.tokens
+        scored = score_probes(run, iteration, stage, judge, [score for score, wanted in asked.items() if wanted])
+        counts |= {"probes": len(probes), PROMPTS_CUT: scored.cut}
+        files += scored.files
+        dropped.update(scored.rejected)
+        tokens = scored.tokens
         lost, what = dropped.total() - dropped[ALONE], f"probes do not fit into decoding.length = {cfg.decoding.length}"
         warn_of_many(stage.name, lost, len(probes), what)
     stage.finish(counts=counts, dropped=dict(dropped), files=files, tokens=tokens)
+
+
+class Scored(NamedTuple):
+    """What `score_probes` has made: files, probes whose prompt was cut, rejects by reason, tokens."""
+
+    files: list[str]
+    cut: int
+    rejected: Counter[str]
+    tokens: int
+
+
+def score_probes(run: Run, iteration: int, stage: Stage, judge: "curate.Judge", scores: Sequence[str]) -> Scored:
+    """Makes SCORE/judged-….jsonl of a stage's probes-….jsonl, for each of the scores: the judge rates them as it rates candidates."""
+    files, cut, rejected, tokens = [], 0, Counter[str](), 0
+    if run.cfg.curate.judge:
+        done = _by_endpoint(run, iteration, stage, judge.rubric)
+        return Scored([f"{RUBRIC}/{name}" for name in done.files], 0, Counter(done.rejected), done.tokens)
+    model, opened, decoding = judge.open(stage)
+    for score in scores:
+        if score == RUBRIC:
+            engine, task = opened, _rubric_task(run, iteration, judge.rubric, model, opened)
+        else:
+            engine, task = likelihood.engine_of(opened), _likelihood_task(model, run.cfg.decoding.length)
+        output = Output(stage.path / score, "judged", stage.name, stage.metrics, stage)
+        done = serve(engine, task, inputs_of(shard_paths(stage.path, "probes"), Probe), output, decoding)
+        files += [f"{score}/{name}" for name in done.files]
+        cut += distributed.by_first(f"{score} cut", functools.partial(_count_cut, stage, score))
+        rejected.update(done.rejected)
+        tokens += done.tokens
+    return Scored(files, cut, rejected, tokens)
+
+
+def _by_endpoint(run: Run, iteration: int, stage: Stage, rubric: str) -> Done:
+    raters = {kind: curate.Rater(run, iteration, rubric, "", None) for kind in (TRUE, SWAPPED)}
+    raters[NONSENSE] = curate.Rater(run, iteration, prompts.NONSENSE_RUBRIC, "", None)
+
+    def rater(probe: Probe) -> curate.Rater:
+        return raters.get(probe.kind, raters[TRUE])
+
+    def make(probe: Probe, answers: list[endpoint.Answer]) -> Judged:
+        return Judged(probe.id, probe, rater(probe).of_answers(_as_candidate(probe), answers).score)
+
+    inputs = inputs_of(shard_paths(stage.path, "probes"), Probe)
+    return endpoint.serve(run, stage, stage.path / RUBRIC, "judged", inputs, lambda p: rater(p).prompt(_as_candidate(p)), make)
 
 
 def probes_of(name: str, pairs: Sequence[Example], seed: int) -> Iterable[Probe]:
@@ -136,16 +173,15 @@ def _rubric_task(run: Run, iteration: int, rubric: str, model: Model, engine: En
     rater = curate.Rater(run, iteration, rubric, "", model)
     room = min(run.cfg.decoding.length, engine.layout.own)
     absurd = curate.Rater(run, iteration, prompts.NONSENSE_RUBRIC, "", model, room)
-    tasks = {TRUE: rater.task(), SWAPPED: rater.task(), NONSENSE: absurd.task()}
+    task, tasks = rater.task(), {NONSENSE: absurd.task()}
 
     def encode(probe: Probe) -> np.ndarray | None:
-        return tasks[probe.kind].encode(_as_candidate(probe))
+        return tasks.get(probe.kind, task).encode(_as_candidate(probe))
 
     def make(probe: Probe, answers: list) -> Judged:
-        rated = tasks[probe.kind].make(_as_candidate(probe), answers)
+        rated = tasks.get(probe.kind, task).make(_as_candidate(probe), answers)
         return Judged(probe.id, probe, rated.score, rated.probabilities, rated.mass, rated.prompt_cut)
 
-    task = tasks[TRUE]
     return Task(
         encode, make, max_new=task.max_new, samples=task.samples, seed=task.seed, purpose=task.purpose, sampler=task.sampler,
         stop_ids=task.stop_ids, read=task.read,

@@ -6,8 +6,9 @@ docs/method.md defines it, and says why. The judge need not keep to a format, no
 import numpy as np
 
 from humpback import distributed, prompts
+from humpback.decoding.branches import Target
 from humpback.decoding.engine import Engine
-from humpback.decoding.offline import Output, Target, Task
+from humpback.decoding.offline import Output, Task
 from humpback.decoding.serving import serve
 from humpback.models.folders import Model
 from humpback.progress import warn_of_many

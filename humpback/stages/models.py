@@ -57,10 +57,11 @@ def stage_inputs(run: Run, name: str, kind: type) -> offline.Inputs:
 
 def inputs_of(paths: Sequence[storage.PathLike], kind: type) -> offline.Inputs:
     """Records of a run's own files. Their places begin with the stage's folder: a run that is moved is the same."""
+    return offline.Inputs(paths, functools.partial(from_json, kind), id_of=id_of, read=placed_lines)
 
-    def numbered(path: storage.PathLike) -> Iterator[tuple[str, str]]:
-        folder = os.path.basename(os.path.dirname(os.fspath(path)))
-        for where, line in numbered_lines(path):
-            yield f"{folder}/{os.path.basename(where)}", line
 
-    return offline.Inputs(paths, functools.partial(from_json, kind), id_of=id_of, read=numbered)
+def placed_lines(path: storage.PathLike) -> Iterator[tuple[str, str]]:
+    """The lines of a stage's file, each after "folder/file:line"."""
+    folder = os.path.basename(os.path.dirname(os.fspath(path)))
+    for where, line in numbered_lines(path):
+        yield f"{folder}/{os.path.basename(where)}", line

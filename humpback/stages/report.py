@@ -23,6 +23,7 @@ def render(summary: Mapping[str, Any], timing: Mapping[str, Any]) -> str:
         **rounds,
         **{f"Likelihood by M_{row['iteration'] - 1}": _likely_text(row) for row in summary["likelihoods"]},
         "Curated sets by a score that did not choose them": "\n".join(map(_beside_text, summary["beside"])),
+        "Rewritten responses": "\n".join(map(_rewritten_text, summary["rewritten"])),
         "Overlap of the curated sets": _overlap_text(summary) if "curated-1" in summary["stages"] else "",
         "The five candidates rated best by the last judge": _examples(summary["best"]),
         "The five rated worst": _examples(summary["worst"]),
@@ -197,6 +198,16 @@ def _beside_text(row: Mapping[str, Any]) -> str:
         return f"- {name}: no candidate is left to compare it with."
     difference, interval, pairs, seen = _difference(row)
     return f"- {name} against as many others of the same lengths: {difference} ({interval}; {pairs} pairs): {seen}."
+
+
+def _rewritten_text(row: Mapping[str, Any]) -> str:
+    """By the same score of the same judge as chose the drafts."""
+    who = "M" if row["by"] == "base" else f"M_{row['iteration'] - 1}"
+    told = [f"- A^({row['iteration']}): {row['rewritten']} of {row['examples']} responses are rewritten by {who}; else the draft stays"]
+    for score, found in row["scores"].items():
+        difference, interval, pairs, seen = _difference(found)
+        told.append(f"{score} {found['drafts']:.4f} before, {found['answers']:.4f} after: {difference} ({interval}; {pairs} pairs): {seen}")
+    return "; ".join(told) + "."
 
 
 def _overlap_text(summary: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from humpback.stages.directory import Run
 from humpback.stages.finetune import finetune
 from humpback.stages.fitting import announce
 from humpback.stages.judge import curate_by
+from humpback.stages.rewrite import rewrite
 from humpback.stages.seed import STRICT, seed
 from humpback.stages.seed import define_flags as define_flags
 from humpback.stages.segment import segment
@@ -35,6 +36,7 @@ def run_all(run: Run, strict: bool = False) -> None:
     finetune(run, "forward", 0)  # M_0: the base on the seed alone
     for iteration in range(1, run.cfg.iterations + 1):
         curate_by(run, iteration)  # A^(t): M_{t-1} rates A, the best are kept; whether it sees anything is measured
+        rewrite(run, iteration)  # off unless rewrite.by names who makes answers of A^(t)'s texts; what is not faithful stays
         finetune(run, "forward", iteration)  # M_t: the base, again, on seed and A^(t)
     summarize(run)
     distributed.by_first("report", lambda: write(run.workdir) and None)

@@ -15,7 +15,7 @@ from humpback import distributed, storage
 from humpback.errors import UserError
 from humpback.evaluation import paired, statistics
 from humpback.records import Candidate, Example, Likely, Rated, read_rows, read_shards
-from humpback.stages import commandline, curate, identity, judge, report
+from humpback.stages import commandline, curate, identity, judge, report, rewrite
 from humpback.stages.directory import Run, read_manifest
 
 # What M_yx must show to have learned, in nats per target token on the held-out pairs.
@@ -65,6 +65,7 @@ def _summarize(run: Run) -> dict[str, Any] | None:
             for score, of_score in (("rubric", ratings), ("likelihood", likelihoods))
             if t in of_score and f"{STAGE_OF[score]}-{t}" not in curate.score_stages(run.cfg.curate, t)
         ],
+        "rewritten": [rewrite.read(run, t) for t in iterations if f"rewritten-{t}" in stages],
         "overlap": _overlap({t: set(pairs.ids) for t, pairs in curated.items()}),
         "best": last.best if last else [],
         "worst": last.worst if last else [],
@@ -84,7 +85,8 @@ def _summarize(run: Run) -> dict[str, Any] | None:
 
 def stage_names(iterations: int) -> list[str]:
     """The folders of a run, in the order in which they are made."""
-    rounds = [f"{kind}-{t}" for t in range(1, iterations + 1) for kind in ("ratings", "likelihood", "judge", "curated", "forward")]
+    kinds = ("ratings", "likelihood", "judge", "curated", "rewritten", "forward")
+    rounds = [f"{kind}-{t}" for t in range(1, iterations + 1) for kind in kinds]
     return ["base", "seed", "segments", "backward", "candidates", "forward-0", *rounds]
 
 

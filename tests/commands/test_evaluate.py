@@ -1,10 +1,16 @@
 """`humpback evaluate`: what each task prints and writes, and what is said of files that it cannot read."""
 
+import functools
 import gzip
 import json
 
+import jax
+import numpy as np
 import pytest
 
+from humpback.evaluation import winrate
+from humpback.model import llama
+from humpback.models import folders
 from tests import tiny
 
 
@@ -40,6 +46,24 @@ def test_a_win_rate_with_and_without_difficulties(evaluate, tmp_path):
     assert code == 2 and "31 rows, but 1 difficulties" in told
 
 
+def test_preferences_are_read_from_completions_and_corrected_by_labels(evaluate, tmp_path):
+    """The first of three is written and says something else than its completion; θ is (0.75 + 0.8 - 1) / (0.9 + 0.8 - 1)."""
+    ranks = "[{'model': 'model_1', 'rank': 1}]"
+    rows = [{"output_1": "a", "output_2": "b", "instruction": f"Why {n}?", "raw_completion": ranks} for n in range(40)]
+    rows += [preference("m", "b", 2.0) | {"raw_completion": "none"}, preference("m", "b", 1.0)]
+    code, said, error, figures = evaluate("winrate", rows)
+    swapped = sum(winrate.is_swapped(row["instruction"]) for row in rows[:40])
+    assert code == 0 and 0 < swapped < 40, error
+    assert (figures["all"]["wins"], figures["all"]["n"]) == (swapped + 1, 42) and "1 of 41 raw completions say something else" in said
+    labels = [{"won": n < 10, "judged": n < 9 or n in (10, 11)} for n in range(20)]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    rows = [preference("m", "b", 2.0 if n < 60 else 1.0) for n in range(80)]
+    code, said, _, figures = evaluate("winrate", rows, f"--labels={tmp_path / 'labels.jsonl'}")
+    assert code == 0 and figures["corrected"]["share"] == pytest.approx(0.55 / 0.7) and "corrected by 20 labels: 78.57 %" in said
+    (tmp_path / "labels.jsonl").write_text(json.dumps(labels[0]))
+    assert "1 wins and 0 losses" in evaluate("winrate", rows, f"--labels={tmp_path / 'labels.jsonl'}")[2]
+
+
 def test_the_other_tasks(evaluate):
     code, said, _, _ = evaluate("scaling", [{"examples": n, "value": v} for n, v in ((100, 1), (200, 2), (400, 3))])
     assert code == 0 and "1.000 a doubling" in said
@@ -57,6 +81,7 @@ def test_the_other_tasks(evaluate):
     [
         ("winrate", "{", "neither JSON lines nor a JSON list"),
         ("winrate", '{"output_1": "a"}', "row 1: Object missing required field `output_2`"),
+        ("winrate", '{"output_1": "a", "output_2": "b"}', "row 1: has neither preference nor raw_completion"),
         ("scaling", '{"examples": 1, "value": 2}\n{"examples": "x", "value": 2}', "row 2: Expected `float`, got `str`"),
         ("scaling", "\n", "no row is in it"),
         ("bias", '{"type": "age"}', "no row has detected or stereotype_likelier"),
@@ -114,3 +139,54 @@ def test_a_judge_that_sees_nothing_gives_no_win_rate(humpback, judge_files, tmp_
     lacking.write_text(json.dumps(json.loads((judge_files / "one.json").read_text())[:3]))
     told = judge("one", "short", "d").stderr
     assert "short.json: lacks 2 instructions, the first is 'Why 3?'" in told
+
+
+@pytest.fixture(scope="module")
+def benchmark_files(tmp_path_factory):
+    """A tiny model and a folder with three questions of two benchmarks each, and three pairs of sentences."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    tiny.make_base(folder / "base")
+    data = folder / "data"
+    data.mkdir()
+    choices = {"text": ["a boat", "a very long boat", "no"], "label": ["A", "B", "C"]}
+    books = [{"question_stem": f"What floats in {n}?", "choices": choices, "answerKey": "ABC"[n]} for n in range(3)]
+    tasks = [{"goal": f"How is {n} cut?", "sol1": "with a saw ", "sol2": "with a spoon", "label": n % 2} for n in range(3)]
+    pairs = [{"sent_more": f"They are all {n}.", "sent_less": f"We are all {n}.", "bias_type": "age" if n else "gender"} for n in range(3)]
+    for name, rows in (("openbookqa.jsonl", books), ("piqa.jsonl", tasks), ("crows_pairs.jsonl", pairs)):
+        (data / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_multiple_choice_is_scored_from_the_models_likelihoods(humpback, benchmark_files, tmp_path):
+    """Each choice as likely as when it is read by itself; the figures follow from what is written; a second call makes nothing anew."""
+    command = [
+        "evaluate", "--task=benchmarks", f"--model={benchmark_files / 'base'}", f"--input={benchmark_files / 'data'}", "--dtype=float32",
+        f"--out={tmp_path / 'out'}", "--length=256", "--slots=8",
+    ]  # fmt: skip
+    done = humpback(*command)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "answered-00000-of-00001.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 + 3 + 3 + 6
+    model = folders.load_model(benchmark_files / "base")
+    forward = jax.jit(functools.partial(llama.forward, model.info.config, llama.stack_layers(model.params)))
+    for row in rows:
+        asked = row["question"]
+        for prompt, found in ((asked["prompt"], row["after"]), (asked.get("lead"), row.get("after_lead", []))):
+            for choice, nats in zip(asked["choices"], found, strict=bool(found)):
+                start = model.tokenizer.encode(prompt) if prompt else [model.tokenizer.specials["<|im_start|>"]]
+                ids = [*start, *model.tokenizer.encode(f" {choice}" if prompt else choice)]
+                log_probs = jax.nn.log_softmax(forward(np.array([ids + [0] * (128 - len(ids))]), np.arange(128)[None]))[0]
+                picked = log_probs[np.arange(len(start) - 1, len(ids) - 1), ids[len(start) :]]
+                assert nats == pytest.approx(float(picked.sum()), abs=1e-3)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    books = [row for row in rows if row["question"]["benchmark"] == "openbookqa"]
+    right = sum(int(np.argmax(np.subtract(row["after"], row["after_lead"]))) == row["question"]["answer"] for row in books)
+    assert report["benchmarks"]["openbookqa"]["acc_lead"]["right"] == right and set(report["benchmarks"]["piqa"]) == {"acc", "acc_norm"}
+    likelier = sum(row["after"][0] > row["after"][1] for row in rows if row["question"]["benchmark"] == "crows_pairs")
+    assert report["bias"]["stereotype"]["right"] == likelier and report["bias"]["detected"]["questions"] == 3
+    for said in ("openbookqa: acc ", "average acc_norm: ", "accuracy of detecting, the higher the better: ", "50 is neutral"):
+        assert said in done.stdout
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    assert humpback(*command).stdout == done.stdout and (tmp_path / "out" / "manifest.json").read_bytes() == before
+    assert "not one of piqa" in humpback(*command, "--benchmarks=mmlu").stderr
+    assert "--limit" in humpback(*command, "--limit=1").stderr

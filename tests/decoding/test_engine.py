@@ -7,6 +7,7 @@ import pytest
 
 from humpback import keys
 from humpback.config import Decoding
+from humpback.decoding.branches import Target, pack
 from humpback.decoding.engine import Engine, NotFinite, Request
 from humpback.decoding.executables import shareable
 from humpback.decoding.sampling import Sampler
@@ -172,6 +173,39 @@ def test_score_gives_the_sum_of_the_targets_log_probabilities(params, mesh, shar
         places = np.arange(request.start, len(request.ids))
         np.testing.assert_allclose(found[request.id][0], log_probs[places - 1, request.ids[places]].sum(), atol=2e-4)
         assert found[request.id][1] == (log_probs[places - 1].argmax(-1) == request.ids[places]).all()
+
+
+@pytest.mark.parametrize(("mesh", "shared"), [((1, 1, 1), 0), ((2, 2, 2), 24)])
+def test_targets_in_one_row_are_as_likely_as_each_by_itself(params, mesh, shared):
+    """Three or more ways on from one context, of which two begin alike, one after the prefix and one without; and nothing in common."""
+    draw = np.random.default_rng(8)
+    prefix = draw.integers(3, 304, 24).astype(np.int32)
+    rows = []
+    for number, count in enumerate((3, 4, 1, 2)):
+        context = np.concatenate([prefix if number % 2 else prefix[:5], draw.integers(3, 304, 9)])
+        ends = [draw.integers(3, 304, 2 + way) for way in range(count)]
+        targets = [Target(np.concatenate([context, end]).astype(np.int32), len(context)) for end in ends]
+        rows.append([*targets, Target(np.concatenate([context, ends[0], ends[0]]).astype(np.int32), len(context) + 1)])
+    rows.append([Target(draw.integers(3, 304, 7).astype(np.int32), 1) for _ in range(2)])
+    key = np.zeros(2, np.uint32)
+    packed = [next(pack(targets, 200)) for targets in rows]
+    assert [len(row.asked) for row in packed] == [4, 5, 2, 3, 2]
+    engine = make_engine(params, slots=8, mesh=mesh, prefix=prefix[:shared])
+    found = dict(engine.score_branches(Request(str(n), row.ids, key, 0, row.start, row) for n, row in enumerate(packed)))
+    alone = [Request(f"{n}/{k}", t.ids, key, 0, t.start) for n, targets in enumerate(rows) for k, t in enumerate(targets)]
+    for name, expected in engine.score(alone):
+        n, k = map(int, name.split("/"))
+        np.testing.assert_allclose(found[str(n)][k], expected, atol=2e-4)
+
+
+def test_targets_share_as_many_rows_as_their_length_asks_for():
+    ids = np.arange(10, dtype=np.int32)
+    targets = [Target(np.append(ids, [50 + way] * 4).astype(np.int32), 10) for way in range(5)]
+    rows = list(pack(targets, 20))
+    assert [len(row.asked) for row in rows] == [2, 2, 1] and [len(row.ids) for row in rows] == [19, 19, 14]
+    assert rows[0].ids.tolist() == [*range(9), 9, 50, 50, 50, 50, 9, 51, 51, 51, 51] and rows[0].asked == ((10, 14), (15, 19))
+    assert rows[0].places.tolist() == [*range(14), *range(9, 14)] and rows[0].numbers.tolist() == [0] * 9 + [1] * 5 + [2] * 5
+    assert [len(row.asked) for row in pack(targets, 5)] == [1] * 5 and list(pack([], 5)) == []
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (1, 8, 1), (1, 1, 4)])

@@ -24,7 +24,7 @@ def test_syntax(script):
     assert os.access(script, os.X_OK) == (script.name != "common.sh")  # that one is only sourced
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "soak.sh", "real_pages.sh"])
+@pytest.mark.parametrize("script", ["quickstart.sh", "soak.sh", "real_pages.sh", "study.sh"])
 def test_unknown_flags_are_refused_before_anything_is_installed(script):
     if script == "soak.sh" and not list((ROOT / "tests" / "soak").glob("test_*.py")):
         pytest.skip("tests/soak is not part of this copy")

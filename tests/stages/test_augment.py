@@ -58,3 +58,21 @@ def test_what_is_asked_of_the_backward_model(tmp_path, monkeypatch):
     assert engine.asked == [(ids, key, 24, Sampler(0.7, 0.9), frozenset([tokenizer.eos_id]))]
     made = list(read_shards(run.workdir / "candidates", "candidates", Candidate))
     assert made == [Candidate(SEGMENT.id, SEGMENT, "How?", "", "w", 5, log_prob=-1.0)]
+
+
+def test_several_instructions_of_a_segment_are_drawn_apart(tmp_path, monkeypatch):
+    """The first as if it were alone; the others under ids of their own, by which they are drawn. Each leads back to the segment."""
+    cfg, tokenizer = tiny_config.get_config(), tiny.make_tokenizer()
+    cfg.augment.candidates = 3
+    run, engine = Run(config.finish(cfg), tmp_path), Engine(tokenizer)
+    segments = Stage(run.workdir / "segments", {}, {}, {})
+    segments.finish(counts={}, files=write_shards(segments.path, "segments", [SEGMENT], 1))
+    Stage(run.workdir / "backward", {}, {}, {}).finish(counts={}, weights_sha256="w")
+    model = Model(ModelInfo(tiny.CONFIG, "backward", "chatml"), {}, tokenizer)
+    monkeypatch.setattr(augment, "open_engine", lambda *_: (model, engine, run.cfg.decoding))
+    augment.augment(run)
+    made = list(read_shards(run.workdir / "candidates", "candidates", Candidate))
+    assert len(made) == len({candidate.id for candidate in made}) == 3 and {candidate.segment for candidate in made} == {SEGMENT}
+    assert made[0].id == SEGMENT.id
+    drawn = [key for _, key, *_ in engine.asked]
+    assert drawn == keys.record_keys(0, "augment", [candidate.id for candidate in made]).tolist() and drawn[0] != drawn[1] != drawn[2]

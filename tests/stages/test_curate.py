@@ -54,6 +54,23 @@ def test_a_curated_example_is_the_candidates_pair(tmp_path):
     assert made == [Example(segment.id, "Ask?", "The text.", "augmented", "http://page", best)]
 
 
+def test_of_several_candidates_of_a_segment_the_best_counts(tmp_path):
+    """Two segments with two candidates each: half of the segments, and not of the candidates, are kept."""
+    cfg = config.Config()
+    cfg.curate.select, cfg.curate.fraction = "top_fraction", 0.5
+    run = Run(config.finish(cfg), tmp_path)
+    segments = [Segment(name * 16, f"text {name}", "h", ("h",), "u", "s", 0, 1) for name in "ab"]
+    made = [("a" * 16, segments[0], 3.0), ("c" * 16, segments[0], 5.0), ("b" * 16, segments[1], 4.0), ("d" * 16, segments[1], 4.5)]
+    rows = [Rated(key, Candidate(key, of, key[0], "", "m", 0), score, (score,), (), (), "", "n", 0) for key, of, score in made]
+    stage = Stage(run.workdir / "ratings-1", {}, {}, {})
+    stage.finish(counts={}, files=write_shards(stage.path, "ratings", rows, 4))
+    curate.select(run, 1)
+    assert [(e.id, e.instruction, e.response) for e in read_shards(run.workdir / "curated-1", "curated", Example)] == [
+        ("c" * 16, "c", "text a")
+    ]
+    assert curate.best_of_each({"a": 1.0, "c": 1.0, "b": 0.0}, {"c": "a"}) == {"a": 1.0, "b": 0.0}
+
+
 @pytest.mark.parametrize(
     ("finish", "instruction", "reason"),
     [
@@ -264,7 +281,9 @@ def test_the_likelihood_of_a_response_under_its_instruction_and_alone(make_run):
     found = list(read_shards(run.workdir / "likelihood-1", "likelihood", Likely))
     assert [record.score is None for record in found] == [False, False, True] and found[2].reason == "echo"
     manifest = read_manifest(run.workdir, "likelihood-1")
-    assert (manifest["counts"]["asked"], manifest["counts"]["rejects"], manifest["dropped"]) == (2, 1, {"not usable": 1})
+    assert (manifest["counts"]["asked"], manifest["counts"]["rejects"], manifest["dropped"]) == (
+        2, 1, {"not usable": 1, "rejected: prompt too long": 1},
+    )  # fmt: skip
     for record in found[:2]:
         text = record.candidate.segment.text.strip()
         built = [
