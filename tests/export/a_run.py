@@ -4,6 +4,8 @@ import hashlib
 import json
 import pathlib
 
+import msgspec
+
 from humpback import config as configs
 from humpback.corpus import readers, segments
 from humpback.records import Candidate, Example, Rated, Segment, write_shards
@@ -25,6 +27,18 @@ def rated(segment: Segment, score: float, instruction: str = "", model: str = "m
     """A rating of a candidate for it."""
     candidate = Candidate(segment.id, segment, instruction or f"Tell me about {segment.header}.", "", "myx", 7)
     return Rated(segment.id, candidate, score, (score,), (f"Score: {score:.0f}",), (), "", model, 7)
+
+
+def renamed(one: Rated, name: str) -> Rated:
+    """The same under another id."""
+    structs = msgspec.structs
+    candidate = structs.replace(one.candidate, id=name, segment=structs.replace(one.candidate.segment, id=name))
+    return structs.replace(one, id=name, candidate=candidate)
+
+
+def unrated(one: Rated) -> Rated:
+    """The same without a valid rating."""
+    return msgspec.structs.replace(one, score=None, scores=(None,), reason="no valid rating")
 
 
 def example(one: Rated) -> Example:

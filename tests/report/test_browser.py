@@ -1,30 +1,20 @@
 """report.html in a browser: it asks for nothing, runs nothing that a page planted, and sorts and searches."""
 
-import os
 import re
-import shutil
 
 import pytest
 
 from humpback.report.write import write
+from tests import browsers
 from tests.export import a_run
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
-CHROMIUM = os.environ.get("HUMPBACK_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed (apt-get install chromium)")
+pytestmark = browsers.NEEDED
+browser = pytest.fixture(scope="module")(browsers.started)
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     return write(a_run.full(tmp_path_factory.mktemp("browser") / "run"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def opened(browser, file, **options):
