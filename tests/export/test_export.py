@@ -17,7 +17,7 @@ from humpback.corpus import readers, segments
 from humpback.corpus.fields import Keys
 from humpback.errors import UserError
 from humpback.export import dataset, fill, rows
-from humpback.records import Example, Likely, write_shards
+from humpback.records import Example, Likely, Page, write_shards
 from tests.export import a_run
 
 PLAIN = {"with_seed": False, "tags": False, "drop_emails": False}
@@ -118,6 +118,18 @@ def test_by_reference_has_no_text_of_a_page_and_is_filled_to_the_same_bytes(tmp_
     assert not any(text in data for data in contents(tmp_path / "reference").values() for text in texts)
     filled(tmp_path / "reference", a_run.PAGES, tmp_path / "filled")
     assert contents(tmp_path / "filled") == contents(tmp_path / "full")
+
+
+def test_the_bytes_of_each_row_cut_again_give_its_text(tmp_path):
+    export(a_run.make(tmp_path / "run", 24), tmp_path / "full")
+    cfg = configs.finish(configs.Config()).segments
+    found = table(tmp_path / "full")
+    for row in found:
+        data = (a_run.PAGES / row["source"]).read_bytes()[row["start"] : row["end"]]
+        page = Page(row["source"], row["url"], row["start"], row["end"], data)
+        again = {segment.id: segment.text for segment in segments.extract(page, cfg, lambda reason, tree: None)}
+        assert again[row["id"]] == row["response"] and rows.text_digest(row["response"]) == row["text_sha256"]
+    assert len(found) == 24 and len({row["source"] for row in found}) > 1
 
 
 def test_of_a_page_that_changed_the_rows_are_named(tmp_path):
