@@ -184,6 +184,19 @@ def test_what_is_refused(curated, tmp_path):
         dataset.read_facts(epath.Path(tmp_path / "out"))
 
 
+def test_the_command(humpback, curated, tmp_path):
+    """From a run to a dataset by reference, and whole again."""
+    def said(*arguments):
+        done = humpback("export", *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = said(f"--source={curated}", f"--out={tmp_path / 'reference'}", "--by_reference", "--drop_emails")
+    assert code == 0 and "8 rows (8 augmented)\n1 left out: an e-mail address\nno licence named" in text
+    code, text = said("--fill", f"--source={tmp_path / 'reference'}", f"--input={a_run.PAGES}", f"--out={tmp_path / 'filled'}")
+    assert code == 0 and text.splitlines()[-1] == str(tmp_path / "filled") and len(table(tmp_path / "filled")) == 8
+    assert "--fill and --input go together" in said("--fill", f"--source={tmp_path}", f"--out={tmp_path}")[1]
+
+
 def test_large_exports_are_written_in_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "RECORDS_PER_SHARD", 5)
     export(a_run.make(tmp_path / "run", 12), tmp_path / "out")
