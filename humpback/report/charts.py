@@ -46,8 +46,8 @@ def lines(
     for which, name in enumerate(series):
         if band := bands.get(name, ()):
             around = [(x, low_) for x, low_, _ in band] + [(x, high_) for x, _, high_ in reversed(band)]
-            places = " ".join(f"{_n(_LEFT + (x - left) / span * (_W - _LEFT - 10))},{_n(_y(y, low, high))}" for x, y in around)
-            marks.append(tag("polygon", points=places, class_=f"c{which % _SERIES}", fill_opacity="0.15"))
+            corners = " ".join(f"{_n(_LEFT + (x - left) / span * (_W - _LEFT - 10))},{_n(_y(y, low, high))}" for x, y in around)
+            marks.append(tag("polygon", points=corners, class_=f"c{which % _SERIES}", fill_opacity="0.15"))
     for which, line in enumerate(series.values()):
         every = ceil_div(len(line), _POINTS)
         drawn = [*line[:-1:every], line[-1]] if line else []

@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from humpback.report import charts
-from humpback.report.markup import Html, join, number, percent, table, tag
+from humpback.report import charts, measured
+from humpback.report.markup import Html, folded, join, number, percent, table, tag
 from humpback.report.numbers import Found, length_labels
 
 Numbers = Mapping[str, Any]
 _RUN = "humpback run --config=CONFIG --workdir=RUN"
-_LABELS = "humpback review --workdir=RUN --reviewer=NAME, then humpback review --workdir=RUN --agreement"
-_DIVERSITY = "humpback evaluate --task=diversity --input=PAIRS --out=RUN/figures/diversity-SET.json"
-_WINRATE = "humpback evaluate --task=winrate --input=ANNOTATIONS --out=RUN/figures/winrate.json"
-_SCALING = "humpback evaluate --task=scaling --input=POINTS --out=RUN/figures/scaling.json"
 
 
 def funnel(n: Numbers) -> Html | None:
@@ -52,107 +48,7 @@ def threshold(n: Numbers) -> Html | None:
               f"Rated by M_{int(t) - 1}")
         for t, rows in n["threshold"].items()
     ]  # fmt: skip
-    return join([charts.lines("Share that a threshold keeps", series, "threshold"), *map(_folded, tables), labels(n)])
-
-
-def labels(n: Numbers) -> Html:
-    """Each judge against people's labels; without any, the command that takes them."""
-    parts: list[Html] = []
-    for t, found in n["labels"].items():
-        for judge, one in found["judges"].items():
-            name = f"M_{int(judge) - 1} against {found['labelled']:,} labels of iteration {t}"
-            there = {part: [row for row in one["curve"] if row[part]] for part in ("precision", "recall")}
-            series = {part: [(row["threshold"], row[part]["value"]) for row in rows] for part, rows in there.items()}
-            bands = {part: [(row["threshold"], *row[part]["interval"]) for row in rows] for part, rows in there.items()}
-            parts.append(charts.lines(name, series, "threshold", bands))
-            if best := one["suggested"]:
-                low, high = best["interval"]
-                told = f"Highest F1 at {best['threshold']:.2f}; thresholds of {low:.2f} to {high:.2f} cannot be told from it."
-                parts.append(tag("p", told))
-            rows = [
-                (f"{row['threshold']:.2f}", *_shares(row["precision"]), *_shares(row["recall"]), number(row["f1"])) for row in one["curve"]
-            ]
-            header = ("threshold", "precision", "from", "to", "recall", "from", "to", "F1")
-            parts.append(_folded(table(header, rows, f"{name}; from and to: 95 %")))
-    return join(parts or tag("p", "Not there yet, labels by people: ", tag("code", _LABELS), class_="missing"))
-
-
-def _shares(part: Mapping[str, Any] | None) -> tuple[str, ...]:
-    return ("–",) * 3 if part is None else tuple(number(value) for value in (part["value"], *part["interval"]))
-
-
-def judges(n: Numbers) -> Html | None:
-    """What each judge sees of human pairs under their own and under another instruction."""
-    rows, sets = [], []
-    for found in n["judges"]:
-        name, seen = f"M_{found['iteration'] - 1}, {found['score']}", found["seen"]
-        if seen is None:
-            rows.append((name, "nothing could be measured", *[""] * 11))
-            continue
-        mass, modes = seen["mass"] or {"p5": None, "median": None}, seen["modes"] or {}
-        rows.append((
-            name, "BLIND" if seen["blind"] else "sees", seen["pairs"], seen["unrated"], percent(seen["true_above"]),
-            *map(percent, seen["interval"]), number(seen["auc"]), number(seen["length_correlation"]), number(seen["nonsense_correlation"]),
-            " / ".join(number(mass[key]) for key in ("p5", "median")), number(seen["entropy"]), " ".join(str(c) for c in modes.values()),
-        ))  # fmt: skip
-        sets += [(name, part, one["pairs"], percent(one["true_above"]), *map(percent, one["interval"]), number(one["auc"]))
-                 for part, one in seen["sets"].items()]  # fmt: skip
-    if not rows:
-        return None
-    header = ("judge", "seen", "pairs", "unrated", "true above swapped", "from", "to", "AUC", "r with length", "r with nonsense",
-              "label mass: 5th percentile / median", "entropy, nats", "likeliest digit 1 … 5")  # fmt: skip
-    return join([table(header, rows, "Human pairs under their own instruction against another's; from and to: 95 %"),
-                 _folded(table(("judge", "set", "pairs", "true above swapped", "from", "to", "AUC"), sets, "By set"))])  # fmt: skip
-
-
-def verbs(n: Numbers) -> Html | None:
-    """What instructions begin with, and, where a file says so, their verbs and nouns."""
-    parts: list[Html] = []
-    for name, one in n["figures"]["diversity"].items():
-        if found := one["verb_nouns"]:
-            rings: dict[str, list[tuple[str, int]]] = {}
-            for pair in found["pairs"]:
-                rings.setdefault(pair["verb"], []).append((pair["noun"], pair["count"]))
-            title = f"Verbs and nouns of {name or 'instructions'}"
-            told = f"{title}: of {found['texts']:,} instructions {found['parsed']:,} have both ({percent(found['share'])})."
-            rows = [(pair["verb"], pair["noun"], pair["count"]) for pair in found["pairs"]]
-            drawn = charts.sunburst(title, rings) if rings else None
-            parts.append(join([drawn, tag("p", told), _folded(table(("verb", "noun", "instructions"), rows, title))]))
-    if not parts and not n["trigrams"]:
-        return None
-    if not parts:
-        parts.append(tag("p", "Not there yet, verbs and nouns: ", tag("code", _DIVERSITY), class_="missing"))
-    sets = n["trigrams"]["sets"] if n["trigrams"] else {}
-    rows = [(name, ", ".join(f"{word} {count:,}" for word, count in one["first_words"])) for name, one in sets.items()]
-    return join([*parts, table(("set", "first words of its instructions"), rows) if rows else None])
-
-
-def win_rates(n: Numbers) -> Html | None:
-    """Win rates with their errors."""
-    return _rates_table([(name or "answers", one["all"]) for name, one in n["figures"]["winrate"].items()], "answers")
-
-
-def by_source(n: Numbers) -> Html | None:
-    """Win rates by source of the prompts."""
-    rows = [(f"{name} {part}".strip(), rate) for name, one in n["figures"]["winrate"].items() for part, rate in one["datasets"].items()]
-    return _rates_table(rows, "source")
-
-
-def _rates_table(rates_: Sequence[tuple[str, Mapping[str, Any]]], what: str) -> Html | None:
-    header = (what, "win rate, %", "standard error", "wins", "losses", "draws", "missing")
-    rows = [(name, number(rate["win_rate"]), number(rate["standard_error"]), *(rate[key] for key in ("wins", "losses", "draws", "missing")))
-            for name, rate in rates_]  # fmt: skip
-    return table(header, rows) if rows else None
-
-
-def scaling(n: Numbers) -> Html | None:
-    """How a measure grows with the number of examples."""
-    rows = [
-        (name or "points", one["points"], number(one["alpha"], 3), number(one["standard_error"], 3), number(one["per_doubling"], 3),
-         number(one["constant"], 3))
-        for name, one in n["figures"]["scaling"].items()
-    ]  # fmt: skip
-    return table(("measure", "points", "α, natural logarithm", "standard error", "a doubling", "constant"), rows) if rows else None
+    return join([charts.lines("Share that a threshold keeps", series, "threshold"), *map(folded, tables), measured.labels(n)])
 
 
 def agreement(n: Numbers) -> Html | None:
@@ -166,7 +62,7 @@ def agreement(n: Numbers) -> Html | None:
         parts.append(charts.grid(f"Ratings of {a} against {b}", labels, row["grid"], a, b))
         parts.append(tag("p", f"{row['both']:,} candidates with both ratings; correlation {number(row['correlation'])}."))
         cells = [(label, *counts) for label, counts in zip(labels, row["grid"], strict=True)]
-        parts.append(_folded(table((f"{b} \\ {a}", *labels), cells, "Candidates by both ratings")))
+        parts.append(folded(table((f"{b} \\ {a}", *labels), cells, "Candidates by both ratings")))
     churn = [
         (f"A^({row['sets'][0]}) → A^({row['sets'][1]})", row["stay"], row["go"], row["come"], number(row["jaccard"])) for row in n["churn"]
     ]
@@ -183,7 +79,7 @@ def lengths(n: Numbers) -> Html | None:
     return join([
         charts.bars("Characters of the outputs, share of each set", length_labels(), shares, "of the set"),
         table(("set", "pairs", "instruction, mean ± sd", "output, mean ± sd"), rows, "Characters"),
-        _folded(table(("output from", *length_labels()), bins, "Pairs by characters of the output")),
+        folded(table(("output from", *length_labels()), bins, "Pairs by characters of the output")),
     ])  # fmt: skip
 
 
@@ -253,7 +149,7 @@ def sites(n: Numbers) -> Html | None:
         return None
     text = f"{one['set']}: {one['pairs']:,} pairs of {one['sites']:,} sites; the largest has {percent(one['largest_share'])}."
     return join([tag("p", text), charts.stripes("The largest sites", [(host, count) for host, count in one["top"]], "pairs"),
-                 _folded(table(("site", "pairs"), one["top"]))])  # fmt: skip
+                 folded(table(("site", "pairs"), one["top"]))])  # fmt: skip
 
 
 def time(n: Numbers) -> Html | None:
@@ -280,20 +176,20 @@ VIEWS = (
     ("What a threshold keeps", threshold, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
     ("One judge against the next", agreement, "humpback curate --config=CONFIG --workdir=RUN --iteration=2"),
     ("Lengths", lengths, "humpback seed --config=CONFIG --workdir=RUN"),
-    ("Verbs and nouns", verbs, _DIVERSITY),
+    ("Verbs and nouns", measured.verbs, measured.DIVERSITY),
     ("Trigrams and repeated instructions", trigrams, "humpback seed --config=CONFIG --workdir=RUN"),
     ("What cannot be used", rates, "humpback augment --config=CONFIG --workdir=RUN"),
     ("Held-out likelihoods", held_out, f"{_RUN} --config.seed_pairs.held_out=100"),
     ("Training", training, "humpback finetune --config=CONFIG --workdir=RUN --task=backward"),
-    ("Win rates", win_rates, _WINRATE),
-    ("By source of prompts", by_source, _WINRATE),
+    ("Win rates", measured.win_rates, measured.WINRATE),
+    ("By source of prompts", measured.by_source, measured.WINRATE),
     ("Benchmarks", absent, ""),
-    ("Scaling", scaling, _SCALING),
+    ("Scaling", measured.scaling, measured.SCALING),
     ("Sites", sites, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
     ("Time", time, _RUN),
 )
 # Behind the examples, which are the seventeenth.
-FURTHER = (("What each judge sees", judges, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),)
+FURTHER = (("What each judge sees", measured.judges, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),)
 
 
 def dropped(found: Found) -> Html:
@@ -364,10 +260,6 @@ def _text(text: str | None) -> Html | None:
 def _about(header: str, url: str) -> Html:
     """Where something is from; an address is text, no link: a page may be named javascript:…"""
     return tag("p", tag("bdi", header), " · ", tag("bdi", url), class_="about")
-
-
-def _folded(content: Html) -> Html:
-    return tag("details", tag("summary", "The numbers"), content)
 
 
 def _mean_sd(value: Mapping[str, float | None]) -> str:

@@ -71,6 +71,21 @@ def make(run: pathlib.Path, count: int = 8, extra: list[Example] = ()) -> pathli
     return run / "curated-2"
 
 
+def answers(folder: pathlib.Path) -> pathlib.Path:
+    """What `humpback generate` writes: two prompts with two answers each, one of which is empty, and one prompt of ids."""
+    folder.mkdir()
+    line = {"ids": None, "finish": ["stop", "length"], "log_probs": [-1.5, -2.0], "prompt_tokens": 3, "output_tokens": [2, 4]}
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Why?"}]
+    lines = [
+        {"id": "1", "prompt": "Why?", "texts": ["So.", " "], **line},
+        {"id": "2", "prompt": None, "messages": turns, "texts": ["A", "B"], **line},
+        {"id": "3", "prompt": None, "texts": ["A", "B"], **line, "ids": [1, 2]},
+    ]
+    (folder / "generated-00000-of-00001.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest(folder, {"in": 3}, {"--model": "sha256 abc"}, ["generated-00000-of-00001.jsonl"])
+    return folder
+
+
 HOSTILE = "<script>alert(1)</script> </style> javascript:alert(2) \u202eright to left\u202c שלום \"'><img src=http://x/y.png>"
 
 

@@ -141,8 +141,7 @@ def test_what_is_not_there_names_its_command(tmp_path):
 
 def test_colours_can_be_read_in_light_and_dark():
     """WCAG's contrast, AA: 4.5 for texts, on the page and in its boxes; legends are texts in the colours of the charts."""
-    light, dark = ({name: value for name, value in re.findall(r"--(\w+):#(\w+)", block)} for block in
-                   re.findall(r":root\{([^}]*--link[^}]*)\}", assets.STYLE))  # fmt: skip
+    light, dark = (dict(re.findall(r"--(\w+):#(\w+)", block)) for block in re.findall(r":root\{([^}]*--link[^}]*)\}", assets.STYLE))
 
     def luminance(colour):
         long = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
