@@ -93,7 +93,7 @@ def main() -> None:
     if values.task == _JUDGE:
         if values.baseline is None:
             raise UserError("--baseline is missing: --task=judge compares two files of answers")
-        answers = (_read(str(values[name].value), compare_answers.Answer, name) for name in ("input", "baseline"))
+        answers = (read_rows(str(values[name].value), compare_answers.Answer, name) for name in ("input", "baseline"))
         report = compare_answers.compare(*answers)
         print(printable("\n".join(compare_answers.show(report))))
         compare_answers.end(report)
@@ -103,13 +103,13 @@ def main() -> None:
         print(printable("\n".join([*choose_answers.show(report), *_bias_lines(report.get("bias", {}))])))
         return
     kind, compute = TASKS[values.task]
-    found, lines = compute(_read(values.input, kind))
+    found, lines = compute(read_rows(values.input, kind))
     print(printable("\n".join(lines)))
     if values.out:
         storage.publish_json(values.out, found, replace=True)
 
 
-def _read(path: str, kind: type[Any], flag: str = "input") -> list[Any]:
+def read_rows(path: str, kind: type[Any], flag: str = "input") -> list[Any]:
     """The rows of a file. UserError names the file and the row that is not as the task needs it."""
     file = epath.Path(path)
     if not file.exists() or file.is_dir():

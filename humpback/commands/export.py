@@ -28,7 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("drop_emails", False, "leave out pairs that hold an e-mail address")
     flags.DEFINE_bool("by_reference", False, "leave out the pages' texts; who holds the pages fills them in with --fill")
     flags.DEFINE_bool("fill", False, "--source is a dataset by reference: add the texts from --input")
-    flags.DEFINE_string("input", "", "with --fill: the pages, as they were given to `humpback segment`")
+    flags.DEFINE_string("input", None, "with --fill: the pages, as they were given to `humpback segment`")
     flags.DEFINE_string("license", "", "a licence's name for the card, such as cc-by-4.0; none is assumed")
 
 

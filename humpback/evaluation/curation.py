@@ -32,19 +32,80 @@ def classify(labels: Sequence[Label]) -> dict[str, Any]:
     }
 
 
+class Scored(NamedTuple):
+    """Whether a person calls a pair good, and a judge's score of it, None for one that it gave none. weight, stratum: as in Label."""
+
+    good: bool
+    score: float | None
+    weight: float = 1.0
+    stratum: str = ""
+
+
+def curve(labels: Sequence[Scored], thresholds: Sequence[float]) -> list[dict[str, Any]]:
+    """`classify` at each threshold, under its name, with F1, the harmonic mean of precision and recall."""
+    return [{"threshold": t, **classify(_at(labels, t)), "f1": _f1(labels, t)} for t in thresholds]
+
+
+def suggest(labels: Sequence[Scored], thresholds: Sequence[float]) -> dict[str, Any] | None:
+    """{threshold, f1, interval}: the threshold of the highest F1, of several the highest one; None where no label is good.
+
+    interval: the lowest and the highest threshold whose F1, of the same labels, cannot be told from it: their paired difference, a
+    difference of two ratios by linearisation, is within 1.96 standard errors.
+    """
+    if not any(label.good for label in labels):
+        return None
+    scores = {t: _f1(labels, t) for t in thresholds}
+    best = max(thresholds, key=lambda t: (scores[t], t))
+    alike = [t for t in thresholds if scores[best] - scores[t] <= Z95 * _f1_error(labels, best, t)]
+    return {"threshold": best, "f1": scores[best], "interval": [min(alike), max(alike)]}
+
+
+def _at(labels: Sequence[Scored], threshold: float) -> list[Label]:
+    return [Label(good, score is not None and score >= threshold, weight, stratum) for good, score, weight, stratum in labels]
+
+
+def _f1(labels: Sequence[Scored], threshold: float) -> float:
+    """2 · (right) / (picked + good); nought where nothing is either."""
+    return _f1_parts(_at(labels, threshold))[0]
+
+
+def _f1_parts(labels: Sequence[Label]) -> tuple[float, float]:
+    below = math.fsum(label.weight * (label.picked + label.good) for label in labels)
+    above = math.fsum(2 * label.weight * (label.picked and label.good) for label in labels)
+    return (above / below if below else 0.0), below
+
+
+def _f1_error(labels: Sequence[Scored], one: float, other: float) -> float:
+    """The standard error of the difference between the F1 of two thresholds."""
+    residuals = [0.0] * len(labels)
+    for threshold, sign in ((one, 1), (other, -1)):
+        at = _at(labels, threshold)
+        value, below = _f1_parts(at)
+        for place, label in enumerate(at):
+            above = 2 * (label.picked and label.good) - value * (label.picked + label.good)
+            residuals[place] += sign * label.weight * above / below if below else 0.0
+    return math.sqrt(_variance(residuals, [label.stratum for label in labels]))
+
+
+def _variance(residuals: Sequence[float], strata: Sequence[str]) -> float:
+    """Of a sum over a stratified sample, of its residuals."""
+    parts: dict[str, list[float]] = {}
+    for residual, stratum in zip(residuals, strata, strict=True):
+        parts.setdefault(stratum, []).append(residual)
+    found = 0.0
+    for part in parts.values():
+        n, mean = len(part), math.fsum(part) / len(part)
+        found += n / max(1, n - 1) * math.fsum((r - mean) ** 2 for r in part)
+    return found
+
+
 def _ratio(rows: Sequence[tuple[float, str, bool, bool]]) -> dict[str, Any] | None:
     """Of (weight, stratum, counts above, counts below) the weighted share; each counts above only where it counts below."""
     below = math.fsum(weight for weight, _, _, is_below in rows if is_below)
     if not below:
         return None
     value = math.fsum(weight for weight, _, is_above, _ in rows if is_above) / below
-    strata: dict[str, list[float]] = {}
-    for weight, stratum, is_above, is_below in rows:
-        strata.setdefault(stratum, []).append(weight * (is_above - value * is_below))
-    variance = 0.0
-    for residuals in strata.values():
-        n, mean = len(residuals), math.fsum(residuals) / len(residuals)
-        variance += n / max(1, n - 1) * math.fsum((r - mean) ** 2 for r in residuals)
+    variance = _variance([weight * (above - value * counted) for weight, _, above, counted in rows], [stratum for _, stratum, _, _ in rows])
     error = math.sqrt(variance) / below
     if len({weight for weight, _, _, _ in rows}) == 1:
         counted = sum(is_below for _, _, _, is_below in rows)

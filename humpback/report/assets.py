@@ -22,7 +22,7 @@ svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--soft)}
 .axis{stroke:var(--line);stroke-width:1}
 .c0{fill:var(--c0)}.c1{fill:var(--c1)}.c2{fill:var(--c2)}.c3{fill:var(--c3)}.c4{fill:var(--c4)}.c5{fill:var(--c5)}
 .l0{stroke:var(--c0)}.l1{stroke:var(--c1)}.l2{stroke:var(--c2)}.l3{stroke:var(--c3)}.l4{stroke:var(--c4)}.l5{stroke:var(--c5)}
-path{fill:none;stroke-width:2}
+path:not(.piece){fill:none;stroke-width:2}.piece{stroke:var(--bg)}
 .t0{color:var(--c0)}.t1{color:var(--c1)}.t2{color:var(--c2)}.t3{color:var(--c3)}.t4{color:var(--c4)}.t5{color:var(--c5)}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:1rem;padding:0;margin:0;font-size:.9rem}
 .missing{background:var(--box);padding:.5rem .8rem}

@@ -1,5 +1,6 @@
 """Charts as small inline SVG, the same bytes for the same numbers. Colours come from the page's style, by class."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from humpback.report.markup import Html, tag
@@ -27,9 +28,14 @@ def bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[float]
     return _figure(title, list(series), [_axis(0, top), *marks, *texts])
 
 
-def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_name: str) -> Html:
-    """Lines through (x, y); of a long one every so many points are drawn."""
+def lines(
+    title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_name: str,
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
+) -> Html:  # fmt: skip
+    """Lines through (x, y); of a long one every so many points are drawn. bands: (x, low, high) behind the line of that name."""
+    bands = bands or {}
     points = [point for line in series.values() for point in line]
+    points += [(x, y) for band in bands.values() for x, *ends in band for y in ends]
     if not points:
         return Html("")
     xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -37,6 +43,11 @@ def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_nam
     low = 0.0 if 0 <= low < 0.3 * high else low  # an axis that begins at nought where that costs little
     span = (right - left) or 1
     marks = []
+    for which, name in enumerate(series):
+        if band := bands.get(name, ()):
+            around = [(x, low_) for x, low_, _ in band] + [(x, high_) for x, _, high_ in reversed(band)]
+            corners = " ".join(f"{_n(_LEFT + (x - left) / span * (_W - _LEFT - 10))},{_n(_y(y, low, high))}" for x, y in around)
+            marks.append(tag("polygon", points=corners, class_=f"c{which % _SERIES}", fill_opacity="0.15"))
     for which, line in enumerate(series.values()):
         every = ceil_div(len(line), _POINTS)
         drawn = [*line[:-1:every], line[-1]] if line else []
@@ -77,6 +88,31 @@ def stripes(title: str, rows: Sequence[tuple[str, float]], unit: str) -> Html:
         marks.append(_text(214, y + 13, name if len(name) < 34 else name[:33] + "…", "end"))
         marks.append(_text(226 + (_W - 320) * value / top, y + 13, f"{value:,}", "start"))
     return _figure(f"{title}, {unit}", [], marks, height=len(rows) * 24 + 8)
+
+
+def sunburst(title: str, parts: Mapping[str, Sequence[tuple[str, int]]]) -> Html:
+    """Two rings: the parts, and round each of them what it has, by number; a part's name stands in its piece where there is room."""
+    total = sum(count for inner in parts.values() for _, count in inner)
+    marks, start, middle = [], 0.0, _W / 2
+    for which, (name, inner) in enumerate(parts.items()):
+        share = sum(count for _, count in inner) / total
+        marks.append(_piece(middle, 60, 120, start, share, f"c{which % _SERIES}", f"{name}: {share:.1%}", 1))
+        if share > 0.04:
+            angle = 2 * math.pi * (start + share / 2)
+            marks.append(_text(middle + 135 * math.sin(angle) * 1.35, 190 - 135 * math.cos(angle) * 1.25, name, "middle"))
+        for row, count in inner:
+            marks.append(_piece(middle, 122, 155, start, count / total, f"c{which % _SERIES}", f"{name} {row}: {count:,}", 0.6))
+            start += count / total
+    return _figure(title, [], marks, height=380)
+
+
+def _piece(middle: float, near: float, far: float, start: float, share: float, colour: str, told: str, opacity: float) -> Html:
+    """A part of a ring, from `start` on, both in turns."""
+    ends = [2 * math.pi * start, 2 * math.pi * (start + min(share, 0.9999))]
+    (a, b), (c, d) = ([(_n(middle + r * math.sin(end)), _n(190 - r * math.cos(end))) for end in ends] for r in (far, near))
+    large = int(share > 0.5)
+    path = f"M{' '.join(a)}A{far} {far} 0 {large} 1 {' '.join(b)}L{' '.join(d)}A{near} {near} 0 {large} 0 {' '.join(c)}Z"
+    return tag("path", tag("title", told), d=path, class_=f"piece {colour}", fill_opacity=opacity)
 
 
 def _axis(low: float, high: float) -> Html:

@@ -44,6 +44,11 @@ def table(header: Iterable[Content], rows: Iterable[Iterable[Content]], caption:
     return tag("div", inner, class_="wide", tabindex="0", role="region", aria_label=caption or "table")
 
 
+def folded(content: Html) -> Html:
+    """What is seen when somebody asks for it, or prints the page."""
+    return tag("details", tag("summary", "The numbers"), content)
+
+
 def _cell(place: int, content: Content) -> Html:
     return tag("td", content) if place else tag("th", content, scope="row")
 

@@ -15,7 +15,7 @@ from humpback.decoding.parts import number_of
 from humpback.errors import UserError
 from humpback.evaluation import paired, statistics
 from humpback.records import Candidate, Example, Rated, read_rows, read_shards
-from humpback.report import texts
+from humpback.report import figures, probes, texts
 
 _BIN = 200  # characters, of lengths
 _BINS = 17
@@ -79,6 +79,9 @@ def collect(run: epath.Path) -> Found:
         "lengths": _lengths(sets, scored, rounds),
         "rates": _rates(done, reasons),
         "held_out": _held_out(run, done),
+        "judges": _judges(run, done),
+        "labels": figures.labels(run),
+        "figures": figures.read(run),
         "training": {name: _curve(run / name / "metrics") for name in done if name == "backward" or name.startswith("forward-")},
         "sites": sites,
         "time": {name: storage.read_json(run / name / "timing.json") for name in done if (run / name / "timing.json").exists()},
@@ -261,6 +264,12 @@ def _held_out(run: epath.Path, done: Mapping[str, Any]) -> dict[str, list[dict[s
     """For each task what `paired.compare` says of the models so far."""
     files = {task: [run / name / paired.FILE for name in done if name.partition("-")[0] == task] for task in ("backward", "forward")}
     return {task: paired.compare(row for path in paths for row in read_rows(path)) for task, paths in files.items()}
+
+
+def _judges(run: epath.Path, done: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each judge sees of human pairs, by each of its scores."""
+    rounds = [int(name.partition("-")[2]) for name in done if name.startswith("judge-")]
+    return [{"iteration": t, "score": score, "seen": seen} for t in rounds for score, seen in probes.read_judge(run, t).items()]
 
 
 def _curve(folder: epath.Path) -> list[list[float]]:

@@ -1,12 +1,12 @@
 """The page: one file without a request to anywhere, readable without its script, whose numbers all stand in one JSON in it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from humpback.report import views
 from humpback.report.assets import SCRIPT, STYLE
-from humpback.report.markup import Html, source_hash, tag
+from humpback.report.markup import Html, join, source_hash, tag
 from humpback.report.numbers import Found
 
 View = Callable[[Mapping[str, Any]], Html | None]
@@ -16,13 +16,17 @@ def render(found: Found, other: Found | None = None) -> str:
     """The whole page; `other` is a run beside it. Pure: no clock, no chance."""
     names = [found.numbers["run"], *([other.numbers["run"]] if other else [])]
     title = f"Report: {' and '.join(names)}"
-    sections = [_section(number, name, view, missing, found, other) for number, (name, view, missing) in enumerate(views.VIEWS, 1)]
-    contents = tag("nav", tag("ol", [tag("li", tag("a", name, href=f"#v{n}")) for n, (name, _, _) in enumerate(views.VIEWS, 1)]),
-                   aria_label="contents")  # fmt: skip
+    last = len(views.VIEWS) + 1
+    numbered = [*enumerate(views.VIEWS, 1), *enumerate(views.FURTHER, last + 1)]
+    sections = [_section(number, name, view, missing, found, other) for number, (name, view, missing) in numbered]
+    links = [(f"v{number}", name) for number, (name, _, _) in numbered]
+    links.insert(last - 1, ("examples", "Examples"))
+    contents = tag("nav", tag("ol", [tag("li", tag("a", name, href=f"#{place}")) for place, name in links]), aria_label="contents")
     body = tag(
-        "main", tag("h1", title), contents, sections,
-        tag("section", tag("h2", "What was dropped, with samples"), views.dropped(found), id="dropped"),
-        tag("section", tag("h2", f"{len(views.VIEWS) + 1} · Examples"), views.examples(found), id="examples"),
+        "main", tag("h1", title), contents, sections[: last - 1],
+        tag("section", tag("h2", "What was dropped, with samples"), _both(found, other, views.dropped), id="dropped"),
+        tag("section", tag("h2", f"{last} · Examples"), views.examples(found), other and _other_examples(other), id="examples"),
+        sections[last - 1 :],
     )  # fmt: skip
     numbers = {"run": found.numbers, **({"compared_with": other.numbers} if other else {})}
     data = json.dumps(numbers, sort_keys=True, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
@@ -39,10 +43,23 @@ def render(found: Found, other: Found | None = None) -> str:
 def _section(number: int, name: str, view: View, missing: str, found: Found, other: Found | None) -> Html:
     """A view of one run, or of two side by side; without what it needs, the command that makes that."""
     shown = [one and view(one.numbers) for one in (found, other)]
-    told: list[Html | str] = ["Not there yet: " if view is not views.absent else "Of files beside a run: ", tag("code", missing)]
-    told = told if missing else ["Not measured: no command of this version does it."]
+    told = ["Not there yet: ", tag("code", missing)] if missing else ["Not measured: no command of this version does it."]
     parts = [content or tag("p", told, class_="missing") for content in shown[: 2 if other else 1]]
-    if other:
-        runs = (found.numbers["run"], other.numbers["run"])
-        parts = [tag("div", [tag("div", tag("h3", run), part) for run, part in zip(runs, parts, strict=True)], class_="pair")]
-    return tag("section", tag("h2", f"{number} · {name}"), parts, id=f"v{number}")
+    return tag("section", tag("h2", f"{number} · {name}"), _beside(parts, found, other), id=f"v{number}")
+
+
+def _both(found: Found, other: Found | None, view: Callable[[Found], Html]) -> Html:
+    return _beside([view(one) for one in (found, other) if one], found, other)
+
+
+def _beside(parts: Sequence[Html], found: Found, other: Found | None) -> Html:
+    """What two runs show, side by side under their names; of one run as it is."""
+    if not other:
+        return parts[0]
+    runs = (found.numbers["run"], other.numbers["run"])
+    return tag("div", [tag("div", tag("h3", run), part) for run, part in zip(runs, parts, strict=True)], class_="pair")
+
+
+def _other_examples(other: Found) -> Html:
+    """Of a run beside the first, which alone can be searched: what was rated best and worst, and what chance drew."""
+    return join([tag("h3", f"{other.numbers['run']}: best, worst and by chance"), views.few_examples(other)])

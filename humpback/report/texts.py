@@ -14,7 +14,7 @@ from humpback.records import Candidate, Example, Rated, read_shards
 
 _SAMPLE = 10_000  # pairs of a set, at most
 _BYTES = 10_000_000  # of examples' texts
-_EXTREMES, _RANDOM, _OF_A_REASON = 5, 10, 3
+_EXTREMES, _RANDOM, _OF_A_REASON, _FIRST_WORDS = 5, 10, 3, 10
 
 Draw = Callable[[Any, str], np.ndarray]
 Pair = tuple[str, str, str]  # id, instruction, response
@@ -26,7 +26,7 @@ def trigrams(run: epath.Path, done: Mapping[str, Any], sets: Mapping[str, Any], 
     if not sizes:
         return None
     size = min(_SAMPLE, *sizes)
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, one in sets.items():
         chosen = set(draw(one.ids, f"report trigrams {name}")[:size].tolist())
         pairs = [(instruction, response) for i, instruction, response in _pairs(run, name) if number_of(i) in chosen]
@@ -34,7 +34,11 @@ def trigrams(run: epath.Path, done: Mapping[str, Any], sets: Mapping[str, Any], 
             field: {"trigrams": found["all"], "unique": found["unique"], "share": found["unique"] / found["all"] if found["all"] else None}
             for place, field in enumerate(("instruction", "response"))
             for found in [diversity.trigrams(pair[place] for pair in pairs)]
-        } | {"repeated_instructions": len(pairs) - len({" ".join(diversity.words(instruction)) for instruction, _ in pairs})}
+        }
+        wordings = [diversity.words(instruction) for instruction, _ in pairs]
+        rows[name]["repeated_instructions"] = len(pairs) - len({" ".join(words) for words in wordings})
+        first = Counter(words[0] for words in wordings if words)
+        rows[name]["first_words"] = [list(row) for row in sorted(first.items(), key=lambda item: (-item[1], item[0]))[:_FIRST_WORDS]]
     return {"pairs_of_each_set": size, "sets": rows}
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from humpback.report import charts
-from humpback.report.markup import Html, join, number, percent, table, tag
+from humpback.report import charts, measured
+from humpback.report.markup import Html, folded, join, number, percent, table, tag
 from humpback.report.numbers import Found, length_labels
 
 Numbers = Mapping[str, Any]
@@ -48,7 +48,7 @@ def threshold(n: Numbers) -> Html | None:
               f"Rated by M_{int(t) - 1}")
         for t, rows in n["threshold"].items()
     ]  # fmt: skip
-    return join([charts.lines("Share that a threshold keeps", series, "threshold"), *map(_folded, tables)])
+    return join([charts.lines("Share that a threshold keeps", series, "threshold"), *map(folded, tables), measured.labels(n)])
 
 
 def agreement(n: Numbers) -> Html | None:
@@ -62,7 +62,7 @@ def agreement(n: Numbers) -> Html | None:
         parts.append(charts.grid(f"Ratings of {a} against {b}", labels, row["grid"], a, b))
         parts.append(tag("p", f"{row['both']:,} candidates with both ratings; correlation {number(row['correlation'])}."))
         cells = [(label, *counts) for label, counts in zip(labels, row["grid"], strict=True)]
-        parts.append(_folded(table((f"{b} \\ {a}", *labels), cells, "Candidates by both ratings")))
+        parts.append(folded(table((f"{b} \\ {a}", *labels), cells, "Candidates by both ratings")))
     churn = [
         (f"A^({row['sets'][0]}) → A^({row['sets'][1]})", row["stay"], row["go"], row["come"], number(row["jaccard"])) for row in n["churn"]
     ]
@@ -79,7 +79,7 @@ def lengths(n: Numbers) -> Html | None:
     return join([
         charts.bars("Characters of the outputs, share of each set", length_labels(), shares, "of the set"),
         table(("set", "pairs", "instruction, mean ± sd", "output, mean ± sd"), rows, "Characters"),
-        _folded(table(("output from", *length_labels()), bins, "Pairs by characters of the output")),
+        folded(table(("output from", *length_labels()), bins, "Pairs by characters of the output")),
     ])  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def sites(n: Numbers) -> Html | None:
         return None
     text = f"{one['set']}: {one['pairs']:,} pairs of {one['sites']:,} sites; the largest has {percent(one['largest_share'])}."
     return join([tag("p", text), charts.stripes("The largest sites", [(host, count) for host, count in one["top"]], "pairs"),
-                 _folded(table(("site", "pairs"), one["top"]))])  # fmt: skip
+                 folded(table(("site", "pairs"), one["top"]))])  # fmt: skip
 
 
 def time(n: Numbers) -> Html | None:
@@ -165,7 +165,7 @@ def time(n: Numbers) -> Html | None:
 
 
 def absent(n: Numbers) -> Html | None:
-    """What no run holds, though a command may measure it of other files."""
+    """What nothing measures yet."""
     return None
 
 
@@ -176,18 +176,20 @@ VIEWS = (
     ("What a threshold keeps", threshold, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
     ("One judge against the next", agreement, "humpback curate --config=CONFIG --workdir=RUN --iteration=2"),
     ("Lengths", lengths, "humpback seed --config=CONFIG --workdir=RUN"),
-    ("Verbs and nouns", absent, "humpback evaluate --task=diversity --input=PAIRS"),
+    ("Verbs and nouns", measured.verbs, measured.DIVERSITY),
     ("Trigrams and repeated instructions", trigrams, "humpback seed --config=CONFIG --workdir=RUN"),
     ("What cannot be used", rates, "humpback augment --config=CONFIG --workdir=RUN"),
     ("Held-out likelihoods", held_out, f"{_RUN} --config.seed_pairs.held_out=100"),
     ("Training", training, "humpback finetune --config=CONFIG --workdir=RUN --task=backward"),
-    ("Win rates", absent, "humpback evaluate --task=winrate --input=ANNOTATIONS"),
-    ("By source of prompts", absent, "humpback evaluate --task=winrate --input=ANNOTATIONS"),
+    ("Win rates", measured.win_rates, measured.WINRATE),
+    ("By source of prompts", measured.by_source, measured.WINRATE),
     ("Benchmarks", absent, ""),
-    ("Scaling", absent, "humpback evaluate --task=scaling --input=POINTS"),
+    ("Scaling", measured.scaling, measured.SCALING),
     ("Sites", sites, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
     ("Time", time, _RUN),
 )
+# Behind the examples, which are the seventeenth.
+FURTHER = (("What each judge sees", measured.judges, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),)
 
 
 def dropped(found: Found) -> Html:
@@ -221,6 +223,15 @@ def examples(found: Found) -> Html:
     return join([tag("p", f"{about['shown']:,} of {about['of']:,} candidates: {drawn}."), tools, listed])
 
 
+def few_examples(found: Found) -> Html:
+    """The best, the worst and those by chance, in this order, without tools."""
+    about = found.numbers["examples"] or {}
+    kinds = {name: set(about.get(name, ())) for name in ("best", "worst", "random")}
+    rows = {row["id"]: row for row in found.examples}
+    chosen = dict.fromkeys(i for name in kinds for i in about.get(name, ()) if i in rows)
+    return join([_example(rows[i], kinds) for i in chosen])
+
+
 def _example(row: Mapping[str, Any], kinds: Mapping[str, set[str]]) -> Html:
     marks = [name for name, ids in kinds.items() if row["id"] in ids]
     marks += ["curated"] if row["curated"] else []
@@ -249,10 +260,6 @@ def _text(text: str | None) -> Html | None:
 def _about(header: str, url: str) -> Html:
     """Where something is from; an address is text, no link: a page may be named javascript:…"""
     return tag("p", tag("bdi", header), " · ", tag("bdi", url), class_="about")
-
-
-def _folded(content: Html) -> Html:
-    return tag("details", tag("summary", "The numbers"), content)
 
 
 def _mean_sd(value: Mapping[str, float | None]) -> str:

@@ -1,7 +1,7 @@
-"""What is labelled: candidates drawn from every stratum of their ratings, so that few labels say something about all of them."""
+"""What is labelled, drawn once: candidates from every stratum of their ratings, so that few labels say something about all, or answers."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,23 +14,66 @@ from humpback.records import Rated, Record, half_surrogate, read_shards
 from humpback.rounding import ceil_div
 
 FOLDER = "review"
+CANDIDATES: Literal["candidates"] = "candidates"
+ANSWERS: Literal["answers"] = "answers"
 _AGAIN = 10  # of so many items one is shown twice
+Answers = Mapping[str, tuple[str, str, str]]  # id → instruction, the model's answer, the baseline's
 
 
 class Item(Record, frozen=True):
-    """A candidate that is to be labelled. weight: how many of the rated candidates it stands for; stratum: its rating in half points."""
+    """What is to be labelled: an instruction and one response, or the model's and the baseline's.
+
+    weight: how many of all it stands for; stratum: a candidate's rating in half points.
+    """
 
     instruction: str
-    response: str
+    texts: tuple[str, ...]
     weight: float
     stratum: str
 
 
-def sample(run: epath.Path, iteration: int, count: int, seed: int) -> list[Item]:
-    """The items of a run's review, drawn once: what is there already stays. UserError when there are no ratings."""
-    path = run / FOLDER / f"sample-{iteration}.json"
-    if path.exists():
-        return msgspec.convert(storage.read_json(path), list[Item])
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that is labelled in a review. of: how many there are whom the items stand for; seed: of orders and sides."""
+
+    kind: Literal["candidates", "answers"]
+    seed: int
+    of: int
+    items: tuple[Item, ...]
+
+    @property
+    def digest(self) -> str:
+        """What a file of labels names its review by."""
+        return storage.sha256_json(msgspec.to_builtins(self))
+
+
+class Shown(NamedTuple):
+    """An item as a person sees it. name: of the label; turned: the baseline's answer stands first."""
+
+    name: str
+    item: Item
+    turned: bool
+
+
+def path_of(run: epath.Path, name: str) -> epath.Path:
+    """Where a review's sample is."""
+    return run / FOLDER / f"sample-{name}.json"
+
+
+def read(run: epath.Path, name: str) -> Sample | None:
+    """The sample of a review that has begun. UserError for a file that is none."""
+    path = path_of(run, name)
+    if not path.exists():
+        return None
+    try:
+        return msgspec.convert(storage.read_json(path), Sample)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: not the sample of a review ({error})") from error
+
+
+def of_candidates(run: epath.Path, iteration: int, count: int, seed: int) -> Sample:
+    """The sample of an iteration's ratings; what is there already stays. UserError when there are no ratings."""
+    if there := read(run, str(iteration)):
+        return there
     if not (run / f"ratings-{iteration}" / "manifest.json").exists():
         raise UserError(f"{run}/ratings-{iteration}: not complete; `humpback curate --iteration={iteration}` makes it")
     strata: dict[str, list[str]] = {}
@@ -42,13 +85,38 @@ def sample(run: epath.Path, iteration: int, count: int, seed: int) -> list[Item]
     drawn = {name: _drawn(seed, f"review {iteration} {name}", ids, size) for (name, ids), size in zip(
         strata.items(), shares([len(ids) for ids in strata.values()], count), strict=True)}  # fmt: skip
     weights = {record_id: (len(strata[name]) / len(ids), name) for name, ids in drawn.items() for record_id in ids}
-    items = [
-        Item(rated.id, rated.candidate.instruction, rated.candidate.segment.text, *weights[rated.id])
+    items = tuple(
+        Item(rated.id, rated.candidate.instruction, (rated.candidate.segment.text,), *weights[rated.id])
         for rated in read_shards(run / f"ratings-{iteration}", "ratings", Rated)
         if rated.id in weights
-    ]
-    storage.publish_json(path, msgspec.to_builtins(items))
-    return items
+    )
+    return _publish(run, str(iteration), Sample(CANDIDATES, seed, sum(map(len, strata.values())), items))
+
+
+def of_answers(run: epath.Path, name: str, answers: Answers, count: int, seed: int) -> Sample:
+    """The sample of answers to the same instructions, without equal ones, which no person need compare; what is there already stays.
+
+    UserError when there is nothing to compare, or when the review was begun with other answers.
+    """
+    different = {i: texts for i, texts in answers.items() if texts[1] != texts[2] and not any(map(half_surrogate, texts))}
+    if there := read(run, name):
+        if any(different.get(item.id) != (item.instruction, *item.texts) for item in there.items):
+            raise UserError(f"{path_of(run, name)}: this review was begun with other answers; give it another --name")
+        return there
+    if not different:
+        raise UserError(f"none of {len(answers)} pairs of answers differs, so that there is nothing to label")
+    drawn = sorted(_drawn(seed, f"review {name}", list(different), count))
+    weight = len(different) / len(drawn)
+    items = tuple(Item(i, different[i][0], different[i][1:], weight, "") for i in drawn)
+    return _publish(run, name, Sample(ANSWERS, seed, len(different), items))
+
+
+def _publish(run: epath.Path, name: str, made: Sample) -> Sample:
+    try:
+        storage.publish_json(path_of(run, name), msgspec.to_builtins(made))
+    except FileExistsError:  # somebody else began at the same moment, perhaps with another --count: theirs was first
+        made = read(run, name) or made
+    return made
 
 
 def stratum_of(score: float) -> str:
@@ -65,12 +133,16 @@ def shares(sizes: Sequence[int], count: int) -> list[int]:
     return found
 
 
-def order(items: Sequence[Item], reviewer: str, seed: int) -> Iterator[tuple[str, Item]]:
-    """(name of the label, item) in an order of the reviewer's own; every tenth item comes again at the end, as a check on the person."""
-    by_id = {item.id: item for item in items}
-    names = _drawn(seed, f"review by {reviewer}", list(by_id), len(by_id))
-    yield from ((name, by_id[name]) for name in names)
-    yield from ((f"{name}-again", by_id[name]) for name in names[: ceil_div(len(names), _AGAIN)])
+def order(sample: Sample, reviewer: str) -> Iterator[Shown]:
+    """The items in an order of the reviewer's own, sides as well; every tenth comes again at the end, on other sides, as a check on the
+    person."""
+    by_id = {item.id: item for item in sample.items}
+    names = _drawn(sample.seed, f"review by {reviewer}", list(by_id), len(by_id))
+    words: Any = keys.record_words(sample.seed, f"review sides by {reviewer}", names)
+    turned = {name: sample.kind == ANSWERS and bool(word & 1) for name, word in zip(names, words.tolist(), strict=True)}
+    yield from (Shown(name, by_id[name], turned[name]) for name in names)
+    again = names[: ceil_div(len(names), _AGAIN)]
+    yield from (Shown(f"{name}-again", by_id[name], sample.kind == ANSWERS and not turned[name]) for name in again)
 
 
 def _drawn(seed: int, purpose: str, ids: list[str], count: int) -> list[str]:

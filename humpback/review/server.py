@@ -4,13 +4,11 @@ import hmac
 import http.server
 import secrets
 import urllib.parse
-from collections.abc import Sequence
 from http import HTTPStatus
 
-from humpback.report.markup import Html, tag
-from humpback.review.labels import LABELS, Labels, self_agreement
+from humpback.report.markup import Html
+from humpback.review.labels import Labels, self_agreement
 from humpback.review.page import POLICY, render
-from humpback.review.sample import Item
 
 _MOST = 10_000  # bytes of a form
 _HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -19,8 +17,8 @@ _HOSTS = ("127.0.0.1", "localhost", "[::1]")
 class Server(http.server.ThreadingHTTPServer):
     """Serves the items of one person, in their order, until it is ended; `address` is where."""
 
-    def __init__(self, port: int, items: Sequence[tuple[str, Item]], labels: Labels):
-        self.items, self.labels, self.token = dict(items), labels, secrets.token_urlsafe(24)
+    def __init__(self, port: int, labels: Labels):
+        self.labels, self.token = labels, secrets.token_urlsafe(24)
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
@@ -30,18 +28,15 @@ class Server(http.server.ThreadingHTTPServer):
 
     def page(self, back: str = "") -> Html:
         """The next item without a label, or the one of `back`."""
-        done = self.labels.read()
-        name = back if back in self.items else next((name for name in self.items if name not in done), "")
-        names = list(self.items)
+        done, names = self.labels.read(), list(self.labels.shown)
+        name = back if back in self.labels.shown else next((name for name in names if name not in done), "")
         before = names[names.index(name) - 1] if name and names.index(name) else "" if name else names[-1]
-        progress = f"{len(done):,} of {len(self.items):,} labelled"
-        if not name:
-            same, twice = self_agreement(done)
-            told = f" Of {twice:,} that came twice, {same:,} were labelled the same." if twice else ""
-            return render("All are labelled", [tag("p", progress, ".", told)], "", before)
-        item = self.items[name]
-        parts = [tag("h2", "Instruction"), _text(item.instruction), tag("h2", "Response"), _text(item.response)]
-        return render(progress, parts, name, before)
+        progress, kind = f"{len(done):,} of {len(names):,} labelled", self.labels.sample.kind
+        if name:
+            return render(progress, kind, self.labels.shown[name], before)
+        same, twice = self_agreement(done)
+        told = f" Of {twice:,} that came twice, {same:,} were labelled the same." if twice else ""
+        return render("All are labelled", kind, None, before, f"{progress}.{told}")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -65,10 +60,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         form = urllib.parse.parse_qs(self.rfile.read(int(size)).decode("utf-8", "replace"))
         name, label = (form.get(field, [""])[0] for field in ("item", "label"))
-        if name not in self.server.items or label not in LABELS:
+        try:
+            self.server.labels.add(name, label)
+        except ValueError:
             self._send(HTTPStatus.BAD_REQUEST, "no such item or label")
             return
-        self.server.labels.add(name, label)
         self.send_response(HTTPStatus.SEE_OTHER)
         self.send_header("Location", f"/{self.server.token}/")
         self.send_header("Content-Length", "0")
@@ -96,6 +92,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Nothing: the token is part of every address."""
 
-
-def _text(text: str) -> Html:
-    return tag("div", text, class_="text", dir="auto")

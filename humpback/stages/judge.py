@@ -14,19 +14,17 @@ from humpback.decoding.engine import Engine
 from humpback.decoding.offline import Done, Output, Task
 from humpback.decoding.parts import number_of
 from humpback.decoding.serving import serve
-from humpback.evaluation import judging
 from humpback.models.folders import Model
 from humpback.progress import warn_of_many
 from humpback.records import Candidate, Example, Judged, Probe, Segment, read_shards, record_id, shard_paths, write_shards
+from humpback.report.probes import LIKELIHOOD, NONSENSE, RUBRIC, SWAPPED, TRUE, read_judge
 from humpback.stages import commandline, curate, endpoint, held_out, likelihood
 from humpback.stages.directory import Run, Stage
 from humpback.stages.models import inputs_of
 from humpback.tokens.examples import PROMPTS_CUT
 
 define_flags = curate.define_flags
-TRUE, SWAPPED, NONSENSE = "true", "swapped", "nonsense"
 ALONE = "no pair with another instruction"
-SCORES = RUBRIC, LIKELIHOOD = "rubric", "likelihood"  # also the folders of the stage
 
 
 def curate_by(run: Run, iteration: int) -> None:
@@ -126,23 +124,7 @@ def probes_of(name: str, pairs: Sequence[Example], seed: int) -> Iterable[Probe]
 
 def read(run: Run, iteration: int) -> dict[str, dict[str, Any] | None]:
     """What judge-t/ says of the judge, by score, None where nothing could be measured."""
-    found = {}
-    for score in SCORES:
-        folder = run.workdir / f"judge-{iteration}" / score
-        if folder.exists():
-            by_pair: dict[tuple[str, str], dict[str, Judged]] = {}
-            for judged in read_shards(folder, "judged", Judged):
-                by_pair.setdefault((judged.probe.set, judged.probe.pair), {})[judged.probe.kind] = judged
-            found[score] = judging.diagnose([_probe(of) for of in by_pair.values() if TRUE in of and SWAPPED in of])
-    return found or {RUBRIC if curate.rubric_mode(run.cfg.curate) else LIKELIHOOD: None}
-
-
-def _probe(of_pair: dict[str, Judged]) -> judging.Probe:
-    true, nonsense = of_pair[TRUE], of_pair.get(NONSENSE)
-    return judging.Probe(
-        true.probe.set, true.score, of_pair[SWAPPED].score, len(true.probe.response),
-        nonsense.score if nonsense else None, true.mass, true.probabilities,
-    )  # fmt: skip
+    return read_judge(run.workdir, iteration) or {RUBRIC if curate.rubric_mode(run.cfg.curate) else LIKELIHOOD: None}
 
 
 def _count_cut(stage: Stage, score: str) -> int:

@@ -4,9 +4,13 @@ import hashlib
 import json
 import pathlib
 
+import msgspec
+from etils import epath
+
 from humpback import config as configs
 from humpback.corpus import readers, segments
-from humpback.records import Candidate, Example, Rated, Segment, write_shards
+from humpback.records import Candidate, Example, Judged, Probe, Rated, Segment, write_shards
+from humpback.review import agreement, labels, sample
 
 PAGES = pathlib.Path(__file__).parents[2] / "humpback" / "demo" / "pages"
 
@@ -25,6 +29,18 @@ def rated(segment: Segment, score: float, instruction: str = "", model: str = "m
     """A rating of a candidate for it."""
     candidate = Candidate(segment.id, segment, instruction or f"Tell me about {segment.header}.", "", "myx", 7)
     return Rated(segment.id, candidate, score, (score,), (f"Score: {score:.0f}",), (), "", model, 7)
+
+
+def renamed(one: Rated, name: str) -> Rated:
+    """The same under another id."""
+    structs = msgspec.structs
+    candidate = structs.replace(one.candidate, id=name, segment=structs.replace(one.candidate.segment, id=name))
+    return structs.replace(one, id=name, candidate=candidate)
+
+
+def unrated(one: Rated) -> Rated:
+    """The same without a valid rating."""
+    return msgspec.structs.replace(one, score=None, scores=(None,), reason="no valid rating")
 
 
 def example(one: Rated) -> Example:
@@ -55,6 +71,21 @@ def make(run: pathlib.Path, count: int = 8, extra: list[Example] = ()) -> pathli
     return run / "curated-2"
 
 
+def answers(folder: pathlib.Path) -> pathlib.Path:
+    """What `humpback generate` writes: two prompts with two answers each, one of which is empty, and one prompt of ids."""
+    folder.mkdir()
+    line = {"ids": None, "finish": ["stop", "length"], "log_probs": [-1.5, -2.0], "prompt_tokens": 3, "output_tokens": [2, 4]}
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Why?"}]
+    lines = [
+        {"id": "1", "prompt": "Why?", "texts": ["So.", " "], **line},
+        {"id": "2", "prompt": None, "messages": turns, "texts": ["A", "B"], **line},
+        {"id": "3", "prompt": None, "texts": ["A", "B"], **line, "ids": [1, 2]},
+    ]
+    (folder / "generated-00000-of-00001.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest(folder, {"in": 3}, {"--model": "sha256 abc"}, ["generated-00000-of-00001.jsonl"])
+    return folder
+
+
 HOSTILE = "<script>alert(1)</script> </style> javascript:alert(2) \u202eright to left\u202c שלום \"'><img src=http://x/y.png>"
 
 
@@ -69,7 +100,9 @@ def full(run: pathlib.Path) -> pathlib.Path:
         for n, candidate in enumerate(candidates):
             score = None if candidate.reason or (n == 7 and t == 1) else 1 + n * (1 + 3 * t) % 9 / 2
             why = candidate.reason or ("" if score is not None else "no valid rating")
-            rows.append(Rated(candidate.id, candidate, score, (score,), (f"{HOSTILE} Score: {score}",), (), why, f"m{t - 1}", 7))
+            mass = None if score is None else 0.5 + n / 100
+            texts = (f"{HOSTILE} Score: {score}",)
+            rows.append(Rated(candidate.id, candidate, score, (score,), texts, (), why, f"m{t - 1}", 7, mass=mass))
         chosen = [example(row) for row in rows if row.score is not None and row.score >= 4]
         manifest(run / f"ratings-{t}", {"asked": 23}, files=write_shards(run / f"ratings-{t}", "ratings", rows, len(rows)))
         manifest(run / f"curated-{t}", {"selected": len(chosen)}, files=write_shards(run / f"curated-{t}", "curated", chosen, len(chosen)))
@@ -91,4 +124,45 @@ def full(run: pathlib.Path) -> pathlib.Path:
             (run / name / "metrics" / f"metrics-{part:05d}.jsonl").write_text("".join(lines))
         (run / name / "timing.json").write_text(json.dumps({"seconds": 12.5, "tokens": 1000, "tokens_per_second": 80.0, "devices": 1}))
     (run / "config.json").write_text('{"seed": 3}')
+    _beside(run)
     return run
+
+
+def _beside(run: pathlib.Path) -> None:
+    """Probes of the judge, labels by two people, and files of figures."""
+    probes = []
+    for n in range(12):
+        for kind, score in (("true", 3 + n % 3 / 2), ("swapped", 2 + n % 4 / 2), ("nonsense", 1 + n % 5 / 2)):
+            probe = Probe(f"{len(probes):016x}", f"set {n % 2}", kind, f"{n:016x}", "Why?", "x" * (9 + n * n % 7))
+            score = None if (n, kind) == (3, "swapped") else score
+            probes.append(Judged(probe.id, probe, score, (0.1, 0.2, 0.3, 0.1, 0.3 + n / 100), 0.5 + n / 50))
+    manifest(run / "judge-1", {"pairs": 12})
+    (run / "judge-1" / "rubric").mkdir()
+    write_shards(run / "judge-1" / "rubric", "judged", probes, len(probes))
+    manifest(run / "judge-2", {"pairs": 0})
+    drawn = sample.of_candidates(epath.Path(run), 2, 20, 3)
+    for reviewer, every in (("ann", 2), ("bob", 3)):
+        person = labels.Labels(epath.Path(run), "2", reviewer, drawn)
+        for n, shown in enumerate(sorted(person.shown)):
+            person.add(shown, "skip" if n == 1 else "yes" if n % every else "no")
+    agreement.agreement(epath.Path(run), "2")
+    (run / "figures").mkdir()
+    rate = {"win_rate": 61.5, "standard_error": 2.25, "discrete": 61.0, "wins": 61, "losses": 38, "draws": 1, "n": 100, "missing": 4}
+    fit = {"alpha": 6.95, "standard_error": None, "per_doubling": 4.817, "constant": -1.5, "points": 2}
+    pairs = [{"verb": f"verb{n % 3}", "noun": f"noun{n}", "count": 9 - n} for n in range(5)]
+    parsed = {"texts": 50, "parsed": 35, "share": 0.7, "pairs": pairs}
+    files = {
+        "winrate": {"all": rate, "datasets": {"koala": rate | {"wins": 62}}}, "scaling": fit, "diversity-seed": {"verb_nouns": parsed},
+    }  # fmt: skip
+    for name, content in files.items():
+        (run / "figures" / f"{name}.json").write_text(json.dumps(content))
+
+
+def planted(value: object, key: str = "") -> object:
+    """JSON in which all texts, but names that are looked up, and all names of counts are hostile, too."""
+    if isinstance(value, dict):
+        free = key in ("dropped", "datasets")
+        return {f"{name} {HOSTILE}" if free else name: planted(part, name) for name, part in value.items()}
+    if isinstance(value, list):
+        return [planted(part, key) for part in value]
+    return f"{value} {HOSTILE}" if isinstance(value, str) and value and key not in ("id", "pair", "kind", "files", "input") else value

@@ -17,7 +17,7 @@ from humpback.corpus import readers, segments
 from humpback.corpus.fields import Keys
 from humpback.errors import UserError
 from humpback.export import dataset, fill, rows
-from humpback.records import Example, Likely, write_shards
+from humpback.records import Example, Likely, Page, write_shards
 from tests.export import a_run
 
 PLAIN = {"with_seed": False, "tags": False, "drop_emails": False}
@@ -120,6 +120,18 @@ def test_by_reference_has_no_text_of_a_page_and_is_filled_to_the_same_bytes(tmp_
     assert contents(tmp_path / "filled") == contents(tmp_path / "full")
 
 
+def test_the_bytes_of_each_row_cut_again_give_its_text(tmp_path):
+    export(a_run.make(tmp_path / "run", 24), tmp_path / "full")
+    cfg = configs.finish(configs.Config()).segments
+    found = table(tmp_path / "full")
+    for row in found:
+        data = (a_run.PAGES / row["source"]).read_bytes()[row["start"] : row["end"]]
+        page = Page(row["source"], row["url"], row["start"], row["end"], data)
+        again = {segment.id: segment.text for segment in segments.extract(page, cfg, lambda reason, tree: None)}
+        assert again[row["id"]] == row["response"] and rows.text_digest(row["response"]) == row["text_sha256"]
+    assert len(found) == 24 and len({row["source"] for row in found}) > 1
+
+
 def test_of_a_page_that_changed_the_rows_are_named(tmp_path):
     export(a_run.make(tmp_path / "run"), tmp_path / "reference", by_reference=True)
     shutil.copytree(a_run.PAGES, tmp_path / "pages")
@@ -134,24 +146,38 @@ def test_of_a_page_that_changed_the_rows_are_named(tmp_path):
 
 
 def test_the_answers_of_generate(tmp_path):
-    folder = tmp_path / "answers"
-    folder.mkdir()
-    line = {"ids": None, "finish": ["stop", "length"], "log_probs": [-1.5, -2.0], "prompt_tokens": 3, "output_tokens": [2, 4]}
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Why?"}]
-    lines = [
-        {"id": "1", "prompt": "Why?", "texts": ["So.", " "], **line},
-        {"id": "2", "prompt": None, "messages": turns, "texts": ["A", "B"], **line},
-        {"id": "3", "prompt": None, "texts": ["A", "B"], **line, "ids": [1, 2]},
-    ]
-    (folder / "generated-00000-of-00001.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    a_run.manifest(folder, {"in": 3}, {"--model": "sha256 abc"}, ["generated-00000-of-00001.jsonl"])
+    folder = a_run.answers(tmp_path / "answers")
     facts = export(folder, tmp_path / "out")
     assert facts["rows"] == 3 and facts["dropped"] == {rows.EMPTY: 1, rows.NO_TEXT: 2}
     found = table(tmp_path / "out")
     assert [(row["id"], row["sample"], row["response"], row["log_prob"]) for row in found] == [
         ("1", 0, "So.", -1.5), ("2", 0, "A", -1.5), ("2", 1, "B", -2.0)
     ]  # fmt: skip
-    assert found[2]["messages"] == [*turns, {"role": "assistant", "content": "B"}] and found[0]["model"] == "sha256 abc"
+    turns = [("user", "Hi"), ("assistant", "Yes?"), ("user", "Why?"), ("assistant", "B")]
+    assert [(turn["role"], turn["content"]) for turn in found[2]["messages"]] == turns and found[0]["model"] == "sha256 abc"
+
+
+# What each trainer's loader of chats reads, by default, of a row; a column of another name has no meaning to it, one of these names has.
+LOADERS = {
+    "axolotl 0.19.0, chat_template": {"messages": "messages", "turn": {"role", "content"}, "other": {"system", "tools", "images"}},
+    "torchtune 0.6.1, OpenAIToMessages": {"messages": "messages", "turn": {"role", "content"}, "other": set()},
+    "TRL 1.16.0, SFTTrainer": {"messages": "messages", "turn": {"role", "content"}, "other": {"prompt", "completion", "text", "input_ids",
+                               "labels", "images", "image", "tools", "chat_template_kwargs", "assistant_masks", "completion_mask"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("kind", ["pairs", "answers"])
+def test_other_trainers_find_what_they_read(tmp_path, kind, loader):
+    """A conversation of at least two turns, the user's first, roles in turns, contents that are texts: torchtune refuses another one."""
+    source = a_run.make(tmp_path / "run") if kind == "pairs" else a_run.answers(tmp_path / "answers")
+    export(source, tmp_path / "out", with_seed=kind == "pairs")
+    reads = LOADERS[loader]
+    for row in table(tmp_path / "out"):
+        assert not reads["other"] & row.keys()
+        turns = row[reads["messages"]]
+        assert all(turn.keys() == reads["turn"] and isinstance(turn["content"], str) and turn["content"] for turn in turns)
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2) and len(turns) >= 2
 
 
 def test_what_is_refused(curated, tmp_path):
@@ -170,6 +196,19 @@ def test_what_is_refused(curated, tmp_path):
     card.write_text(card.read_text().replace("9 pairs", "8 pairs"))
     with pytest.raises(UserError, match=r"README\.md: damaged"):
         dataset.read_facts(epath.Path(tmp_path / "out"))
+
+
+def test_the_command(humpback, curated, tmp_path):
+    """From a run to a dataset by reference, and whole again."""
+    def said(*arguments):
+        done = humpback("export", *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = said(f"--source={curated}", f"--out={tmp_path / 'reference'}", "--by_reference", "--drop_emails")
+    assert code == 0 and "8 rows (8 augmented)\n1 left out: an e-mail address\nno licence named" in text
+    code, text = said("--fill", f"--source={tmp_path / 'reference'}", f"--input={a_run.PAGES}", f"--out={tmp_path / 'filled'}")
+    assert code == 0 and text.splitlines()[-1] == str(tmp_path / "filled") and len(table(tmp_path / "filled")) == 8
+    assert "--fill and --input go together" in said("--fill", f"--source={tmp_path}", f"--out={tmp_path}")[1]
 
 
 def test_large_exports_are_written_in_shards(tmp_path, monkeypatch):

@@ -1,30 +1,20 @@
 """report.html in a browser: it asks for nothing, runs nothing that a page planted, and sorts and searches."""
 
-import os
 import re
-import shutil
 
 import pytest
 
 from humpback.report.write import write
+from tests import browsers
 from tests.export import a_run
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
-CHROMIUM = os.environ.get("HUMPBACK_CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed (apt-get install chromium)")
+pytestmark = browsers.NEEDED
+browser = pytest.fixture(scope="module")(browsers.started)
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     return write(a_run.full(tmp_path_factory.mktemp("browser") / "run"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def opened(browser, file, **options):
@@ -70,3 +60,22 @@ def test_without_scripts_and_in_the_dark(browser, file):
     page, asked, wrong = opened(browser, file, java_script_enabled=False, color_scheme="dark")
     assert re.search(r"usable candidates\s*23", page.text_content("main")) and page.locator("#list article").count() == 24
     assert not page.is_visible("#tools") and not asked and not wrong
+
+
+def test_printed_it_is_black_on_white_and_whole(browser, file):
+    page, _, wrong = opened(browser, file, color_scheme="dark")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.is_visible("nav") and not page.is_visible("#tools") and not wrong
+    assert page.locator("details:not([open])").count() == 0
+
+
+def test_all_that_can_be_used_is_reached_by_keys(browser, file):
+    page, _, _ = opened(browser, file)
+    reached = set()
+    for _ in range(400):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.className || document.activeElement.tagName"))
+    assert {"search", "sort", "filter", "wide", "A", "SUMMARY"} <= reached

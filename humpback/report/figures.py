@@ -1,0 +1,114 @@
+"""Figures that `humpback evaluate --out=RUN/figures/NAME.json` and `humpback review --agreement` have left beside a run's stages."""
+
+from typing import Any
+
+import msgspec
+from etils import epath
+
+from humpback import storage
+from humpback.errors import UserError
+
+FOLDER = "figures"
+_PAIRS = 40  # verbs with nouns that are shown
+
+
+class _Rate(msgspec.Struct):
+    win_rate: float
+    standard_error: float | None
+    wins: int
+    losses: int
+    draws: int
+    n: int
+    missing: int
+
+
+class _WinRates(msgspec.Struct):
+    all: _Rate
+    datasets: dict[str, _Rate] = {}
+
+
+class _Scaling(msgspec.Struct):
+    alpha: float
+    standard_error: float | None
+    per_doubling: float
+    constant: float
+    points: int
+
+
+class _VerbNoun(msgspec.Struct):
+    verb: str
+    noun: str
+    count: int
+
+
+class _VerbNouns(msgspec.Struct):
+    texts: int
+    parsed: int
+    share: float
+    pairs: list[_VerbNoun]
+
+
+class _Diversity(msgspec.Struct):
+    verb_nouns: _VerbNouns | None = None
+
+
+class _Share(msgspec.Struct):
+    value: float
+    interval: tuple[float, float]
+
+
+class _At(msgspec.Struct):
+    threshold: float
+    precision: _Share | None
+    recall: _Share | None
+    f1: float
+
+
+class _Suggested(msgspec.Struct):
+    threshold: float
+    interval: tuple[float, float]
+
+
+class _Judge(msgspec.Struct):
+    curve: list[_At]
+    suggested: _Suggested | None
+
+
+class _Agreement(msgspec.Struct):
+    labelled: int
+    good: int = 0
+    judges: dict[str, _Judge] = {}
+
+
+TASKS: dict[str, type[Any]] = {"winrate": _WinRates, "scaling": _Scaling, "diversity": _Diversity}
+
+
+def read(run: epath.Path) -> dict[str, dict[str, Any]]:
+    """Task → what NAME says behind it in TASK.json or TASK-WHAT.json → its figures. UserError for a file that is not of its task."""
+    found: dict[str, dict[str, Any]] = {task: {} for task in TASKS}
+    for name in storage.list_files(run / FOLDER):
+        task, _, what = name.removesuffix(".json").partition("-")
+        if task in TASKS and name.endswith(".json"):
+            made_by = f"humpback evaluate --task={task}"
+            found[task][what] = msgspec.to_builtins(_converted(run / FOLDER / name, TASKS[task], made_by))
+    for one in found["diversity"].values():
+        if one["verb_nouns"]:
+            del one["verb_nouns"]["pairs"][_PAIRS:]
+    return found
+
+
+def labels(run: epath.Path) -> dict[str, dict[str, Any]]:
+    """Iteration → what people's labels of its candidates say of the judges."""
+    found = {}
+    for name in storage.list_files(run / "review"):
+        review = name.removesuffix(".json").removeprefix("agreement-")
+        if name == f"agreement-{review}.json" and review.isdigit():
+            found[review] = msgspec.to_builtins(_converted(run / "review" / name, _Agreement, "humpback review --agreement"))
+    return found
+
+
+def _converted(path: epath.Path, kind: type[Any], made_by: str) -> Any:
+    try:
+        return msgspec.convert(storage.read_json(path), kind)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: not what `{made_by}` writes ({error}); make it again, or remove it") from error
