@@ -66,6 +66,9 @@ COMMANDS = {
     "export": Command(
         "humpback.commands.export", "curated pairs, or answers, as a dataset that others load", "--source=runs/demo/curated-2 --out=pairs"
     ),
+    "pack": Command(
+        "humpback.commands.pack", "a run as one .zip, from which another machine goes on", "--workdir=runs/demo --out=demo.zip"
+    ),
     "review": Command("humpback.commands.review", "label candidates blind, in a browser", "--workdir=runs/demo --reviewer=ann"),
     "evaluate": Command(
         "humpback.commands.evaluate", "win rates, scaling, curation, diversity and bias, each with its error",

@@ -64,7 +64,10 @@ def anything(why: str) -> Rule:
 
 
 SHARE = within(0, 1)
-DTYPE = one_of("float32", "bfloat16")
+DEVICE = "device"  # what a field says whose type follows the devices at hand
+DTYPE = Rule(
+    lambda value: value in ("float32", "bfloat16", DEVICE), f"float32, bfloat16, or {DEVICE}: bfloat16 on TPUs, elsewhere `cpu_dtype`'s"
+)
 LANGUAGE = Rule(lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and v == v.lower(), "a code of ISO 639-1, such as en")
 OPENED = anything("what cannot be opened is said when it is read")
 SETS = Rule(lambda value: _names_sources(value), "NAME=SOURCE,NAME=SOURCE, each name once and none of them held_out")
@@ -380,8 +383,11 @@ def compared(name: str) -> bool:
     return name not in _RECORDED
 
 
-def finish(config: Config) -> Config:
-    """Validates a config and returns its frozen copy. UserError names the field, its value and what is allowed."""
+def finish(config: Config, platform: str = "tpu") -> Config:
+    """Validates a config and returns its frozen copy. UserError names the field, its value and what is allowed.
+
+    platform: JAX's name of the devices that it is for, whose type DEVICE stands for.
+    """
     config = copy.deepcopy(config)
     defaults = dict(leaves(Config()))
     for name, value in list(leaves(config)):
@@ -393,10 +399,12 @@ def finish(config: Config) -> Config:
             raise UserError(f"config field {name}: {value!r} is not of type {expected.__name__}")
         if expected is float and not math.isfinite(value):
             raise UserError(f"config field {name}: {value!r} is not allowed; it must be a finite number")
-    for name, item, value in fields(config):
+    for name, item, value in list(fields(config)):
         rule: Rule = item.metadata["rule"]
         if not rule.allows(value):
             raise UserError(f"config field {name}: {value!r} is not allowed; it must be {rule.text}")
+        if item.metadata["rule"] is DTYPE and value == DEVICE:
+            _set(config, name, "bfloat16" if platform == "tpu" else cpu_dtype())
     _check_together(config)
     credentials.refuse({f"config field {name}": value for name, value in leaves(config)})
     _freeze(config)

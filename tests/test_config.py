@@ -26,7 +26,7 @@ def test_every_config_builds(path):
     assert cfg.base.architecture in SIZES
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if not re.search("demo|real_pages", path)])
+@pytest.mark.parametrize("path", [path for path in FILES if not re.search("demo|real_pages|free", path)])
 def test_the_papers_runs_have_the_papers_values(path):
     cfg = config.finish(_get(path))
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
@@ -166,3 +166,14 @@ def test_defaults_stand_in_one_place():
     """The three trainings share one dataclass, so a default cannot differ between them."""
     cfg = config.Config()
     assert dataclasses.asdict(cfg.backward) == dataclasses.asdict(cfg.forward_seed) == dataclasses.asdict(cfg.forward)
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("tpu", "bfloat16"), ("cpu", config.cpu_dtype())])
+def test_a_type_may_follow_the_device(platform, expected, monkeypatch):
+    cfg = config.Config()
+    cfg.forward.compute_dtype = cfg.decoding.compute_dtype = config.DEVICE
+    done = config.finish(cfg, platform)
+    assert (done.forward.compute_dtype, done.decoding.compute_dtype) == (expected, expected)
+    assert config.finish(cfg).forward.compute_dtype == "bfloat16", "what is planned is planned for TPUs"
+    monkeypatch.setattr(config, "cpu_dtype", lambda: "float32")
+    assert config.finish(cfg, "tpu").forward.compute_dtype == "bfloat16" and config.finish(cfg, "cpu").forward.compute_dtype == "float32"
