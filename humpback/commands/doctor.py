@@ -153,7 +153,7 @@ def problems(facts: Facts) -> list[Problem]:
         found.append(Problem(what, "export TPU_SKIP_MDS_QUERY=1    # for one machine alone"))
     if backend == "tpu":
         if chips.of_device(facts.answer["kind"]) is None:
-            what = f"{facts.answer['kind']}: its figures are not known here, so that nothing can be planned or found for it"
+            what = f"{facts.answer['kind']}: its chips are not known here, so that nothing can be planned or found for it"
             found.append(Problem(what, f"take a machine with one of {', '.join(chips.CHIPS)}"))
         return found
     if platforms and "tpu" not in platforms.split(","):

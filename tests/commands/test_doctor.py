@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from humpback import chips
 from humpback.commands import doctor
 from tests import kills
 
@@ -60,7 +61,7 @@ def test_a_sound_tpu_and_a_machine_without_one():
         ({"environment": {"JAX_PLATFORMS": "cpu"}, "answer": CPU}, "JAX_PLATFORMS=cpu forbids JAX to look", "unset JAX_PLATFORMS"),
         ({"environment": {"TPU_LIBRARY_PATH": "/x.so"}, "answer": CPU}, "TPU_LIBRARY_PATH=/x.so is taken", "unset TPU_LIBRARY_PATH"),
         ({"silent": "it gave no answer"}, "one of several cannot be found out: it gave no answer", "export TPU_SKIP_MDS_QUERY=1"),
-        ({"answer": {**TPU, "kind": "TPU v1"}}, "TPU v1: its figures are not known", "v5e"),
+        ({"answer": {**TPU, "kind": chips.REFUSED["v3"]}}, "TPU v3: its chips are not known", "v5e"),
     ],
 )
 def test_what_is_wrong_has_its_line(other, what, line):
