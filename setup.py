@@ -35,7 +35,7 @@ TESTERS = [
 ]  # fmt: skip
 TEST = [*DEMO, *INT8, *RAY, *TENSORBOARD, *GS, *STORE, *TESTERS]
 # lm-eval's model "hf" asks for accelerate and does not say so
-PARITY = [*TEST, "accelerate>=1,<2", "lm-eval>=0.4.9,<0.5", "torch>=2.6,<3", "transformers>=5,<6"]
+PARITY = [*TEST, "accelerate>=1,<2", "lm-eval>=0.4.9,<0.5", "peft>=0.19,<0.22", "torch>=2.6,<3", "transformers>=5,<6"]
 
 setup(
     name="humpback",

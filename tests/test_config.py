@@ -10,6 +10,7 @@ from humpback.model.sizes import SIZES
 from humpback.training import placement
 
 ROOT = pathlib.Path(__file__).parent.parent
+VARIANTS = ["configs/demo.py:ci", *(f"configs/{name}.py:lora" for name in ("demo", "llama_7b", "llama3_8b", "qwen3_8b"))]
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.py"))
 
 
@@ -20,7 +21,7 @@ def _get(path: str) -> config.Config:
     return values["get_config"](variant) if variant else values["get_config"]()
 
 
-@pytest.mark.parametrize("path", [*FILES, "configs/demo.py:ci"])
+@pytest.mark.parametrize("path", [*FILES, *VARIANTS])
 def test_every_config_builds(path):
     cfg = config.finish(_get(path))
     assert cfg.base.architecture in SIZES
@@ -111,6 +112,11 @@ def test_finish_freezes_a_copy():
         ("evaluation.sets", "a=x,a=y", "each name once"),
         ("evaluation.sets", "held_out=x", "none of them held_out"),
         ("segments.language", "English", "a code of ISO 639-1"),
+        ("backward.lora_names", "q,x", "some of q,k,v,o,gate,up,down"),
+        ("backward.lora_names", "q,q", "each once"),
+        ("backward.lora_names", "", "some of q,k,v,o,gate,up,down"),
+        ("forward.lora_base", "float16", "one of float32, bfloat16, int8"),
+        ("forward.lora_rank", -1, "at least 0"),
         ("forward_seed.beta2", -0.1, "from 0 to below 1"),
     ],
 )

@@ -12,6 +12,7 @@ from etils import epath
 from humpback import config as configs
 from humpback import storage
 from humpback.commands import compare_answers
+from humpback.commands.models import define_base
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks, curation, diversity, scaling, winrate
 from humpback.progress import printable
@@ -61,6 +62,7 @@ def define_flags() -> None:
     flags.DEFINE_string("difficulty", None, "winrate: AlpacaEval's difficulties, a JSON list in the order of the prompts")
     flags.DEFINE_string("out", None, "a file for the figures as JSON; judge: the folder to make")
     flags.DEFINE_string("model", None, "judge: what compares the answers of --input with those of --baseline")
+    define_base()
     flags.DEFINE_string("baseline", None, "judge: the other answers, as AlpacaEval's model_outputs.json")
     flags.DEFINE_string("pairs", None, "judge: human pairs for its controls, as seed_pairs.source")
     flags.DEFINE_bool("force", False, "judge: a win rate, even by a judge that does not pass the controls")
