@@ -10,7 +10,10 @@ from humpback.model.sizes import SIZES
 from humpback.training import placement
 
 ROOT = pathlib.Path(__file__).parent.parent
-VARIANTS = ["configs/demo.py:ci", *(f"configs/{name}.py:lora" for name in ("demo", "llama_7b", "llama3_8b", "qwen3_8b"))]
+VARIANTS = [
+    "configs/demo.py:ci", "configs/free_tpu.py:8b", "configs/free_tpu.py:int8",
+    *(f"configs/{name}.py:lora" for name in ("demo", "llama_7b", "llama3_8b", "qwen3_8b")),
+]  # fmt: skip
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.py"))
 
 
