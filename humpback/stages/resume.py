@@ -49,11 +49,11 @@ def take(source: epath.Path, target: epath.Path, now: identity.Now, own: Collect
         say(f"{target.name}: not taken from {source}: {torn}")
         return False
     names = _of_complete(source) if complete else list(_of_half_done(source, record, left))
-    last = [name for name in (identity.MANIFEST, identity.STAGE) if (source / name).exists()]
-    size = _copy(source, target, [name for name in names if name not in last] + last)
+    names.sort(key=lambda name: (name == identity.STAGE, name == identity.MANIFEST))  # manifest.json, and then stage.json, come last
+    size = _copy(source, target, names)
     what = "complete" if complete else "what there was of it"
     told = "".join(f", {count} {why} left" for why, count in sorted(left.items()))
-    say(f"{target.name}: {what} taken from {source}: {len(names) + len(last)} files, {size / 1e6:,.1f} MB{told}")
+    say(f"{target.name}: {what} taken from {source}: {len(names)} files, {size / 1e6:,.1f} MB{told}")
     return True
 
 
