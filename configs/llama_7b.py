@@ -3,6 +3,6 @@
 from humpback import config
 
 
-def get_config() -> config.Config:
-    """`configs/llama_7b.py`; `base.source` and `segments.input` are set by flags."""
-    return config.paper("llama_7b")
+def get_config(variant: str = "") -> config.Config:
+    """`configs/llama_7b.py`, or with adapters `configs/llama_7b.py:lora`; `base.source` and `segments.input` are set by flags."""
+    return config.paper("llama_7b", variant)

@@ -3,8 +3,8 @@
 from humpback import config
 
 
-def get_config() -> config.Config:
-    """`configs/qwen3_8b.py`; `base.source` and `segments.input` are set by flags."""
-    cfg = config.paper("qwen3_8b")
+def get_config(variant: str = "") -> config.Config:
+    """`configs/qwen3_8b.py`, or with adapters `configs/qwen3_8b.py:lora`; `base.source` and `segments.input` are set by flags."""
+    cfg = config.paper("qwen3_8b", variant)
     cfg.wrapper = "chatml"
     return cfg

@@ -16,7 +16,9 @@ __version__ = "0.1.0"
 __all__ = ["load", "segment"]
 
 
-def load(path: str | os.PathLike[str], tensor: int = 1, dtype: str = "", length: int = 2_048) -> LoadedModel:
+def load(
+    path: str | os.PathLike[str], tensor: int = 1, dtype: str = "", length: int = 2_048, base: str | os.PathLike[str] | None = None
+) -> LoadedModel:
     """Loads a model folder, which a run or `humpback convert` made, onto this process' devices.
 
     Args:
@@ -24,12 +26,13 @@ def load(path: str | os.PathLike[str], tensor: int = 1, dtype: str = "", length:
       tensor: how many devices share the model; the others hold copies and share the work.
       dtype: what is computed in, "float32" or "bfloat16"; "" takes the faster one of this machine.
       length: tokens of a prompt and its answer together, at most; a model of fewer positions has less room.
+      base: where the base of a folder that holds adapters alone is, if not where the folder says.
 
     Raises humpback.errors.UserError for a folder that is missing or damaged, and for sizes that do not fit model or devices.
     """
     from humpback import api
 
-    return api.LoadedModel(path, tensor, dtype, length)
+    return api.LoadedModel(path, tensor, dtype, length, base)
 
 
 def segment(html: str | bytes, url: str = "", **fields: object) -> list[Segment]:

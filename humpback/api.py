@@ -29,15 +29,15 @@ class LoadedModel:
     when they are first needed. Every method raises UserError for a text that is empty or does not fit into `length` tokens.
     """
 
-    def __init__(self, path: storage.PathLike, tensor: int, dtype: str, length: int):
+    def __init__(self, path: storage.PathLike, tensor: int, dtype: str, length: int, base: storage.PathLike | None):
         """See `humpback.load`."""
         info = folders.read_info(path)
         config = configs.Config()
         config.decoding = Decoding(
             length=min(length, info.config.max_positions), compute_dtype=dtype or _faster_dtype(), tensor=tensor, processes_per_replica=1
         )
-        self.path, self._decoding = path, configs.finish(config).decoding
-        model, self._engine = serving.engine_at(path, self._decoding, tensor, folders.DIRECTIONS, None)
+        self.path, self._base, self._decoding = path, base, configs.finish(config).decoding
+        model, self._engine = serving.engine_at(path, self._decoding, tensor, folders.DIRECTIONS, None, base)
         self.info, self._model = model.info, model
         self._engines: dict[tuple[int, ...], Engine] = {(): self._engine}
 
@@ -87,7 +87,7 @@ class LoadedModel:
                 raise UserError(f"pair {number}: has an empty {'instruction' if backward else 'response'}")
             ids = np.concatenate([condition, np.array(target_ids, np.int32)])
             tokenized.append(examples.TokenExample(str(number), ids, len(condition)))
-        params, decoding = folders.load_model(self.path, whole=False).params, self._decoding
+        params, decoding = folders.load_model(self.path, whole=False, base=self._base).params, self._decoding
         scores = evaluate.nll(
             self.info.config, params, tokenized,
             length=decoding.length, mesh=self._engine.layout.mesh, compute_dtype=decoding.compute_dtype,

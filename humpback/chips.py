@@ -46,6 +46,9 @@ class Chip:
 
 
 _GIB = 2**30
+# What the compiler knows too, and nothing here does: JAX sees two devices in a chip of these, each with half of its memory, while all
+# that is planned and found takes a chip for one device.
+REFUSED = {"v2": "TPU v2", "v3": "TPU v3", "tpu7x": "TPU7x"}
 CHIPS = {
     "v4": Chip(
         "TPU v4", "v4", 275e12, 32 * _GIB, int(30.75 * _GIB), 1200e9, 50e9, links=6, network=6.25e9, cores=2, ring=4, clock=1.05e9

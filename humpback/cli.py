@@ -1,9 +1,9 @@
 """`humpback COMMAND --flags`: finds the command's module, lets it define its flags, and runs it.
 
-Exit codes: 0 done; 2 a user's mistake, which the same command would repeat; 3 `verify` found a difference; 70 a training step that
-hung; 75 stopped by SIGTERM or because the machine is being taken away; 130 stopped by Ctrl-C; 134 another process of the run was lost,
-or did not come; 141 who read the output has closed it; 1 anything else, with a traceback. After 70, 75, 130, 134 and 141 the same
-command continues.
+Exit codes: 0 done; 2 a user's mistake, which the same command would repeat; 3 `verify` found a difference, or `doctor` something wrong;
+70 a training step that hung; 75 stopped by SIGTERM or because the machine is being taken away; 130 stopped by Ctrl-C; 134 another
+process of the run was lost, or did not come; 141 who read the output has closed it; 1 anything else, with a traceback. After 70, 75,
+130, 134 and 141 the same command continues.
 """
 
 import difflib
@@ -69,6 +69,9 @@ COMMANDS = {
     "export": Command(
         "humpback.commands.export", "curated pairs, or answers, as a dataset that others load", "--source=runs/demo/curated-2 --out=pairs"
     ),
+    "pack": Command(
+        "humpback.commands.pack", "a run as one .zip, from which another machine goes on", "--workdir=runs/demo --out=demo.zip"
+    ),
     "review": Command("humpback.commands.review", "label candidates blind, in a browser", "--workdir=runs/demo --reviewer=ann"),
     "evaluate": Command(
         "humpback.commands.evaluate", "win rates, benchmarks, scaling, curation, diversity, bias, each with its error",
@@ -81,6 +84,9 @@ COMMANDS = {
     "plan": Command(
         "humpback.commands.plan", "will it fit on a TPU slice, how fast, at what cost: compiled without a TPU",
         "--config=configs/llama_7b.py --tpu=v5e-32,v4-32",
+    ),
+    "doctor": Command(
+        "humpback.commands.doctor", "whether JAX sees this machine's TPU; what is wrong, and the line that mends it", "--workdir=runs"
     ),
     "chat": Command("humpback.commands.chat", "talk to a model", "--model=runs/demo/forward-2"),
 }  # fmt: skip
@@ -184,7 +190,8 @@ def _run(module) -> None:
             given, configuration = _paths(), _configuration()
             credentials.refuse(configuration)  # before anything is written, or told to other processes
             paths.check(given)
-            distributed.start(configuration)  # before anything asks JAX for its devices
+            if not getattr(module, "ALONE", False):
+                distributed.start(configuration)  # before anything asks JAX for its devices
             try:
                 module.main()
             finally:

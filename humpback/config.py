@@ -64,10 +64,15 @@ def anything(why: str) -> Rule:
 
 
 SHARE = within(0, 1)
-DTYPE = one_of("float32", "bfloat16")
+DEVICE = "device"  # what a field says whose type follows the devices at hand
+DTYPE = Rule(
+    lambda value: value in ("float32", "bfloat16", DEVICE), f"float32, bfloat16, or {DEVICE}: bfloat16 on TPUs, elsewhere `cpu_dtype`'s"
+)
 LANGUAGE = Rule(lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and v == v.lower(), "a code of ISO 639-1, such as en")
 OPENED = anything("what cannot be opened is said when it is read")
 SETS = Rule(lambda value: _names_sources(value), "NAME=SOURCE,NAME=SOURCE, each name once and none of them held_out")
+LORA_NAMES = ("q", "k", "v", "o", "gate", "up", "down")  # of the matrices that may have an adapter, in the order of model/weights.py
+ADAPTED = Rule(lambda value: _lists_matrices(value), f"some of {','.join(LORA_NAMES)}, each once, comma-separated")
 CHECKED = anything("what differs from the file is said when it is read")
 ENDPOINT = Rule(lambda value: not value or re.match(r"https?://[^/]", value) is not None, "empty, or an address, http:// or https://")
 RUBRICS = ("sampled", "expected")  # how a judge rates by a rubric
@@ -85,6 +90,11 @@ def _names_sources(given: str) -> bool:
     entries = [entry.strip() for entry in given.split(",") if entry.strip()]
     names = [entry.partition("=")[0] for entry in entries]
     return all(re.fullmatch(r"[A-Za-z][\w.-]*=[^=]+", entry) for entry in entries) and len({*names, "held_out"}) == len(names) + 1
+
+
+def _lists_matrices(given: str) -> bool:
+    names = given.split(",")
+    return set(names) <= set(LORA_NAMES) and len(set(names)) == len(names)
 
 
 def setting(default: Any, rule: Rule, reason: str, *, recorded: bool = False) -> Any:
@@ -211,6 +221,13 @@ class Finetune(Node):
     eps: float = setting(1e-8, above(0), "LLaMA's, see beta1")
     clip: float = setting(1.0, at_least(0), "of the gradient's norm; LLaMA's, see beta1. 0: never")
     dropout: float = setting(0.1, within(0, 0.99), "the paper's; on the residual branches")
+    lora_rank: int = setting(0, at_least(0), "of the adapters, which train in place of the matrices; 0: all weights train, as the paper's")
+    lora_alpha: float = setting(0.0, at_least(0), "what an adapter adds is times alpha / rank; 0: twice the rank, as one rate fits all")
+    lora_names: str = setting(",".join(LORA_NAMES), ADAPTED, "the matrices that have one; all of them learn most, the attention's least")
+    lora_base: str = setting(
+        "bfloat16", one_of("float32", "bfloat16", "int8"), "the type in which the frozen weights lie; `int8` needs the extra `int8`"
+    )
+    lora_dropout: float = setting(0.0, below(0, 1), "on what goes into an adapter, beside `dropout`; the paper has no adapters")
     compute_dtype: str = setting(
         "bfloat16", DTYPE, "of the products' operands; weights, moments and sums are float32, on a CPU all between, too"
     )
@@ -328,9 +345,10 @@ class Config(Node):
     mesh: Mesh = part(Mesh, "the devices")
 
 
-def paper(architecture: str) -> Config:
+def paper(architecture: str, variant: str = "") -> Config:
     """Makes the paper's run for a named size. The defaults above are the paper's; here stands what belongs to TPUs and to scale.
 
+    variant: "lora" for adapters of rank 16 over weights in bfloat16; ValueError for any other.
     Weights (`base.source`), corpus (`segments.input`) and the prepared seed dataset are the user's to bring.
     """
     config = Config()
@@ -340,6 +358,18 @@ def paper(architecture: str) -> Config:
     config.seed_pairs.held_out = 100  # ours: the paper holds out none of its seed
     for task in (config.backward, config.forward_seed, config.forward):
         task.remat = "full"
+    if variant not in ("", "lora"):
+        raise ValueError(f"the configs of {architecture} have no variant {variant!r}; they have :lora")
+    return with_lora(config, "bfloat16", rate=10) if variant else config
+
+
+def with_lora(config: Config, base: str, rate: float, rank: int = 16) -> Config:
+    """Makes all trainings of a config those of adapters over weights in the type `base`. rate: how many times the learning rate is then;
+    10 serves any rank, 15 below 100 steps (docs/training.md).
+    """
+    for task in (config.backward, config.forward_seed, config.forward):
+        task.lora_rank, task.lora_base = rank, base
+        task.lr, task.end_lr = rate * task.lr, rate * task.end_lr
     return config
 
 
@@ -397,8 +427,11 @@ def compared(name: str) -> bool:
     return name not in _RECORDED
 
 
-def finish(config: Config) -> Config:
-    """Validates a config and returns its frozen copy. UserError names the field, its value and what is allowed."""
+def finish(config: Config, platform: str = "tpu") -> Config:
+    """Validates a config and returns its frozen copy. UserError names the field, its value and what is allowed.
+
+    platform: JAX's name of the devices that it is for, whose type DEVICE stands for.
+    """
     config = copy.deepcopy(config)
     defaults = dict(leaves(Config()))
     for name, value in list(leaves(config)):
@@ -410,10 +443,12 @@ def finish(config: Config) -> Config:
             raise UserError(f"config field {name}: {value!r} is not of type {expected.__name__}")
         if expected is float and not math.isfinite(value):
             raise UserError(f"config field {name}: {value!r} is not allowed; it must be a finite number")
-    for name, item, value in fields(config):
+    for name, item, value in list(fields(config)):
         rule: Rule = item.metadata["rule"]
         if not rule.allows(value):
             raise UserError(f"config field {name}: {value!r} is not allowed; it must be {rule.text}")
+        if item.metadata["rule"] is DTYPE and value == DEVICE:
+            _set(config, name, "bfloat16" if platform == "tpu" else cpu_dtype())
     _check_together(config)
     credentials.refuse({f"config field {name}": value for name, value in leaves(config)})
     _freeze(config)

@@ -16,6 +16,7 @@ USED = {
     "jax": {
         "jax._src.distributed": ["global_state"],  # its client is not public; Orbax takes it from there, too
         "jax._src.cloud_tpu_init": ["running_in_cloud_tpu_vm"],
+        "jax._src.hardware_utils": ["num_available_tpu_chips_and_device_id"],
         "jax._src.cache_key": ["_hash_serialized_compile_options", "_hash_accelerator_config", "_hash_devices"],
     },
     "gcsfs": {
@@ -60,6 +61,11 @@ def coordination_client() -> Any:
 def on_tpu_machine() -> bool:
     """Whether JAX has found TPU chips and libtpu here, and nobody has forbidden to ask the metadata server of it."""
     return get("jax._src.cloud_tpu_init", "running_in_cloud_tpu_vm") and "TPU_SKIP_MDS_QUERY" not in os.environ
+
+
+def tpu_chips() -> int:
+    """How many TPU chips are on this machine's PCI bus, whether or not there is a libtpu for them."""
+    return get("jax._src.hardware_utils", "num_available_tpu_chips_and_device_id")()[0]
 
 
 def share_cache_keys() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from humpback.errors import UserError
 
-FLAGS = ("workdir", "input", "out", "model", "source", "target")  # of all commands
+FLAGS = ("workdir", "resume_from", "input", "out", "model", "source", "target")  # of all commands
 STORES = {"gs": "gcsfs"}  # scheme → the package that opens it
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://")
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}

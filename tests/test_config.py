@@ -10,6 +10,10 @@ from humpback.model.sizes import SIZES
 from humpback.training import placement
 
 ROOT = pathlib.Path(__file__).parent.parent
+VARIANTS = [
+    "configs/demo.py:ci", "configs/free_tpu.py:8b", "configs/free_tpu.py:int8",
+    *(f"configs/{name}.py:lora" for name in ("demo", "llama_7b", "llama3_8b", "qwen3_8b")),
+]  # fmt: skip
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.py"))
 
 
@@ -20,13 +24,13 @@ def _get(path: str) -> config.Config:
     return values["get_config"](variant) if variant else values["get_config"]()
 
 
-@pytest.mark.parametrize("path", [*FILES, "configs/demo.py:ci"])
+@pytest.mark.parametrize("path", [*FILES, *VARIANTS])
 def test_every_config_builds(path):
     cfg = config.finish(_get(path))
     assert cfg.base.architecture in SIZES
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if not re.search("demo|real_pages|study", path)])
+@pytest.mark.parametrize("path", [path for path in FILES if not re.search("demo|real_pages|study|free", path)])
 def test_the_papers_runs_have_the_papers_values(path):
     cfg = config.finish(_get(path))
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
@@ -111,6 +115,11 @@ def test_finish_freezes_a_copy():
         ("evaluation.sets", "a=x,a=y", "each name once"),
         ("evaluation.sets", "held_out=x", "none of them held_out"),
         ("segments.language", "English", "a code of ISO 639-1"),
+        ("backward.lora_names", "q,x", "some of q,k,v,o,gate,up,down"),
+        ("backward.lora_names", "q,q", "each once"),
+        ("backward.lora_names", "", "some of q,k,v,o,gate,up,down"),
+        ("forward.lora_base", "float16", "one of float32, bfloat16, int8"),
+        ("forward.lora_rank", -1, "at least 0"),
         ("forward_seed.beta2", -0.1, "from 0 to below 1"),
     ],
 )
@@ -166,3 +175,14 @@ def test_defaults_stand_in_one_place():
     """The three trainings share one dataclass, so a default cannot differ between them."""
     cfg = config.Config()
     assert dataclasses.asdict(cfg.backward) == dataclasses.asdict(cfg.forward_seed) == dataclasses.asdict(cfg.forward)
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("tpu", "bfloat16"), ("cpu", config.cpu_dtype())])
+def test_a_type_may_follow_the_device(platform, expected, monkeypatch):
+    cfg = config.Config()
+    cfg.forward.compute_dtype = cfg.decoding.compute_dtype = config.DEVICE
+    done = config.finish(cfg, platform)
+    assert (done.forward.compute_dtype, done.decoding.compute_dtype) == (expected, expected)
+    assert config.finish(cfg).forward.compute_dtype == "bfloat16", "what is planned is planned for TPUs"
+    monkeypatch.setattr(config, "cpu_dtype", lambda: "float32")
+    assert config.finish(cfg, "tpu").forward.compute_dtype == "bfloat16" and config.finish(cfg, "cpu").forward.compute_dtype == "float32"

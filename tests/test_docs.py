@@ -17,7 +17,7 @@ README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "third_party" / "README.md", *DOCS]
 NAMES = ("results", "benchmarks", "corpus", "method", "training", "decoding", "weights", "tpu", "planning", "reliability",
-         "architecture", "tests", "faq", "export", "evaluation")  # fmt: skip
+         "architecture", "tests", "faq", "export", "evaluation", "free_tpu")  # fmt: skip
 
 README_LINES, README_WORDS, PROSE_CHARACTERS, PAGE_LINES = 200, 1_600, 100, 250
 STATUS_WITHIN = 60  # lines of README

@@ -15,7 +15,7 @@ from absl import flags
 
 from humpback import config as configs
 from humpback import keys, prompts
-from humpback.commands.models import open_model
+from humpback.commands.models import define_base, open_model
 from humpback.config import Decoding
 from humpback.decoding.engine import Engine, Request, Result
 from humpback.decoding.sampling import Sampler
@@ -31,6 +31,7 @@ from humpback.tokens.tokenizer import Tokenizer
 def define_flags() -> None:
     """The command's flags."""
     flags.DEFINE_string("model", None, "a model folder (forward-T or base), GGUF file, Hugging Face or Meta folder", required=True)
+    define_base()
     flags.DEFINE_string("prompt", "", "answer this and end; without it, each line of the standard input is a question")
     flags.DEFINE_integer("turns", None, "earlier turns that a question is asked with; default: as many as fit", lower_bound=0)
     flags.DEFINE_float("temperature", 0.7, "0 is greedy", lower_bound=0)
@@ -46,7 +47,7 @@ def main() -> None:
     values = flags.FLAGS
     if jax.process_count() > 1:
         raise UserError("chat is for one process; humpback generate answers a file of prompts with several")
-    opened = open_model(values.model, {"forward", "base"})
+    opened = open_model(values.model, {"forward", "base"}, values.base)
     length = min(opened.info.config.max_positions, Decoding().length)
     if values.max_new_tokens >= length:
         raise UserError(f"--max_new_tokens={values.max_new_tokens} leaves no room for a question in {length} tokens")

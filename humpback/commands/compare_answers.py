@@ -73,7 +73,7 @@ def compare(model_rows: Sequence[Answer], baseline_rows: Sequence[Answer]) -> di
             raise UserError(f"--{name} is missing: --task=judge needs a model, human pairs for its controls, and a folder to write")
     check_shared("out", values.out)
     answers = match(model_rows, baseline_rows)
-    opened = open_model(values.model, {"forward", "base"})
+    opened = open_model(values.model, {"forward", "base"}, values.base)
     files = {"--input": values.input, "--baseline": values.baseline, "--pairs": resolve(values.pairs)}
     if not epath.Path(files["--pairs"]).exists():
         raise UserError(f"--pairs={values.pairs}: no such file")

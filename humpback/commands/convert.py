@@ -3,14 +3,15 @@
 import math
 import os
 import time
+from collections.abc import Callable
 
 import jax
 from absl import flags, logging
 from etils import epath
 
 from humpback import distributed, locks, prompts
-from humpback.convert import card, export, origin, sources
-from humpback.convert.recognition import CONFIG
+from humpback.convert import card, comparison, export, origin, peft, sources
+from humpback.convert.recognition import ADAPTER, CONFIG
 from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
 from humpback.model.weights import leaves
@@ -26,16 +27,19 @@ _OURS = {
         "model.safetensors", "model-", "tokenizer", "special_tokens_map.json", "generation_config.json", export.CARD, ".humpback-tmp-",
         *_LICENCES,
     ),
+    "peft": (peft.WEIGHTS, "tokenizer", "special_tokens_map.json", "generation_config.json", peft.PURPOSE, export.CARD, ".humpback-tmp-",
+             *_LICENCES),
 }  # fmt: skip
-_FINISHED = (CONFIG, folders.CHECKSUMS)
+_FINISHED = (CONFIG, folders.CHECKSUMS, ADAPTER)
 
 
 def define_flags() -> None:
     """The command's flags."""
-    what = "GGUF file (one of a split model's), Hugging Face folder, Meta's original folder, model folder, or package:NAME/GLOB."
+    what = "GGUF file (one of a split model's), Hugging Face, PEFT or Meta's original folder, model folder, or package:NAME/GLOB."
     flags.DEFINE_string("source", None, what, required=True)
     flags.DEFINE_string("target", None, "The folder to make; it must not hold a model yet.", required=True)
-    flags.DEFINE_enum("to_format", "checkpoint", ["checkpoint", "huggingface"], "What to make of it.")
+    flags.DEFINE_enum("to_format", "checkpoint", ["checkpoint", "huggingface", "peft"], "What to make of it; peft: of adapters alone.")
+    flags.DEFINE_string("base", None, "The base of a source that holds adapters alone, if not where its folder says.")
     flags.DEFINE_enum("dtype", None, list(DTYPES), "What all weights are cast to; default: kept (GGUF's are float32).")
     flags.DEFINE_enum(
         "wrapper", None, sorted(prompts.WRAPPERS), "Chat wrapper; default: what the source says, or fits its tokenizer."
@@ -52,7 +56,7 @@ def main() -> None:
     convert(
         values.source, values.target, values.to_format,
         wrapper=values.wrapper, sha256=values.sha256, dtype=values.dtype, file_bytes=int(values.file_gb * 1e9), progress=True,
-        licence=values.license,
+        licence=values.license, base=values.base,
     )  # fmt: skip
 
 
@@ -67,6 +71,7 @@ def convert(
     file_bytes: int = export.FILE_BYTES,
     progress: bool = False,
     licence: str = "",
+    base: str | None = None,
 ) -> None:
     """Makes `target` from `source`, whole or not at all, one tensor in memory at a time; a call after an interrupted one completes it.
 
@@ -75,7 +80,9 @@ def convert(
     start = time.monotonic()
     target = os.path.expanduser(target)
     distributed.by_first(f"convert {target} is free", lambda: _check_target(target, to_format))
-    model = sources.open_source(source, sha256, dtype)
+    model = sources.open_source(source, sha256, dtype, base)
+    if to_format == "peft" and model.adapter is None:
+        raise UserError(f"{source}: holds all weights; --to_format=peft takes a model folder of adapters alone (lora_rank)")
     wrapper = wrapper or model.wrapper
     about = f"{model.direction} model, {model.config.num_layers} layers, wrapper {wrapper}"
     say = print if jax.process_index() == 0 else lambda text: None
@@ -83,8 +90,11 @@ def convert(
     for note in model.notes:
         say(f"{model.path}: {note}")
     where = origin.read(card.base_folder(model))
-    with _bar(model, progress) as bar:
-        if to_format == "checkpoint":
+    with _bar(model, progress and to_format != "peft") as bar:
+        if to_format == "peft":
+            if jax.process_index() == 0:
+                _write_peft(target, model, wrapper, where, licence, say)
+        elif to_format == "checkpoint":
             info = folders.ModelInfo(model.config, model.direction, wrapper)
             folders.save_streamed(
                 target, info, model.read, lambda leaf: DTYPES[model.dtype(leaf)], model.tokenizer,
@@ -98,6 +108,8 @@ def convert(
                 texts=where.texts,
                 file_bytes=file_bytes, progress=bar.advance, say=lambda note: say(f"{target}: {note}"),
             )  # fmt: skip
+    if model.base_path and to_format != "peft" and jax.process_index() == 0:
+        say(_rounded(source, base, model))
     distributed.barrier(f"convert {target} is complete")  # a process that has left would not be waited for long
     logging.info("conversion took %.1f s", time.monotonic() - start)
     say(f"{target}: {sources.FORMATS[to_format]}, complete")
@@ -105,6 +117,30 @@ def convert(
         say(_how_to_load(target))
     elif model.chat_template and model.direction == "base":
         say(f"{target}: a model folder keeps no chat template of a base; exported, it is asked with wrapper {wrapper}")
+
+
+def _write_peft(
+    target: str, model: sources.Source, wrapper: str, where: origin.Origin, licence: str, say: Callable[[str], None]
+) -> None:  # fmt: skip
+    assert model.adapter is not None
+    if model.adapter.type == "int8":
+        say(f"{target}: its adapters were trained over weights rounded to int8; peft will put them beside weights that are not")
+    peft.write_folder(
+        target, model, model.adapter, model.path, wrapper=wrapper, direction=model.direction, base=where.name,
+        card=card.model_card(model, wrapper, where, licence), texts=where.texts, say=lambda note: say(f"{target}: {note}"),
+    )  # fmt: skip
+
+
+def _rounded(source: str, base: str | None, model: sources.Source) -> str:
+    """What merging and rounding once has changed, on a few texts."""
+    kind = f", over a base rounded to {model.adapter.type}" if model.adapter else ""
+    if _types(model) == "float32":
+        return f"{model.path}: adapters are merged in float32{kind}; nothing is rounded"
+    apart, kl = comparison.rounding(sources.open_source(source, base=base, exact=True), model)
+    return (
+        f"{model.path}: adapters are merged in float32{kind}, and rounded once to {_types(model)}: logits differ by up to {apart:.3g}, "
+        f"KL divergence {kl:.3g} nats a token"
+    )
 
 
 def _how_to_load(target: str) -> str:

@@ -12,6 +12,7 @@ from etils import epath
 from humpback import config as configs
 from humpback import storage
 from humpback.commands import choose_answers, compare_answers
+from humpback.commands.models import define_base
 from humpback.datasets.multiple_choice import NAMES
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks, curation, diversity, scaling, winrate
@@ -73,6 +74,7 @@ def define_flags() -> None:
     flags.DEFINE_string("model", None, what)
     flags.DEFINE_list("benchmarks", [], f"benchmarks: of {', '.join(NAMES)}; default: those whose files are there")
     flags.DEFINE_integer("limit", 0, "benchmarks: the first so many questions of each; 0 is all", lower_bound=0)
+    define_base()
     flags.DEFINE_string("baseline", None, "judge: the other answers, as AlpacaEval's model_outputs.json")
     flags.DEFINE_string("pairs", None, "judge: human pairs for its controls, as seed_pairs.source")
     flags.DEFINE_bool("force", False, "judge: a win rate, even by a judge that does not pass the controls")

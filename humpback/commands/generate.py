@@ -21,7 +21,7 @@ from etils import epath
 
 from humpback import config as configs
 from humpback import distributed, prompts, records, storage
-from humpback.commands.models import OpenModel, open_model
+from humpback.commands.models import OpenModel, define_base, open_model
 from humpback.datasets import containers, forms
 from humpback.decoding import offline
 from humpback.decoding.engine import Result
@@ -89,6 +89,7 @@ def define_flags() -> None:
     """The command's flags."""
     defaults = configs.Decoding()
     flags.DEFINE_string("model", None, "a model folder, GGUF file, Hugging Face or Meta folder", required=True)
+    define_base()
     what = 'JSON lines of {"prompt"}, {"instruction"}, {"messages"} or {"ids"}; "id" optional; or any file that seed pairs are read from'
     flags.DEFINE_string("input", None, what, required=True)
     flags.DEFINE_string("out", None, "the folder to make: generated-….jsonl, rejects-….jsonl, manifest.json", required=True)
@@ -113,7 +114,7 @@ def main() -> None:
     """Makes the folder, or completes it."""
     values = flags.FLAGS
     check_shared("out", values.out)
-    opened = open_model(values.model, folders.DIRECTIONS)
+    opened = open_model(values.model, folders.DIRECTIONS, values.base)
     info = opened.info
     length = values.length or min(info.config.max_positions, configs.Decoding().length)
     for wrong, text in (

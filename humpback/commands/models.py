@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+from absl import flags
 from etils import epath
 
 from humpback import config as configs
@@ -21,11 +22,12 @@ from humpback.stages import commandline
 
 
 class OpenModel(NamedTuple):
-    """A model whose weights are still on disk. source: None for a model folder."""
+    """A model whose weights are still on disk. source: None for a model folder. base: what --base names, for one of adapters."""
 
     path: str
     info: folders.ModelInfo
     source: sources.Source | None
+    base: str | None = None
 
     def digest(self) -> str:
         """Names the weights by their contents: equal files, equal digests, wherever they lie."""
@@ -40,26 +42,31 @@ class OpenModel(NamedTuple):
     ) -> tuple[folders.Model, Engine]:
         """Reads the weights into an engine, as `serving.engine_at` does."""
         if self.source is None:
-            return serving.engine_at(self.path, decoding, tensor, folders.DIRECTIONS, template)
+            return serving.engine_at(self.path, decoding, tensor, folders.DIRECTIONS, template, self.base)
         model = folders.Model(self.info, LazyParams(self.source), self.source.tokenizer)
         return serving.engine_of(model, serving.replica_mesh(configs.settled(decoding).processes_per_replica, tensor), decoding, template)
 
 
-def open_model(path: str, directions: Collection[str]) -> OpenModel:
-    """Opens what --model names, and lets the programs that are compiled for it be kept where the next start finds them.
+def define_base() -> None:
+    """The flag --base of commands that take a --model."""
+    flags.DEFINE_string("base", None, "where the base of a --model that holds adapters alone is, if not where its folder says")
+
+
+def open_model(path: str, directions: Collection[str], base: str | None = None) -> OpenModel:
+    """Opens what --model, and perhaps --base, name, and lets the programs that are compiled for it be kept where the next start finds them.
 
     Raises UserError for what is no model, or one of another direction; for a run with the names of the models in it.
     """
     path = sources.resolve(path)
     folder = epath.Path(path)
     if (folder / "model.json").exists():
-        opened = OpenModel(path, folders.read_info(path), None)
+        opened = OpenModel(path, folders.read_info(path), None, base and sources.resolve(base))
     elif models := _models_of(folder):
         raise UserError(f"--model={path}: is a run; name one of its models: {', '.join(os.fspath(folder / name) for name in models)}")
     elif not folder.exists():
         raise UserError(f"--model={path}: no such model folder or file")
     else:
-        source = sources.open_source(path)
+        source = sources.open_source(path, base=base)
         opened = OpenModel(path, folders.ModelInfo(source.config, source.direction, source.wrapper), source)
     if opened.info.direction not in directions:
         allowed = " or ".join(name for name in folders.DIRECTIONS if name in directions)

@@ -23,6 +23,7 @@ def define_flags() -> None:
     what = "GGUF file, Hugging Face folder, Meta's original folder, model folder, or package:NAME/GLOB."
     flags.DEFINE_string("source", None, what, required=True)
     flags.DEFINE_string("target", None, what, required=True)
+    flags.DEFINE_string("base", None, "The base of a side that holds adapters alone, where its folder does not say where that is.")
     flags.DEFINE_string("text", "", "Also run both models on this text; @FILE for each line of a file. Takes the memory of a whole model.")
     flags.DEFINE_integer("tokens", 32, "How long the greedy continuation of each text is.", lower_bound=0)
     flags.DEFINE_float("tolerance", 1e-4, "How far logits may be apart, with --text, in float32.", lower_bound=0)
@@ -35,8 +36,10 @@ def define_flags() -> None:
 def main() -> None:
     """Compares and prints; ends with exit code 3 for a difference."""
     values = flags.FLAGS
-    texts = read_texts(values.text)
-    source, target = sources.open_source(values.source), sources.open_source(values.target)
+    texts, sides = read_texts(values.text), (values.source, values.target)
+    if values.base and not any(map(sources.is_adapter, sides)):
+        raise UserError(f"--base={values.base}: neither side holds adapters alone")
+    source, target = (sources.open_source(path, base=values.base if sources.is_adapter(path) else None) for path in sides)
     for side in (source, target):
         print(f"{side.path}: recognised as {sources.FORMATS[side.format]}")
         print("".join(f"{side.path}: {note}\n" for note in side.notes), end="")

@@ -41,7 +41,7 @@ def model_card(source: Source, wrapper: str, origin: Origin = NOWHERE, licence: 
     origin: of the base's weights. licence: what the user says that it is under, as model cards name it.
     """
     manifests = _manifests(epath.Path(source.path)) if source.format == "checkpoint" else {}
-    name, cfg = epath.Path(source.path).name, source.config
+    name, cfg, adapter = epath.Path(source.path).name, source.config, source.adapter
     lines = [
         f"# {name}",
         "",
@@ -50,6 +50,9 @@ def model_card(source: Source, wrapper: str, origin: Origin = NOWHERE, licence: 
         "",
         _ASKED[source.direction],
     ]
+    if adapter is not None:
+        lines += ["", f"Adapters of rank {adapter.rank} (alpha {adapter.alpha:g}) were trained over weights of type {adapter.type}, and "
+                  "it is these that they belong to."]  # fmt: skip
     if source.direction == "forward":
         lines += ["", f"> {prompts.SEED_TAG} {prompts.WEB_TAG}"]
     if manifests:
@@ -67,6 +70,8 @@ def model_card(source: Source, wrapper: str, origin: Origin = NOWHERE, licence: 
 def base_folder(source: Source) -> str:
     """The folder that says where the weights come from: a run's base/, or the source's own."""
     own, base = epath.Path(source.path), epath.Path(source.path).parent / "base"
+    if source.base_path:
+        return source.base_path
     from_run = source.format == "checkpoint" and not (own / ORIGIN).exists() and base.exists()
     return os.fspath(base) if from_run else source.path
 

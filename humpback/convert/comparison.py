@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from humpback import prompts, storage
 from humpback.convert import export, tensor_ops, vocabulary
 from humpback.convert.chat_template import PROBES, differing, rendered_probes, surrounding
 from humpback.convert.huggingface import read_purpose
+from humpback.convert.lazy_model import LazyParams
 from humpback.convert.sources import Source
 from humpback.errors import UserError
 from humpback.model import llama
+from humpback.model.modules import merge_outer
 from humpback.model.weights import leaves
 from humpback.tokens.tokenizer import CONFIG_FILE, JSON_FILE, MODEL_FILE, Tokenizer
 
@@ -203,6 +206,38 @@ def _greedy(
             at = np.array([len(ids) + len(said) - 1], np.int32)
             logits, cache = step(params, cache, np.array(said[-1:], np.int32), at)
         yield said, gaps
+
+
+def rounding(exact: Source, rounded: Source) -> tuple[float, float]:
+    """(largest |Δ logit|, mean KL divergence in nats) of the same model's weights before and after they were rounded, on PROBES.
+
+    In float32; beside what stands outside the layers no more than one of these is in memory.
+    """
+    texts = [ids for text in PROBES if (ids := exact.tokenizer.encode_alone(text)[: exact.config.max_positions])]
+    before, after = _logits_by_layer(exact, texts), _logits_by_layer(rounded, texts)
+    found = [compare_outcomes(Outcome(a, [], []), Outcome(b, [], []), 0.0) for a, b in zip(before, after, strict=True)]
+    kl = np.average([each.kl[0] for each in found], weights=[len(ids) for ids in texts])
+    return max(each.apart for each in found), float(kl)
+
+
+def _logits_by_layer(model: Source, texts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Logits float32 [T, V] of each text."""
+    cfg, params = model.config, LazyParams(model)
+
+    def turned(weights: Mapping[str, Any]) -> dict[str, Any]:
+        return llama.decoding_params(cfg, {name: jnp.asarray(array, jnp.float32) for name, array in weights.items()})
+
+    class Layers:
+        def __getitem__(self, layer: str) -> dict[str, Any]:
+            return turned(params["layers"][layer])
+
+    rows = np.zeros((len(texts), max(map(len, texts))), np.int32)
+    for row, ids in zip(rows, texts, strict=True):
+        row[: len(ids)] = ids
+    tree = {**turned({name: params[name] for name in params if name != "layers"}), "layers": Layers()}
+    x_BTD, _ = llama.read(cfg, tree, jnp.asarray(rows), None, None, llama.FLOAT32)
+    outer = merge_outer(cfg, tree)
+    return [np.asarray(outer.logits(outer.norm(x_TD[: len(ids)]), turned=True)) for x_TD, ids in zip(x_BTD, texts, strict=True)]
 
 
 def has_transformers() -> bool:

@@ -17,6 +17,7 @@ from humpback.errors import UserError
 CONFIG = "config.json"
 PARAMS = "params.json"
 MODEL = "model.json"
+ADAPTER = "adapter_config.json"  # of peft
 _POINTER = b"version https://git-lfs"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_CACHE = "models--"
@@ -64,7 +65,7 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
 
 
 def recognise(path: str) -> str:
-    """The form of what is there: "checkpoint", "huggingface", "meta" or "gguf".
+    """The form of what is there: "checkpoint", "huggingface", "meta", "gguf", or "peft" for adapters without their base.
 
     Looks at names and first bytes alone. UserError that says what else it is, and what to do.
     """
@@ -82,9 +83,9 @@ def recognise(path: str) -> str:
     names = set(os.listdir(path))
     _check_files(path, names)
     if CONFIG in names and (_holds_weights(names) or not _is_meta(names)):
-        if "adapter_config.json" in names and not _holds_weights(names - _adapters(names)):
-            raise UserError(_adapter(path))
-        if "adapter_config.json" in names:
+        if ADAPTER in names and not _holds_weights(names - _adapters(names)):
+            return "peft"
+        if ADAPTER in names:
             raise UserError(
                 f"{path}: a whole model and a LoRA adapter are there, and transformers would load the adapter's base instead; move the "
                 "adapter out of the folder, or merge it into its base"
@@ -94,6 +95,8 @@ def recognise(path: str) -> str:
         return "huggingface"
     if _is_meta(names):
         return "meta"
+    if ADAPTER in names:
+        return "peft"
     raise UserError(_folder(path, names))
 
 
@@ -154,15 +157,16 @@ def _check_files(path: str, names: Collection[str]) -> None:
             raise UserError(f"{os.path.join(path, name)}: a download that was not finished; download the folder again")
 
 
-def _adapter(path: str) -> str:
+def adapter_alone(path: str) -> str:
+    """What to say of adapters whose base is not given."""
     try:
-        with open(os.path.join(path, "adapter_config.json"), "rb") as file:
+        with open(os.path.join(path, ADAPTER), "rb") as file:
             base = json.load(file).get("base_model_name_or_path")
     except (ValueError, AttributeError):
         base = None
     return (
-        f"{path}: is a LoRA adapter, not a model{f' (its base is {base})' if base else ''}; merge it into its base "
-        "(peft: PeftModel.from_pretrained, merge_and_unload, save_pretrained) and give that folder"
+        f"{path}: is a LoRA adapter, not a model{f' (its base is {base})' if base else ''}; where there is a flag --base, name that one; "
+        "else merge it into its base (peft: PeftModel.from_pretrained, merge_and_unload, save_pretrained) and give that folder"
     )
 
 
@@ -174,8 +178,6 @@ def _check_others(path: str, names: Collection[str]) -> None:
 
 def _folder(path: str, names: Collection[str]) -> str:
     """What a folder is that no reader takes."""
-    if "adapter_config.json" in names:
-        return _adapter(path)
     if not names:
         return f"{path}: is an empty folder"
     _check_others(path, names)

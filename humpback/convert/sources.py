@@ -10,11 +10,12 @@ import sys
 from etils import epath
 
 from humpback import prompts, storage
-from humpback.convert import huggingface, meta
+from humpback.convert import huggingface, meta, peft
 from humpback.convert.lazy_model import SPLIT, LazyModel, checked
-from humpback.convert.recognition import recognise
+from humpback.convert.recognition import adapter_alone, recognise
 from humpback.errors import UserError
 from humpback.models import checksums, folders, weight_files
+from humpback.models.adapter_folders import Adapter, base_path
 from humpback.tokens.tokenizer import Tokenizer
 
 _PACKAGE = "package:"
@@ -23,6 +24,7 @@ FORMATS = {
     "huggingface": "a Hugging Face folder",
     "meta": "a folder in Meta's original form",
     "checkpoint": "a Humpback model folder",
+    "peft": "a PEFT adapter",
 }
 
 
@@ -31,32 +33,52 @@ class Source(LazyModel):
     """Opened weights. Reading one whose numbers are not finite raises.
 
     direction and wrapper: what the model was trained for where the source says, "base" and a guess by its chat template or its
-    tokenizer's special tokens otherwise.
+    tokenizer's special tokens otherwise. adapter: of a folder that holds adapters alone, which are merged as they are read. base_path:
+    where their base was found; "" for none.
     """
 
     format: str  # of FORMATS
     path: str
     direction: str
     wrapper: str
+    adapter: Adapter | None = None
+    base_path: str = ""
 
 
-def open_source(path: str, sha256: str = "", dtype: str | None = None) -> Source:
+def open_source(path: str, sha256: str = "", dtype: str | None = None, base: str | None = None, exact: bool = False) -> Source:
     """Opens weights by content: GGUF file, Hugging Face or Meta folder, our model folder (which may be on gs://).
 
     `package:NAME/GLOB` is the one file that matches GLOB inside the installed package NAME, which is not imported.
     sha256: the hex digest that a single file must have. dtype: what its weights are cast to as they are read; None keeps their
-    types. Raises UserError naming the file and what is wrong with it.
+    types. base: the model that adapters, of peft or in a model folder, are beside; exact: these are merged without rounding.
+    Raises UserError naming the file and what is wrong with it.
     """
     path = resolve(path)
     if sha256:
         _check_sha256(path, sha256)
     kind = recognise(path)
     if kind == "checkpoint":
-        return _open_checkpoint(path, dtype)
+        return _open_checkpoint(path, dtype, base and resolve(base), exact)
+    if kind == "peft":
+        if not base:
+            raise UserError(adapter_alone(path))
+        below = open_source(base)
+        direction, wrapper = peft.read_purpose(path)
+        opened = _source(kind, path, peft.read_folder(path, below, exact), None, dtype, direction, wrapper or below.wrapper)
+        return dataclasses.replace(opened, base_path=below.path)
+    if base:
+        raise UserError(f"{path}: holds all weights, so it takes no --base={base}")
     if kind == "huggingface":
         direction, wrapper = huggingface.read_purpose(path)
         return _source(kind, path, huggingface.read_folder(path), kind, dtype, direction, wrapper)
     return _source(kind, path, meta.read_folder(path) if kind == "meta" else _open_gguf(path), kind, dtype)
+
+
+def is_adapter(path: str) -> bool:
+    """Whether adapters are there whose base lies elsewhere. UserError for what is no model."""
+    path = resolve(path)
+    kind = recognise(path)
+    return kind == "peft" or (kind == "checkpoint" and folders.read_info(path).adapter is not None)
 
 
 def _source(
@@ -78,6 +100,8 @@ def list_files(path: str) -> list[tuple[str, str]]:
     """(name, path) of the files that `open_source` reads. UserError as there, as far as no weights are read."""
     path = resolve(path)
     kind = recognise(path)
+    if kind == "peft":
+        raise UserError(adapter_alone(path))
     if kind == "checkpoint":
         names = [*checksums.read(epath.Path(path)), checksums.CHECKSUMS]
     elif kind == "gguf":
@@ -119,8 +143,8 @@ def guess_wrapper(tokenizer: Tokenizer, chat_template: str = "") -> str:
     return "chatml" if able else "inst"
 
 
-def _open_checkpoint(path: str, dtype: str | None) -> Source:
-    model = folders.load_model(path, whole=False)
+def _open_checkpoint(path: str, dtype: str | None, base: str | None, exact: bool) -> Source:
+    model = folders.load_model(path, whole=False, base=base, exact=exact)
     assert isinstance(model.params, weight_files.StoredParams)  # they are when they are not loaded whole
     reader = weight_files.Reader(model.params, model.info.config)
     lazy = LazyModel(
@@ -129,7 +153,10 @@ def _open_checkpoint(path: str, dtype: str | None) -> Source:
         read=reader,
         dtype=reader.dtype,
     )
-    return _source("checkpoint", path, lazy, None, dtype, model.info.direction, model.info.wrapper)
+    opened = _source("checkpoint", path, lazy, None, dtype, model.info.direction, model.info.wrapper)
+    if (adapter := model.info.adapter) is None:
+        return opened
+    return dataclasses.replace(opened, adapter=adapter, base_path=base or os.fspath(base_path(epath.Path(path), adapter)))
 
 
 def _open_gguf(path: str) -> LazyModel:

@@ -22,8 +22,8 @@ from humpback.errors import UserError
 from humpback.locks import Anybody, Maker
 
 _MERGED_AT_ONCE = 4_096  # records held in memory while shards are written
-_MADE_FROM = "made_from"
-_HEAD = f'{{"{_MADE_FROM}"'.encode()
+MADE_FROM = "made_from"
+_HEAD = f'{{"{MADE_FROM}"'.encode()
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -198,7 +198,7 @@ class Parts:
             name = PartName(kind, self._maker.lock, self._replica.index, self._next, len(lines), *self._tokens[kind])
             if self._replica.is_first:
                 self._maker.begin()
-                head = json.dumps({_MADE_FROM: self._maker.identity}).encode() + b"\n"
+                head = json.dumps({MADE_FROM: self._maker.identity}).encode() + b"\n"
                 storage.publish(self.folder / str(name), b"".join([head, *lines]))
                 self._names.add(name)
             self._next += 1
@@ -269,7 +269,7 @@ class Parts:
             for number, line in enumerate(file):
                 if number or not line.startswith(_HEAD):  # of versions before there is none
                     yield number, line
-                elif json.loads(line)[_MADE_FROM] not in self._maker.identities:
+                elif json.loads(line)[MADE_FROM] not in self._maker.identities:
                     folder = self.folder.parent
                     raise UserError(f"{path}: was not made from what {folder} is made from now; delete {folder} to begin it anew")
 

@@ -29,15 +29,17 @@ def engine_at(
     tensor: int,
     directions: Collection[str],
     template: Callable[[str], prompts.Prompt] | None,
+    base: storage.PathLike | None = None,
 ) -> tuple[folders.Model, Engine]:
     """A model folder, whose direction must be one of `directions`, and this process' replica's engine that decodes with it.
 
     `template` makes the prompts; what they all begin with is read once. The model comes without its weights: the engine has
-    them, in a form of its own.
+    them, in a form of its own. base: of a folder of adapters, as in folders.load_model.
     """
     info, mesh = folders.read_info(path), replica_mesh(configs.settled(decoding).processes_per_replica, tensor)
     info.check_length("decoding.length", decoding.length)
-    model = folders.load_model(path, shardings=_split(info, mesh), directions=directions, whole=False)  # the engine takes layer by layer
+    # The engine takes layer by layer.
+    model = folders.load_model(path, shardings=_split(info, mesh), directions=directions, whole=False, base=base)
     return engine_of(model, mesh, decoding, template)
 
 

@@ -70,9 +70,13 @@ def matmul_gradients(
     dtypes: tuple[Any, Any], x_RI: jax.Array, weights: Sequence[jax.Array], grads: Sequence[jax.Array]
 ) -> tuple[jax.Array, ...]:
     """Differentiates `matmul` by the rows and by each matrix, in a dtype for these and one for those, as two products; timed."""
-    weight_IO, grad_RO = jnp.concatenate(weights, axis=1), jnp.concatenate(grads, axis=1)
-    by_weight_IO = crossed(x_RI, grad_RO).astype(dtypes[1])
-    return einsum("ro,io->ri", grad_RO, weight_IO).astype(dtypes[0]), *jnp.split(by_weight_IO, _borders(weights), axis=1)
+    by_weight_IO = crossed(x_RI, jnp.concatenate(grads, axis=1)).astype(dtypes[1])
+    return row_gradients(dtypes[0], weights, grads), *jnp.split(by_weight_IO, _borders(weights), axis=1)
+
+
+def row_gradients(dtype: Any, weights: Sequence[jax.Array], grads: Sequence[jax.Array]) -> jax.Array:
+    """Differentiates `matmul` by the rows alone, in `dtype`, as one product; timed."""
+    return einsum("ro,io->ri", jnp.concatenate(grads, axis=1), jnp.concatenate(weights, axis=1)).astype(dtype)
 
 
 def _borders(matrices: Sequence[jax.Array]) -> list[int]:

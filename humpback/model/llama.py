@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from humpback.model import attention, kernels, products, sharding
+from humpback.model import adapters, attention, gathering, kernels, products, sharding
 from humpback.model.modules import Drop, Layer, Outer, merge_layer, merge_outer, row_product, turned_product
 from humpback.model.weights import (
     WEIGHTS,
@@ -74,11 +74,13 @@ class Dropout(NamedTuple):
     """Dropout of both residual branches of every layer: a function of the key, the layer and the token's number.
 
     tokens_BT: these numbers (None: the places in the batch); with them it does not depend on how examples are packed.
+    adapters: the rate of what goes into the adapters, where there are some.
     """
 
     rate: float
     key: jax.Array
     tokens_BT: jax.Array | None = None
+    adapters: float = 0.0
 
 
 class Prefix(NamedTuple):
@@ -157,29 +159,32 @@ def hidden(
         segments_BT = jnp.ones_like(ids_BT)
     if remat not in REMAT_POLICIES:
         raise ValueError(f"remat must be one of {sorted(REMAT_POLICIES)}, not {remat!r}")
-    if dropout is not None and not 0.0 <= dropout.rate < 1.0:
-        raise ValueError(f"dropout's rate must be at least 0 and below 1, not {dropout.rate}")
+    for rate in () if dropout is None else (dropout.rate, dropout.adapters):
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"dropout's rate must be at least 0 and below 1, not {rate}")
     outer = merge_outer(cfg, stacked_params)
     tables = attention.rope_tables(cfg, positions_BT)
     attend = functools.partial(attention.causal_attention, segments_BT=segments_BT, dtype=dtypes.compute)
-    product = functools.partial(row_product, dtypes.compute)
-    keys_L, drop_with = _dropout_by_layer(cfg, dropout, ids_BT)
+    keys_L, drops = _dropout_by_layer(cfg, dropout, ids_BT)
+    layers = stacked_params["layers"]
+    frugal = remat == "full" and not isinstance(layers["gate"], adapters.Frozen)  # which computes the gradients of all three matrices
 
     def step(x_BTD: jax.Array, scanned: tuple[Params, Any, Any]) -> tuple[jax.Array, None]:
         weights, key, rotated = scanned
-        weights = _gather_layer(cfg, weights)
+        weights = gathering.gather_layer(cfg, weights)
         layer = merge_layer(cfg, weights)
         # By no angle where a layer does not rotate: one loop goes over both sorts of layers.
         turns = tables if rotated is None else (jnp.where(rotated, tables[0], 1.0), jnp.where(rotated, tables[1], 0.0))
-        return _constrain_batch(layer(x_BTD, turns, attend, drop_with(key), product, frugal=remat == "full")), None
+        drop, drop_inputs = drops(key)
+        product = functools.partial(row_product, dtypes.compute, drop_inputs)
+        return _constrain_batch(layer(x_BTD, turns, attend, drop, product, frugal=frugal)), None
 
     if remat != "none":
         # Inside a scan nothing can be merged across iterations, so the barrier against it is not needed.
         step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    layers = stacked_params["layers"]
-    if _is_split():
+    if gathering.is_split():
         # Before the loop, so that the gradients of all layers, which are sent in this type, wait in it for the optimizer.
-        layers = {name: weight.astype(dtypes.compute) if WEIGHTS[name].matrix else weight for name, weight in layers.items()}
+        layers = {name: gathering.sent(dtypes.compute, weight) if WEIGHTS[name].matrix else weight for name, weight in layers.items()}
     x_BTD = _constrain_batch(outer.embed(ids_BT, dtypes.activation))
     rotated_L = jnp.array([cfg.rotates(layer) for layer in range(cfg.num_layers)]) if cfg.no_rope_every else None
     x_BTD, _ = jax.lax.scan(step, x_BTD, (layers, keys_L, rotated_L))
@@ -354,15 +359,21 @@ def _check_cache(cfg: LlamaConfig, cache: Cache, batch: int, prefix_length: int)
 
 def _dropout_by_layer(
     cfg: LlamaConfig, dropout: Dropout | None, ids_BT: jax.Array
-) -> tuple[jax.Array | None, Callable[[Any], Drop | None]]:
-    """Derives a key for every layer, and how a layer's key drops; without dropout no keys, and nothing drops."""
-    if dropout is None or dropout.rate == 0.0:
-        return None, lambda key: None
-    rate, tokens_BT = dropout.rate, dropout.tokens_BT
+) -> tuple[jax.Array | None, Callable[[Any], tuple[Drop | None, Drop | None]]]:
+    """Derives a key for every layer, and how a layer's key drops, from branches and before adapters; without dropout no keys, and nothing
+    drops."""
+    if dropout is None or dropout.rate == dropout.adapters == 0.0:
+        return None, lambda key: (None, None)
+    rates, tokens_BT = (dropout.rate, dropout.adapters), dropout.tokens_BT
     if tokens_BT is None:
         tokens_BT = jnp.arange(ids_BT.size).reshape(ids_BT.shape)
     keys_L = jax.vmap(functools.partial(jax.random.fold_in, dropout.key))(jnp.arange(cfg.num_layers))
-    return keys_L, lambda key: functools.partial(_dropout, key, rate, tokens_BT)
+
+    def drops(key: Any) -> tuple[Drop | None, Drop | None]:
+        branches, inputs = (functools.partial(_dropout, key, rate, tokens_BT) if rate else None for rate in rates)
+        return branches, inputs
+
+    return keys_L, drops
 
 
 def _dropout(key: jax.Array, rate: float, tokens_BT: jax.Array, x_BTD: jax.Array, branch: int) -> jax.Array:
@@ -375,35 +386,6 @@ def _dropout(key: jax.Array, rate: float, tokens_BT: jax.Array, x_BTD: jax.Array
     # Lower halves, then upper ones: in the order in which they lie a TPU's compiler writes out a word for each.
     kept_RD = jnp.concatenate([(words_RW & 65535) >= dropped, (words_RW >> 16) >= dropped], axis=1)[:, :D]
     return jnp.where(kept_RD.reshape(x_BTD.shape), x_BTD * (65536 / (65536 - dropped)), 0).astype(x_BTD.dtype)
-
-
-def _is_split() -> bool:
-    """Tells whether the mesh that is set splits weights over `fsdp`."""
-    return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
-
-
-def _gather_layer(cfg: LlamaConfig, weights: Params) -> Params:
-    """Gathers a layer's weights where the mesh splits them: matrices as (inputs, outputs), their gradients scattered again.
-
-    Left to itself the compiler gathers some of them twice. Norms are not split.
-    """
-    if not _is_split():
-        return weights
-    mesh = jax.sharding.get_abstract_mesh()
-    specs = {name: sharding.matrix_spec(cfg, mesh, name) for name in weights if WEIGHTS[name].matrix}
-    gathered = {name: _gather(specs[name], weights[name].reshape(WEIGHTS[name].inputs(cfg), -1)) for name in specs}
-    return {**weights, **gathered}
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gather(spec: PartitionSpec, matrix_IO: jax.Array) -> jax.Array:
-    gathered = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
-    return jax.lax.with_sharding_constraint(matrix_IO, gathered)
-
-
-_gather.defvjp(
-    lambda spec, matrix_IO: (_gather(spec, matrix_IO), None), lambda spec, _, grad_IO: (jax.lax.with_sharding_constraint(grad_IO, spec),)
-)
 
 
 def _constrain_batch(x_BTD: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from humpback.model import attention, cpu, kernels, products, quantization
+from humpback.model import adapters, attention, cpu, kernels, products, quantization
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, outer_names
 from humpback.rounding import ceil_div, round_up
 
@@ -34,8 +34,13 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-def row_product(dtype: Any, x: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
-    """Multiplies rows x (R, I) with weights of the table, whose first dimensions are the inputs, in `dtype`; the results are in x's."""
+def row_product(dtype: Any, drop: Drop | None, x: jax.Array, *weights: Any) -> tuple[jax.Array, ...]:
+    """Multiplies rows x (R, I) with weights of the table, whose first dimensions are the inputs, in `dtype`; the results are in x's.
+
+    drop: dropout on what goes into the adapters, where the weights are adapters.Frozen.
+    """
+    if isinstance(weights[0], adapters.Frozen):
+        return adapters.product(dtype, x, weights, drop)
     return products.matmul(dtype, x, tuple(weight.reshape(x.shape[-1], -1) for weight in weights))
 
 
@@ -171,7 +176,8 @@ class Outer(nnx.Module):
             setattr(self, name, nnx.Param(WEIGHTS[name].init(cfg, jax.random.fold_in(key, index), dtype)))
 
     def embed(self, ids: jax.Array, dtype: Any) -> jax.Array:
-        return quantization.rows(*cpu.in_the_loop(self.embedding[...], ids), dtype)
+        table = self.embedding[...]
+        return quantization.rows(*cpu.in_the_loop(table.weight if isinstance(table, adapters.Frozen) else table, ids), dtype)
 
     def norm(self, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.final_norm[...], self.cfg.rms_eps)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from humpback.model import cpu
+from humpback.model import cpu, quantization
 
 SAVED = "product"
 
@@ -53,6 +53,11 @@ def matmul(dtype: Any, x_RI: jax.Array, weights: tuple[jax.Array, ...]) -> tuple
 
 
 def _forward(dtype: Any, x_RI: jax.Array, weights: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], Any]:
+    # What came is kept as it came: it is there anyway, and to make it narrow again is cheap (and see cpu.activation_dtype).
+    return tuple(checkpoint_name(out_RO, SAVED) for out_RO in _products(dtype, x_RI, weights)), (x_RI, weights)
+
+
+def _products(dtype: Any, x_RI: jax.Array, weights: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     def one_by_one(x_RI: jax.Array, *weights: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(_matmul("ri,io->ro", x_RI, weight_IO, x_dtype) for weight_IO in weights)
 
@@ -61,9 +66,7 @@ def _forward(dtype: Any, x_RI: jax.Array, weights: tuple[jax.Array, ...]) -> tup
 
     x_dtype = x_RI.dtype
     narrow = (x_RI.astype(dtype), *(weight_IO.astype(dtype) for weight_IO in weights))
-    outs = lax.platform_dependent(*narrow, cpu=together if dtype == jnp.bfloat16 else one_by_one, default=one_by_one)
-    # What came is kept as it came: it is there anyway, and to make it narrow again is cheap (and see cpu.activation_dtype).
-    return tuple(checkpoint_name(out_RO, SAVED) for out_RO in outs), (x_RI, weights)
+    return lax.platform_dependent(*narrow, cpu=together if dtype == jnp.bfloat16 else one_by_one, default=one_by_one)
 
 
 def _backward(dtype: Any, saved: tuple[jax.Array, Any], grads: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -85,6 +88,40 @@ def _backward(dtype: Any, saved: tuple[jax.Array, Any], grads: tuple[jax.Array, 
 
 
 matmul.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def frozen_matmul(
+    dtype: Any, x_RI: jax.Array, weights: tuple[jax.Array, ...], scales: tuple[jax.Array | None, ...]
+) -> tuple[jax.Array, ...]:
+    """`matmul` with matrices that are not trained, perhaps of int8: neither is their gradient computed, nor are the rows kept for it.
+
+    scales: of each matrix (O,) float32, with which its product is multiplied, or None.
+    """
+    return _frozen_forward(dtype, x_RI, weights, scales)[0]
+
+
+def _frozen_forward(dtype: Any, x_RI: jax.Array, weights: tuple[jax.Array, ...], scales: tuple[Any, ...]) -> tuple[Any, Any]:
+    outs = (quantization.scaled(out_RO, scale_O) for out_RO, scale_O in zip(_products(dtype, x_RI, weights), scales, strict=True))
+    return tuple(checkpoint_name(out_RO, SAVED) for out_RO in outs), (weights, scales)
+
+
+def _frozen_backward(dtype: Any, saved: tuple[Any, Any], grads: tuple[jax.Array, ...]) -> tuple[jax.Array, None, None]:
+    (weights, scales), x_dtype = saved, grads[0].dtype
+    grads = tuple(quantization.scaled(grad_RO, scale_O).astype(dtype) for grad_RO, scale_O in zip(grads, scales, strict=True))
+
+    def one_by_one(*arrays: jax.Array) -> Any:
+        pairs = zip(arrays[: len(weights)], arrays[len(weights) :], strict=True)
+        return sum(_matmul("ro,io->ri", grad_RO, weight_IO, x_dtype) for weight_IO, grad_RO in pairs)
+
+    def together(*arrays: jax.Array) -> jax.Array:
+        return cpu.row_gradients(x_dtype, arrays[: len(weights)], arrays[len(weights) :])
+
+    narrow = (*(weight_IO.astype(dtype) for weight_IO in weights), *grads)
+    return lax.platform_dependent(*narrow, cpu=together if dtype == jnp.bfloat16 else one_by_one, default=one_by_one), None, None
+
+
+frozen_matmul.defvjp(_frozen_forward, _frozen_backward)
 
 
 def turned_matmul(x_RI: jax.Array, weight_OI: jax.Array) -> jax.Array:

@@ -38,6 +38,17 @@ def quantize(tree: Params, dtype: Any) -> Params:
     return map_weights(narrow, tree)
 
 
+def quantize_array(weight: jax.Array, outputs: tuple[int, ...]) -> Any:
+    """Rounds one array to int8, with a scale for each place along the axes `outputs`. UserError without qwix."""
+    return _qwix().quantize(weight.astype(jnp.float32), jnp.int8, channelwise_axes=outputs)
+
+
+def array_sharding(where: NamedSharding, outputs: tuple[int, ...]) -> Any:
+    """Derives the shardings of `quantize_array`'s result from that of the array: scales are split as the outputs are."""
+    scales = PartitionSpec(*(axis if number in outputs else None for number, axis in enumerate(where.spec)))
+    return _qwix().QArray(where, NamedSharding(where.mesh, scales), qtype=jnp.int8)
+
+
 def shardings(placed: Params) -> Params:
     """Derives the shardings of `quantize`'s tree from sharding.decoding_shardings: scales are split as the outputs are."""
     qwix = _qwix()
@@ -58,6 +69,18 @@ def factors(weight: Any, dtype: Any) -> tuple[jax.Array, jax.Array | None]:
     if not hasattr(weight, "qvalue"):
         return weight.astype(dtype), None
     return weight.qvalue.astype(dtype), weight.scale[:, 0]
+
+
+def parts(weight: Any, inputs: int) -> tuple[jax.Array, jax.Array | None]:
+    """Splits a weight whose first dimensions are the inputs: (matrix (I, O), None), or int8 values (I, O) and scales (O,) float32."""
+    if not hasattr(weight, "qvalue"):
+        return weight.reshape(inputs, -1), None
+    return weight.qvalue.reshape(inputs, -1), weight.scale.reshape(-1)
+
+
+def plain(weight: Any, dtype: Any) -> jax.Array:
+    """A weight or QArray as an array: values times scales, rounded to `dtype` once."""
+    return (weight.qvalue * weight.scale if hasattr(weight, "qvalue") else weight).astype(dtype)
 
 
 def scaled(product_RO: jax.Array, scale_O: jax.Array | None) -> jax.Array:

@@ -1,6 +1,6 @@
 """The named sizes, with the hyper-parameters their authors published."""
 
-from humpback.model.weights import LlamaConfig
+from humpback.model.weights import LlamaConfig, RopeScaling
 
 
 def _llama1(D: int, L: int, N: int, F: int, **other) -> LlamaConfig:
@@ -14,10 +14,11 @@ def _llama2(D: int, L: int, N: int, F: int, **other) -> LlamaConfig:
     return _llama1(D, L, N, F, rms_eps=1e-5, max_positions=4096, **other)
 
 
-def _llama3(D: int, L: int, N: int, F: int) -> LlamaConfig:
+def _llama3(D: int, L: int, N: int, F: int, **other) -> LlamaConfig:
+    values = {"max_positions": 8192, **other}
     return LlamaConfig(
-        vocab_size=128256, d_model=D, num_layers=L, num_heads=N, num_kv_heads=8, head_dim=128, d_ff=F,
-        rope_theta=500000.0, rms_eps=1e-5, max_positions=8192,
+        vocab_size=128256, d_model=D, num_layers=L, num_heads=N, num_kv_heads=8, head_dim=D // N, d_ff=F,
+        rope_theta=500000.0, rms_eps=1e-5, **values,
     )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ SIZES: dict[str, LlamaConfig] = {
     "llama2_70b": _llama2(8192, 80, 64, 28672, num_kv_heads=8),
     "llama3_8b": _llama3(4096, 32, 32, 14336),
     "llama3_70b": _llama3(8192, 80, 64, 28672),
+    "llama3_2_1b": _llama3(2048, 16, 32, 8192, tied=True, max_positions=131072, rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192)),
     "tinyllama_1b": _llama1(2048, 22, 32, 5632, num_kv_heads=4, rms_eps=1e-5),
     "smollm2_135m": _smollm2(576, 30, 9, 3, 1536),
     "smollm2_360m": _smollm2(960, 32, 15, 5, 2560),

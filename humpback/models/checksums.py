@@ -50,6 +50,11 @@ def read(folder: epath.Path) -> Files:
     return content["files"]
 
 
+def digest_of(folder: epath.Path) -> str:
+    """The sha256 of the list of files, which stands for the folder; it is not looked whether they match. UserError as `read`."""
+    return _digest(read(folder))
+
+
 def find_damage(folder: epath.Path, complete: bool = False, share: tuple[int, int] = (0, 1)) -> str | None:
     """What is wrong with a folder, naming the file; None when all that checksums.json lists is there and matches.
 

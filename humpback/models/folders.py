@@ -20,9 +20,11 @@ from jax.experimental import multihost_utils
 
 from humpback import distributed, storage
 from humpback.errors import UserError
+from humpback.model import adapters
 from humpback.model import weights as model_weights
 from humpback.model.weights import LlamaConfig
 from humpback.models import checksums, weight_files
+from humpback.models.adapter_folders import Adapter, MergedParams, base_path
 from humpback.models.checksums import CHECKSUMS
 from humpback.tokens.tokenizer import Tokenizer
 
@@ -37,10 +39,12 @@ class ModelInfo:
     config: LlamaConfig
     direction: str  # of DIRECTIONS
     wrapper: str  # a name of prompts.WRAPPERS
+    adapter: Adapter | None = None  # of a folder that holds adapters alone
 
     def to_dict(self) -> dict[str, Any]:
         """As model.json holds it."""
-        return {
+        adapter = {} if self.adapter is None else {"adapter": self.adapter.to_dict()}
+        return adapter | {
             "architecture": self.config.to_dict(),
             "direction": self.direction,
             "wrapper": self.wrapper,
@@ -63,12 +67,15 @@ class Model:
 
 
 def save_model(path: storage.PathLike, info: ModelInfo, params: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Writes a model folder: weights/, the tokenizer's files, model.json, and last checksums.json.
+    """Writes a model folder: weights/, the tokenizer's files, model.json, and last checksums.json. params: with info.adapter, these alone.
 
     What an earlier, killed or finished, call left there is removed first; other files in the folder are left alone.
     Every process calls it. Raises ValueError for weights that do not fit the architecture.
     """
-    model_weights.check_params(info.config, params)
+    if info.adapter is None:
+        model_weights.check_params(info.config, params)
+    else:
+        adapters.check(info.config, info.adapter.names, info.adapter.rank, params)
     with _model_folder(path, info, tokenizer) as (folder, _), weight_files.told_when_full(folder):
         weight_files.start_saving(folder / "weights", params).result()
 
@@ -133,7 +140,8 @@ def read_info(path: storage.PathLike) -> ModelInfo:
                 f"{file}: format_version is {values['format_version']!r}, this program reads {FORMAT_VERSION}; "
                 "use the program that wrote it, or write the model again"
             )
-        info = ModelInfo(LlamaConfig.from_dict(values["architecture"]), values["direction"], values["wrapper"])
+        adapter = Adapter.from_dict(values["adapter"]) if "adapter" in values else None
+        info = ModelInfo(LlamaConfig.from_dict(values["architecture"]), values["direction"], values["wrapper"], adapter)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: not the description of a model ({error})") from error
     if info.direction not in DIRECTIONS:
@@ -142,9 +150,17 @@ def read_info(path: storage.PathLike) -> ModelInfo:
 
 
 def load_model(
-    path: storage.PathLike, *, shardings: Any = None, directions: Collection[str] | None = None, whole: bool = True
+    path: storage.PathLike,
+    *,
+    shardings: Any = None,
+    directions: Collection[str] | None = None,
+    whole: bool = True,
+    base: storage.PathLike | None = None,
+    exact: bool = False,
 ) -> Model:
-    """Reads and verifies a model folder.
+    """Reads and verifies a model folder. One that holds adapters alone is read with its base, as plain weights.
+
+    base: where that is, if not where the folder says. exact: adapters are merged without rounding, to float32.
 
     shardings: an unstacked tree as `model.sharding.param_shardings` makes it; None gives numpy arrays on the host.
     whole: False leaves the weights on disk: `params` reads one, or a layer's, each time that it is asked for.
@@ -156,15 +172,61 @@ def load_model(
     if directions is not None and info.direction not in directions:
         allowed = " or ".join(name for name in DIRECTIONS if name in directions)
         raise UserError(f"{folder}: is a {info.direction} model; this task needs {allowed}")
-    damage_here = checksums.find_damage(folder, share=(jax.process_index(), jax.process_count()))
-    if damage := "".join(distributed.exchange(f"load_model {folder}", damage_here or "")[:1]):
-        raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
-    params = weight_files.StoredParams(folder / "weights", shardings)
+    if base is not None and info.adapter is None:
+        raise UserError(f"{folder}: holds all weights, so it takes no --base={os.fspath(base)}")
+    _check_whole(folder)
     try:
+        if info.adapter is None:
+            params = weight_files.StoredParams(folder / "weights", shardings)
+        else:
+            below = _find_base(folder, info.adapter, info.config, base)
+            _check_whole(below)
+            stored = weight_files.StoredParams(below / "weights", shardings)
+            params = MergedParams(folder / "weights", info.adapter, info.config, stored, shardings, exact)
         model_weights.check_params(info.config, params.arrays)
     except ValueError as error:
         raise UserError(f"{folder / 'weights'}: the weights are not those that model.json describes: {error}") from error
     return Model(info, params.whole() if whole else params, Tokenizer.load(folder))
+
+
+def _check_whole(folder: epath.Path) -> None:
+    """UserError for a damaged folder; each process looks at its share of the files."""
+    damage_here = checksums.find_damage(folder, share=(jax.process_index(), jax.process_count()))
+    if damage := "".join(distributed.exchange(f"load_model {folder}", damage_here or "")[:1]):
+        raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
+
+
+def adapter_beside(folder: storage.PathLike, base: storage.PathLike, lora: adapters.Lora, weights: str) -> Adapter:
+    """What a model folder is to say of adapters beside the base in another one, whose weights have the digest `weights`."""
+    relative = os.path.relpath(os.fspath(base), os.fspath(folder))
+    return Adapter(lora.rank, lora.alpha, lora.names, lora.base, relative, weights, checksums.digest_of(epath.Path(base)))
+
+
+def _find_base(folder: epath.Path, adapter: Adapter, cfg: LlamaConfig, base: storage.PathLike | None) -> epath.Path:
+    """The folder of an adapter's base. UserError when it is not there, or not of the weights beside which the adapters were trained."""
+    path = epath.Path(base) if base else base_path(folder, adapter)
+
+    def problem() -> str:
+        if not (path / "model.json").exists():
+            return "no model folder is there"
+        found = read_info(path)
+        if found.config != cfg or found.adapter is not None:
+            return "a model of another kind is there"
+        same_files = checksums.digest_of(path) == adapter.files
+        return "" if same_files or _stored_digest(path, cfg) == adapter.weights else "other weights are there"
+
+    if wrong := distributed.by_first(f"base of {folder}", problem):
+        raise UserError(
+            f"{folder}: holds adapters alone; their base, whose weights have the digest {adapter.weights[:16]}, was sought at {path}, and "
+            f"{wrong}; give its model folder with --base="
+        )
+    return path
+
+
+def _stored_digest(folder: epath.Path, cfg: LlamaConfig) -> str:
+    """`digest_of` the weights of a folder, read a few at a time."""
+    read = weight_files.Reader(weight_files.StoredParams(folder / "weights"), cfg)
+    return digest_of({name: digest(read(path)) for name, path in sorted(("/".join(path), path) for path, _ in model_weights.leaves(cfg))})
 
 
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:

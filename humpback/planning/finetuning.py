@@ -19,7 +19,7 @@ from humpback.planning.tpu_slices import Slice
 from humpback.rounding import ceil_div, round_up
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
-from humpback.training import batches, flops
+from humpback.training import batches, flops, lora
 from humpback.training import optimizer as optimizers
 
 _REMATS = ("none", "dots", "full")
@@ -29,6 +29,7 @@ _TRIES = 6  # compilations for a stage that does not fit
 _GOOD_ENOUGH = 0.97  # another mesh must save more of the time than this leaves
 _STEPS = 256  # of a training that are packed; they stand for all
 _TRIALS = 3  # to confirm a line
+_FROZEN_BYTES = {"float32": 6, "bfloat16": 2, "int8": 1}  # of a frozen weight; float32 lies there once more as it is sent
 _TARGETS = 64  # places with a loss are counted in these
 
 
@@ -146,7 +147,7 @@ class Finetuning:
             lengths = np.array([len(example.ids) for example in made], np.int64)
             targets = sum(example.target_tokens for example in made)
             tokens, examples = tokens + round(share * int(lengths.sum())), examples + seen
-            model_flops += round(share * flops.step_flops(self._model, lengths.tolist(), targets))
+            model_flops += round(share * flops.step_flops(self._model, lengths.tolist(), targets, lora.of(ft)))
         return Course(steps, tokens, examples, model_flops)
 
     def _jobs(self, training: Training, choice: Choice) -> list[tuple[Step, float]]:
@@ -311,7 +312,10 @@ def _estimate(job: Step) -> float:
     m, place, remat = job.model, job.place, job.finetune["remat"]
     W, outer, split = flops.layer_weights(m), m.vocab_size * m.d_model, place.fsdp * place.tensor
     tokens = job.rows // job.parts * job.length / place.groups
-    state = 12 * parameter_count(m) / split + 4 * W / split + (4 * W / split if job.parts > 1 else 0)
+    trained, graded, frozen = parameter_count(m), W, 0.0
+    if adapted := job.lora:
+        frozen, trained, graded = _FROZEN_BYTES[adapted.base] * trained / split, adapted.count(m), adapted.count(m)
+    state = 12 * trained / split + frozen + (4 + 4 * (job.parts > 1)) * graded / split
     gathered = 4 * W / m.num_layers / place.tensor + 4 * outer / place.tensor
     kept = {"full": 0, "dots": 2 * (4 * m.d_model + 2 * m.d_ff), "none": 2 * (14 * m.d_model + 5 * m.d_ff)}[remat] / place.tensor
     inside = 4 * (6 * m.d_model + 4 * m.d_ff / place.tensor)

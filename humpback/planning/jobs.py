@@ -18,10 +18,14 @@ from typing import Any
 
 from humpback import machine
 from humpback.config import Finetune
+from humpback.model.adapters import Lora
 from humpback.model.weights import LlamaConfig, RopeScaling
 
 # Fields of Finetune that are in the program; the others decide which examples it gets, or when it saves.
-_IN_PROGRAM = ("lr", "end_lr", "weight_decay", "beta1", "beta2", "eps", "clip", "dropout", "compute_dtype", "remat", "spike", "skip_spikes")
+_IN_PROGRAM = (
+    "lr", "end_lr", "weight_decay", "beta1", "beta2", "eps", "clip", "dropout", "compute_dtype", "remat", "spike", "skip_spikes",
+    "lora_rank", "lora_alpha", "lora_names", "lora_base", "lora_dropout",
+)  # fmt: skip
 _STEPS = 1_000  # a constant of the program that changes nothing but the learning rate, so that all trainings share a compilation
 _READ = 5  # logits of a rating in `expected` mode
 
@@ -63,6 +67,13 @@ class Step:
     def of(cls, place: Place, model: LlamaConfig, ft: Finetune, **shape: int) -> "Step":
         """With those fields of `ft` that are in the program."""
         return cls(place, model, {name: getattr(ft, name) for name in _IN_PROGRAM}, **shape)
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters that train in place of the weights."""
+        from humpback.training import lora  # here, as the functions below import, for commands that compile nothing
+
+        return lora.of(Finetune(**self.finetune))
 
 
 @dataclass(frozen=True)
@@ -176,13 +187,14 @@ def build(job: Job) -> tuple[Any, tuple, Any]:
 
 
 def _step(job: Step, mesh: Any) -> tuple[Any, tuple]:
-    from humpback.training import optimizer, placement, update
+    from humpback.training import lora, optimizer, placement, update
 
     ft = Finetune(**job.finetune)
     adamw = optimizer.make_optimizer(ft)
-    shapes = update.state_shapes(job.model, adamw, mesh)
+    shapes = update.state_shapes(job.model, adamw, mesh, job.lora)
     step = update.jit_step(job.model, ft, adamw, _STEPS, shapes)
-    return step, (shapes, placement.abstract_rows(mesh, job.length, job.rows, job.targets, job.parts), update.abstract_words(mesh))
+    rows = placement.abstract_rows(mesh, job.length, job.rows, job.targets, job.parts)
+    return step, (shapes, rows, update.abstract_words(mesh), *lora.frozen_shapes(job.model, mesh, job.lora))
 
 
 def _decode(job: Decode, mesh: Any) -> tuple[Any, tuple]:
@@ -200,7 +212,7 @@ def source_digest(folder: pathlib.Path | None = None) -> str:
     package = folder or pathlib.Path(__file__).resolve().parents[1]
     names = [
         *(f"decoding/{name}.py" for name in ("executables", "sampling")),
-        *(f"training/{name}.py" for name in ("loss", "optimizer", "placement", "update")),
+        *(f"training/{name}.py" for name in ("lora", "loss", "optimizer", "placement", "update")),
         *(f"planning/{name}.py" for name in ("collectives", "compile", "jobs")),
         *sorted(f"model/{path.name}" for path in (package / "model").glob("*.py")),
         "chips.py",

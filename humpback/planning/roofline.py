@@ -5,12 +5,13 @@
 
 C, M and I are the shares of the published figures that runs reach (COMPUTE, MEMORY, INTERCONNECT below). A training step counts
 
-  operations   of all tokens of all rows, padding too: 6 a weight of the layers' matrices, with full rematerialisation 2 more for all of
-               them but the down projection; 6 · D · V a target place; attention 2 · N · H · pairs for each product, of which there are 2
-               forward, 7 backward (the kernel computes scores twice there), and 2 again with rematerialisation. pairs: those that the
-               kernel's blocks of 512 do not skip, T · (T + 512) / 2
-  bytes        28 a weight of the chip's share (weights, two moments and the gradient in float32 through AdamW); of each layer's matrices
-               in bfloat16 what is gathered, read in each pass, and its gradient; inputs and outputs of each product in each pass; logits
+  operations   of all tokens of all rows, padding too: 6 a weight of the layers' matrices (4 a frozen one, 6 of its adapter's), with full
+               rematerialisation 2 more for all of them but the down projection; 6 · D · V (frozen: 4) a target place;
+               attention 2 · N · H · pairs for each product, of which there are 2 forward, 7 backward (the kernel computes scores twice
+               there), and 2 again with rematerialisation. pairs: those that the kernel's blocks of 512 do not skip, T · (T + 512) / 2
+  bytes        28 a weight that trains, of the chip's share (weights, two moments and the gradient in float32 through AdamW); of each
+               layer's matrices in bfloat16 (frozen: or int8) what is gathered, read in each pass, and its gradient, where there is one;
+               inputs and outputs of each product in each pass; logits
   gathered     what the compiled program's collectives carry (planning/collectives.py), weights to be gathered and gradients to be
                scattered: payload · (n - 1) / n, and 5 µs for each. It goes on beside the products
   waited for   the reductions of activations among `tensor` chips, whose result the next product needs: twice that; in decoding, all
@@ -32,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from humpback.model import kernels
+from humpback.model.adapters import Lora
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, parameter_count
 from humpback.planning.jobs import Answer, Decode, Place, Step
 from humpback.planning.tpu_slices import Slice
@@ -135,14 +137,15 @@ def _edges(model: LlamaConfig) -> int:
     return sum(weight.inputs(model) + math.prod(weight.sizes(model)) // weight.inputs(model) for weight in matrices)
 
 
-def step_operations(model: LlamaConfig, length: int, rows: int, targets: int, remat: str) -> int:
+def step_operations(model: LlamaConfig, length: int, rows: int, targets: int, remat: str, lora: Lora | None = None) -> int:
     """Of a training step on all chips, executed: recomputation and padding count. targets: places with a loss, of all rows."""
-    W, again = layer_weights(model), remat == "full"
-    of_token = 6 * W + (2 * (W - model.num_layers * model.d_model * model.d_ff) if again else 0)
+    W, again, each = layer_weights(model), remat == "full", 4 if lora else 6
+    adapted = (6 + 2 * again) * lora.count(model) if lora else 0
+    of_token = each * W + adapted + (2 * (W - model.num_layers * model.d_model * model.d_ff) if again else 0)
     products = 9 if remat == "none" else 11
     pairs = length * (length + min(length, _BLOCK)) // 2
     attention = 2 * model.num_layers * model.num_heads * model.head_dim * pairs * products
-    return rows * (length * of_token + attention) + 6 * model.d_model * model.vocab_size * targets
+    return rows * (length * of_token + attention) + each * model.d_model * model.vocab_size * targets
 
 
 def step_traffic(job: Step) -> dict[str, tuple[int, int]]:
@@ -150,12 +153,21 @@ def step_traffic(job: Step) -> dict[str, tuple[int, int]]:
     model, place = job.model, job.place
     W, outer = layer_weights(model) / place.tensor, model.d_model * model.vocab_size / place.tensor
     sent = {}
+    lora, reduced = job.lora, job.parts * 2 * (W + outer)
+    matrices = 2.0
+    if lora:  # of frozen weights no gradient is sent, and int8 is gathered as it lies
+        matrices, reduced = _frozen_bytes(lora), job.parts * 4 * lora.count(model) / place.tensor
     if place.fsdp > 1:
-        gathered = job.parts * (2 * _GATHERS * W + 2 * 2 * outer)
+        gathered = job.parts * (matrices * _GATHERS * W + 2 * 2 * outer)
         sent["all-gather"] = (8 * model.num_layers * job.parts * _GATHERS, round(gathered))
-    reduced, times = job.parts * 2 * (W + outer), 8 * model.num_layers * job.parts
+    times = 8 * model.num_layers * job.parts
     sent["all-reduce"] = (times + _activation_passes(job), round(reduced + _activation_bytes(job)))
     return sent
+
+
+def _frozen_bytes(lora: Lora) -> float:
+    """Of a frozen weight of the layers as it is gathered and read: int8, or the products' bfloat16."""
+    return 1.0 if lora.base == "int8" else 2.0
 
 
 def _activation_passes(job: Step) -> int:
@@ -173,13 +185,16 @@ def step_times(job: Step, slice_: Slice, traffic: Traffic) -> Times:
     """Of one training step."""
     model, place, remat = job.model, job.place, job.finetune["remat"]
     again, groups = remat == "full", place.groups
-    operations = step_operations(model, job.length, job.rows, job.targets * groups * job.parts, remat) / place.chips
+    lora = job.lora
+    operations = step_operations(model, job.length, job.rows, job.targets * groups * job.parts, remat, lora) / place.chips
     tokens, W = job.rows * job.length / groups, layer_weights(model)
-    weights = 2 * W / place.tensor * job.parts * ((7 if place.fsdp > 1 else 5) + again)
+    trained = lora.count(model) if lora else parameter_count(model)
+    passes = (7 if place.fsdp > 1 else 5) - (3 if lora else 0) + again  # a gradient is written, read and written
+    weights = (_frozen_bytes(lora) if lora else 2) * W / place.tensor * job.parts * passes
     activations = 2 * model.num_layers * _edges(model) * tokens * (4 + again) / place.tensor
     logits = 16 * model.vocab_size * job.targets * job.parts / place.tensor
-    state = _STATE_BYTES * parameter_count(model) / (place.fsdp * place.tensor)
-    gradients = 2 * parameter_count(model) / place.tensor
+    state = _STATE_BYTES * trained / (place.fsdp * place.tensor)
+    gradients = (4 if lora else 2) * trained / place.tensor
     between = 2 * (place.slices - 1) / place.slices * gradients / place.fsdp if place.slices > 1 else 0
     waited = _reduced(_activation_passes(job), _activation_bytes(job), place, slice_)
     gathered = 0.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from humpback.chips import CHIPS, Chip
+from humpback.chips import CHIPS, REFUSED, Chip
 from humpback.errors import UserError
 from humpback.rounding import ceil_div
 
@@ -88,6 +88,8 @@ class Slice:
 def parse(name: str) -> Slice:
     """`v5e-32`, `v5litepod-32`, `v4-32` (TensorCores: 16 chips), a shape (`v5e:4x8`), several (`2xv5e-16`). UserError for anything else."""
     match = _NAME.fullmatch(name)
+    if refused := next((generation for generation in REFUSED if re.match(rf"(\d+x)?{generation}[-:]", name)), None):
+        raise UserError(f"TPU slice {name!r}: {refused} is not planned for: its chips are two devices each; take {', '.join(CHIPS)}")
     if not match:
         raise UserError(f"TPU slice {name!r}: must be a name of the cloud's, as v5e-32, v4-32, v5p-16 or v6e-16; a shape, as v5e:4x8; "
                         "or several of one sort, as 2xv5e-16")  # fmt: skip

@@ -10,6 +10,7 @@ import sys
 
 import jax
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from humpback import config as configs
@@ -23,10 +24,11 @@ _FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """--config, --workdir and --accept_code."""
+    """--config, --workdir, --resume_from and --accept_code."""
     config_flags.DEFINE_config_file("config", None, "the experiment, configs/NAME.py[:VARIANT]; --config.FIELD=VALUE changes a field")
     flags.DEFINE_string("workdir", None, "the run's directory (local or gs://)")
     flags.DEFINE_bool("yes", False, "send what an endpoint (curate.judge) is asked, which may cost money")
+    flags.DEFINE_string("resume_from", None, "another run's directory, which is only read: what it has of this run is copied")
     define_accept_code()
 
 
@@ -41,11 +43,14 @@ def open_run() -> Run:
         if _FLAGS[name].value is None:
             raise UserError(f"--{name} is missing; for example --config=configs/demo.py --workdir=runs/demo")
     try:
-        cfg = configs.finish(_FLAGS.config)
+        cfg = configs.finish(_FLAGS.config, jax.default_backend())
     except OSError as error:  # a file that cannot be read shows only when the config is looked at
         _, _, said = str(error).partition("failure to load: ")
         raise UserError(f"--config: {' '.join((said or str(error)).split())}") from error
-    run = Run(cfg, _FLAGS.workdir, accept_code=_FLAGS.accept_code, yes=_FLAGS.yes)
+    before = _FLAGS.resume_from or ""
+    if before and not epath.Path(before).is_dir():
+        raise UserError(f"--resume_from={before}: there is no such folder; name the directory of a run, the one that holds config.json")
+    run = Run(cfg, _FLAGS.workdir, accept_code=_FLAGS.accept_code, resume_from=before, yes=_FLAGS.yes)
     keep_programs(run.workdir / CACHE)
     run.place.at_begin.append(functools.partial(_record, run))
     return run

@@ -21,25 +21,25 @@ from humpback.errors import UserError
 from humpback.locks import lock_of
 from humpback.model import sharding
 from humpback.progress import say
-from humpback.stages import code, contents, identity
+from humpback.stages import code, contents, identity, resume
 from humpback.stages.contents import Contents
 
 _METRICS_SECONDS = 10
 _WAIT_SECONDS = 30 * 24 * 3600.0  # for the first process, while that waits for who holds the lock
-TIMING = "timing.json"
 _NOT_TRIED: dict[str, float] = {"seconds": 0.0, "attempts": 0}
-WORK_FOLDERS = ("parts", "steps", "rubric/parts", "likelihood/parts")  # what a stage leaves while it works, for itself to continue from
 
 
 class Place:
     """Where a command writes: a run's directory, or the folder of a command of its own.
 
     values: what every field that may decide a result is now, by name. accept_code: a half-done stage of another version of the code is
-    continued. at_begin: called before the first write into the place.
+    continued. resume_from: a run's directory, whose stages are copied where they are what would be made here. at_begin: called before
+    the first write into the place.
     """
 
-    def __init__(self, path: storage.PathLike, values: Mapping[str, Any], *, accept_code: bool = False):
+    def __init__(self, path: storage.PathLike, values: Mapping[str, Any], *, accept_code: bool = False, resume_from: str = ""):
         self.path, self.accept_code = epath.Path(path), accept_code
+        self.resume_from = epath.Path(resume_from) if resume_from else None
         self.lock = lock_of(path)
         self.digests = Digests(self.path / CACHE)
         self.now = identity.Now(values, Contents(values, self.digests))
@@ -63,10 +63,12 @@ class Place:
 class Run:
     """A config and the directory that holds what it makes."""
 
-    def __init__(self, cfg: configs.Config, workdir: storage.PathLike, *, accept_code: bool = False, yes: bool = False):
+    def __init__(
+        self, cfg: configs.Config, workdir: storage.PathLike, *, accept_code: bool = False, resume_from: str = "", yes: bool = False
+    ):
         """yes: what may cost money is agreed to."""
         self.cfg, self.workdir, self.yes = cfg, epath.Path(workdir), yes
-        self.place = Place(workdir, dict(configs.leaves(cfg)), accept_code=accept_code)
+        self.place = Place(workdir, dict(configs.leaves(cfg)), accept_code=accept_code, resume_from=resume_from)
         check_shared("workdir", self.workdir)
 
     def mesh(self) -> jax.sharding.Mesh:
@@ -144,6 +146,10 @@ class Stage:
         found = self._look()
         if (not found["complete"] or self._work_folders()) and self._place.take():
             found = self._look()  # another process may have had it
+        if not found["complete"] and (other := self._place.resume_from) is not None:
+            inputs = {name: identity.manifest_digest(self._place.path / name) for name in self._inputs}
+            if resume.take(other / self.name, self.path, self._place.now, self._fields, inputs):
+                found = self._look()
         if found["complete"]:
             self._clear_work()  # a kill may have come between the manifest and this
         else:
@@ -193,8 +199,8 @@ class Stage:
                 "code": codes[:1],
             }
         all_codes, earlier = [*codes, *accepted], _NOT_TRIED
-        if (self.path / TIMING).exists():
-            earlier = _NOT_TRIED | storage.read_json(self.path / TIMING)
+        if (self.path / identity.TIMING).exists():
+            earlier = _NOT_TRIED | storage.read_json(self.path / identity.TIMING)
         return {"complete": False, "made_from": record, "codes": all_codes, "accepted": accepted, "told": "", "earlier": earlier,
                 "held": held, "number": number}  # fmt: skip
 
@@ -256,7 +262,7 @@ class Stage:
             number = len(storage.list_files(self.path / "metrics"))
             lines = "".join(json.dumps(row) + "\n" for row in self._metrics)
             storage.publish(self.path / "metrics" / f"metrics-{number:05d}.jsonl", lines)
-            storage.publish_json(self.path / TIMING, self._timing(), replace=True)  # for the next attempt, should this one be killed
+            storage.publish_json(self.path / identity.TIMING, self._timing(), replace=True)  # for an attempt after a kill
         self._metrics, self._published = [], time.monotonic()
 
     def _timing(self) -> dict[str, float]:
@@ -267,7 +273,7 @@ class Stage:
     def _work_folders(self) -> list[epath.Path]:
         """What is there of work that is over once the stage is complete."""
         kept = any(value for name, value in self._recorded.items() if name.endswith(".checkpoint_keep_every"))
-        folders = (self.path / name for name in WORK_FOLDERS if not (kept and name == "steps"))
+        folders = (self.path / name for name in identity.WORK_FOLDERS if not (kept and name == "steps"))
         return [folder for folder in folders if folder.exists()]
 
     def _clear_work(self) -> None:
@@ -293,7 +299,7 @@ class Stage:
             self.check()
             timing = self._timing()
             rate = {"tokens": tokens, "tokens_per_second": tokens / timing["seconds"], "devices": jax.device_count()}
-            storage.publish_json(self.path / TIMING, timing | rate, replace=True)
+            storage.publish_json(self.path / identity.TIMING, timing | rate, replace=True)
             manifest = {
                 **self._made_from,
                 "code": self._codes,

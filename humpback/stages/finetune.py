@@ -15,6 +15,7 @@ from humpback import config as configs
 from humpback import distributed, prompts, storage
 from humpback.errors import UserError
 from humpback.evaluation import paired
+from humpback.model import adapters
 from humpback.model.weights import LlamaConfig
 from humpback.models import folders
 from humpback.models.folders import digest_of
@@ -24,7 +25,7 @@ from humpback.stages import commandline, held_out
 from humpback.stages.directory import Run, Stage
 from humpback.tokens.examples import PROMPTS_CUT, Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
-from humpback.training import checkpoint, evaluate, events, loop, optimizer, placement
+from humpback.training import checkpoint, evaluate, events, loop, lora, optimizer, placement
 
 TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
 
@@ -55,7 +56,9 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     base = dataclasses.replace(base, tokenizer=base.tokenizer.ending(prompts.ENDS.get(run.cfg.wrapper, "")))
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
         base.info.check_length(label, length)
-    info = folders.ModelInfo(base.info.config, task, run.cfg.wrapper)
+    adapted, base_digest = lora.of(ft), run.weights_digest("base")
+    adapter = folders.adapter_beside(stage.path, run.workdir / "base", adapted, base_digest) if adapted else None
+    info = folders.ModelInfo(base.info.config, task, run.cfg.wrapper, adapter)
     data = _stage_data(run, stage, field, task, iteration, base.tokenizer)
     distributed.by_first(f"begin {stage.path}", stage.begin)
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
@@ -69,28 +72,29 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
                 scalars.flush()
 
         try:
-            trained, step, tokens = loop.train(
+            trained = loop.train(
                 base, data.examples, loop.Training(ft, run.cfg.seed, name, info),
                 mesh=run.mesh(), dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
             )  # fmt: skip
         finally:
             stage.publish_metrics()
-    folders.save_model(stage.path, info, trained, base.tokenizer)
-    # The first stage of each task measures the base, too.
-    models = {name: trained} if iteration else {"base": base.params, name: trained}
-    measured = measure(run, task, base.info.config, models, data.questions, ft.compute_dtype)
+    folders.save_model(stage.path, info, trained.params, base.tokenizer)
+    # The first stage of each task measures the base, too. Adapters are measured as they were trained, beside weights that are not merged.
+    models = {} if iteration else {"base": base.params if trained.stacked is None else adapters.bare(trained.stacked)}
+    models[name] = trained.params if trained.stacked is None else trained.stacked
+    measured = measure(run, task, base.info.config, models, data.questions, ft.compute_dtype, stacked=trained.stacked is not None)
     if not measured:
         length = run.cfg.decoding.length
         say(f"{name}: not measured, as no pair is held out (seed_pairs.held_out) or none fits into decoding.length = {length}")
     if distributed.is_first():
         storage.publish(stage.path / paired.FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
-    digests = folders.weights_digest(trained)
+    digests = folders.weights_digest(trained.params) | ({"base": base_digest} if adapted else {})
     stage.finish(
         counts=data.counts,
         dropped=data.dropped,
         files=[paired.FILE],
-        tokens=tokens,
-        step=step,
+        tokens=trained.tokens,
+        step=trained.step,
         weights=digests,
         weights_sha256=digest_of(digests),
     )
@@ -202,12 +206,14 @@ def measure(
     models: Mapping[str, Any],
     questions: Sequence[tuple[held_out.Question, TokenExample]],
     compute_dtype: str,
+    stacked: bool = False,
 ) -> list[dict[str, Any]]:
     """The rows of held_out.py, {model, task, id, nats, tokens, …}, of every question under each model: nats of the target and its end,
-    prompts as at inference."""
+    prompts as at inference. stacked: the models are on the mesh as training lays them out."""
+    score = evaluate.nll_of_stacked if stacked else evaluate.nll
     rows, examples = [], [example for _, example in questions]
     for name, params in models.items() if questions else ():
-        scores = evaluate.nll(cfg, params, examples, length=run.cfg.decoding.length, mesh=run.mesh(), compute_dtype=compute_dtype)
+        scores = score(cfg, params, examples, length=run.cfg.decoding.length, mesh=run.mesh(), compute_dtype=compute_dtype)
         rows += [
             {"model": name, "task": task, **question, "nats": float(nats), "tokens": int(count)}
             for (question, _), nats, count in zip(questions, scores.nats, scores.tokens, strict=True)

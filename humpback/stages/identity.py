@@ -18,7 +18,9 @@ from humpback.stages import contents
 from humpback.stages.contents import Content, Contents
 
 STAGE, MANIFEST = "stage.json", "manifest.json"
+TIMING = "timing.json"
 LISTS = "inputs.json"  # beside them: {field: list of its files} of fields that name several
+WORK_FOLDERS = ("parts", "steps", "rubric/parts", "likelihood/parts")  # what a stage leaves while it works, for itself to continue from
 _UNRECORDED = {"humpback": "of a version that recorded neither itself nor contents"}
 _CODE = "code-"  # what the name of a file with a further version begins with
 _FOUND = "found-"  # and of one with what was found for the devices at hand; the last one holds
@@ -83,8 +85,13 @@ def read_all(workdir: epath.Path) -> dict[str, Record]:
 
 def nothing_made(folder: epath.Path) -> bool:
     """Whether a folder holds nothing but what a stage is to be made from: then it may be made from something else."""
-    ours = (STAGE, LISTS, locks.NAME, digests.CACHE)  # the last two of a folder that is a place of its own
-    return all(item.name in ours or item.name.startswith((_CODE, _FOUND, storage.TEMPORARY)) for item in folder.iterdir())
+    ours = (locks.NAME, digests.CACHE)  # of a folder that is a place of its own
+    return all(item.name in ours or says_from_what(item.name) or item.name.startswith(storage.TEMPORARY) for item in folder.iterdir())
+
+
+def says_from_what(name: str) -> bool:
+    """Whether a file of this name says what a stage is to be made from, by which version of the code, or on what."""
+    return name in (STAGE, LISTS) or name.startswith((_CODE, _FOUND))
 
 
 def manifest_digest(folder: epath.Path) -> str | None:

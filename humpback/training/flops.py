@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax
 
 from humpback import chips
+from humpback.model.adapters import Lora
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names
 
 
@@ -21,7 +22,7 @@ def layer_weights(cfg: LlamaConfig) -> int:
     return cfg.num_layers * sum(math.prod(WEIGHTS[name].sizes(cfg)) for name in layer_names(cfg) if WEIGHTS[name].matrix)
 
 
-def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int) -> int:
+def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int, lora: Lora | None = None) -> int:
     """Floating-point operations of one training step, a multiplication and an addition as two.
 
     lengths: tokens of each example, not of the rows that they are packed into; target_tokens: those with a loss, of all.
@@ -31,11 +32,14 @@ def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int) -> 
       + 6 · L · N · H · Σ len²  attention inside each example: two products of 2 · N · H · len² forward, halved as it is causal,
                                 and twice that backward
 
+    With adapters, of A weights, W and D · V count 4, as no gradient of a frozen matrix is computed, and A counts 6.
+
     Norms, rotary positions, softmax, the embedding's look-up and the optimizer are not counted, nor padding, nor anything that
     is computed a second time to save memory.
     """
-    products = 6 * layer_weights(cfg) * sum(lengths)
-    head = 6 * cfg.d_model * cfg.vocab_size * target_tokens
+    each = 4 if lora else 6
+    products = (each * layer_weights(cfg) + (6 * lora.count(cfg) if lora else 0)) * sum(lengths)
+    head = each * cfg.d_model * cfg.vocab_size * target_tokens
     attention = 6 * cfg.num_layers * cfg.num_heads * cfg.head_dim * sum(length**2 for length in lengths)
     return products + head + attention
 

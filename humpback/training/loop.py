@@ -19,11 +19,12 @@ from jax.sharding import Mesh
 from humpback import distributed
 from humpback.config import Finetune, recorded
 from humpback.errors import Stopped, UserError
-from humpback.model import llama, sharding
+from humpback.model import adapters, llama, sharding
+from humpback.model.adapters import Lora
 from humpback.models.folders import Model, ModelInfo
 from humpback.progress import Bar, warn
 from humpback.tokens.examples import TokenExample
-from humpback.training import batches, evaluate, flops, placement, update
+from humpback.training import batches, evaluate, flops, lora, placement, update
 from humpback.training import optimizer as optimizers
 from humpback.training.checkpoint import TrainingCheckpoints
 from humpback.training.stopping import StopRequest, Watchdog
@@ -53,11 +54,13 @@ class Training:
 
 
 class Trained(NamedTuple):
-    """The result: weights, float32, unstacked, on the mesh; the step after which they were so; the tokens of all steps' examples."""
+    """The result: weights, float32, unstacked, on the mesh, or with adapters these alone; the step after which they were so; the tokens of
+    all steps' examples. stacked: the whole tree that training.evaluate takes; None where all weights were trained, to hold no copy."""
 
     params: llama.Params
     step: int
     tokens: int
+    stacked: llama.Params | None = None
 
 
 class Profile:
@@ -111,13 +114,16 @@ def train(
     cfg = model.info.config
     plan = batches.make_plan(examples, ft, seed, purpose, sharding.batch_shards(mesh))
     warn_of_epochs(purpose, plan, len(examples))
+    adapted = lora.of(ft)
+    lora.warn_of_rate(purpose, ft, plan.steps)
     meta = _describe(model, examples, dev, training, plan)
     with jax.set_mesh(mesh), StopRequest() as stop, _saved_first(checkpoints):
         optimizer = optimizers.make_optimizer(ft)
-        shapes = update.state_shapes(cfg, optimizer, mesh)
-        state, done, dev_loss = _start(model, optimizer, shapes, mesh, checkpoints, meta)
+        shapes = update.state_shapes(cfg, optimizer, mesh, adapted)
+        frozen = [placement.place_params(cfg, model.params, mesh, adapted.base)] if adapted else []
+        state, done, dev_loss = _start(model, training, optimizer, shapes, mesh, checkpoints, meta)
         compiled = stop.run_interruptibly(lambda: _compile(cfg, ft, optimizer, plan, done, shapes, mesh))
-        keeper = _Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, stop)
+        keeper = _Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, stop, frozen)
         if dev and dev_loss is None and keeper.looks_after(done):  # a stop came between the step and the look
             keeper.settle(done, state)
             keeper.stop_if_asked(done)
@@ -129,10 +135,10 @@ def train(
                 profile.before(step + 1)
             started = time.perf_counter()
             with watchdog.step(step + 1):
-                state, measured = compiled[plan.shapes[step]](state, rows, words_2)
+                state, measured = compiled[plan.shapes[step]](state, rows, words_2, *frozen)
                 following = _next(examples, plan, step + 1, seed, purpose, mesh)  # while the devices work
                 row = _measure(measured, chosen, step, plan, ft)
-            row |= _rates(cfg, chosen, plan.shapes[step], mesh, time.perf_counter() - started)
+            row |= _rates(cfg, adapted, chosen, plan.shapes[step], mesh, time.perf_counter() - started)
             if profile is not None:
                 profile.after(step + 1, last=step + 1 == plan.steps)
             row |= keeper.settle(step + 1, state)
@@ -145,6 +151,9 @@ def train(
         state, step = keeper.choose(state, shapes)
         params = state["params"]
         del state  # the moments are twice the weights
+        if adapted:
+            unstacked = jax.jit(lambda tree: adapters.unstack(cfg, tree))(params)
+            return Trained(unstacked, step, plan.tokens, lora.whole(params, frozen, adapted))
         return Trained(placement.unstack_params(cfg, params, mesh), step, plan.tokens)
 
 
@@ -180,7 +189,9 @@ class _Keeper:
         checkpoints: TrainingCheckpoints | None,
         meta: dict[str, Any],
         stop: StopRequest,
+        frozen: list[llama.Params],
     ):
+        self._frozen = frozen
         self._cfg, self._ft, self._steps, self._mesh, self._dev = cfg, ft, plan.steps, mesh, dev
         self._checkpoints, self._meta, self._stop, self._stopping = checkpoints, meta, stop, False
         before = checkpoints.best() if dev and checkpoints is not None else None
@@ -222,7 +233,7 @@ class _Keeper:
 
         with contextlib.suppress(Enough):
             scores = evaluate.nll_of_stacked(
-                self._cfg, state["params"], self._dev,
+                self._cfg, lora.whole(state["params"], self._frozen, lora.of(self._ft)), self._dev,
                 length=self._ft.length, mesh=self._mesh, compute_dtype=self._ft.compute_dtype, between=between,
             )  # fmt: skip
             return float(scores.nats.sum() / scores.tokens.sum())
@@ -268,18 +279,21 @@ def _compile(
     needed = sorted(set(plan.shapes[done:]))
     rows = [placement.abstract_rows(mesh, shape.length, shape.rows, shape.targets, shape.parts) for shape in needed]
     words_2 = update.abstract_words(mesh)
-    return {shape: step.lower(shapes, abstract, words_2).compile() for shape, abstract in zip(needed, rows, strict=True)}
+    frozen = lora.frozen_shapes(cfg, mesh, lora.of(ft))
+    return {shape: step.lower(shapes, abstract, words_2, *frozen).compile() for shape, abstract in zip(needed, rows, strict=True)}
 
 
 def _start(
     model: Model,
+    training: Training,
     optimizer: Any,
     shapes: update.State,
     mesh: Mesh,
     checkpoints: TrainingCheckpoints | None,
     meta: dict[str, Any],
 ) -> tuple[update.State, int, float | None]:
-    """The state to begin with, how many steps are done, and its dev loss: the newest checkpoint's, else the model's weights and 0."""
+    """The state to begin with, how many steps are done, and its dev loss: the newest checkpoint's, else the model's weights, or fresh
+    adapters, and 0."""
     if checkpoints is not None and (latest := checkpoints.latest()) is not None:
         step, saved = latest
         for name in sorted({*meta, *saved} - {_DEV_LOSS}):
@@ -289,7 +303,8 @@ def _start(
                     "put the old value back to continue it, or delete the folder to begin anew"
                 )
         return checkpoints.restore(step, shapes), step, saved.get(_DEV_LOSS)
-    params = placement.place_params(model.info.config, model.params, mesh)
+    cfg, adapted = model.info.config, lora.of(training.ft)
+    params = lora.first(cfg, mesh, adapted, training.seed, training.purpose) if adapted else placement.place_params(cfg, model.params, mesh)
     return update.first_state(params, optimizer, shapes), 0, None
 
 
@@ -332,12 +347,12 @@ def _measure(
 
 
 def _rates(
-    cfg: llama.LlamaConfig, chosen: Sequence[TokenExample], shape: batches.Shape, mesh: Mesh, seconds: float
+    cfg: llama.LlamaConfig, adapted: Lora | None, chosen: Sequence[TokenExample], shape: batches.Shape, mesh: Mesh, seconds: float
 ) -> dict[str, Any]:
     """The part of a step's metrics that says how much was done, and how fast."""
     lengths = [len(example.ids) for example in chosen]
     tokens, targets = sum(lengths), sum(example.target_tokens for example in chosen)
-    model_flops, peak = flops.step_flops(cfg, lengths, targets), flops.peak_flops(mesh.devices.flat[0])
+    model_flops, peak = flops.step_flops(cfg, lengths, targets, adapted), flops.peak_flops(mesh.devices.flat[0])
     return {
         "tokens": tokens,
         "target_tokens": targets,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from humpback.model import cpu, llama, products
+from humpback.model import adapters, cpu, llama, products, quantization
 from humpback.model.sharding import BATCH_AXES
 from humpback.rounding import ceil_div
 
@@ -22,11 +22,13 @@ VOCABULARY_AXIS = "tensor"
 
 
 class Head(NamedTuple):
-    """The matrix behind the logits. tied: it is the embedding, (V, D); else (D, V). words: the vocabulary without its padding."""
+    """The matrix behind the logits. tied: it is the embedding, (V, D); else (D, V). words: the vocabulary without its padding.
+    frozen: it is not trained, and its gradient not computed."""
 
     matrix: jax.Array
     tied: bool
     words: int
+    frozen: bool = False
 
 
 def target_nats(
@@ -49,7 +51,10 @@ def target_nats(
     ids, positions, segments, tokens = (part[f"{name}_ABT"] for name in ("ids", "positions", "segments", "tokens"))
     dropout = None if dropout is None else dropout._replace(tokens_BT=tokens)
     x_BTD = llama.hidden(cfg, params, ids, positions, segments, dtypes=dtypes, dropout=dropout, remat=remat)
-    head = Head(params["embedding" if cfg.tied else "head"], cfg.tied, cfg.vocab_size)
+    matrix = params["embedding" if cfg.tied else "head"]
+    head = Head(matrix, cfg.tied, cfg.vocab_size)
+    if isinstance(matrix, adapters.Frozen):
+        head = Head(quantization.plain(matrix.weight, compute_dtype), cfg.tied, cfg.vocab_size, frozen=True)
     if weights_GM is None:
         return token_nats(compute_dtype, x_BTD, head, part["places_AGM"], part["targets_AGM"])
     return nats_sum(compute_dtype, x_BTD, head, part["places_AGM"], part["targets_AGM"], weights_GM)
@@ -72,24 +77,24 @@ def token_nats(dtype: Any, x_BTD: jax.Array, head: Head, places_GM: jax.Array, t
 def nats_sum(
     dtype: Any, x_BTD: jax.Array, head: Head, places_GM: jax.Array, targets_GM: jax.Array, weights_GM: jax.Array
 ) -> jax.Array:
-    """The sum of `token_nats` times weights_GM, float32, to be differentiated by x and the matrix."""
-    return _nats_sum(dtype, head.tied, head.words, x_BTD, head.matrix, places_GM, targets_GM, weights_GM)
+    """The sum of `token_nats` times weights_GM, float32, to be differentiated by x and, unless it is frozen, the matrix."""
+    return _nats_sum(dtype, head.tied, head.words, head.frozen, x_BTD, head.matrix, places_GM, targets_GM, weights_GM)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _nats_sum(dtype, tied, words, x_BTD, matrix, *rows):
-    return _nats_sum_forward(dtype, tied, words, x_BTD, matrix, *rows)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _nats_sum(dtype, tied, words, frozen, x_BTD, matrix, *rows):
+    return _nats_sum_forward(dtype, tied, words, frozen, x_BTD, matrix, *rows)[0]
 
 
-def _nats_sum_forward(dtype, tied, words, x_BTD, matrix, places_GM, targets_GM, weights_GM):
-    nats_GM, *grads = _on_mesh(dtype, x_BTD, Head(matrix, tied, words), places_GM, targets_GM, weights_GM)
-    types = [jnp.zeros(0, x.dtype) for x in (x_BTD, matrix)]
+def _nats_sum_forward(dtype, tied, words, frozen, x_BTD, matrix, places_GM, targets_GM, weights_GM):
+    nats_GM, *grads = _on_mesh(dtype, x_BTD, Head(matrix, tied, words, frozen), places_GM, targets_GM, weights_GM)
+    types = [jnp.zeros(0, x.dtype) for x in (x_BTD, matrix)][: len(grads)]
     return jnp.sum(nats_GM * weights_GM), (grads, types)
 
 
-def _nats_sum_backward(dtype, tied, words, saved, scale):
+def _nats_sum_backward(dtype, tied, words, frozen, saved, scale):
     grads = [(grad.astype(jnp.float32) * scale).astype(like.dtype) for grad, like in zip(*saved, strict=True)]
-    return *grads, None, None, None
+    return *grads, *([None] if frozen else []), None, None, None
 
 
 _nats_sum.defvjp(_nats_sum_forward, _nats_sum_backward)
@@ -99,14 +104,14 @@ def _on_mesh(dtype, x_BTD, head, *rows):
     """`_sweep` on each device's rows and words, of the mesh that is set; without one, on all of them."""
     mesh = jax.sharding.get_abstract_mesh()
     x_BTD, matrix = x_BTD.astype(dtype), head.matrix.astype(dtype)
-    sweep = functools.partial(_sweep, head.tied, head.words)
+    sweep = functools.partial(_sweep, head.tied, head.words, head.frozen)
     if mesh.empty:
         return sweep((), x_BTD, matrix, *rows)
     by_row = PartitionSpec(BATCH_AXES)
     whole, split = (
         PartitionSpec(VOCABULARY_AXIS, axis) if head.tied else PartitionSpec(axis, VOCABULARY_AXIS) for axis in (None, "fsdp")
     )
-    found = (by_row,) if rows[-1] is None else (by_row, by_row, split)
+    found = (by_row,) if rows[-1] is None else (by_row, by_row) if head.frozen else (by_row, by_row, split)
     # The nats come out alike along the vocabulary's axis, which cannot be inferred, so it is not checked.
     run = jax.shard_map(
         functools.partial(sweep, mesh.axis_names), in_specs=(by_row, whole, *(by_row for _ in rows)), out_specs=found, check_vma=False
@@ -114,8 +119,9 @@ def _on_mesh(dtype, x_BTD, head, *rows):
     return run(x_BTD, matrix, *rows)
 
 
-def _sweep(tied, words, axes, x_BTD, matrix, places_GM, targets_GM, weights_GM):
-    """One device's (nats_GM,), and with weights also the gradients of their weighted sum by x and the matrix. axes: of the mesh."""
+def _sweep(tied, words, frozen, axes, x_BTD, matrix, places_GM, targets_GM, weights_GM):
+    """One device's (nats_GM,), and with weights also the gradients of their weighted sum by x and, unless it is frozen, the matrix.
+    axes: of the mesh."""
     (G, M), D = places_GM.shape, x_BTD.shape[-1]
     x_RD = x_BTD.reshape(-1, D)
     places_M = (places_GM + jnp.arange(G)[:, None] * (x_RD.shape[0] // G)).reshape(-1)
@@ -128,12 +134,12 @@ def _sweep(tied, words, axes, x_BTD, matrix, places_GM, targets_GM, weights_GM):
 
     parts = cut(places_M), cut(targets_GM.reshape(-1))
     if weights_GM is None:
-        nats_XC = lax.map(lambda part: _chunk(tied, words, axes, matrix, x_RD[part[0]], part[1], None)[0], parts)
+        nats_XC = lax.map(lambda part: _chunk(tied, words, frozen, axes, matrix, x_RD[part[0]], part[1], None)[0], parts)
         return (nats_XC.reshape(-1)[: G * M].reshape(G, M),)
 
     def step(grad_matrix, part):
         places_C, targets_C, weights_C = part
-        nats_C, by_x_CD, by_matrix = _chunk(tied, words, axes, matrix, x_RD[places_C], targets_C, weights_C)
+        nats_C, by_x_CD, by_matrix = _chunk(tied, words, frozen, axes, matrix, x_RD[places_C], targets_C, weights_C)
         return grad_matrix + by_matrix, (nats_C, by_x_CD)
 
     first, rest = ([part_XC[cut_] for part_XC in (*parts, cut(weights_GM.reshape(-1)))] for cut_ in (0, slice(1, None)))
@@ -146,13 +152,14 @@ def _sweep(tied, words, axes, x_BTD, matrix, places_GM, targets_GM, weights_GM):
     grad_x_RD = jnp.zeros(x_RD.shape, jnp.float32).at[parts[0].reshape(-1)].add(by_x_XCD.reshape(-1, D))
     if axes:
         grad_x_RD = lax.psum(grad_x_RD, VOCABULARY_AXIS)
-        if lax.axis_size(BATCH_AXES) > 1:  # what is sent is sent in the products' type
+        if lax.axis_size(BATCH_AXES) > 1 and not frozen:  # what is sent is sent in the products' type
             grad_matrix = lax.psum_scatter(grad_matrix.astype(matrix.dtype), "fsdp", scatter_dimension=int(tied), tiled=True)
             grad_matrix = lax.psum(grad_matrix, "data")
-    return nats_XC.reshape(-1)[: G * M].reshape(G, M), grad_x_RD.reshape(x_BTD.shape), grad_matrix
+    nats_GM, grad_x_BTD = nats_XC.reshape(-1)[: G * M].reshape(G, M), grad_x_RD.reshape(x_BTD.shape)
+    return (nats_GM, grad_x_BTD) if frozen else (nats_GM, grad_x_BTD, grad_matrix)
 
 
-def _chunk(tied, words, axes, matrix, x_CD, targets_C, weights_C):
+def _chunk(tied, words, frozen, axes, matrix, x_CD, targets_C, weights_C):
     """(nats_C, and with weights the gradients of their weighted sum by x and the matrix)."""
     V = matrix.shape[0 if tied else 1]
     logits_CV = products.einsum("cd,vd->cv" if tied else "cd,dv->cv", x_CD, matrix)
@@ -178,5 +185,7 @@ def _chunk(tied, words, axes, matrix, x_CD, targets_C, weights_C):
     probs_CV = jnp.exp(logits_CV - log_sum_C[:, None]) - (words_V == own_C[:, None])
     grad_CV = (probs_CV * weights_C[:, None]).astype(x_CD.dtype)
     by_x_CD = products.einsum("cv,vd->cd" if tied else "cv,dv->cd", grad_CV, matrix)
+    if frozen:
+        return nats_C, by_x_CD, jnp.zeros(0)
     by_matrix = products.crossed(grad_CV, x_CD) if tied else products.crossed(x_CD, grad_CV)
     return nats_C, by_x_CD, by_matrix

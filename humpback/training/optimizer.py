@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from humpback.config import Finetune
+from humpback.model import adapters
 from humpback.model.weights import WEIGHTS
 from humpback.rounding import ceil_div
 
@@ -58,10 +59,12 @@ def learning_rate(step: int | jax.Array, cfg: Finetune, steps: int) -> jax.Array
 
 
 def decay_mask(params: Any) -> Any:
-    """True for every leaf that decays: the matrices and the embedding, not the norms; by the table of weights."""
+    """True for every leaf that decays: the matrices and the embedding, not the norms; by the table of weights. Adapters do not: what
+    they add to is not theirs to shrink."""
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
-        return WEIGHTS[path[-1].key].matrix
+        name = path[-1].key
+        return name not in adapters.PARTS and WEIGHTS[name].matrix
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from humpback.model import llama, sharding
+from humpback.model import adapters, llama, sharding
 from humpback.models import weight_files
 from humpback.tokens import packing
 
@@ -17,35 +17,56 @@ Rows = dict[str, Any]
 TOKEN_NUMBERS = 1 << 20  # more than an example has tokens: its tokens' numbers begin at a multiple of it
 
 
-def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh) -> llama.Params:
-    """Unstacked weights, of numpy or jax arrays or left on disk (folders.load_model), as stacked float32 ones on the mesh, one name
-    after the other. Always a copy: they may be donated. The vocabulary is filled up with zeros to what the mesh can split,
-    sharding.padded."""
+def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh, base: str = "float32") -> llama.Params:
+    """Unstacked weights, of numpy or jax arrays or left on disk (folders.load_model), as stacked ones on the mesh, one name after the
+    other, in the type `base` (adapters.Lora's). Always a copy: they may be donated. The vocabulary is filled up to what the mesh can
+    split, sharding.padded, with zeros, or with ones for int8, whose largest is not 0."""
     padded, before = sharding.padded(cfg, mesh), unstacked_shardings(cfg, mesh)
     after = sharding.param_shardings(padded, mesh, sharding.TRAINING_RULES, stacked=True)
 
-    def place(name: str) -> jax.Array:
+    def place(name: str) -> Any:
         room = [(0, padded.vocab_size - cfg.vocab_size if letter == "V" else 0) for letter in llama.WEIGHTS[name].shape]
-        return _jit_whole(tuple(room), after[name])(jax.device_put(params[name], before[name]))
+        return _jit_whole(name, base, tuple(room), after[name])(jax.device_put(params[name], before[name]))
 
-    def stack(name: str) -> jax.Array:
-        arrays = weight_files.take(params, [("layers", str(i), name) for i in range(cfg.num_layers)])
-        layers = [jax.device_put(array, before["layers"][str(i)][name]) for i, array in enumerate(arrays)]
-        return _jit_stack(after["layers"][name])(layers)
+    def stack(name: str) -> Any:
+        paths = [("layers", str(i), name) for i in range(cfg.num_layers)]
+        # Of narrower ones no more than one layer is there as it came; else they are read at once, which is faster.
+        groups = [paths] if base == "float32" else [[path] for path in paths]
+        layers: list[Any] = []
+        for group in groups:
+            arrays = (jax.device_put(*each) for each in zip(weight_files.take(params, group), _of(before, group), strict=True))
+            layers += arrays if base == "float32" else map(_jit_held(name, base, before["layers"]["0"][name]), arrays)
+        return _jit_stack(name, base, after["layers"][name])(layers)
 
     return {**{name: place(name) for name in after if name != "layers"}, "layers": {name: stack(name) for name in after["layers"]}}
 
 
+def _of(tree: Mapping[str, Any], paths: list[weight_files.Leaf]) -> list[Any]:
+    return [weight_files.leaf(tree, path) for path in paths]
+
+
 # Kept, so that whatever a process trains or evaluates next compiles none of them again.
 @functools.lru_cache(maxsize=64)
-def _jit_whole(room: tuple[tuple[int, int], ...], where: NamedSharding) -> Any:
-    # jnp.copy, because jit may hand an argument that it returns unchanged through without copying it.
-    return jax.jit(lambda x: jnp.copy(jnp.pad(x.astype(jnp.float32), room)), out_shardings=where)
+def _jit_whole(name: str, base: str, room: tuple[tuple[int, int], ...], where: NamedSharding) -> Any:
+    def whole(x: jax.Array) -> Any:
+        # jnp.copy, because jit may hand an argument that it returns unchanged through without copying it.
+        return adapters.held(name, jnp.copy(jnp.pad(x, room, constant_values=base == "int8")), base)
+
+    return jax.jit(whole, out_shardings=adapters.held_sharding(name, where, base))
 
 
 @functools.lru_cache(maxsize=64)
-def _jit_stack(where: NamedSharding) -> Any:
-    return jax.jit(lambda xs: jnp.stack([x.astype(jnp.float32) for x in xs]), out_shardings=where)
+def _jit_held(name: str, base: str, where: NamedSharding) -> Any:
+    return jax.jit(lambda x: adapters.held(name, x, base), out_shardings=adapters.held_sharding(name, where, base))
+
+
+@functools.lru_cache(maxsize=64)
+def _jit_stack(name: str, base: str, where: NamedSharding) -> Any:
+    def stack(layers: list[Any]) -> Any:
+        layers = [adapters.held(name, x, base) for x in layers] if base == "float32" else layers
+        return jax.tree.map(lambda *xs: jnp.stack(xs), *layers)
+
+    return jax.jit(stack, out_shardings=adapters.held_sharding(name, where, base, stacked=True))
 
 
 def unstack_params(cfg: llama.LlamaConfig, stacked: llama.Params, mesh: Mesh) -> llama.Params:

@@ -13,33 +13,39 @@ from jax.sharding import Mesh
 from humpback.config import Finetune
 from humpback.keys import key_for
 from humpback.model import llama, sharding
+from humpback.model.adapters import Lora
+from humpback.training import lora, placement
 from humpback.training import optimizer as optimizers
-from humpback.training import placement
 from humpback.training.loss import target_nats
 
-# {"params": stacked f32 weights, "opt": optax state, "step": int32, steps done, "norms": f32 [_NORMS], gradient norms of the last steps}
+# {"params": stacked f32 weights, or adapters, "opt": optax state, "step": int32, steps done,
+#  "norms": f32 [_NORMS], gradient norms of the last steps}
 State = dict[str, Any]
-Step = Callable[[State, placement.Rows, jax.Array], tuple[State, dict[str, jax.Array]]]
+Step = Callable[..., tuple[State, dict[str, jax.Array]]]
 
 _NORMS = 64  # steps whose gradient norms say what is usual
 _FEW = 8  # before so many steps nothing is
 
 
 def loss_and_grads(
-    cfg: llama.LlamaConfig, ft: Finetune, params: llama.Params, rows: placement.Rows, key: jax.Array | None
+    cfg: llama.LlamaConfig, ft: Finetune, params: llama.Params, rows: placement.Rows, key: jax.Array | None, *frozen: llama.Params
 ) -> tuple[jax.Array, llama.Params]:
     """(mean nats per target token over the whole step, its gradient), float32. Without a key there is no dropout.
+
+    frozen: with adapters, which `params` are then, the weights that are not trained.
 
     The parts of the rows go through the model one after the other; what they add up to does not depend on how many there are.
     """
     remat = cast(llama.Remat, ft.remat)  # config.finish has looked at it
     weights_AGM = rows["weights_AGM"] / jnp.sum(rows["weights_AGM"])
+    adapted = lora.of(ft)
+    dropout = None if key is None else llama.Dropout(ft.dropout, key, adapters=ft.lora_dropout)
 
     @jax.value_and_grad
     def share(params: llama.Params, part: placement.Rows, weights_GM: jax.Array) -> jax.Array:
         return target_nats(
-            cfg, params, part, weights_GM=weights_GM,
-            compute_dtype=jnp.dtype(ft.compute_dtype), dropout=None if key is None else llama.Dropout(ft.dropout, key), remat=remat,
+            cfg, lora.whole(params, list(frozen), adapted), part, weights_GM=weights_GM,
+            compute_dtype=jnp.dtype(ft.compute_dtype), dropout=dropout, remat=remat,
         )  # fmt: skip
 
     if len(weights_AGM) == 1:
@@ -61,11 +67,13 @@ def train_step(
     state: State,
     rows: placement.Rows,
     words_2: jax.Array,
+    *frozen: llama.Params,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One update. Pure; words_2: `dropout_words`. Returns the next state and {loss, grad_norm, lr, spike}."""
+    """One update. Pure; words_2: `dropout_words`; frozen: as in `loss_and_grads`. Returns the next state and
+    {loss, grad_norm, lr, spike}."""
     step = state["step"]
     key = jax.random.fold_in(jax.random.wrap_key_data(words_2, impl="threefry2x32"), step)
-    loss, grads = loss_and_grads(cfg, ft, state["params"], rows, key)
+    loss, grads = loss_and_grads(cfg, ft, state["params"], rows, key, *frozen)
     rate = optimizers.learning_rate(step, ft, steps)
     params, opt = optimizers.apply(optimizer, grads, state["opt"], state["params"], rate)
     norm = optax.tree.norm(grads)
@@ -77,11 +85,10 @@ def train_step(
     return {"params": params, "opt": opt, "step": step + 1, "norms": state["norms"].at[step % _NORMS].set(norm)}, measured
 
 
-def state_shapes(cfg: llama.LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
-    """The training state as ShapeDtypeStructs with their shardings; allocates nothing."""
-    cfg, whole = sharding.padded(cfg, mesh), sharding.replicated(mesh)
-    where = sharding.param_shardings(cfg, mesh, sharding.TRAINING_RULES, stacked=True)
-    params = jax.eval_shape(llama.stack_layers, llama.abstract_params(cfg))
+def state_shapes(cfg: llama.LlamaConfig, optimizer: optax.GradientTransformation, mesh: Mesh, adapted: Lora | None = None) -> State:
+    """The training state as ShapeDtypeStructs with their shardings; allocates nothing. adapted: only such adapters train."""
+    whole, params = sharding.replicated(mesh), lora.trained_shapes(cfg, mesh, adapted)
+    where = jax.tree.map(lambda x: x.sharding, params)
     state = {
         "params": params,
         "opt": jax.eval_shape(optimizer.init, params),
@@ -119,12 +126,14 @@ def abstract_words(mesh: Mesh) -> jax.ShapeDtypeStruct:
 
 
 def jit_step(cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTransformation, steps: int, shapes: State) -> Any:
-    """`train_step` of (state, rows, words_2), jitted for the mesh of `shapes`. The state is donated."""
+    """`train_step` of (state, rows, words_2), and with adapters the frozen weights, jitted for the mesh of `shapes`. The state is donated.
+    """
     state_shardings = jax.tree.map(lambda x: x.sharding, shapes)
     mesh = state_shardings["step"].mesh
+    frozen = jax.tree.map(lambda x: x.sharding, lora.frozen_shapes(cfg, mesh, lora.of(ft)))
     return jax.jit(
         functools.partial(train_step, cfg, ft, optimizer, steps),
-        in_shardings=(state_shardings, placement.rows_shardings(mesh), sharding.replicated(mesh)),
+        in_shardings=(state_shardings, placement.rows_shardings(mesh), sharding.replicated(mesh), *frozen),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )

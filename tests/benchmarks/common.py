@@ -28,6 +28,7 @@ ENVIRONMENTS = {
     ".venv-tunix": (("google-tunix",), "constraints-bench.txt"),
     ".venv-llama": (("llama-cpp-python",), "constraints-bench.txt"),
     ".venv-trafilatura": (("trafilatura", "lxml_html_clean", "resiliparse"), "constraints-bench.txt"),
+    ".venv-image": (("jax", "numpy", "protobuf", "nbclient", "ipykernel"), "constraints-image.txt"),
     ".venv-tpu": (("jax", "flax", "libtpu", "qwix", "google-crc32c", "pytest"), "constraints-bench.txt"),
 }
 PEERS = {

@@ -11,7 +11,7 @@ import pytest
 from humpback import config
 from humpback.model import llama
 from humpback.model.sizes import SIZES
-from humpback.planning import roofline, tpu_slices
+from humpback.planning import finetuning, roofline, tpu_slices
 from humpback.planning.jobs import Answer, Decode, Place, Step
 from humpback.training import flops
 
@@ -125,3 +125,24 @@ def test_the_compilers_cycles_hold_where_they_are_more():
     assert attended > roofline.attention_operations(job, 4, 1024) / 197e12 > 0
     sent = roofline.insert_times(job, slice_, Answer("p", 1, 2, False, traffic={"all-gather": (2, 10**9)}, cycles=15_000))
     assert sent.seconds == pytest.approx((10**9 / slice_.speed(4) + 2 * 5e-6) / 0.75 + 1e-5)
+
+
+def test_a_step_of_adapters_computes_and_sends_less():
+    """Of 8B with adapters of rank 16: 6 of 8 products, no gradient of a weight; int8 is gathered as it lies."""
+    model, place = SIZES["llama3_8b"], Place("v5e:2x4", 1, 8, 1)
+    jobs = {base: step(model, place, rows=8) for base in ("", "bfloat16", "int8")}
+    for base in ("bfloat16", "int8"):
+        jobs[base] = dataclasses.replace(jobs[base], finetune={**jobs[base].finetune, "lora_rank": 16, "lora_base": base})
+    sent = {base: roofline.step_traffic(job) for base, job in jobs.items()}
+    assert sent["bfloat16"]["all-gather"] == sent[""]["all-gather"]
+    outer = 4 * model.d_model * model.vocab_size
+    assert sent["int8"]["all-gather"][1] - outer == pytest.approx((sent[""]["all-gather"][1] - outer) / 2)
+    assert sent["bfloat16"]["all-reduce"][1] == 4 * jobs["int8"].lora.count(model) < sent[""]["all-reduce"][1] / 50
+    of_all, of_adapters = (roofline.step_operations(model, 2048, 1, 0, "full", job.lora) for job in (jobs[""], jobs["int8"]))
+    assert 0.74 < of_adapters / of_all < 0.80
+    slice_ = tpu_slices.parse("v5e-8")
+    seconds = [roofline.step_times(job, slice_, sent[base]).seconds for base, job in jobs.items()]
+    assert seconds[0] > seconds[1] >= seconds[2]
+    memory = [finetuning._estimate(job) for job in jobs.values()]
+    saved = (16 * flops.layer_weights(model) - 2 * llama.parameter_count(model)) / 8
+    assert memory[0] - memory[1] > 0.9 * saved and memory[1] - memory[2] == pytest.approx(llama.parameter_count(model) / 8)

@@ -34,7 +34,10 @@ def test_names(name, topology, count, total, host):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v3-8", "must be a name of the cloud's"),
+        ("v3-8", "v3 is not planned for: its chips are two devices each; take v4, v5e, v5p, v6e"),
+        ("2xv2-8", "v2 is not planned for"),
+        ("tpu7x:2x2x1", "tpu7x is not planned for"),
+        ("v7x-8", "must be a name of the cloud's"),
         ("v5-8", "must be a name of the cloud's"),
         ("v5e", "must be a name of the cloud's"),
         ("v5e-0", "must be a name of the cloud's"),

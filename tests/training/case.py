@@ -71,11 +71,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--mesh", default="1,-1,1", help="data,fsdp,tensor")
     parser.add_argument("--larger", action="store_true")
+    parser.add_argument("--lora", action="store_true")
     parser.add_argument("--checkpoint_every", type=int, default=0)
     values = parser.parse_args()
     distributed.start()
     cfg, scale = (LARGER, 16) if values.larger else (CONFIG, 1)
-    ft = make_finetune(steps=values.steps, length=32 * scale, checkpoint_every=values.checkpoint_every, lr=1e-3 if values.larger else 1e-2)
+    adapted = {"lora_rank": 3, "lora_base": "float32"} if values.lora else {}
+    rate = 1e-3 if values.larger else 1e-2
+    ft = make_finetune(steps=values.steps, length=32 * scale, checkpoint_every=values.checkpoint_every, lr=rate, **adapted)
     mesh = make_mesh(*map(int, values.mesh.split(",")))
     for folder in values.folder:
         _train(folder, make_base(cfg), make_examples(scale=scale), ft, mesh)

@@ -31,8 +31,9 @@ def result(folder: pathlib.Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def train_here(steps: int, checkpoints: TrainingCheckpoints | None = None, stop_at: int = 0, **mesh: int) -> list[float]:
+def train_here(steps: int, checkpoints: TrainingCheckpoints | None = None, stop_at: int = 0, rank: int = 0, **mesh: int) -> list[float]:
     """The losses of a training in this process, on one device when no sizes are given; it breaks off after step `stop_at`."""
+    ft = case.make_finetune(steps=steps, checkpoint_every=3, lora_rank=rank, lora_base="float32")
 
     class Enough(Exception):
         pass
@@ -47,7 +48,7 @@ def train_here(steps: int, checkpoints: TrainingCheckpoints | None = None, stop_
     devices = jax.devices() if mesh else jax.devices()[:1]
     with contextlib.suppress(Enough):
         train(
-            case.make_base(), case.make_examples(), Training(case.make_finetune(steps=steps, checkpoint_every=3), 1, "forward-1"),
+            case.make_base(), case.make_examples(), Training(ft, 1, "forward-1"),
             mesh=make_mesh(**mesh, devices=devices), checkpoints=checkpoints, metrics=look,
         )  # fmt: skip
     return losses
@@ -67,6 +68,11 @@ def test_one_device_is_eight_and_two_processes_and_each_continues_the_others_che
     kills.finish(pod([tmp_path / "new", tmp_path / "saved"], "--steps=8", "--mesh=2,2,2"))
     for name, wanted in {"new": alone, "saved": alone[3:]}.items():
         assert list(result(tmp_path / name)["losses"].values()) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_adapters_of_two_processes_are_those_of_one_device(tmp_path):
+    kills.finish(pod([tmp_path], "--steps=3", "--mesh=2,2,2", "--lora"))
+    assert list(result(tmp_path)["losses"].values()) == pytest.approx(train_here(3, rank=3), abs=1e-5)
 
 
 def long(steps: int) -> tuple[str, ...]:
@@ -102,3 +108,13 @@ def test_killed_and_terminated_trainings_end_with_the_same_bits(tmp_path):
     kills.finish(command(folder, *flags))
     assert result(folder)["weights"] == result(tmp_path / "whole")["weights"]
     assert sum(map(bool, hits)) * 2 >= len(hits)
+
+
+@pytest.mark.optimized
+def test_adapters_whose_training_was_killed_end_with_the_same_bits(tmp_path):
+    flags, folder = (*long(24), "--lora"), tmp_path / "killed"
+    duration, _ = kills.finish(command(tmp_path / "whole", *flags))
+    kills.kill_at(command(folder, *flags), 0.8 * duration)
+    print(was_hit(folder) or "no work in progress")
+    kills.finish(command(folder, *flags))
+    assert result(folder)["weights"] == result(tmp_path / "whole")["weights"]
