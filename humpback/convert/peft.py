@@ -148,7 +148,7 @@ def write_folder(
 def _tensors(cfg: LlamaConfig, adapter: Adapter, weights: str) -> tuple[dict[str, tuple[tuple[int, ...], str]], Iterator[np.ndarray]]:
     stored = weight_files.StoredParams(epath.Path(weights) / "weights")
     parts = [(leaf, part) for leaf, _ in leaves(cfg) if leaf[-1] in adapter.names for part in adapters.PARTS]
-    header = {}
+    header: dict[str, tuple[tuple[int, ...], str]] = {}
     for leaf, part in parts:
         outputs, inputs = names.outside_shape(leaf, cfg)
         header[_outside(leaf, part)] = ((adapter.rank, inputs) if part == "a" else (outputs, adapter.rank), "float32")

@@ -165,8 +165,8 @@ def adapter_alone(path: str) -> str:
     except (ValueError, AttributeError):
         base = None
     return (
-        f"{path}: is a LoRA adapter, not a model{f' (its base is {base})' if base else ''}; where there is a flag --base, name that one; "
-        "else merge it into its base (peft: PeftModel.from_pretrained, merge_and_unload, save_pretrained) and give that folder"
+        f"{path}: is a LoRA adapter, not a model{f' (its base is {base})' if base else ''}; merge it into its base (peft: "
+        "PeftModel.from_pretrained, merge_and_unload, save_pretrained) and give that folder, or name the base where there is a flag --base"
     )
 
 

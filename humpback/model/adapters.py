@@ -169,12 +169,6 @@ def merged(name: str, weight: jax.Array, pair: Mapping[str, jax.Array] | None, s
     return whole if exact else whole.astype(result_type(base))
 
 
-def stack(cfg: LlamaConfig, tree: Mapping[str, Any]) -> Params:
-    """Puts all layers' adapters into one array a part; inverts `unstack`."""
-    layers = [tree["layers"][str(layer)] for layer in range(cfg.num_layers)]
-    return {"layers": jax.tree.map(lambda *parts: jnp.stack(parts), *layers)}
-
-
 def unstack(cfg: LlamaConfig, stacked: Mapping[str, Any]) -> Params:
     """Takes a stacked tree apart by layers."""
     layers = jax.tree.map(lambda x: [x[layer] for layer in range(cfg.num_layers)], stacked["layers"])

@@ -176,7 +176,7 @@ def hidden(
         # By no angle where a layer does not rotate: one loop goes over both sorts of layers.
         turns = tables if rotated is None else (jnp.where(rotated, tables[0], 1.0), jnp.where(rotated, tables[1], 0.0))
         drop, drop_inputs = drops(key)
-        product = functools.partial(row_product, dtypes.compute, drop_inputs)
+        product = functools.partial(row_product, dtypes.compute, drop=drop_inputs)
         return _constrain_batch(layer(x_BTD, turns, attend, drop, product, frugal=frugal)), None
 
     if remat != "none":

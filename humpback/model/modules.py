@@ -34,7 +34,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-def row_product(dtype: Any, drop: Drop | None, x: jax.Array, *weights: Any) -> tuple[jax.Array, ...]:
+def row_product(dtype: Any, x: jax.Array, *weights: Any, drop: Drop | None = None) -> tuple[jax.Array, ...]:
     """Multiplies rows x (R, I) with weights of the table, whose first dimensions are the inputs, in `dtype`; the results are in x's.
 
     drop: dropout on what goes into the adapters, where the weights are adapters.Frozen.

@@ -226,7 +226,7 @@ def _find_base(folder: epath.Path, adapter: Adapter, cfg: LlamaConfig, base: sto
 def _stored_digest(folder: epath.Path, cfg: LlamaConfig) -> str:
     """`digest_of` the weights of a folder, read a few at a time."""
     read = weight_files.Reader(weight_files.StoredParams(folder / "weights"), cfg)
-    return digest_of({name: digest(read(path)) for name, path in sorted(("/".join(path), path) for path, _ in model_weights.leaves(cfg))})
+    return digest_of({"/".join(path): digest(read(path)) for path, _ in model_weights.leaves(cfg)})
 
 
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:

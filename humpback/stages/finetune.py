@@ -59,6 +59,8 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     adapted, base_digest = lora.of(ft), run.weights_digest("base")
     adapter = folders.adapter_beside(stage.path, run.workdir / "base", adapted, base_digest) if adapted else None
     info = folders.ModelInfo(base.info.config, task, run.cfg.wrapper, adapter)
+    # Its checkpoints are of adapters beside certain weights, in whatever files these are by now.
+    of_steps = dataclasses.replace(info, adapter=adapter and dataclasses.replace(adapter, files=""))
     data = _stage_data(run, stage, field, task, iteration, base.tokenizer)
     distributed.by_first(f"begin {stage.path}", stage.begin)
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
@@ -73,7 +75,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
 
         try:
             trained = loop.train(
-                base, data.examples, loop.Training(ft, run.cfg.seed, name, info),
+                base, data.examples, loop.Training(ft, run.cfg.seed, name, of_steps),
                 mesh=run.mesh(), dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
             )  # fmt: skip
         finally:

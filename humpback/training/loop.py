@@ -32,6 +32,7 @@ from humpback.training.stopping import StopRequest, Watchdog
 Metrics = Callable[[dict[str, Any]], None]
 
 _DEV_LOSS = "dev_loss"  # of a checkpoint's weights, in its meta
+_FULL_RATE = 5e-5  # a learning rate up to here is one for all weights: the paper's is 1e-5, the demo's this
 MANY_EPOCHS = 6  # more are warned of: what is compared then is overfitting
 
 
@@ -115,7 +116,7 @@ def train(
     plan = batches.make_plan(examples, ft, seed, purpose, sharding.batch_shards(mesh))
     warn_of_epochs(purpose, plan, len(examples))
     adapted = lora.of(ft)
-    lora.warn_of_rate(purpose, ft, plan.steps)
+    warn_of_rate(purpose, ft, plan.steps)
     meta = _describe(model, examples, dev, training, plan)
     with jax.set_mesh(mesh), StopRequest() as stop, _saved_first(checkpoints):
         optimizer = optimizers.make_optimizer(ft)
@@ -162,6 +163,16 @@ def warn_of_epochs(purpose: str, plan: batches.Plan, examples: int) -> None:
     epochs = plan.steps * plan.batch / examples
     if epochs > MANY_EPOCHS:
         warn(f"{purpose}: {plan.steps} steps of {plan.batch} show each of {examples} examples {epochs:.1f} times; `epochs` sets that")
+
+
+def warn_of_rate(purpose: str, ft: Finetune, steps: int) -> None:
+    """Warns of adapters with a learning rate that is right for all weights."""
+    if ft.lora_rank and ft.lr <= _FULL_RATE:
+        times = 15 if steps < 100 else 10
+        warn(
+            f"{purpose}: lora_rank = {ft.lora_rank} with lr = {ft.lr:g}, which is for training all weights: adapters learn at about "
+            f"{times} times that, whatever their rank ({times} × the paper's is {times * 1e-5:g})"
+        )
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """A training of adapters: what of a config's fields it is, and where frozen weights and adapters lie. Without them all weights train."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -8,10 +10,8 @@ from humpback.config import Finetune
 from humpback.keys import key_for
 from humpback.model import adapters, llama, sharding
 from humpback.model.adapters import Lora
-from humpback.progress import warn
 
 Params = llama.Params
-_FULL_RATE = 5e-5  # a learning rate up to here is one for all weights: the paper's is 1e-5, the demo's this
 
 
 def of(ft: Finetune) -> Lora | None:
@@ -19,16 +19,6 @@ def of(ft: Finetune) -> Lora | None:
     if not ft.lora_rank:
         return None
     return Lora(ft.lora_rank, ft.lora_alpha or 2 * ft.lora_rank, tuple(ft.lora_names.split(",")), ft.lora_base, ft.lora_dropout)
-
-
-def warn_of_rate(purpose: str, ft: Finetune, steps: int) -> None:
-    """Warns of adapters with a learning rate that is right for all weights."""
-    if ft.lora_rank and ft.lr <= _FULL_RATE:
-        times = 15 if steps < 100 else 10
-        warn(
-            f"{purpose}: lora_rank = {ft.lora_rank} with lr = {ft.lr:g}, which is for training all weights: adapters learn at about "
-            f"{times} times that, whatever their rank ({times} × the paper's is {times * 1e-5:g})"
-        )
 
 
 def first(cfg: llama.LlamaConfig, mesh: Mesh, lora: Lora, seed: int, purpose: str) -> Params:
@@ -55,21 +45,16 @@ def frozen_shapes(cfg: llama.LlamaConfig, mesh: Mesh, lora: Lora | None) -> list
         return []
     padded, base = sharding.padded(cfg, mesh), lora.base
     where = sharding.param_shardings(padded, mesh, sharding.TRAINING_RULES, stacked=True)
-    one = {"layers": {"0": {}}} | llama.abstract_params(padded)
+    outer = llama.abstract_params(padded)
+    inner = outer.pop("layers")["0"]
 
-    def held(name: str, shape: jax.ShapeDtypeStruct, layers: tuple[int, ...] = ()) -> Params:
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((*layers, *x.shape), x.dtype), jax.eval_shape(lambda x: adapters.held(name, x, base), shape)
-        )
+    def shapes(name: str, shape: jax.ShapeDtypeStruct, place: jax.sharding.NamedSharding, layers: tuple[int, ...]) -> Any:
+        held = jax.eval_shape(lambda x: adapters.held(name, x, base), shape)
+        stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*layers, *x.shape), x.dtype), held)
+        return jax.tree.map(_placed, stacked, adapters.held_sharding(name, place, base, stacked=bool(layers)))
 
-    outer = {name: held(name, shape) for name, shape in one.items() if name != "layers"}
-    inner = {name: held(name, shape, (cfg.num_layers,)) for name, shape in one["layers"]["0"].items()}
-    shapes = {**outer, "layers": inner}
-    places = {
-        **{name: adapters.held_sharding(name, where[name], base) for name in outer},
-        "layers": {name: adapters.held_sharding(name, where["layers"][name], base, stacked=True) for name in inner},
-    }
-    return [jax.tree.map(_placed, shapes, places)]
+    layers = {name: shapes(name, shape, where["layers"][name], (cfg.num_layers,)) for name, shape in inner.items()}
+    return [{**{name: shapes(name, shape, where[name], ()) for name, shape in outer.items()}, "layers": layers}]
 
 
 def _placed(shape: jax.ShapeDtypeStruct, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

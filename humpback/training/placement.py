@@ -29,7 +29,7 @@ def place_params(cfg: llama.LlamaConfig, params: Mapping[str, Any], mesh: Mesh, 
         return _jit_whole(name, base, tuple(room), after[name])(jax.device_put(params[name], before[name]))
 
     def stack(name: str) -> Any:
-        paths = [("layers", str(i), name) for i in range(cfg.num_layers)]
+        paths: list[weight_files.Leaf] = [("layers", str(i), name) for i in range(cfg.num_layers)]
         # Of narrower ones no more than one layer is there as it came; else they are read at once, which is faster.
         groups = [paths] if base == "float32" else [[path] for path in paths]
         layers: list[Any] = []

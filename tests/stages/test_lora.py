@@ -79,7 +79,7 @@ def test_adapters_go_to_peft_and_come_back(trained, tmp_path, capsys):
     assert (config["r"], config["lora_alpha"]) == (4, 8.0) and set(config["target_modules"]) == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
     }  # fmt: skip
-    with pytest.raises(UserError, match="is a LoRA adapter, not a model .*; where there is a flag --base, name that one"):
+    with pytest.raises(UserError, match=r"is a LoRA adapter, not a model .*name the base where there is a flag --base"):
         sources.open_source(str(tmp_path / "peft"))
     convert(str(tmp_path / "peft"), str(tmp_path / "back"), base=base)
     assert "4 layers" not in capsys.readouterr().out

@@ -94,7 +94,8 @@ def compiled(mesh, rows=8, cfg=case.CONFIG, **fields):
     shapes = update.state_shapes(cfg, made, mesh, lora.of(ft))
     with jax.set_mesh(mesh):
         step = update.jit_step(cfg, ft, made, 8, shapes)
-        return step.lower(shapes, placement.abstract_rows(mesh, 64, rows, 64), update.abstract_words(mesh), *lora.frozen_shapes(cfg, mesh, lora.of(ft))).compile()
+        abstract = placement.abstract_rows(mesh, 64, rows, 64)
+        return step.lower(shapes, abstract, update.abstract_words(mesh), *lora.frozen_shapes(cfg, mesh, lora.of(ft))).compile()
 
 
 def reduced(text: str) -> list[int]:
@@ -120,10 +121,10 @@ def test_no_gradient_of_a_frozen_matrix_is_computed_or_sent():
 
 
 @pytest.mark.optimized
-def test_a_step_of_adapters_computes_six_products_in_place_of_eight():
+def test_a_step_of_adapters_leaves_out_the_products_that_give_weights_their_gradients():
     rows = 64  # so many that what the optimizer computes is little
     found = [compiled(one_device(), rows, WIDE, remat="dots", lora_rank=rank).cost_analysis()["flops"] for rank in (0, 1)]
-    assert found[0] - found[1] == pytest.approx(2 * flops.layer_weights(WIDE) * rows * 64, rel=0.05)
+    assert found[0] - found[1] > 1.95 * flops.layer_weights(WIDE) * rows * 64
 
 
 def test_flops_of_a_step_of_adapters():
@@ -135,10 +136,10 @@ def test_flops_of_a_step_of_adapters():
 
 @pytest.mark.parametrize("rate, steps, warned", [(1e-5, 500, "0.0001"), (5e-5, 60, "0.00015"), (1e-4, 500, "")])
 def test_a_rate_for_all_weights_is_warned_of(capsys, rate, steps, warned):
-    lora.warn_of_rate("backward", case.make_finetune(lora_rank=4, lr=rate), steps)
+    loop.warn_of_rate("backward", case.make_finetune(lora_rank=4, lr=rate), steps)
     said = capsys.readouterr().err
     assert (warned in said and "lora_rank = 4" in said) if warned else not said
-    lora.warn_of_rate("backward", case.make_finetune(lr=rate), steps)
+    loop.warn_of_rate("backward", case.make_finetune(lr=rate), steps)
     assert not capsys.readouterr().err
 
 
