@@ -137,6 +137,8 @@ class Engine:
     def __init__(self, tokenizer, name, asked):
         self.tokenizer, self.name, self.asked, self.stats = tokenizer, name, asked, Stats()
 
+    longest_visit = 60.0
+
     def warm_up(self, *_):
         return 0
 
