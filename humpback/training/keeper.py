@@ -50,7 +50,7 @@ class Keeper:
 
     def is_due(self, done: int) -> bool:
         """Whether `settle` is to be called after so many steps: to look, to save, or because a stop is asked for. Once for each step."""
-        self._stopping, self._saves = self._agreement.asked(), self._saves_after(done)
+        self._stopping, self._saves = self._agreement.asked(now=done == self._steps), self._saves_after(done)
         return done == self._steps or self._saves or self.looks_after(done) or self._stopping
 
     def _saves_after(self, done: int) -> bool:
@@ -144,14 +144,14 @@ class Agreement:
         self._stop, self._left, self._calls = stop, 1, 1
         self._last, self._longest = time.monotonic(), 0.0
 
-    def asked(self) -> bool:
-        """The same answer in all processes: False until the next time that they ask each other."""
+    def asked(self, now: bool = False) -> bool:
+        """The same answer in all processes: False until the next time that they ask each other, which is this one if it is `now`."""
         if not distributed.are_several():
             return self._stop.came
         now = time.monotonic()
         self._longest, self._last = max(self._longest, now - self._last), now
         self._left -= 1
-        if self._left:
+        if self._left and not now:
             return False
         came, longest = distributed.largest(self._stop.came, self._longest)
         # At most twice as many as before: shapes that were not met yet may take longer.

@@ -24,4 +24,6 @@ def test_processes_ask_each_other_about_each_five_seconds(monkeypatch):
         clock[0] += 0.25
         stop.came = step >= 20
         answers.append(agreement.asked())
-    assert asked == [1, 3, 7, 15, 25, 35] and answers.index(True) + 1 == 25 and sum(answers) == 2
+    asked_at = list(asked)
+    assert agreement.asked(now=True) and len(asked) == len(asked_at) + 1
+    assert asked_at == [1, 3, 7, 15, 25, 35] and answers.index(True) + 1 == 25 and sum(answers) == 2
