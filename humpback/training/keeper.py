@@ -148,8 +148,8 @@ class Agreement:
         """The same answer in all processes: False until the next time that they ask each other, which is this one if it is `now`."""
         if not distributed.are_several():
             return self._stop.came
-        now = time.monotonic()
-        self._longest, self._last = max(self._longest, now - self._last), now
+        called = time.monotonic()
+        self._longest, self._last = max(self._longest, called - self._last), called
         self._left -= 1
         if self._left and not now:
             return False
