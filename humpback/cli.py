@@ -24,7 +24,7 @@ from absl import app, flags, logging
 
 import humpback
 from humpback import config as configs
-from humpback import credentials, distributed, locks, paths, storage
+from humpback import credentials, distributed, locks, paths, storage, tpu_flags
 from humpback.errors import Stopped, UserError
 from humpback.stages import contents
 from humpback.training.stopping import StopRequest, heed_preemption
@@ -190,6 +190,7 @@ def _run(module) -> None:
             given, configuration = _paths(), _configuration()
             credentials.refuse(configuration)  # before anything is written, or told to other processes
             paths.check(given)
+            tpu_flags.set_flags(os.environ)
             if not getattr(module, "ALONE", False):
                 distributed.start(configuration)  # before anything asks JAX for its devices
             try:

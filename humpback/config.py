@@ -240,7 +240,12 @@ class Finetune(Node):
     dev_every: int = setting(
         0, at_least(0), "steps between two looks at the dev set (seed_pairs.dev_source); the best checkpoint is taken. 0: never"
     )
-    checkpoint_every: int = setting(100, at_least(0), "steps between saves of a training in progress", recorded=True)
+    checkpoint_every: int = setting(
+        FOUND,
+        at_least(0),
+        "steps between saves of a training in progress; 0: on TPUs as many as take 3 minutes by the estimate, elsewhere 100",
+        recorded=True,
+    )
     checkpoint_keep: int = setting(2, at_least(1), "the last so many are kept while it goes on", recorded=True)
     checkpoint_keep_every: int = setting(
         0, at_least(0), "so is each at a multiple of this, and then all that is there stays when it is done. 0: none", recorded=True

@@ -100,6 +100,11 @@ def start(configuration: Mapping[str, str] | None = None) -> None:
     jax.distributed.initialize(address, place.count, place.index, heartbeat_timeout_seconds=heartbeat, cluster_detection_method=how)
 
 
+def are_several() -> bool:
+    """Whether there is another process beside this one."""
+    return jax.process_count() > 1
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes records and draws progress."""
     return jax.process_index() == 0
@@ -151,13 +156,18 @@ def by_first(name: str, work: Callable[[], Any], timeout_seconds: float = BARRIE
 
 
 def agree(flag: bool) -> bool:
-    """Whether the flag is set in any process: the same answer in all of them. Every process calls it at the same points.
+    """Whether the flag is set in any process, as `largest`."""
+    return bool(largest(flag)[0])
+
+
+def largest(*values: float) -> list[float]:
+    """Of each number the largest of any process, in float32: the same in all of them. Every process calls it at the same points.
 
     Takes part in a collective of all devices, so not for replicas that are not in step; a single process returns at once.
     """
     if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+        return list(values)
+    return multihost_utils.process_allgather(np.array(values, np.float32)).max(0).tolist()
 
 
 def replica_layout(processes_per_replica: int = 1) -> Replica:
@@ -259,8 +269,7 @@ def _tpu_variables(environment: Mapping[str, str]) -> Mapping[str, str]:
     if not worker.isdecimal() or len(hosts) < len(ends) or int(worker) >= len(hosts):
         said = f"agent-worker-number {worker!r}, worker-network-endpoints {','.join(ends)!r}"
         raise UserError(f"the metadata server does not say which of several machines this is ({said}); {way_out}")
-    lines = (line.partition(":") for line in found.get("tpu-env", "").splitlines())
-    about = {name.strip(): value.strip().strip("'") for name, _, value in lines}
+    about = metadata.environment_of(found)
     names = ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")
     slices = {name: about[name] for name in names if about.get(name)}
     return {**slices, **environment, "TPU_WORKER_HOSTNAMES": ",".join(hosts), "TPU_WORKER_ID": worker}

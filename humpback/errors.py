@@ -3,6 +3,7 @@
 
 PREEMPTED = 75  # exit code: nothing is wrong, the same command continues; EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130  # exit code: a user's wish, by Ctrl-C; what a shell shows for SIGINT
+STALLED = 70  # exit code: a step, or something else, hung; EX_SOFTWARE
 
 
 class UserError(Exception):

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, Protocol, cast
 from etils import epath
 
 from humpback import storage
+from humpback.background import Background
 from humpback.errors import PREEMPTED
 
 NAME = "lock"
@@ -136,8 +137,8 @@ class _Store(Protocol):
 class Maker(Protocol):
     """Who makes parts of something: what from, which each part says, and what parts that are there already may say.
 
-    lock: the number of the lock that it holds. begin: is called before the first part is written. check: ends the process when
-    another one holds the lock by now.
+    lock: the number of the lock that it holds. background: writes the parts. begin: is called before the first part is written.
+    check: ends the process when another one holds the lock by now.
     """
 
     @property
@@ -149,6 +150,9 @@ class Maker(Protocol):
     @property
     def lock(self) -> int: ...
 
+    @property
+    def background(self) -> Background: ...
+
     def begin(self) -> None: ...
 
     def check(self) -> None: ...
@@ -158,6 +162,9 @@ class Anybody:
     """A maker without a lock, of parts that say nothing."""
 
     identity, identities, lock = "", ("",), 0
+
+    def __init__(self) -> None:
+        self.background = Background()
 
     def begin(self) -> None:
         """Nothing."""

@@ -70,6 +70,12 @@ def tpu() -> dict[str, str]:
     return found
 
 
+def environment_of(found: dict[str, str]) -> dict[str, str]:
+    """The variables in `tpu-env` of what `tpu` returns, lines of NAME: 'VALUE'."""
+    lines = (line.partition(":") for line in found.get("tpu-env", "").splitlines())
+    return {name.strip(): value.strip().strip("'") for name, _, value in lines}
+
+
 def _ask_all(answers: queue.SimpleQueue, deadline: float) -> None:
     found: dict[str, str] = {}
     try:

@@ -104,6 +104,13 @@ def read_json(path: PathLike) -> Any:
         raise UserError(f"{path}: not JSON ({error})") from error
 
 
+def read_bytes(path: PathLike) -> bytes:
+    """A whole file; on gs:// by one request."""
+    if is_local(path):
+        return epath.Path(path).read_bytes()
+    return fsspec.filesystem("gs").cat_file(os.fspath(path))
+
+
 def read_chunks(path: PathLike, size: int = 1 << 20) -> Iterator[bytes]:
     """Yields a file's bytes in pieces of at most `size` bytes."""
     with epath.Path(path).open("rb") as file:

@@ -29,7 +29,8 @@ _KINDS = ("503", "429", "lost request", "lost answer", "half an answer")
 
 
 class ObjectStore:
-    """`url` is what clients get; `served` counts requests by method, `sent` the objects' bytes; `faults` the trouble made, by kind."""
+    """`url` is what clients get; `served` counts requests by method, `sent` the objects' bytes; `faults` the trouble made, by kind.
+    `delay`: seconds until a request is answered."""
 
     def __init__(self, port: int, backend: int):
         self.url, self._backend = f"http://127.0.0.1:{port}", backend
@@ -38,7 +39,7 @@ class ObjectStore:
         self.faults: Counter[str] = Counter()
         self._lock, self._chance = threading.Lock(), random.Random(0)
         self._refused = self._cut = 0.0
-        self._silent = 0
+        self._silent, self.delay = 0, 0.0
         self._writes: dict[str, threading.Lock] = {}
         self._conditions: dict[str, tuple[str, str]] = {}  # upload id → object and generation that it asks for
         self.finished: dict[str, tuple] = {}  # upload id → the answer to its last part
@@ -132,6 +133,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
         fault = self.store.draw()
+        time.sleep(self.store.delay)
         self.store.served[self.command] += 1
         if fault in ("503", "429"):
             return self._answer(int(fault), [], b'{"error": {"code": %s, "message": "try again"}}' % fault.encode())

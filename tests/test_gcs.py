@@ -18,12 +18,15 @@ import pytest
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from humpback import digests, gcs, locks, storage
+from humpback import digests, distributed, gcs, locks, records, storage
 from humpback.commands.convert import convert
 from humpback.convert import sources
+from humpback.decoding import parts
 from humpback.errors import UserError
 from humpback.models import checksums, folders, weight_files
+from humpback.records import Segment
 from humpback.training import checkpoint, events
+from humpback.training.profile import Profile
 from tests import tiny
 
 object_store = pytest.importorskip("tests.object_store")
@@ -41,6 +44,7 @@ def quiet(store, monkeypatch):
     monkeypatch.setattr(gcs, "_FIRST_SECONDS", 0.02)  # the emulator recovers at once
     yield
     store.trouble()
+    store.delay = 0.0
 
 
 def test_publish(store):
@@ -63,6 +67,42 @@ def test_a_folder_of_many_files_is_listed_by_one_request(store):
     assert storage.list_files("gs://bucket/many") == ["0", "1", "2", "3", "4"]
     assert store.served["GET"] == before + 1
     assert storage.list_files("gs://bucket/many/nothing") == [] and storage.list_files("gs://bucket/many/folder/") == ["file"]
+
+
+def test_parts_are_read_once_and_several_at_a_time(store, tmp_path):
+    """A run over a record file that goes on with an answer to a request taking 0.1 s: one request for each part, and none to merge."""
+    items = [Segment(f"{number:016x}", "text", "h", ("h",), "u", "s", 0, 1) for number in range(1, 101)]
+    (tmp_path / "in.jsonl").write_bytes(b"".join(map(records.to_json, items)))
+    inputs = parts.Inputs([tmp_path / "in.jsonl"], lambda line, where: records.from_json(Segment, line, where), id_of=records.id_of)
+    alone = distributed.Replica(0, 1, (), is_first=True)
+    first = parts.Parts("gs://bucket/x/parts", inputs, alone, -1.0)
+    for position, item in enumerate(items[:96]):
+        first.add(position, item)
+    first.settle()
+    store.delay = 0.1
+    started, before = time.monotonic(), store.served["GET"]
+    second = parts.Parts("gs://bucket/x/parts", inputs, alone, 1e9)
+    assert second.done.tolist() == [True] * 96 + [False] * 4
+    assert store.served["GET"] - before == 96 + 1  # a listing, to know of them
+    assert time.monotonic() - started < 5  # 9.8 s one after the other
+    for position, item in enumerate(items[96:]):
+        second.add(96 + position, item)
+    before = store.served["GET"]
+    assert second.merge("gs://bucket/x", "made").made == 100
+    assert store.served["GET"] - before == 1  # a listing, for the parts of other replicas
+    store.delay = 0.0
+    assert [item.id for item in records.read_shards("gs://bucket/x", "made", Segment)] == [item.id for item in items]
+
+
+def test_a_profile_goes_there_whole(store):
+    profile = Profile(2, 3, "gs://bucket/profile")
+    for step in range(1, 5):
+        profile.before(step)
+        jax.jit(lambda x: x + 1)(step).block_until_ready()
+        if profile.ends(step, last=False):
+            assert step == 3 and not store.names("profile/")
+            profile.end()
+    assert any(name.endswith(".xplane.pb") for name in store.names("profile/"))
 
 
 def test_of_many_writers_one_wins_and_the_others_see_it(store):

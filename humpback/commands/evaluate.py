@@ -146,7 +146,7 @@ def _winrate(rows: Sequence[_Preference]) -> tuple[dict[str, Any], list[str]]:
     else:
         lines.append(_NO_LENGTH_CONTROL)
     if given := flags.FLAGS.labels:
-        found["corrected"] = corrected = _corrected(found["all"], _read(given, _Won, "labels"))
+        found["corrected"] = corrected = _corrected(found["all"], read_rows(given, _Won, "labels"))
         low, high = corrected["interval"]
         lines.append(
             f"corrected by {corrected['labels']} labels: {100 * corrected['share']:.2f} % (95 %: {100 * low:.2f} … {100 * high:.2f}); "

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from humpback import chips, machine, watchdog
 from humpback import config as configs
-from humpback import machine
 from humpback.config import Decoding
 from humpback.decoding import buckets, executables
 from humpback.decoding.branches import Row
@@ -120,6 +120,14 @@ class Engine:
         with jax.set_mesh(self.layout.mesh):
             ids_1P = sharding.place(self._prefix[None], self.layout.whole())
             self._cache = executables.read_prefix(self.layout, self.params, ids_1P) if len(prefix) else None
+
+    @property
+    def longest_visit(self) -> float:
+        """Seconds that may pass between two visits of the host, or two prompts that are read, without being a hang: every slot is filled
+        anew, with records from a store in trouble."""
+        chip = chips.of_device(self.layout.mesh.devices.flat[0].device_kind)
+        operations = 2.0 * llama.parameter_count(self.layout.config) * self.slots * self.length
+        return watchdog.STORE_SECONDS + watchdog.computing_seconds(operations, self.layout.mesh.size, chip.flops if chip else None)
 
     def expect(self, prompts: Iterable[np.ndarray], all_of_them: bool) -> None:
         """Takes as few programs as these prompts need; others fit, too, unless these are all that will come.

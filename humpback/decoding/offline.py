@@ -21,6 +21,7 @@ from humpback.decoding.parts import Inputs, Parts, Reject, Totals
 from humpback.decoding.sampling import Sampler
 from humpback.locks import Maker
 from humpback.progress import Bar
+from humpback.watchdog import Watchdog
 
 _KEYS_AT_ONCE = 512
 _SHOW_SECONDS = 1
@@ -89,8 +90,14 @@ def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: 
     """
     parts = Parts(f"{output.folder}/parts", inputs, replica, seconds, output.maker)
     progress = _Progress(output, parts, engine, len(inputs))
-    _Replica(engine, task, inputs, parts, replica, progress.show).serve()
+    try:
+        _Replica(engine, task, inputs, parts, replica, progress.show).serve()
+    except BaseException:
+        with contextlib.suppress(Exception):  # what was given for publishing is on disk, and does not hide the error
+            parts.settle()
+        raise
     parts.publish(now=True)
+    parts.settle()
     progress.wait()
     files, made, rejects = parts.merge(output.folder, output.name)
     counts = {"in": len(inputs), "out": made, "rejects": sum(rejects.values())}
@@ -167,15 +174,22 @@ class _Replica:
             raise RuntimeError(f"no answer came for {len(forgotten)} records, the first is {self._parts.describe(forgotten[0])}")
 
     def _serve(self) -> None:
-        task = self._task
-        if task.read or task.score:
-            asked = self._requests()
-            score = self._engine.score_branches if task.branched else self._engine.score
-            for name, log_probs in score(asked) if task.score else self._engine.read(asked, task.read):
-                self._answer(name, log_probs, 0)
-        else:
-            for result in self._engine.generate(self._requests(), task.sampler, task.stop_ids, on_visit=self._visited):
-                self._answer(result.id, result, len(result.log_probs))
+        task, longest = self._task, self._engine.longest_visit
+        with Watchdog("visit", floor_seconds=longest, first_seconds=longest).pieces() as done:
+            if task.read or task.score:
+                asked = self._requests()
+                score = self._engine.score_branches if task.branched else self._engine.score
+                for name, log_probs in score(asked) if task.score else self._engine.read(asked, task.read):
+                    self._answer(name, log_probs, 0)
+                    done()
+            else:
+
+                def visited() -> None:
+                    self._visited()
+                    done()
+
+                for result in self._engine.generate(self._requests(), task.sampler, task.stop_ids, on_visit=visited):
+                    self._answer(result.id, result, len(result.log_probs))
 
     def _requests(self) -> Iterator[Request]:
         """The requests of this replica's records, made as they are asked for; what needs no answer is dealt with on the way."""

@@ -5,11 +5,17 @@ parts are merged, where it lies.
 """
 
 import array
+import base64
+import concurrent.futures
+import functools
 import hashlib
 import itertools
 import json
 import re
+import tempfile
+import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +28,7 @@ from humpback.errors import UserError
 from humpback.locks import Anybody, Maker
 
 _MERGED_AT_ONCE = 4_096  # records held in memory while shards are written
+_READ_AT_ONCE = 32  # parts: on gs:// most of a small file's time is waiting
 MADE_FROM = "made_from"
 _HEAD = f'{{"{MADE_FROM}"'.encode()
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -149,8 +156,8 @@ class Merged(NamedTuple):
 class Parts:
     """The parts in FOLDER, of any number of replicas, earlier ones included. `done` says of each input whether it is in one.
 
-    Every process makes one, and all of one replica see the same; only the first process of a replica publishes, what is older than
-    `seconds`. UserError for a part that was made from something else.
+    Every process makes one, and all see the same, as the first process reads the parts, each once; only the first process of a replica
+    publishes, what is older than `seconds`. UserError for a part that was made from something else.
     """
 
     def __init__(
@@ -163,15 +170,14 @@ class Parts:
     ):
         self._maker = maker or Anybody()
         self.folder, self._inputs, self._replica, self._seconds = epath.Path(folder), inputs, replica, seconds
-        self.done = np.zeros(len(inputs), bool)
+        self._files = _Files(self.folder)
         if distributed.is_first():
             storage.clean(self.folder)
         distributed.barrier(f"parts clean {folder}")  # all writers of an earlier run are gone
         self._names: set[PartName] = set()
+        self._index: dict[PartName, _Index] = {}  # of the first process
         self.look()
-        for name in self._names:
-            for _, position, _ in self._lines(name):
-                self.done[position] = True
+        self.done = _unpacked(distributed.by_first(f"parts done {folder}", self._look_into_all), len(inputs))
         distributed.barrier(f"parts read {folder}")  # nobody publishes before all have seen the same
         mine = (name.number for name in self._names if (name.lock, name.replica) == (self._maker.lock, replica.index))
         self._next = 1 + max(mine, default=-1)
@@ -189,7 +195,7 @@ class Parts:
         self.publish()
 
     def publish(self, now: bool = False) -> None:
-        """Puts on disk what waits if it is time, or `now`."""
+        """Has what waits put on disk if it is time, or `now`; in the background, which `settle` waits for."""
         if not now and time.monotonic() - self._published < self._seconds:
             return
         for kind, lines in self._waiting.items():
@@ -197,13 +203,24 @@ class Parts:
                 continue
             name = PartName(kind, self._maker.lock, self._replica.index, self._next, len(lines), *self._tokens[kind])
             if self._replica.is_first:
-                self._maker.begin()
-                head = json.dumps({MADE_FROM: self._maker.identity}).encode() + b"\n"
-                storage.publish(self.folder / str(name), b"".join([head, *lines]))
+                self._maker.background.submit(functools.partial(self._write, name, lines))
                 self._names.add(name)
             self._next += 1
             self._waiting[kind], self._tokens[kind] = [], [0, 0]
         self._published = time.monotonic()
+
+    def settle(self) -> None:
+        """Returns when what was to be published is on disk; raises what went wrong in that."""
+        self._maker.background.join()
+
+    def _write(self, name: PartName, lines: list[bytes]) -> None:
+        """The part of `publish` in the background."""
+        self._maker.begin()
+        head = json.dumps({MADE_FROM: self._maker.identity}).encode() + b"\n"
+        storage.publish(self.folder / str(name), data := b"".join([head, *lines]))
+        if distributed.is_first():  # which merges, and need not read it again
+            self._files.keep(str(name), data)
+            self._index[name] = self._indexed(name, data)
 
     def look(self) -> None:
         """Lists the folder, for the parts of other replicas."""
@@ -222,15 +239,18 @@ class Parts:
         many as the inputs, or one input has both.
         """
         self.publish(now=True)
+        self.settle()
         distributed.barrier(f"parts merge {self.folder}")
         merged = self._merge(target, name) if distributed.is_first() else Merged([], 0, {})
+        self._files.close()
         distributed.barrier(f"parts merged {self.folder}")  # the others may read what was written
         return merged
 
     def _merge(self, target: storage.PathLike, name: str) -> "Merged":
         self._maker.begin()  # of no inputs there are no parts
         self.look()
-        found = {kind: _Found(self, kind) for kind in ("made", "rejects")}
+        self._look_into_all()
+        found = {kind: self._found(kind) for kind in ("made", "rejects")}
         made, rejected = (found[kind].positions for kind in ("made", "rejects"))
         missing = np.setdiff1d(np.arange(len(self._inputs)), np.concatenate([made, rejected]))
         if len(missing) or len(made) + len(rejected) != len(self._inputs):
@@ -252,47 +272,106 @@ class Parts:
         wanted = np.arange(len(self._inputs)) == position
         return next(f"{where}, id {record.id}" for _, where, record in self._inputs.of(wanted))
 
-    def names(self, kind: str) -> list[PartName]:
-        """The parts of one kind, sorted, so that all who look see the same order."""
-        return sorted(name for name in self._names if name.kind == kind)
+    def _look_into_all(self) -> str:
+        """Reads the parts that were not read yet, several at once; says whose records are in one, for `_unpacked`."""
+        unknown = sorted(self._names - self._index.keys())
+        with concurrent.futures.ThreadPoolExecutor(_READ_AT_ONCE) as threads:
+            read = threads.map(lambda name: self._indexed(name, self._files.read(str(name))), unknown)
+            self._index |= zip(unknown, read, strict=True)
+        done = np.zeros(len(self._inputs), bool)
+        for index in self._index.values():
+            done[index.positions] = True
+        return base64.b64encode(zlib.compress(np.packbits(done).tobytes())).decode()
 
-    def _lines(self, name: PartName) -> Iterator[tuple[int, int, bytes]]:
-        """Yields (number of the line, position of its input, line)."""
-        for number, line in self.raw_lines(name):
-            rejects = name.kind == "rejects"
-            yield number, records.from_json(Reject, line).position if rejects else self._inputs.position(records.id_of(line)), line
+    def _indexed(self, name: PartName, data: bytes) -> "_Index":
+        lines = data.splitlines(keepends=True)
+        begin = 0
+        if lines and lines[0].startswith(_HEAD):  # of versions before there is none
+            begin = 1
+            if json.loads(lines[0])[MADE_FROM] not in self._maker.identities:
+                path, folder = self.folder / str(name), self.folder.parent
+                raise UserError(f"{path}: was not made from what {folder} is made from now; delete {folder} to begin it anew")
+        rejects = name.kind == "rejects"
+        positions = (records.from_json(Reject, x).position if rejects else self._inputs.position(records.id_of(x)) for x in lines[begin:])
+        ends = np.cumsum([len(line) for line in lines], dtype=np.int64)
+        return _Index(np.fromiter(positions, np.int64), ends if begin else np.insert(ends, 0, 0))
 
-    def raw_lines(self, name: PartName) -> Iterator[tuple[int, bytes]]:
-        """Yields (number of the line, line) of a part, but for the line that says what it was made from."""
-        path = self.folder / str(name)
-        with path.open("rb") as file:
-            for number, line in enumerate(file):
-                if number or not line.startswith(_HEAD):  # of versions before there is none
-                    yield number, line
-                elif json.loads(line)[MADE_FROM] not in self._maker.identities:
-                    folder = self.folder.parent
-                    raise UserError(f"{path}: was not made from what {folder} is made from now; delete {folder} to begin it anew")
+    def _found(self, kind: str) -> "_Found":
+        names = sorted(name for name in self._names if name.kind == kind)
+        return _Found(self._files, [(str(name), self._index[name]) for name in names], len(self._inputs))
+
+
+class _Index(NamedTuple):
+    """Of the lines of a part: the position of each one's input; where each begins in the file, and where the last one ends."""
+
+    positions: np.ndarray  # int64 [lines]
+    places: np.ndarray  # int64 [lines + 1]
+
+
+def _unpacked(done: str, count: int) -> np.ndarray:
+    """bool [count], of what `_look_into_all` says."""
+    packed = np.frombuffer(zlib.decompress(base64.b64decode(done)), np.uint8)
+    return np.unpackbits(packed, count=count).astype(bool)
+
+
+class _Files:
+    """The files of a folder. What lies on gs:// is kept on this machine (TMPDIR says where) when it was read or written once."""
+
+    def __init__(self, folder: epath.Path):
+        self._folder, self._local = folder, storage.is_local(folder)
+        self._kept: tempfile.TemporaryDirectory | None = None
+        self._making = threading.Lock()
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file."""
+        data = storage.read_bytes(self._folder / name)
+        self.keep(name, data)
+        return data
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Takes a file's bytes, so that they need not be read again."""
+        if not self._local:
+            self._path(name).write_bytes(data)
+
+    def open(self, name: str) -> Any:
+        """A file whose bytes were read, or kept."""
+        return self._path(name).open("rb")
+
+    def close(self) -> None:
+        """Forgets what was kept."""
+        if self._kept:
+            self._kept.cleanup()
+            self._kept = None
+
+    def _path(self, name: str) -> epath.Path:
+        if self._local:
+            return self._folder / name
+        with self._making:
+            self._kept = self._kept or tempfile.TemporaryDirectory(prefix="humpback-parts-")
+            return epath.Path(self._kept.name) / name
 
 
 class _Found:
     """Where the lines of one kind of parts lie. An input that two parts have (of a run that went on beside this) counts once."""
 
-    def __init__(self, parts: Parts, kind: str):
-        self._parts, self._names = parts, parts.names(kind)
-        self._part = np.full(len(parts.done), -1, np.int32)
-        self._line = np.zeros(len(parts.done), np.int32)
-        for number, name in enumerate(self._names):
-            for line, position, _ in parts._lines(name):
-                if self._part[position] < 0:
-                    self._part[position], self._line[position] = number, line
+    def __init__(self, files: _Files, parts: Sequence[tuple[str, _Index]], inputs: int):
+        self._files, self._parts = files, parts
+        self._part, self._line = np.full(inputs, -1, np.int32), np.zeros(inputs, np.int32)
+        for number, (_, index) in reversed(list(enumerate(parts))):  # the first one that has it counts
+            self._part[index.positions[::-1]] = number
+            self._line[index.positions[::-1]] = np.arange(len(index.positions))[::-1]
         self.positions = np.flatnonzero(self._part >= 0)
 
     def lines(self) -> Iterator[bytes]:
         """The lines in the order of the input. Replicas work along the input, so a few parts hold what stands together."""
         for start in range(0, len(self.positions), _MERGED_AT_ONCE):
             block = self.positions[start : start + _MERGED_AT_ONCE]
-            found: dict[tuple[int, int], bytes] = {}
+            lines: dict[int, bytes] = {}  # by position
             for part in np.unique(self._part[block]):
-                wanted = set(self._line[block[self._part[block] == part]].tolist())
-                found |= {(int(part), line): text for line, text in self._parts.raw_lines(self._names[part]) if line in wanted}
-            yield from (found[int(self._part[position]), int(self._line[position])] for position in block)
+                name, index = self._parts[part]
+                with self._files.open(name) as file:
+                    for position in block[self._part[block] == part].tolist():
+                        line = self._line[position]
+                        file.seek(index.places[line])
+                        lines[position] = file.read(index.places[line + 1] - index.places[line])
+            yield from map(lines.__getitem__, block.tolist())

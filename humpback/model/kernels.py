@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from humpback.model.sharding import BATCH_AXES, MESH_AXES, batch_shards
-from humpback.rounding import round_up
+from humpback.rounding import ceil_div, round_up
 
 # Keys (K, H, P) and values (K, P, H) that stand before every row, and how many of them each row uses (B,).
 Prefix = tuple[jax.Array, jax.Array, jax.Array]
 
 LANES = 128  # a vector of a TPU: blocks and parts are multiples of it, and so are heads, filled up
 ROWS = 16  # of values that are written at once: a tile of bfloat16
-_BLOCKS = (512, 256, 128)  # queries and keys of one step of the kernel, the first that divides the queries
+_BLOCKS = (512, 256, 128)  # queries and keys of one step of the kernel's grid
+_STEP_PAIRS = 192 * 1_024  # of a query and a key, that could be computed while a step begins: planning/roofline's half microsecond on a v5e
 
 
 def takes_splash(q_BTNH: jax.Array, k_BTKH: jax.Array, segments_BT: jax.Array | None, prefix: Prefix | None) -> bool:
@@ -46,6 +47,24 @@ def _possible(
         return False  # the kernel compares segment numbers, and the prefix belongs to all of them
     shared = N % tensor == 0 and (K % tensor == 0 or tensor % K == 0)
     return T >= LANES and shared and set(mesh.axis_names) >= set(MESH_AXES)
+
+
+def block_for(T: int) -> int:
+    """Returns how many queries, and keys, one step of the kernel takes for rows of T tokens, which are filled up to a multiple of it.
+
+    The cheapest: a large block computes padding and what lies above the diagonal, a small one begins more steps.
+    """
+
+    def cost(block: int) -> int:
+        return steps_of(T, block) * (block**2 + _STEP_PAIRS)
+
+    return min(_BLOCKS, key=cost)
+
+
+def steps_of(T: int, block: int) -> int:
+    """Counts the blocks of a row of T tokens that the causal mask does not pass over."""
+    blocks = ceil_div(T, block)
+    return blocks * (blocks + 1) // 2
 
 
 def row_and_head_axes(B: int, K: int) -> tuple[Any, Any]:
@@ -88,7 +107,7 @@ def _on_a_chip(q_BTNH, k_BTKH, v_BTKH, segments_BT, prefix, G, interpret):
     if G:
         k_BTKH, v_BTKH, prefix = _keys_of_queries(G, N, k_BTKH, v_BTKH, prefix)
     k_KHP, v_KPH, shared_B = prefix
-    block = next(size for size in _BLOCKS if round_up(T, LANES) % size == 0)
+    block = block_for(T)
     room_T, room_P = round_up(T, block), 0 if k_KHP is None else round_up(k_KHP.shape[2], block)
     # Zeros behind a head add nothing to a score, and of what comes out they are cut off again.
     q_BTNH, k_BTKH, v_BTKH = (pad(x, 3, round_up(H, LANES) - H) for x in (q_BTNH * H**-0.5, k_BTKH, v_BTKH))

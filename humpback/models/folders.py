@@ -6,29 +6,33 @@ loads without a word. So each folder gets a checksums.json (checksums.py), and c
 
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
 
 from humpback import distributed, storage
 from humpback.errors import UserError
 from humpback.model import adapters
+from humpback.model import sharding as model_sharding
 from humpback.model import weights as model_weights
 from humpback.model.weights import LlamaConfig
 from humpback.models import checksums, weight_files
 from humpback.models.adapter_folders import Adapter, MergedParams, base_path
 from humpback.models.checksums import CHECKSUMS
 from humpback.tokens.tokenizer import Tokenizer
+from humpback.watchdog import Limit, storing_seconds
 
 FORMAT_VERSION = 2  # 1 had sha256 in checksums.json
+_HASHED_AT_ONCE = 4  # arrays, of which each may be a copy on the host
 DIRECTIONS = ("forward", "backward", "base")
 
 
@@ -76,7 +80,9 @@ def save_model(path: storage.PathLike, info: ModelInfo, params: Mapping[str, Any
         model_weights.check_params(info.config, params)
     else:
         adapters.check(info.config, info.adapter.names, info.adapter.rank, params)
-    with _model_folder(path, info, tokenizer) as (folder, _), weight_files.told_when_full(folder):
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    limit = Limit(f"the save of {path}", storing_seconds(size))
+    with limit, _model_folder(path, info, tokenizer) as (folder, _), weight_files.told_when_full(folder):
         weight_files.start_saving(folder / "weights", params).result()
 
 
@@ -174,26 +180,19 @@ def load_model(
         raise UserError(f"{folder}: is a {info.direction} model; this task needs {allowed}")
     if base is not None and info.adapter is None:
         raise UserError(f"{folder}: holds all weights, so it takes no --base={os.fspath(base)}")
-    _check_whole(folder)
+    verify(folder)
     try:
         if info.adapter is None:
             params = weight_files.StoredParams(folder / "weights", shardings)
         else:
             below = _find_base(folder, info.adapter, info.config, base)
-            _check_whole(below)
+            verify(below)
             stored = weight_files.StoredParams(below / "weights", shardings)
             params = MergedParams(folder / "weights", info.adapter, info.config, stored, shardings, exact)
         model_weights.check_params(info.config, params.arrays)
     except ValueError as error:
         raise UserError(f"{folder / 'weights'}: the weights are not those that model.json describes: {error}") from error
     return Model(info, params.whole() if whole else params, Tokenizer.load(folder))
-
-
-def _check_whole(folder: epath.Path) -> None:
-    """UserError for a damaged folder; each process looks at its share of the files."""
-    damage_here = checksums.find_damage(folder, share=(jax.process_index(), jax.process_count()))
-    if damage := "".join(distributed.exchange(f"load_model {folder}", damage_here or "")[:1]):
-        raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
 
 
 def adapter_beside(folder: storage.PathLike, base: storage.PathLike, lora: adapters.Lora, weights: str) -> Adapter:
@@ -229,24 +228,55 @@ def _stored_digest(folder: epath.Path, cfg: LlamaConfig) -> str:
     return digest_of({"/".join(path): digest(read(path)) for path, _ in model_weights.leaves(cfg)})
 
 
+def verify(path: storage.PathLike) -> None:
+    """UserError for a missing, truncated or changed file of a folder that has checksums. Every process calls it and reads its share."""
+    folder = epath.Path(path)
+    damage_here = checksums.find_damage(folder, share=(jax.process_index(), jax.process_count()))
+    if damage := "".join(distributed.exchange(f"verify {folder}", damage_here or "")[:1]):
+        raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
+
+
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:
     """{"layers/0/q": sha256 of the array's bytes in row order}: equal exactly when the weights are, bit for bit.
 
-    Every process calls it when the arrays lie on the devices of several.
+    Every process calls it when the arrays lie on the devices of several; then each copies and hashes its share of them.
     """
     flat = {"/".join(str(part.key) for part in path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
-    def on_host(leaf: Any) -> Any:
-        split = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
-        return multihost_utils.process_allgather(leaf, tiled=True) if split else leaf
+    def is_split(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
 
-    digests: dict[str, str] = {}
-    names, at_once = list(flat), os.cpu_count() or 1
-    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-        for start in range(0, len(names), at_once):  # no more gathered weights in memory than are being hashed
-            some = names[start : start + at_once]
-            digests |= zip(some, pool.map(digest, [on_host(flat[name]) for name in some]), strict=True)
+    split = {name: leaf for name, leaf in flat.items() if is_split(leaf)}
+    whole = [name for name in flat if name not in split]
+    with concurrent.futures.ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+        digests = dict(zip(whole, pool.map(lambda name: digest(flat[name]), whole), strict=True))
+    if split:
+        size = sum(leaf.nbytes for leaf in split.values())
+        with Limit("the digests of the weights", storing_seconds(size)):
+            digests |= _digests_of_split(split)
     return dict(sorted(digests.items()))
+
+
+def _digests_of_split(flat: Mapping[str, jax.Array]) -> dict[str, str]:
+    """Of arrays that lie on the devices of several processes. They are made whole on the devices one after the other; to the host comes
+    every n-th of n processes, where no more than two are at a time."""
+    hashed: dict[str, concurrent.futures.Future[str]] = {}
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        for number, (name, leaf) in enumerate(flat.items()):
+            whole = _made_whole(cast(NamedSharding, leaf.sharding).mesh)(leaf)
+            if number % jax.process_count() == jax.process_index():
+                concurrent.futures.wait(hashed.values())
+                hashed[name] = thread.submit(digest, np.asarray(whole.addressable_data(0)))
+    own = {name: future.result() for name, future in hashed.items()}
+    digests: dict[str, str] = {}
+    for text in distributed.exchange("weights_digest", json.dumps(own)):
+        digests |= json.loads(text)
+    return digests
+
+
+@functools.lru_cache(maxsize=8)
+def _made_whole(mesh: Mesh) -> Any:
+    return jax.jit(lambda x: x, out_shardings=model_sharding.replicated(mesh))
 
 
 def digest(array: Any) -> str:

@@ -16,7 +16,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from humpback import machine
+from humpback import machine, tpu_flags
 from humpback.config import Finetune
 from humpback.model.adapters import Lora
 from humpback.model.weights import LlamaConfig, RopeScaling
@@ -26,7 +26,6 @@ _IN_PROGRAM = (
     "lr", "end_lr", "weight_decay", "beta1", "beta2", "eps", "clip", "dropout", "compute_dtype", "remat", "spike", "skip_spikes",
     "lora_rank", "lora_alpha", "lora_names", "lora_base", "lora_dropout",
 )  # fmt: skip
-_STEPS = 1_000  # a constant of the program that changes nothing but the learning rate, so that all trainings share a compilation
 _READ = 5  # logits of a rating in `expected` mode
 
 
@@ -192,9 +191,9 @@ def _step(job: Step, mesh: Any) -> tuple[Any, tuple]:
     ft = Finetune(**job.finetune)
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(job.model, adamw, mesh, job.lora)
-    step = update.jit_step(job.model, ft, adamw, _STEPS, shapes)
+    step = update.jit_step(job.model, ft, adamw, shapes)
     rows = placement.abstract_rows(mesh, job.length, job.rows, job.targets, job.parts)
-    return step, (shapes, rows, update.abstract_words(mesh), *lora.frozen_shapes(job.model, mesh, job.lora))
+    return step, (shapes, rows, update.abstract_fixed(mesh), *lora.frozen_shapes(job.model, mesh, job.lora))
 
 
 def _decode(job: Decode, mesh: Any) -> tuple[Any, tuple]:
@@ -217,6 +216,7 @@ def source_digest(folder: pathlib.Path | None = None) -> str:
         *sorted(f"model/{path.name}" for path in (package / "model").glob("*.py")),
         "chips.py",
         "keys.py",
+        "tpu_flags.py",
     ]
     return _digest(*(f"{name}\0{hashlib.sha256((package / name).read_bytes()).hexdigest()}" for name in names))
 
@@ -224,7 +224,7 @@ def source_digest(folder: pathlib.Path | None = None) -> str:
 def reader_digest() -> str:
     """Of the files that turn a compiled program into an answer."""
     package = pathlib.Path(__file__).resolve().parents[1]
-    names = ("planning/collectives.py", "planning/compile.py", "chips.py")
+    names = ("planning/collectives.py", "planning/compile.py", "chips.py", "tpu_flags.py")
     return _digest(*((package / name).read_text(encoding="utf-8") for name in names))
 
 
@@ -270,7 +270,9 @@ def main() -> None:
     """The child."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     request = json.load(sys.stdin)
-    print(json.dumps(compile_job(from_json(request["job"]), request["versions"], request["known"])), flush=True)
+    job = from_json(request["job"])
+    os.environ.setdefault(tpu_flags.VARIABLE, " ".join(tpu_flags.FLAGS[job.place.topology.partition(":")[0]]))
+    print(json.dumps(compile_job(job, request["versions"], request["known"])), flush=True)
 
 
 if __name__ == "__main__":

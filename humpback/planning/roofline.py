@@ -8,7 +8,8 @@ C, M and I are the shares of the published figures that runs reach (COMPUTE, MEM
   operations   of all tokens of all rows, padding too: 6 a weight of the layers' matrices (4 a frozen one, 6 of its adapter's), with full
                rematerialisation 2 more for all of them but the down projection; 6 · D · V (frozen: 4) a target place;
                attention 2 · N · H · pairs for each product, of which there are 2 forward, 7 backward (the kernel computes scores twice
-               there), and 2 again with rematerialisation. pairs: those that the kernel's blocks of 512 do not skip, T · (T + 512) / 2
+               there), and 2 again with rematerialisation. pairs: those that the kernel's blocks (kernels.block_for) do not skip,
+               T · (T + 512) / 2 for multiples of 512
   bytes        28 a weight that trains, of the chip's share (weights, two moments and the gradient in float32 through AdamW); of each
                layer's matrices in bfloat16 (frozen: or int8) what is gathered, read in each pass, and its gradient, where there is one;
                inputs and outputs of each product in each pass; logits
@@ -37,7 +38,7 @@ from humpback.model.adapters import Lora
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, parameter_count
 from humpback.planning.jobs import Answer, Decode, Place, Step
 from humpback.planning.tpu_slices import Slice
-from humpback.rounding import ceil_div
+from humpback.rounding import ceil_div, round_up
 from humpback.training.flops import layer_weights
 
 # C by generation. v4, v5e, v5p: MaxText's published runs of its own sizes (v4 56.7 and 56.0, v5e 59.9 to 66.9, v5p 70.3 and 71.5 % MFU),
@@ -50,7 +51,6 @@ COLLECTIVE_SECONDS = 5e-6  # the least that one takes: assumed, a microsecond a 
 STEP_SECONDS = 0.5e-6  # of a kernel's grid: assumed
 HOST_SECONDS = 2e-3  # between two visits of the host: assumed
 NUCLEUS_PASSES = 32  # of sampling.Sampler's bisection
-_BLOCK = 512
 _STATE_BYTES = 28
 _GATHERS = 2  # forwards and backwards
 
@@ -107,9 +107,10 @@ def attention_seconds(job: Decode, slice_: Slice, rows: int, bucket: int) -> flo
     """Of the kernels that attend in a prefill, one a layer but the last, for `rows` prompts padded to `bucket`."""
     model, place = job.model, job.place
     rows, heads = rows // place.groups, model.num_heads // place.tensor
-    queries, keys = ceil_div(bucket, _BLOCK), ceil_div(bucket, _BLOCK) + ceil_div(job.prefix, _BLOCK)
+    block = kernels.block_for(bucket)
+    queries, keys = ceil_div(bucket, block), ceil_div(bucket, block) + ceil_div(job.prefix, block)
     operations = attention_operations(job, rows * place.groups, bucket) / (model.num_layers - 1)
-    moved = 2 * 2 * rows * model.head_dim * (heads * bucket + heads * queries * keys * _BLOCK)
+    moved = 2 * 2 * rows * model.head_dim * (heads * bucket + heads * queries * keys * block)
     steps = rows * heads * queries * keys
     longest = max(operations / slice_.chip.flops, moved / slice_.chip.bandwidth)
     return (model.num_layers - 1) * (longest + steps * STEP_SECONDS)
@@ -123,7 +124,8 @@ def attention_operations(job: Decode, rows: int, bucket: int) -> float:
 
 def _prompt_pairs(job: Decode, bucket: int) -> int:
     """Of a query and a key that the kernel's blocks do not skip, in one prompt."""
-    return bucket * (bucket + min(bucket, _BLOCK)) // 2 + bucket * job.prefix
+    block = kernels.block_for(bucket)
+    return kernels.steps_of(bucket, block) * block**2 + round_up(bucket, block) * round_up(job.prefix, block)
 
 
 def total(parts: Sequence[Times]) -> Times:
@@ -143,7 +145,8 @@ def step_operations(model: LlamaConfig, length: int, rows: int, targets: int, re
     adapted = (6 + 2 * again) * lora.count(model) if lora else 0
     of_token = each * W + adapted + (2 * (W - model.num_layers * model.d_model * model.d_ff) if again else 0)
     products = 9 if remat == "none" else 11
-    pairs = length * (length + min(length, _BLOCK)) // 2
+    block = kernels.block_for(length)
+    pairs = kernels.steps_of(length, block) * block**2
     attention = 2 * model.num_layers * model.num_heads * model.head_dim * pairs * products
     return rows * (length * of_token + attention) + each * model.d_model * model.vocab_size * targets
 

@@ -7,6 +7,7 @@ last, repeats it with counts and checksums. A folder with a manifest is complete
 import functools
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from etils import epath
 
 from humpback import config as configs
 from humpback import distributed, storage
+from humpback.background import Background
 from humpback.digests import CACHE, Digest, Digests, check_unchanged
 from humpback.errors import UserError
 from humpback.locks import lock_of
@@ -126,6 +128,8 @@ class Stage:
         self._fields = {k: v for k, v in fields.items() if k not in recorded}
         self._inputs, self._module = list(inputs), module
         self._metrics: list[dict[str, Any]] = []
+        self.background = Background()
+        self._beginning = threading.Lock()
         self._begun = False
         self._lists: dict[str, contents.Listed] = {}  # of the first process
         found = distributed.by_first(f"stage {path}", self._open, _WAIT_SECONDS)
@@ -206,11 +210,15 @@ class Stage:
 
     def find(self, values: Mapping[str, Any]) -> None:
         """Takes fields as they were found for the devices at hand; they are recorded when the stage begins, or now goes on with others."""
-        self._found = dict(values)
+        self._found |= values
         self._recorded |= self._found
 
     def begin(self) -> None:
         """To be called before the first of what the stage makes is written; writes what it is made from. Any process may be the first."""
+        with self._beginning:  # the background writes, too
+            self._begin()
+
+    def _begin(self) -> None:
         if self._begun:
             return
         if distributed.is_first():
@@ -256,14 +264,17 @@ class Stage:
             self.publish_metrics()
 
     def publish_metrics(self) -> None:
-        """Publishes the rows that wait for it, before a stage ends early."""
+        """Publishes the rows that wait for it, in the background; `background.join` before a stage ends early."""
         if self._metrics and distributed.is_first():
-            self.begin()
-            number = len(storage.list_files(self.path / "metrics"))
-            lines = "".join(json.dumps(row) + "\n" for row in self._metrics)
-            storage.publish(self.path / "metrics" / f"metrics-{number:05d}.jsonl", lines)
-            storage.publish_json(self.path / identity.TIMING, self._timing(), replace=True)  # for an attempt after a kill
+            self.background.submit(functools.partial(self._publish_metrics, self._metrics, self._timing()))
         self._metrics, self._published = [], time.monotonic()
+
+    def _publish_metrics(self, rows: list[dict[str, Any]], timing: dict[str, float]) -> None:
+        self.begin()
+        number = len(storage.list_files(self.path / "metrics"))
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        storage.publish(self.path / "metrics" / f"metrics-{number:05d}.jsonl", lines)
+        storage.publish_json(self.path / identity.TIMING, timing, replace=True)  # for the next attempt, should this one be killed
 
     def _timing(self) -> dict[str, float]:
         """Seconds and number of the attempts so far; of one that was killed the seconds up to its last metrics count."""
@@ -293,8 +304,9 @@ class Stage:
 
         files: those that the stage published. tokens: of all attempts, as timing.json's seconds are.
         """
-        self.begin()
         self.publish_metrics()
+        self.background.join()
+        self.begin()
         if distributed.is_first():
             self.check()
             timing = self._timing()

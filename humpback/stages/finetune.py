@@ -2,9 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,11 +21,12 @@ from humpback.models import folders
 from humpback.models.folders import digest_of
 from humpback.progress import say, warn_of_many
 from humpback.records import Example, read_shards
-from humpback.stages import commandline, held_out
+from humpback.stages import commandline, held_out, saves
 from humpback.stages.directory import Run, Stage
 from humpback.tokens.examples import PROMPTS_CUT, Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
 from humpback.training import checkpoint, evaluate, events, loop, lora, optimizer, placement
+from humpback.training.profile import Profile
 
 TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
 
@@ -40,7 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("iteration", 0, "t of M_t; 0 is the model of the seed alone", lower_bound=0)
 
 
-def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | None = None) -> None:
+def finetune(run: Run, task: str, iteration: int = 0, profile: Profile | None = None) -> None:
     """Makes backward/ or forward-t/: a model folder, and the held-out pairs' likelihoods under it."""
     name, field, inputs = "backward", "backward", ["base", "seed"]
     if task == "forward":
@@ -62,24 +63,27 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     # Its checkpoints are of adapters beside certain weights, in whatever files these are by now.
     of_steps = dataclasses.replace(info, adapter=adapter and dataclasses.replace(adapter, files=""))
     data = _stage_data(run, stage, field, task, iteration, base.tokenizer)
+    ft = saves.fitted(run, stage, field, ft, base.info.config, run.mesh(), data.examples)
     distributed.by_first(f"begin {stage.path}", stage.begin)
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
     with contextlib.closing(events.Events(stage.path / "events")) as scalars:
 
         def metrics(row: dict) -> None:
             stage.metrics(row)
-            scalars.write(row)
-            if ft.checkpoint_every and row["step"] % ft.checkpoint_every == 0:  # the run may continue from there
+            stage.background.submit(functools.partial(scalars.write, row))
+            if row["step"] % ft.checkpoint_every == 0:  # the run may continue from there
                 stage.publish_metrics()
-                scalars.flush()
+                stage.background.submit(scalars.flush)
 
         try:
             trained = loop.train(
                 base, data.examples, loop.Training(ft, run.cfg.seed, name, of_steps),
                 mesh=run.mesh(), dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
+                saves_last=False,
             )  # fmt: skip
         finally:
             stage.publish_metrics()
+            stage.background.join()
     folders.save_model(stage.path, info, trained.params, base.tokenizer)
     # The first stage of each task measures the base, too. Adapters are measured as they were trained, beside weights that are not merged.
     models = {} if iteration else {"base": base.params if trained.stacked is None else adapters.bare(trained.stacked)}
@@ -91,6 +95,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
     if distributed.is_first():
         storage.publish(stage.path / paired.FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
     digests = folders.weights_digest(trained.params) | ({"base": base_digest} if adapted else {})
+    folders.verify(stage.path)  # with the stage's end the training's checkpoints go
     stage.finish(
         counts=data.counts,
         dropped=data.dropped,
@@ -258,9 +263,9 @@ def main() -> None:
     finetune(run, flags.FLAGS.task, flags.FLAGS.iteration, read_profile(profile, run.workdir / "profile") if profile else None)
 
 
-def read_profile(text: str, folder: storage.PathLike) -> loop.Profile:
+def read_profile(text: str, folder: storage.PathLike) -> Profile:
     """--profile=FROM:TO. UserError for anything else."""
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise UserError(f"--profile={text}: must be FROM:TO, two steps counted from 1, as in --profile=3:5")
-    return loop.Profile(int(first), int(last), os.fspath(folder))
+    return Profile(int(first), int(last), folder)

@@ -18,6 +18,7 @@ from humpback.locks import Anybody, Maker
 from humpback.model import weights as model_weights
 from humpback.models import checksums, weight_files
 from humpback.models.checksums import CHECKSUMS
+from humpback.watchdog import Limit, storing_seconds
 
 _META = ("meta.json", "meta-again.json")  # checksums.json says which of the two counts
 
@@ -41,6 +42,7 @@ class TrainingCheckpoints:
         self._damage: dict[int, str | None] = {}  # of the steps that were saved or looked at; None for a whole one
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future[None] | None = None
+        self._seconds = 0.0  # that it may take
         if jax.process_index() == 0:
             for step in self._steps():
                 folder = self._folder(step)
@@ -56,6 +58,11 @@ class TrainingCheckpoints:
         best: whether this is the step with the lowest loss so far.
         """
         self.wait()
+        self._seconds = _storing_seconds(state)
+        with Limit(f"the save of step {step}", self._seconds):
+            self._begin_saving(step, state, meta, best)
+
+    def _begin_saving(self, step: int, state: Any, meta: Mapping[str, Any], best: bool) -> None:
         folder = self._folder(step)
         description = {"meta": dict(meta), "best": best, "made_from": self._maker.identity, "lock": self._maker.lock}
         if _word_of_the_first(step in self._damage and self._damage[step] is None):
@@ -71,13 +78,19 @@ class TrainingCheckpoints:
             written = weight_files.start_saving(folder / "state", state)
         self._saving = self._thread.submit(self._finish, step, written, description)
 
+    @property
+    def busy(self) -> bool:
+        """Whether this process' part of a save is still under way."""
+        return self._saving is not None and not self._saving.done()
+
     def wait(self) -> None:
         """Returns when the last save is whole on disk; raises what went wrong in it, once. Then the older steps are all there.
 
         A process that ends without it loses a save that is not done yet. UserError when the disk was full.
         """
         if self._saving is not None:
-            concurrent.futures.wait([self._saving])
+            with Limit("the save under way", self._seconds):
+                concurrent.futures.wait([self._saving])
             saved, self._saving = self._saving, None
             saved.result()
 
@@ -105,7 +118,7 @@ class TrainingCheckpoints:
         _check_sizes(path, abstract_state)
         context = ocp.Context()
         context.array_options.loading.enable_padding_and_truncation = True
-        with context:
+        with context, Limit(f"to read step {step}", _storing_seconds(abstract_state)):
             return ocp.load(path, abstract_state)
 
     def _finish(self, step: int, written: Any, description: dict[str, Any]) -> None:
@@ -197,6 +210,11 @@ class TrainingCheckpoints:
     def _delete_step(self, step: int) -> None:
         weight_files.remove(self._folder(step) / CHECKSUMS)  # first, so that a half-deleted step is an unfinished one
         weight_files.remove(self._folder(step))
+
+
+def _storing_seconds(state: Any) -> float:
+    """What a process may take to write, or read, its share of a state."""
+    return storing_seconds(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / jax.process_count())
 
 
 def _check_sizes(path: epath.Path, abstract_state: Any) -> None:

@@ -13,8 +13,9 @@ from humpback.model import llama, sharding
 from humpback.rounding import round_up
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
-from humpback.training import placement
+from humpback.training import flops, placement
 from humpback.training.loss import target_nats
+from humpback.watchdog import COMPILING_SECONDS, Watchdog
 
 
 class Scores(NamedTuple):
@@ -68,14 +69,17 @@ def nll_of_stacked(
     most = max(np.count_nonzero(batch.weights_BT.reshape(groups, -1), axis=1).max() for batch in batches)
     targets = round_up(int(most), 64)
     program = _program(cfg, jnp.dtype(compute_dtype), mesh)
-    for batch in batches:
-        between()
-        with jax.set_mesh(mesh):
-            nats_GM = np.asarray(program(stacked, placement.make_rows(batch, mesh, targets)), np.float64)
-        picked = packing.gather_targets(batch, groups, targets)
-        owners = np.take_along_axis(batch.examples_BT.reshape(groups, -1), picked.places_GM, axis=1)
-        real = picked.weights_GM > 0
-        nats += np.bincount(owners[real], nats_GM[real], minlength=len(examples))
+    longest = flops.longest_seconds(cfg, [length] * rows, groups * targets, mesh)
+    with Watchdog("batch", floor_seconds=longest, first_seconds=COMPILING_SECONDS + longest).pieces() as done:
+        for batch in batches:
+            between()
+            with jax.set_mesh(mesh):
+                nats_GM = np.asarray(program(stacked, placement.make_rows(batch, mesh, targets)), np.float64)
+            picked = packing.gather_targets(batch, groups, targets)
+            owners = np.take_along_axis(batch.examples_BT.reshape(groups, -1), picked.places_GM, axis=1)
+            real = picked.weights_GM > 0
+            nats += np.bincount(owners[real], nats_GM[real], minlength=len(examples))
+            done()
     return Scores(nats, tokens)
 
 

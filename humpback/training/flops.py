@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.sharding import Mesh
 
-from humpback import chips
+from humpback import chips, watchdog
 from humpback.model.adapters import Lora
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names
 
@@ -42,6 +43,12 @@ def step_flops(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int, lor
     head = each * cfg.d_model * cfg.vocab_size * target_tokens
     attention = 6 * cfg.num_layers * cfg.num_heads * cfg.head_dim * sum(length**2 for length in lengths)
     return products + head + attention
+
+
+def longest_seconds(cfg: LlamaConfig, lengths: Sequence[int], target_tokens: int, mesh: Mesh) -> float:
+    """What a step may take on a mesh without being a hang; see `step_flops`."""
+    peak = peak_flops(mesh.devices.flat[0])
+    return watchdog.LEAST_SECONDS + watchdog.computing_seconds(step_flops(cfg, lengths, target_tokens), mesh.size, peak)
 
 
 def peak_flops(device: jax.Device) -> float | None:

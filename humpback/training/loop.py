@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,22 +17,23 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from humpback import distributed
 from humpback.config import Finetune, recorded
-from humpback.errors import Stopped, UserError
+from humpback.errors import UserError
 from humpback.model import adapters, llama, sharding
 from humpback.model.adapters import Lora
 from humpback.models.folders import Model, ModelInfo
 from humpback.progress import Bar, warn
 from humpback.tokens.examples import TokenExample
-from humpback.training import batches, evaluate, flops, lora, placement, update
+from humpback.training import batches, flops, lora, placement, update
 from humpback.training import optimizer as optimizers
 from humpback.training.checkpoint import TrainingCheckpoints
-from humpback.training.stopping import StopRequest, Watchdog
+from humpback.training.keeper import DEV_LOSS, Keeper
+from humpback.training.profile import Profile
+from humpback.training.stopping import StopRequest
+from humpback.watchdog import Watchdog
 
 Metrics = Callable[[dict[str, Any]], None]
 
-_DEV_LOSS = "dev_loss"  # of a checkpoint's weights, in its meta
 _FULL_RATE = 5e-5  # a learning rate up to here is one for all weights: the paper's is 1e-5, the demo's this
 MANY_EPOCHS = 6  # more are warned of: what is compared then is overfitting
 
@@ -64,25 +66,6 @@ class Trained(NamedTuple):
     stacked: llama.Params | None = None
 
 
-class Profile:
-    """Writes a JAX profile of steps `first` to `last`, counted from 1, into a folder."""
-
-    def __init__(self, first: int, last: int, folder: str):
-        self._steps, self._folder, self._running = range(first, last + 1), folder, False
-
-    def before(self, step: int) -> None:
-        """To be called before a step."""
-        if step in self._steps and not self._running:
-            jax.profiler.start_trace(self._folder)
-            self._running = True
-
-    def after(self, step: int, last: bool) -> None:
-        """To be called after it; last: none follows."""
-        if self._running and (last or step + 1 not in self._steps):
-            jax.profiler.stop_trace()
-            self._running = False
-
-
 def train(
     model: Model,
     examples: Sequence[TokenExample],
@@ -93,10 +76,13 @@ def train(
     checkpoints: TrainingCheckpoints | None = None,
     metrics: Metrics | None = None,
     profile: Profile | None = None,
+    saves_last: bool = True,
 ) -> Trained:
     """Finetunes `model` and returns its new weights; `model.params` is left as it is.
 
     checkpoints: where to save each ft.checkpoint_every steps and at the end, and what to continue from.
+    saves_last: False where the caller saves the weights at once: then the state after the last step is saved only if there is none of
+    the last keeper.LOST_SECONDS.
     dev: looked at each ft.dev_every steps and at the end, when that is not 0; then the weights with the lowest loss on it are
     returned, which needs checkpoints. Otherwise the last.
     metrics: called once a step with {step (from 1), loss (nats per target token), lr, grad_norm (before the clip), spike (true or
@@ -124,30 +110,36 @@ def train(
         frozen = [placement.place_params(cfg, model.params, mesh, adapted.base)] if adapted else []
         state, done, dev_loss = _start(model, training, optimizer, shapes, mesh, checkpoints, meta)
         compiled = stop.run_interruptibly(lambda: _compile(cfg, ft, optimizer, plan, done, shapes, mesh))
-        keeper = _Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, stop, frozen)
+        keeper = Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, stop, done, saves_last, frozen)
         if dev and dev_loss is None and keeper.looks_after(done):  # a stop came between the step and the look
             keeper.settle(done, state)
             keeper.stop_if_asked(done)
-        watchdog, bar = Watchdog(), Bar(purpose, "step", plan.steps, done=done)
-        words_2 = update.dropout_words(seed, purpose, mesh)
+        watchdog = Watchdog(first_seconds=max(_longest_seconds(cfg, shape, mesh) for shape in set(plan.shapes)))
+        bar = Bar(purpose, "step", plan.steps, done=done)
+
+        def tell(row: dict[str, Any]) -> None:
+            if metrics is not None:
+                metrics(row)
+            _show(bar, row)
+
+        numbers, fixed = _Numbers(cfg, ft, plan, mesh), update.fixed(seed, purpose, plan.steps, mesh)
         chosen, rows = _next(examples, plan, done, seed, purpose, mesh)
         for step in range(done, plan.steps):
             if profile is not None:
                 profile.before(step + 1)
-            started = time.perf_counter()
             with watchdog.step(step + 1):
-                state, measured = compiled[plan.shapes[step]](state, rows, words_2, *frozen)
-                following = _next(examples, plan, step + 1, seed, purpose, mesh)  # while the devices work
-                row = _measure(measured, chosen, step, plan, ft)
-            row |= _rates(cfg, adapted, chosen, plan.shapes[step], mesh, time.perf_counter() - started)
-            if profile is not None:
-                profile.after(step + 1, last=step + 1 == plan.steps)
-            row |= keeper.settle(step + 1, state)
-            if metrics is not None:
-                metrics(row)
-            _show(bar, row)
-            keeper.stop_if_asked(step + 1)
-            chosen, rows = following
+                state, measured = compiled[plan.shapes[step]](state, rows, fixed, *frozen)
+                numbers.add(step, chosen, measured)
+                chosen, rows = _next(examples, plan, step + 1, seed, purpose, mesh)  # while the devices work
+                if row := numbers.fetch(leave=1):
+                    tell(row)
+                profiled = profile is not None and profile.ends(step + 1, last=step + 1 == plan.steps)
+                row = numbers.fetch() if keeper.is_due(step + 1) or profiled else None
+            if profile is not None and profiled:
+                profile.end()
+            if row:  # there are no numbers of a later step, so that one may be saved
+                tell(row | keeper.settle(step + 1, state))
+                keeper.stop_if_asked(step + 1)
         bar.close()
         state, step = keeper.choose(state, shapes)
         params = state["params"]
@@ -187,85 +179,6 @@ def _saved_first(checkpoints: TrainingCheckpoints | None) -> Iterator[None]:
         raise
 
 
-class _Keeper:
-    """Looks at the dev set, saves, and stops, each when it is due."""
-
-    def __init__(
-        self,
-        cfg: llama.LlamaConfig,
-        ft: Finetune,
-        plan: batches.Plan,
-        mesh: Mesh,
-        dev: Sequence[TokenExample],
-        checkpoints: TrainingCheckpoints | None,
-        meta: dict[str, Any],
-        stop: StopRequest,
-        frozen: list[llama.Params],
-    ):
-        self._frozen = frozen
-        self._cfg, self._ft, self._steps, self._mesh, self._dev = cfg, ft, plan.steps, mesh, dev
-        self._checkpoints, self._meta, self._stop, self._stopping = checkpoints, meta, stop, False
-        before = checkpoints.best() if dev and checkpoints is not None else None
-        self._lowest = before[1][_DEV_LOSS] if before else math.inf
-
-    def looks_after(self, done: int) -> bool:
-        """Whether the dev set is due after so many steps."""
-        return bool(self._dev) and (done == self._steps or _is_due(done, self._ft.dev_every))
-
-    def settle(self, done: int, state: update.State) -> dict[str, float]:
-        """Looks and saves after a step, where that is due or a stop is asked for; {dev_loss} where it was looked at."""
-        loss = self._look(state) if self.looks_after(done) else None
-        self._stopping = distributed.agree(self._stop.came)
-        due = done == self._steps or _is_due(done, self._ft.checkpoint_every) or loss is not None or self._stopping
-        if self._checkpoints is not None and due:
-            self._checkpoints.save(done, state, {**self._meta, _DEV_LOSS: loss}, best=loss is not None and loss < self._lowest)
-        if loss is not None:
-            self._lowest = min(loss, self._lowest)
-        return {} if loss is None else {_DEV_LOSS: loss}
-
-    def stop_if_asked(self, done: int) -> None:
-        """Raises Stopped when that was asked for by the last `settle`, what that saved being on disk."""
-        if not self._stopping:
-            return
-        if self._checkpoints is None:
-            raise Stopped(f"stopped after step {done} of {self._steps}; nothing was saved", self._stop.code)
-        self._checkpoints.wait()
-        raise Stopped(f"stopped after step {done} of {self._steps}, which is saved; the same command continues", self._stop.code)
-
-    def _look(self, state: update.State) -> float | None:
-        """Nats per target token of the dev set; None when a stop was asked for meanwhile."""
-
-        class Enough(Exception):
-            pass
-
-        def between() -> None:
-            if distributed.agree(self._stop.came):
-                raise Enough
-
-        with contextlib.suppress(Enough):
-            scores = evaluate.nll_of_stacked(
-                self._cfg, lora.whole(state["params"], self._frozen, lora.of(self._ft)), self._dev,
-                length=self._ft.length, mesh=self._mesh, compute_dtype=self._ft.compute_dtype, between=between,
-            )  # fmt: skip
-            return float(scores.nats.sum() / scores.tokens.sum())
-        return None
-
-    def choose(self, state: update.State, shapes: update.State) -> tuple[update.State, int]:
-        """The state whose weights are the result, and after which step it was so: the last, or with a dev set that of the lowest loss."""
-        if self._checkpoints is None:
-            return state, self._steps
-        self._checkpoints.wait()
-        best = self._checkpoints.best() if self._dev else None
-        if best is None or best[0] == self._steps:
-            return state, self._steps
-        logging.warning("the weights after step %d are taken: their loss on the dev set is the lowest, %.4f", best[0], self._lowest)
-        return self._checkpoints.restore(best[0], shapes), best[0]
-
-
-def _is_due(done: int, every: int) -> bool:
-    return every > 0 and done % every == 0
-
-
 def _next(
     examples: Sequence[TokenExample], plan: batches.Plan, step: int, seed: int, purpose: str, mesh: Mesh
 ) -> tuple[list[TokenExample], placement.Rows]:
@@ -286,12 +199,17 @@ def _compile(
     mesh: Mesh,
 ) -> dict[batches.Shape, update.Step]:
     """The programs of all steps that are left, so that no step's time holds a compilation."""
-    step = update.jit_step(cfg, ft, optimizer, plan.steps, shapes)
+    step = update.jit_step(cfg, ft, optimizer, shapes)
     needed = sorted(set(plan.shapes[done:]))
     rows = [placement.abstract_rows(mesh, shape.length, shape.rows, shape.targets, shape.parts) for shape in needed]
-    words_2 = update.abstract_words(mesh)
-    frozen = lora.frozen_shapes(cfg, mesh, lora.of(ft))
-    return {shape: step.lower(shapes, abstract, words_2, *frozen).compile() for shape, abstract in zip(needed, rows, strict=True)}
+    fixed, frozen = update.abstract_fixed(mesh), lora.frozen_shapes(cfg, mesh, lora.of(ft))
+    return {shape: step.lower(shapes, abstract, fixed, *frozen).compile() for shape, abstract in zip(needed, rows, strict=True)}
+
+
+def _longest_seconds(cfg: llama.LlamaConfig, shape: batches.Shape, mesh: Mesh) -> float:
+    """What a step may take while nobody knows what steps take."""
+    targets = shape.parts * sharding.batch_shards(mesh) * shape.targets
+    return flops.longest_seconds(cfg, [shape.length] * shape.rows, targets, mesh)
 
 
 def _start(
@@ -307,13 +225,13 @@ def _start(
     adapters, and 0."""
     if checkpoints is not None and (latest := checkpoints.latest()) is not None:
         step, saved = latest
-        for name in sorted({*meta, *saved} - {_DEV_LOSS}):
+        for name in sorted({*meta, *saved} - {DEV_LOSS}):
             if meta.get(name) != saved.get(name):
                 raise UserError(
                     f"{checkpoints.path}: its training had {name} = {saved.get(name)!r}, this one has {meta.get(name)!r}; "
                     "put the old value back to continue it, or delete the folder to begin anew"
                 )
-        return checkpoints.restore(step, shapes), step, saved.get(_DEV_LOSS)
+        return checkpoints.restore(step, shapes), step, saved.get(DEV_LOSS)
     cfg, adapted = model.info.config, lora.of(training.ft)
     params = lora.first(cfg, mesh, adapted, training.seed, training.purpose) if adapted else placement.place_params(cfg, model.params, mesh)
     return update.first_state(params, optimizer, shapes), 0, None
@@ -335,6 +253,29 @@ def _describe(
     fields = {f"finetune.{k}": v for k, v in dataclasses.asdict(training.ft).items() if k not in recorded(Finetune)}
     run = {"seed": training.seed, "purpose": training.purpose, "steps": plan.steps, "batch": plan.batch}
     return {**(training.info or model.info).to_dict(), **fields, **run, "examples": digest(examples), "dev": digest(dev)}
+
+
+class _Numbers:
+    """What steps have measured, fetched when a later one is under way: the devices need not wait for the host."""
+
+    def __init__(self, cfg: llama.LlamaConfig, ft: Finetune, plan: batches.Plan, mesh: Mesh):
+        self._cfg, self._ft, self._plan, self._mesh = cfg, ft, plan, mesh
+        self._waiting: deque[tuple[int, list[TokenExample], dict[str, jax.Array], float]] = deque()
+        self._fetched = 0.0  # when, last
+
+    def add(self, step: int, chosen: list[TokenExample], measured: dict[str, jax.Array]) -> None:
+        """Takes what a step, which was just begun, will have measured."""
+        self._waiting.append((step, chosen, measured, time.perf_counter()))
+
+    def fetch(self, leave: int = 0) -> dict[str, Any] | None:
+        """The row of metrics of the earliest step that waits, when that is over; None where no more than `leave` wait."""
+        if len(self._waiting) <= leave:
+            return None
+        step, chosen, measured, begun = self._waiting.popleft()
+        row = _measure(measured, chosen, step, self._plan, self._ft)
+        now = time.perf_counter()
+        seconds, self._fetched = now - max(begun, self._fetched), now  # it began when the one before was over
+        return row | _rates(self._cfg, lora.of(self._ft), chosen, self._plan.shapes[step], self._mesh, seconds)
 
 
 def _measure(
@@ -382,7 +323,7 @@ def _show(bar: Bar, row: dict[str, Any]) -> None:
         parts.append(f"{row['tokens_per_second_per_device']:.0f} a device")
     if "mfu" in row:
         parts.append(f"MFU {row['mfu']:.1%}")
-    if _DEV_LOSS in row:
-        parts.append(f"dev {row[_DEV_LOSS]:.3f}")
+    if DEV_LOSS in row:
+        parts.append(f"dev {row[DEV_LOSS]:.3f}")
     bar.note(", ".join(parts))
     bar.advance()

@@ -49,12 +49,12 @@ def schedule(num_examples: int, cfg: Finetune) -> tuple[int, int]:
     return cfg.steps or steps, batch
 
 
-def learning_rate(step: int | jax.Array, cfg: Finetune, steps: int) -> jax.Array:
+def learning_rate(step: int | jax.Array, cfg: Finetune, steps: int | jax.Array) -> jax.Array:
     """The rate (f32) of one step, counted from 0: cfg.lr at the first, linearly to exactly cfg.end_lr at the last.
 
     No warm-up. The two ends are weighted apart because `lr + fraction * (end - lr)` misses the end by a rounding.
     """
-    fraction = jnp.asarray(step, jnp.float32) / max(steps - 1, 1)
+    fraction = jnp.asarray(step, jnp.float32) / jnp.maximum(jnp.asarray(steps, jnp.float32) - 1, 1)
     return (1 - fraction) * jnp.float32(cfg.lr) + fraction * jnp.float32(cfg.end_lr)
 
 

@@ -1,8 +1,6 @@
-"""Ending early: on SIGTERM, Ctrl-C, or when the machine is taken away, a training is saved first; a step that hangs ends the process."""
+"""Ending early: on SIGTERM, Ctrl-C, or when the machine is taken away, a training is saved first."""
 
-import bisect
 import contextlib
-import faulthandler
 import http.client
 import os
 import signal
@@ -10,20 +8,17 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from humpback import internals, locks, metadata
 from humpback.errors import INTERRUPTED, PREEMPTED, Stopped
+from humpback.watchdog import RELEASE_SECONDS, say
 
-STALLED = 70  # EX_SOFTWARE
 _CODES = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
-_RELEASE_SECONDS = 5  # of a store that does not answer, for who ends at once
-_TICK_SECONDS = 1.0
 # cloud.google.com/compute/docs/instances/create-use-spot ("detect preemption"), …/docs/metadata/querying-metadata (wait_for_change)
 _NOTICE = "instance/preempted?wait_for_change=true&timeout_sec=60"
 _NOTICE_RETRY_SECONDS = 10.0
-_STDERR = 2
 
 T = TypeVar("T")
 
@@ -103,7 +98,7 @@ class StopRequest:
                     second, self.came = self.came, True
                     if second or self._nothing_to_save:
                         _end_at_once(self.code)
-                    _say(f"{_name(self.code)}: saving as soon as this step is done; a second one ends at once")
+                    say(f"{_name(self.code)}: saving as soon as this step is done; a second one ends at once")
 
 
 def heed_preemption() -> None:
@@ -122,74 +117,18 @@ def _wait_for_notice() -> None:
         try:
             with urllib.request.urlopen(request, timeout=90) as answer:
                 if answer.read().strip() == b"TRUE":
-                    _say("this machine is being taken away")
+                    say("this machine is being taken away")
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
         except (OSError, http.client.HTTPException):  # the second: an answer that was cut off
             time.sleep(_NOTICE_RETRY_SECONDS)
 
 
-class Watchdog:
-    """Ends the process when a step hangs: `with watchdog.step(number):` around all the work of each step.
-
-    A step may take `factor` times the median of the steps before it and at least `floor_seconds`; there is no limit until
-    `known` steps have been timed. Beyond it a line names the step, the stacks of all threads follow on standard error, and the
-    exit code is STALLED. A thread watches, so it also works while the main thread waits in C++, where JAX lets others run: for
-    a collective whose other end is gone, or a device that does not answer.
-    """
-
-    def __init__(self, factor: float = 20.0, floor_seconds: float = 30.0, known: int = 5) -> None:
-        self._factor, self._floor_seconds, self._known = factor, floor_seconds, known
-        self._durations: list[float] = []  # seconds, sorted
-
-    @contextlib.contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        """Times the block and watches it; a block that raises is not counted."""
-        started = time.monotonic()
-        over = threading.Event()
-        if len(self._durations) >= self._known:
-            threading.Thread(target=self._watch, args=(number, started, over), name="watchdog", daemon=True).start()
-        try:
-            yield
-        finally:
-            over.set()
-        bisect.insort(self._durations, time.monotonic() - started)
-
-    @property
-    def median(self) -> float:
-        """Seconds of the median step so far, the upper one of two. IndexError before the first."""
-        return self._durations[len(self._durations) // 2]
-
-    def _watch(self, number: int, started: float, over: threading.Event) -> None:
-        median = self.median
-        left = max(self._factor * median, self._floor_seconds)
-        while left > 0:
-            # Counted by waits, not by the clock: a process that was suspended for an hour (Ctrl-Z) has not hung.
-            tick = min(left, _TICK_SECONDS)
-            if over.wait(tick):
-                return
-            left -= tick
-        _say(
-            f"step {number} has taken {time.monotonic() - started:.1f} s, the median of the steps before it is {median:.3g} s: "
-            f"it hangs, so this process ends with exit code {STALLED}; the same command continues from what was saved. The "
-            "stacks of all its threads:"
-        )
-        faulthandler.dump_traceback(_STDERR, all_threads=True)
-        locks.release_all(_RELEASE_SECONDS)
-        os._exit(STALLED)  # sys.exit would wait for the main thread
-
-
 def _end_at_once(code: int) -> NoReturn:
-    _say(f"{_name(code)}: ending at once with exit code {code}; the same command continues from what was saved")
-    locks.release_all(_RELEASE_SECONDS)
+    say(f"{_name(code)}: ending at once with exit code {code}; the same command continues from what was saved")
+    locks.release_all(RELEASE_SECONDS)
     os._exit(code)
 
 
 def _name(code: int) -> str:
     return "Ctrl-C" if code == INTERRUPTED else "SIGTERM"
-
-
-def _say(text: str) -> None:
-    """A line on standard error, past Python's own buffer, whose lock a thread that hangs may hold."""
-    with contextlib.suppress(OSError):
-        os.write(_STDERR, f"\nhumpback: {text}\n".encode())

@@ -21,6 +21,9 @@ from humpback.training.loss import target_nats
 # {"params": stacked f32 weights, or adapters, "opt": optax state, "step": int32, steps done,
 #  "norms": f32 [_NORMS], gradient norms of the last steps}
 State = dict[str, Any]
+# What belongs to a training and to no step of it: {"words_2": data of the key for dropout, uint32, "steps": int32, how many there are}.
+# Arguments of the program, so that trainings of the same shapes share it.
+Fixed = dict[str, jax.Array]
 Step = Callable[..., tuple[State, dict[str, jax.Array]]]
 
 _NORMS = 64  # steps whose gradient norms say what is usual
@@ -63,18 +66,16 @@ def train_step(
     cfg: llama.LlamaConfig,
     ft: Finetune,
     optimizer: optax.GradientTransformation,
-    steps: int,
     state: State,
     rows: placement.Rows,
-    words_2: jax.Array,
+    fixed: Fixed,
     *frozen: llama.Params,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One update. Pure; words_2: `dropout_words`; frozen: as in `loss_and_grads`. Returns the next state and
-    {loss, grad_norm, lr, spike}."""
+    """One update. Pure; frozen: as in `loss_and_grads`. Returns the next state and {loss, grad_norm, lr, spike}."""
     step = state["step"]
-    key = jax.random.fold_in(jax.random.wrap_key_data(words_2, impl="threefry2x32"), step)
+    key = jax.random.fold_in(jax.random.wrap_key_data(fixed["words_2"], impl="threefry2x32"), step)
     loss, grads = loss_and_grads(cfg, ft, state["params"], rows, key, *frozen)
-    rate = optimizers.learning_rate(step, ft, steps)
+    rate = optimizers.learning_rate(step, ft, fixed["steps"])
     params, opt = optimizers.apply(optimizer, grads, state["opt"], state["params"], rate)
     norm = optax.tree.norm(grads)
     known = jnp.where(jnp.arange(_NORMS) < step, state["norms"], jnp.nan)
@@ -115,24 +116,28 @@ def first_state(params: llama.Params, optimizer: optax.GradientTransformation, s
     return {"params": params, **jax.jit(begin, out_shardings=rest)(params)}
 
 
-def dropout_words(seed: int, purpose: str, mesh: Mesh) -> jax.Array:
-    """The data of a training's key for dropout, on the mesh. An argument of the step, so that trainings of one shape share a program."""
-    return sharding.place(np.asarray(jax.random.key_data(key_for(seed, f"dropout {purpose}"))), sharding.replicated(mesh))
+def fixed(seed: int, purpose: str, steps: int, mesh: Mesh) -> Fixed:
+    """What all steps of a training share, on the mesh."""
+    arrays = {"words_2": np.asarray(jax.random.key_data(key_for(seed, f"dropout {purpose}"))), "steps": np.array(steps, np.int32)}
+    return {name: sharding.place(array, sharding.replicated(mesh)) for name, array in arrays.items()}
 
 
-def abstract_words(mesh: Mesh) -> jax.ShapeDtypeStruct:
-    """The array of `dropout_words`; allocates nothing."""
-    return jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=sharding.replicated(mesh))
+def abstract_fixed(mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of `fixed`; allocates nothing."""
+    whole = sharding.replicated(mesh)
+    return {
+        "words_2": jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=whole),
+        "steps": jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
+    }
 
 
-def jit_step(cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTransformation, steps: int, shapes: State) -> Any:
-    """`train_step` of (state, rows, words_2), and with adapters the frozen weights, jitted for the mesh of `shapes`. The state is donated.
-    """
+def jit_step(cfg: llama.LlamaConfig, ft: Finetune, optimizer: optax.GradientTransformation, shapes: State) -> Any:
+    """`train_step` of (state, rows, fixed), and with adapters the frozen weights, jitted for the mesh of `shapes`. The state is donated."""
     state_shardings = jax.tree.map(lambda x: x.sharding, shapes)
     mesh = state_shardings["step"].mesh
     frozen = jax.tree.map(lambda x: x.sharding, lora.frozen_shapes(cfg, mesh, lora.of(ft)))
     return jax.jit(
-        functools.partial(train_step, cfg, ft, optimizer, steps),
+        functools.partial(train_step, cfg, ft, optimizer),
         in_shardings=(state_shardings, placement.rows_shardings(mesh), sharding.replicated(mesh), *frozen),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,

@@ -147,11 +147,11 @@ def compile_step(key: str) -> dict:
     rows = -(-PAPER_EXAMPLES // chips) * chips if examples == PAPER else int(examples) * chips
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(cfg, adamw, mesh)
-    step = update.jit_step(cfg, ft, adamw, 1_000, shapes)
+    step = update.jit_step(cfg, ft, adamw, shapes)
     answer = {"shape": f"{rows} x {LENGTH} tokens on {chips} chips", "limit": memory_limit(mesh)}
     try:
         abstract = placement.abstract_rows(mesh, LENGTH, rows, rows // chips * LENGTH)
-        compiled = compile_for(step, (shapes, abstract, update.abstract_words(mesh)))
+        compiled = compile_for(step, (shapes, abstract, update.abstract_fixed(mesh)))
     except DoesNotFit as error:
         return {**answer, "total": error.used, "refusal": str(error)}
     return {

@@ -16,6 +16,7 @@ from train_inputs import PURPOSE, SEED, Work
 from humpback import config
 from humpback.model import sharding
 from humpback.training import loop
+from humpback.training.profile import Profile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,23 @@ class Ours:
         self._process.join()
 
 
+class _Turns(Profile):
+    """In place of a profile: each step is over before the next one is begun, as in between the others have their turn."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, "")
+
+    def before(self, step: int) -> None:
+        """Nothing."""
+
+    def ends(self, step: int, last: bool) -> bool:
+        """Always: the loop waits for the step's numbers."""
+        return True
+
+    def end(self) -> None:
+        """Nothing."""
+
+
 def _train(connection: multiprocessing.connection.Connection, work: Work, dtype: str, steps: int) -> None:
     """The process: its clock runs from the moment when a step is asked for until the loop reports it, whatever is done between."""
     started = 0.0
@@ -83,4 +101,4 @@ def _train(connection: multiprocessing.connection.Connection, work: Work, dtype:
     wait()
     mesh = sharding.make_mesh(**dataclasses.asdict(config.Mesh()))
     ft = work.finetune(dtype, steps)
-    loop.train(work.model(), work.examples, loop.Training(ft, SEED, PURPOSE), mesh=mesh, metrics=report)
+    loop.train(work.model(), work.examples, loop.Training(ft, SEED, PURPOSE), mesh=mesh, metrics=report, profile=_Turns())

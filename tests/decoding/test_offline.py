@@ -27,7 +27,7 @@ class Killed(Exception):
 class Engine:
     """Answers with the request's key; the last of what it holds comes first. Dies after `stop_after` answers."""
 
-    slots = 4
+    slots, longest_visit = 4, 60.0
 
     def __init__(self, stop_after=None):
         self.stop_after, self.stats, self.requests, self.most = stop_after, Stats(), [], 0
@@ -255,6 +255,7 @@ def test_progress_counts_all_replicas_from_the_parts_names(tmp_path):
     mine = [at for at in range(40) if inputs.numbers[at] % 2 == 1]
     for at in mine:
         parts.add(at, Candidate(ITEMS[at].id, ITEMS[at], "", "", "m", 0), 10, 1)
+    parts.settle()
     run(tmp_path, inputs, Engine(), replica=(0, 2), metrics=rows.append)
     assert rows[-1]["records"] == rows[-1]["total"] == 40 and rows[-1]["eta_seconds"] == 0
     seconds = rows[-1]["seconds"]

@@ -161,3 +161,10 @@ def test_a_step_that_attends_before_it_writes(monkeypatch, heads, shared):
     with on((2, 1, 2)):
         other = jax.jit(lambda *given: llama.decode_step(cfg, *given))(params, mix, ids, filled, prefix)
     np.testing.assert_array_equal(other[0], found[0])  # changes no bit
+
+
+@pytest.mark.parametrize(
+    ("T", "block", "steps"), [(128, 128, 1), (200, 256, 1), (320, 512, 1), (512, 512, 1), (640, 512, 3), (896, 512, 3), (2048, 512, 10)]
+)
+def test_rows_go_to_the_multiple_of_a_block_that_costs_least(T, block, steps):
+    assert kernels.block_for(T) == block and kernels.steps_of(T, block) == steps

@@ -191,8 +191,8 @@ def test_a_training_step_on_four_chips():
     ft = config.paper("").forward
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(WIDE, adamw, mesh)
-    step = update.jit_step(WIDE, ft, adamw, 10, shapes)
-    arguments = (shapes, placement.abstract_rows(mesh, T, rows, rows // 2 * T), update.abstract_words(mesh))
+    step = update.jit_step(WIDE, ft, adamw, shapes)
+    arguments = (shapes, placement.abstract_rows(mesh, T, rows, rows // 2 * T), update.abstract_fixed(mesh))
     compiled = planning.compile_for(step, arguments)
     assert compiled.text.count(KERNEL) == 4
     memory = compiled.memory
@@ -208,9 +208,9 @@ def test_a_training_step_in_two_parts_on_four_chips():
     mesh, rows, T = sharding.make_mesh(fsdp=4, devices=planning.topology("v5e:2x2")), 8, 512
     ft, model = config.paper("").forward, dataclasses.replace(CONFIG, vocab_size=512)
     shapes = update.state_shapes(model, optimizer.make_optimizer(ft), mesh)
-    step = update.jit_step(model, ft, optimizer.make_optimizer(ft), 10, shapes)
+    step = update.jit_step(model, ft, optimizer.make_optimizer(ft), shapes)
     asked = placement.abstract_rows(mesh, T, rows, rows // 2 * T, parts=2)
-    compiled = planning.compile_for(step, (shapes, asked, update.abstract_words(mesh)))
+    compiled = planning.compile_for(step, (shapes, asked, update.abstract_fixed(mesh)))
     weights = 2 * llama.parameter_count(model)  # in bfloat16; each part gathers them forwards, and those of the layers backwards
     assert 2 * weights < compiled.traffic()["all-gather"].payload < 5 * weights
 

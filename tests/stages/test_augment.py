@@ -20,6 +20,8 @@ class Engine:
     def __init__(self, tokenizer):
         self.answer, self.stats, self.asked = tuple(tokenizer.encode("How?")), Stats(), []
 
+    longest_visit = 60.0
+
     def warm_up(self, sampler, stops):
         return 0
 

@@ -53,6 +53,7 @@ def test_the_times_are_those_of_all_attempts(tmp_path, monkeypatch, capsys):
     for step, tokens, seconds in ((1, 5, 12.0), (2, 6, 18.0)):
         now[0] += seconds
         first.metrics({"step": step, "tokens": tokens})
+    first.background.join()
     now[0] += 7  # and then it is killed
     monkeypatch.setattr(directory.Place, "take", waits)
     second = attempt()

@@ -255,6 +255,7 @@ def test_a_rubric_edited_while_half_done_is_refused(edited, tmp_path):
     begun = hand_made.rate(make())
     half = Parts(begun.path / "parts", inputs, hand_made.ALONE, -1.0, begun)
     half.add(0, Segment(f"{1:016x}", "text", "h", ("h",), "u", "s", 0, 1))
+    half.settle()
     (files / "rubric.txt").write_text(hand_made.NEW_RUBRIC)
     with pytest.raises(UserError, match=r"ratings-1: was begun with curate.rubric_file = .*have changed since; .* or delete .*ratings-1$"):
         hand_made.rate(make())
@@ -326,6 +327,7 @@ def test_what_an_earlier_version_has_half_done_is_refused(edited, tmp_path):
     begun = hand_made.rate(make())
     begun.metrics({})
     begun.publish_metrics()
+    begun.background.join()
     age(begun.path)
     with pytest.raises(UserError, match=r"ratings-1: was begun by humpback of a version that recorded .*, this is humpback \w{16}, jax 0"):
         hand_made.rate(make())
@@ -342,6 +344,7 @@ def test_what_another_version_has_half_done_is_refused_with_both_named(edited, t
     begun, version = hand_made.rate(make()), code.version("")
     half = Parts(begun.path / "parts", inputs := hand_made.segments_in(tmp_path), hand_made.ALONE, -1.0, begun)
     half.add(0, Segment(f"{1:016x}", "text", "h", ("h",), "u", "s", 0, 1))
+    half.settle()
     monkeypatch.setattr(code, "version", lambda module: {**version, "jaxlib": "9.9", "humpback": "0" * 16})
     message = rf"was begun by humpback {version['humpback']}, jax .*, this is humpback 0{{16}}, jax .*jaxlib 9.9.*; --accept_code continues"
     with pytest.raises(UserError, match=message):
@@ -353,6 +356,7 @@ def test_what_another_version_has_half_done_is_refused_with_both_named(edited, t
     parts = Parts(begun.path / "parts", inputs, hand_made.ALONE, -1.0, accepted)
     assert parts.done.tolist() == [True, False]
     parts.add(1, Segment(f"{2:016x}", "text", "h", ("h",), "u", "s", 0, 1))
+    parts.settle()
     assert accepted.identity != begun.identity and {accepted.identity, begun.identity} == accepted.identities
     hand_made.rate(make()).finish(counts={})
     manifest = json.loads((begun.path / "manifest.json").read_text())

@@ -80,7 +80,9 @@ def test_parts_bear_the_number_of_the_lock(make_run, tmp_path):
     for number in (0, 1):
         stage = hand_made.rate(make_run())
         made = Segment(f"{number + 1:016x}", "text", "h", ("h",), "u", "s", 0, 1)
-        Parts(stage.path / "parts", inputs, hand_made.ALONE, -1.0, stage).add(number, made)
+        parts = Parts(stage.path / "parts", inputs, hand_made.ALONE, -1.0, stage)
+        parts.add(number, made)
+        parts.settle()
         names.append(sorted(path.name for path in stage.path.glob("parts/*"))[-1])
         locks.release_all()
     assert [PartName.parse(name)[:4] for name in names] == [("made", 1, 0, 0), ("made", 2, 0, 0)]

@@ -100,9 +100,11 @@ def _train(folder: pathlib.Path, base: Model, examples: list[TokenExample], ft: 
     except Stopped as stopped:
         print(stopped, flush=True)
         raise SystemExit(PREEMPTED) from stopped
+    digests = weights_digest(params)  # each process has a share of it
     whole = jax.jit(lambda tree: tree, out_shardings=jax.NamedSharding(mesh, jax.P()))(params)
     if distributed.is_first():
-        result = {"losses": {row["step"]: row["loss"] for row in rows}, "weights": weights_digest(whole)}
+        assert weights_digest(whole) == digests
+        result = {"losses": {row["step"]: row["loss"] for row in rows}, "weights": digests}
         storage.publish_json(folder / "result.json", result, replace=True)
     distributed.barrier("end")
 

@@ -17,7 +17,7 @@ from humpback.models.folders import weights_digest
 from humpback.rounding import round_up
 from humpback.tokens import packing
 from humpback.tokens.examples import TokenExample
-from humpback.training import batches, evaluate, loop, optimizer, placement, stopping, update
+from humpback.training import batches, evaluate, keeper, loop, optimizer, placement, stopping, update
 from humpback.training.checkpoint import TrainingCheckpoints
 from humpback.training.loop import Training, TrainingError, train
 from humpback.training.stopping import Stopped
@@ -174,6 +174,64 @@ def test_metrics_of_a_run(base, examples, finetune, few_optimizations):
         assert row["tokens"] == sum(len(e.ids) for e in chosen)
         assert row["target_tokens"] == sum(e.target_tokens for e in chosen)
         assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
+
+
+def test_the_devices_have_the_next_step_when_numbers_are_fetched_but_for_a_save(tmp_path, base, examples, finetune, monkeypatch):
+    happened = []
+    compile_all, measure = loop._compile, loop._measure
+
+    def watched(*arguments):
+        def begin(program):
+            def step(state, *rest):
+                happened.append(f"begin {1 + sum(each.startswith('begin') for each in happened)}")
+                return program(state, *rest)
+
+            return step
+
+        return {shape: begin(program) for shape, program in compile_all(*arguments).items()}
+
+    def fetch(measured, chosen, step, *more):
+        happened.append(f"fetch {step + 1}")
+        return measure(measured, chosen, step, *more)
+
+    monkeypatch.setattr(loop, "_compile", watched)
+    monkeypatch.setattr(loop, "_measure", fetch)
+    monkeypatch.setattr(TrainingCheckpoints, "save", lambda self, step, *_, **__: happened.append(f"save {step}"))
+    run(base, examples, finetune(steps=5, checkpoint_every=3), tmp_path / "c")
+    wanted = "begin 1, begin 2, fetch 1, begin 3, fetch 2, fetch 3, save 3, begin 4, begin 5, fetch 4, fetch 5, save 5"
+    assert ", ".join(happened) == wanted
+
+
+def test_trainings_of_more_or_fewer_steps_share_a_program(base, finetune):
+    """As M_1 and M_2 do, whose pairs differ in number: `steps` is an argument."""
+    shapes = update.state_shapes(base.info.config, optimizer.make_optimizer(finetune()), one_device())
+    rows, fixed = placement.abstract_rows(one_device(), 32, 4, 64), update.abstract_fixed(one_device())
+
+    def text(steps):
+        ft = finetune(steps=steps)
+        return update.jit_step(base.info.config, ft, optimizer.make_optimizer(ft), shapes).lower(shapes, rows, fixed).as_text()
+
+    assert text(30) == text(600)
+
+
+def test_the_last_state_is_saved_only_where_its_loss_would_cost_much(tmp_path, base, examples, finetune, shared_programs, monkeypatch):
+    """The caller saves the weights at once; then the newest periodic checkpoint stays, unless that is long ago."""
+
+    def saved(name):
+        run(base, examples, finetune(checkpoint_every=6), tmp_path / name, saves_last=False)
+        return TrainingCheckpoints(tmp_path / name).latest()[0]
+
+    assert saved("soon") == 6
+    monkeypatch.setattr(keeper, "LOST_SECONDS", -1.0)
+    assert saved("late") == 8
+
+
+def test_a_save_that_is_due_does_not_wait_for_the_one_before(tmp_path, base, examples, finetune, shared_programs, monkeypatch):
+    begun, busy = [], [False, True, True, False]  # at steps 2, 4, 5 and 6
+    monkeypatch.setattr(TrainingCheckpoints, "busy", property(lambda self: busy.pop(0)))
+    monkeypatch.setattr(TrainingCheckpoints, "save", lambda self, step, *_, **__: begun.append(step))
+    run(base, examples, finetune(checkpoint_every=2, steps=7), tmp_path / "c")
+    assert begun == [2, 6, 7]
 
 
 def test_order_of_examples_is_a_new_one_each_epoch_and_misses_none():
@@ -364,7 +422,7 @@ def test_state_is_donated(base, examples, finetune):
     _, rows = rows_of(examples[:6], mesh)
     params = placement.place_params(cfg, base.params, mesh)
     state = update.first_state(params, made, shapes)
-    update.jit_step(cfg, ft, made, 8, shapes)(state, rows, update.dropout_words(1, "x", mesh))
+    update.jit_step(cfg, ft, made, shapes)(state, rows, update.fixed(1, "x", 8, mesh))
     assert params["layers"]["q"].is_deleted()
 
 
@@ -390,15 +448,23 @@ def test_a_vocabulary_that_does_not_divide_is_filled_up_and_cut(base, examples, 
     assert update.state_shapes(cfg, optimizer.make_optimizer(finetune()), mesh)["params"]["head"].shape == (16, 96)
 
 
-def test_the_dev_set_chooses_the_checkpoint(tmp_path, base, examples, finetune):
+@pytest.mark.parametrize("saves_last", [True, False])
+def test_the_dev_set_chooses_the_checkpoint(tmp_path, base, examples, finetune, saves_last):
     """Trained on one half at a rate that ruins the other in the end; a stop in between changes nothing."""
     ft = finetune(steps=9, dev_every=3, dropout=0.0, lr=5e-2, end_lr=5e-2)
-    options = {"dev": examples[10:], "examples": examples[:10], "ft": ft}
+    options = {"dev": examples[10:], "examples": examples[:10], "ft": ft, "saves_last": saves_last}
     params, rows = run(base, path=tmp_path / "c", **options)
     losses = {row["step"]: row["dev_loss"] for row in rows if "dev_loss" in row}
     assert list(losses) == [3, 6, 9] and min(losses, key=losses.__getitem__) == 3
     scores = evaluate.nll(base.info.config, params, examples[10:], length=32, mesh=one_device())
     assert scores.nats.sum() / scores.tokens.sum() == pytest.approx(losses[3], abs=1e-6)
+    if not saves_last:  # the last may be the best without having been saved
+        gentle = dataclasses.replace(ft, lr=1e-4, end_lr=1e-4)
+        trained = train(
+            base, examples[:10], Training(gentle, 1, "forward-1"), mesh=one_device(), dev=examples[10:],
+            checkpoints=TrainingCheckpoints(tmp_path / "gentle"), saves_last=False,
+        )  # fmt: skip
+        assert trained.step == 9 and TrainingCheckpoints(tmp_path / "gentle").latest()[0] == 6
     with pytest.raises(ValueError, match="there are none"):
         run(base, **options)
 
@@ -408,7 +474,7 @@ def test_a_stop_saves_and_the_rest_is_the_same(tmp_path, monkeypatch, base, exam
     ft = finetune()
     whole, _ = run(base, examples, ft)
     heard = threading.Event()  # a thread of its own hears of the signal, which on a busy machine may take some steps
-    monkeypatch.setattr(stopping, "_say", lambda text: heard.set())
+    monkeypatch.setattr(stopping, "say", lambda text: heard.set())
 
     def stop(row):
         if row["step"] == 3:

@@ -1,10 +1,7 @@
-"""SIGTERM and steps that hang, in processes of their own: what they end with, and what they let go on."""
+"""SIGTERM and Ctrl-C, in processes of their own: what they end with, and what they let go on."""
 
 import json
-import pathlib
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,60 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from humpback.errors import INTERRUPTED, PREEMPTED
-from humpback.training.stopping import STALLED, Stopped, StopRequest, Watchdog
-
-ROOT = pathlib.Path(__file__).parents[2]
-BEGINNING = """
-import hashlib, os, signal, sys, time
-from humpback.training import stopping
-from humpback.training.stopping import StopRequest, Stopped, Watchdog
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
-
-def say(text):
-    print(text, flush=True)
-
-def hang():  # minutes in C without the interpreter's lock, which no signal interrupts, as a compilation
-    say("ready")
-    hashlib.pbkdf2_hmac("sha256", b"x", b"x", 2**31 - 1)
-
-def wait(stop):
-    say("ready")
-    while not stop.came:
-        time.sleep(0.01)
-"""
-
-
-class Script:
-    """A running process, whose output is read line by line."""
-
-    def __init__(self, code: str) -> None:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([sys.executable, "-c", BEGINNING + code], cwd=ROOT, **pipes)
-
-    def wait_for(self, text: str) -> None:
-        line = self.process.stdout.readline()
-        assert line == text + "\n", (line, self.process.stderr.read() if not line else "")
-
-    def end(self) -> tuple[int, str, str]:
-        """(exit code, the rest of standard output, standard error)."""
-        out, err = self.process.communicate(timeout=20)
-        return self.process.returncode, out, err
+from humpback.training.stopping import StopRequest
+from tests import scripts
 
 
 @pytest.fixture
-def start() -> Iterator[type[Script]]:
-    started = []
-
-    class Started(Script):
-        def __init__(self, code: str) -> None:
-            super().__init__(code)
-            started.append(self)
-
-    yield Started
-    for script in started:
-        script.process.kill()
-        script.process.communicate()
+def start() -> Iterator[type[scripts.Script]]:
+    with scripts.starting() as start:
+        yield start
 
 
 def test_sigterm_is_remembered_and_the_handler_before_comes_back(start):
@@ -244,76 +195,6 @@ def test_outside_the_main_thread_nothing_changes():
     thread.start()
     thread.join()
     assert found == [before, False, thread] and signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_step_that_hangs_ends_the_process(start):
-    """Below 20 times the median, even above the floor, it goes on."""
-    script = start("""
-watchdog = Watchdog(floor_seconds=0.1)
-for number in range(5):
-    with watchdog.step(number):
-        time.sleep(0.05)
-with watchdog.step(5):
-    time.sleep(0.4)
-with watchdog.step(6):
-    hang()
-""")
-    script.wait_for("ready")
-    code, out, err = script.end()
-    assert (code, out) == (STALLED, "") == (70, "")
-    line, stacks = err.split(" The stacks of all its threads:\n")
-    assert line.startswith("\nhumpback: step 6 has taken ") and "exit code 70" in line
-    assert float(line.split(" has taken ")[1].split(" s, ")[0]) >= 1.0  # 20 · 0.05 s
-    assert 0.05 <= float(line.split(" is ")[1].split(" s: ")[0]) < 0.4
-    assert "in hang\n" in stacks and "in _watch\n" in stacks and "Thread 0x" in stacks
-
-
-def test_the_first_steps_and_the_floor_are_no_limit(start):
-    script = start("""
-watchdog = Watchdog(floor_seconds=0.2, known=2)
-for seconds in (0.0, 0.5):  # above 20 times the median, but of one step
-    with watchdog.step(0):
-        time.sleep(seconds)
-watchdog = Watchdog(floor_seconds=2.0, known=2)
-for number in range(3):
-    with watchdog.step(number):
-        time.sleep(0.001 if number < 2 else 0.5)
-say(f"{watchdog.median:.3f}")
-time.sleep(2)  # between steps nothing is watched
-""")
-    code, out, err = script.end()
-    assert (code, err) == (0, "") and 0.001 <= float(out) < 0.4
-
-
-def test_time_in_which_the_process_was_suspended_does_not_count(start):
-    script = start("""
-stopping._TICK_SECONDS = 0.1
-watchdog = Watchdog(floor_seconds=1.5, known=1)
-with watchdog.step(0):
-    pass
-with watchdog.step(1):
-    say("ready")
-    for _ in range(4):
-        time.sleep(0.1)
-say("done")
-""")
-    script.wait_for("ready")
-    script.process.send_signal(signal.SIGSTOP)
-    time.sleep(2)
-    script.process.send_signal(signal.SIGCONT)
-    assert script.end() == (0, "done\n", "")
-
-
-def test_a_step_that_raises_is_not_timed():
-    watchdog = Watchdog()
-    with pytest.raises(Stopped), watchdog.step(0):
-        raise Stopped("all")
-    with pytest.raises(IndexError):
-        _ = watchdog.median
-    for seconds in (0.02, 0.0, 0.01):
-        with watchdog.step(1):
-            time.sleep(seconds)
-    assert 0.01 <= watchdog.median < 0.02 + 0.01
 
 
 def test_the_notice_of_a_machine_that_is_taken_away_is_a_sigterm(start):

@@ -1,0 +1,163 @@
+"""What happens between two steps of a training: looks at the dev set, saves, and an end that somebody asked for."""
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+from jax.sharding import Mesh
+
+from humpback import distributed
+from humpback.config import Finetune
+from humpback.errors import Stopped
+from humpback.model import llama
+from humpback.tokens.examples import TokenExample
+from humpback.training import batches, evaluate, lora, update
+from humpback.training.checkpoint import TrainingCheckpoints
+from humpback.training.stopping import StopRequest
+
+DEV_LOSS = "dev_loss"  # of a checkpoint's weights, in its meta
+LOST_SECONDS = 180.0  # the most that the end of a process may cost
+AGREED_SECONDS = 5.0  # of the half minute between the notice of a preemption and the end
+
+
+class Keeper:
+    """Looks at the dev set, saves, and stops, each when it is due."""
+
+    def __init__(
+        self,
+        cfg: llama.LlamaConfig,
+        ft: Finetune,
+        plan: batches.Plan,
+        mesh: Mesh,
+        dev: Sequence[TokenExample],
+        checkpoints: TrainingCheckpoints | None,
+        meta: dict[str, Any],
+        stop: StopRequest,
+        done: int,
+        saves_last: bool,
+        frozen: list[llama.Params],
+    ):
+        """done: steps, before this object's first. saves_last: whether the state after the last step is saved whatever that costs.
+        frozen: the weights beside adapters, in a list; [] without adapters."""
+        self._frozen = frozen
+        self._cfg, self._ft, self._steps, self._mesh, self._dev = cfg, ft, plan.steps, mesh, dev
+        self._checkpoints, self._meta, self._stop, self._stopping = checkpoints, meta, stop, False
+        self._agreement, self._saves_last = Agreement(stop), saves_last
+        self._saves, self._next_save = False, _next_multiple(done, ft.checkpoint_every)
+        self._saved, self._last_loss = time.monotonic(), math.inf
+        before = checkpoints.best() if dev and checkpoints is not None else None
+        self._lowest = before[1][DEV_LOSS] if before else math.inf
+
+    def is_due(self, done: int) -> bool:
+        """Whether `settle` is to be called after so many steps: to look, to save, or because a stop is asked for. Once for each step."""
+        self._stopping, self._saves = self._agreement.asked(now=done == self._steps), self._saves_after(done)
+        return done == self._steps or self._saves or self.looks_after(done) or self._stopping
+
+    def _saves_after(self, done: int) -> bool:
+        every, kept = self._ft.checkpoint_every, self._ft.checkpoint_keep_every
+        if self._checkpoints is None or not every or done < self._next_save:
+            return False
+        if not _is_due(done, kept) and distributed.agree(self._checkpoints.busy):  # training does not wait for the save before
+            self._next_save = done + max(1, every // 10)
+            return False
+        self._next_save = _next_multiple(done, every)
+        return True
+
+    def looks_after(self, done: int) -> bool:
+        """Whether the dev set is due after so many steps."""
+        return bool(self._dev) and (done == self._steps or _is_due(done, self._ft.dev_every))
+
+    def settle(self, done: int, state: update.State) -> dict[str, float]:
+        """Looks and saves after a step, where that is due or a stop is asked for; {dev_loss} where it was looked at."""
+        if self.looks_after(done):
+            loss = self._look(state)
+            self._stopping = distributed.agree(self._stop.came)  # the look may have ended for it
+        else:
+            loss = None
+        due = self._saves_end() if done == self._steps else self._saves or loss is not None
+        if self._checkpoints is not None and (due or self._stopping):
+            self._checkpoints.save(done, state, {**self._meta, DEV_LOSS: loss}, best=loss is not None and loss < self._lowest)
+            self._saved = time.monotonic()
+        elif loss is not None:
+            self._last_loss = loss
+        if loss is not None:
+            self._lowest = min(loss, self._lowest)
+        return {} if loss is None else {DEV_LOSS: loss}
+
+    def _saves_end(self) -> bool:
+        """Whether the state after the last step is saved: also where the caller saves the weights, if a kill meanwhile would cost much."""
+        late = time.monotonic() - self._saved > LOST_SECONDS
+        return self._saves_last or _is_due(self._steps, self._ft.checkpoint_keep_every) or distributed.agree(late)
+
+    def stop_if_asked(self, done: int) -> None:
+        """Raises Stopped when that was asked for by the last `settle`, what that saved being on disk."""
+        if not self._stopping:
+            return
+        if self._checkpoints is None:
+            raise Stopped(f"stopped after step {done} of {self._steps}; nothing was saved", self._stop.code)
+        self._checkpoints.wait()
+        raise Stopped(f"stopped after step {done} of {self._steps}, which is saved; the same command continues", self._stop.code)
+
+    def _look(self, state: update.State) -> float | None:
+        """Nats per target token of the dev set; None when a stop was asked for meanwhile."""
+
+        class Enough(Exception):
+            pass
+
+        def between() -> None:
+            if distributed.agree(self._stop.came):
+                raise Enough
+
+        with contextlib.suppress(Enough):
+            scores = evaluate.nll_of_stacked(
+                self._cfg, lora.whole(state["params"], self._frozen, lora.of(self._ft)), self._dev,
+                length=self._ft.length, mesh=self._mesh, compute_dtype=self._ft.compute_dtype, between=between,
+            )  # fmt: skip
+            return float(scores.nats.sum() / scores.tokens.sum())
+        return None
+
+    def choose(self, state: update.State, shapes: update.State) -> tuple[update.State, int]:
+        """The state whose weights are the result, and after which step it was so: the last, or with a dev set that of the lowest loss."""
+        if self._checkpoints is None:
+            return state, self._steps
+        self._checkpoints.wait()
+        best = self._checkpoints.best() if self._dev else None
+        if best is None or best[0] == self._steps or self._last_loss < best[1][DEV_LOSS]:
+            return state, self._steps
+        logging.warning("the weights after step %d are taken: their loss on the dev set is the lowest, %.4f", best[0], self._lowest)
+        return self._checkpoints.restore(best[0], shapes), best[0]
+
+
+def _is_due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def _next_multiple(done: int, every: int) -> int:
+    return (done // every + 1) * every if every else 0
+
+
+class Agreement:
+    """Whether a stop was asked for in any process. Every process calls `asked` at the same points of its work, which takes a
+    collective of all devices only about each AGREED_SECONDS, by the longest time between two calls in any of them."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self._stop, self._left, self._calls = stop, 1, 1
+        self._last, self._longest = time.monotonic(), 0.0
+
+    def asked(self, now: bool = False) -> bool:
+        """The same answer in all processes: False until the next time that they ask each other, which is this one if it is `now`."""
+        if not distributed.are_several():
+            return self._stop.came
+        called = time.monotonic()
+        self._longest, self._last = max(self._longest, called - self._last), called
+        self._left -= 1
+        if self._left and not now:
+            return False
+        came, longest = distributed.largest(self._stop.came, self._longest)
+        # At most twice as many as before: shapes that were not met yet may take longer.
+        self._calls = self._left = max(1, min(2 * self._calls, int(AGREED_SECONDS / max(longest, 1e-6))))
+        self._longest = 0.0
+        return bool(came)
