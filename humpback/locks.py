@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, Protocol, cast
 
 from etils import epath
@@ -136,8 +136,8 @@ class _Store(Protocol):
 class Maker(Protocol):
     """Who makes parts of something: what from, which each part says, and what parts that are there already may say.
 
-    lock: the number of the lock that it holds. begin: is called before the first part is written. check: ends the process when
-    another one holds the lock by now.
+    lock: the number of the lock that it holds. find: takes what was found that holds for all further attempts, held: what those before
+    have found so. begin: is called before the first part is written. check: ends the process when another one holds the lock by now.
     """
 
     @property
@@ -149,6 +149,11 @@ class Maker(Protocol):
     @property
     def lock(self) -> int: ...
 
+    @property
+    def held(self) -> Mapping[str, Any]: ...
+
+    def find(self, values: Mapping[str, Any]) -> None: ...
+
     def begin(self) -> None: ...
 
     def check(self) -> None: ...
@@ -158,6 +163,10 @@ class Anybody:
     """A maker without a lock, of parts that say nothing."""
 
     identity, identities, lock = "", ("",), 0
+    held: Mapping[str, Any] = {}
+
+    def find(self, values: Mapping[str, Any]) -> None:
+        """Nothing."""
 
     def begin(self) -> None:
         """Nothing."""

@@ -198,8 +198,9 @@ class Stage:
                 "held": held, "number": number}  # fmt: skip
 
     def find(self, values: Mapping[str, Any]) -> None:
-        """Takes fields as they were found for the devices at hand; they are recorded when the stage begins, or now goes on with others."""
-        self._found = dict(values)
+        """Takes what was found, for the devices at hand or for the inputs; it is recorded when the stage begins, or now goes on with
+        other values."""
+        self._found |= values
         self._recorded |= self._found
 
     def begin(self) -> None:
