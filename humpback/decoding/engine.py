@@ -176,11 +176,11 @@ class Engine:
     ) -> Iterator[Result]:
         """Yields one Result per request, in the order in which they finish. Takes requests only as slots become free.
 
+        Those of one class (`class_of`) should come together: at each change the slots become empty.
         ValueError names a request that cannot fit (`fits` asks beforehand), NotFinite one whose logits are no numbers.
         `on_token` is called with (request id, token id) for each token when the host sees it, stop ids apart; `on_visit` after each
         visit, when its results have been taken.
         """
-        requests = _longest_first(requests, _WINDOW * max(row.slots for row in self.classes))
         for number, some in itertools.groupby(requests, lambda request: self.class_of(request.ids, request.max_new)):
             yield from self._generate(self.classes[number], some, sampler, stop_ids, on_token, on_visit)
 
@@ -196,7 +196,7 @@ class Engine:
         """`generate` for requests of one class, whose layout it is."""
         stops = sharding.place(np.array(sorted(stop_ids) or [-1], np.int32), layout.whole())
         job = _Job(layout, sampler, len(stops), 0)
-        groups = self._groups(requests, job)
+        groups = self._groups(_longest_first(requests, _WINDOW * layout.slots), job)
         ready: deque[_Group] = deque()  # one at most
         tenants: list[_Tenant | None] = [None] * layout.slots
         with jax.set_mesh(layout.mesh):

@@ -106,7 +106,7 @@ class Serving:
         records, replicas = requests.records * repeats, slice_.count * slice_.hosts_in_one // replica.hosts
         m = self._model
         classes = self._replicas.classes(slice_, stage, replica)
-        if len(classes) > 1:
+        if programs.fits and len(classes) > 1:
             shown = ", ".join(f"{row.slots} slots of {row.length} tokens for {share:.0%}" for share, row in classes)
             notes = (*notes, f"classes of rows, in the same memory: {shown}")
         weights, tokens = layer_weights(m) + m.d_model * m.vocab_size, requests.tokens
