@@ -311,6 +311,10 @@ class Decoding(Node):
         FOUND, found_or_at_least(1), "so many whole processes hold a model together; the others work on other records", recorded=True
     )
     slots: int = setting(FOUND, found_or_at_least(4), "sequences decoded at once, on all devices of a replica together", recorded=True)
+    classes: int = setting(
+        FOUND, found_or_at_least(1), "lengths of rows at most, each with the slots that fill the same memory: 4 on TPUs, 1 on a CPU, which "
+        "reads of a cache what is filled", recorded=True,
+    )
     steps_per_visit: int = setting(8, at_least(1), "decode steps between two looks of the host, at most", recorded=True)
     prefill_tokens: int = setting(
         FOUND, found_or_at_least(64), "prompt tokens read at once: enough for full speed, few enough to keep the slots busy", recorded=True

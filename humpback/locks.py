@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, Protocol, cast
 
 from etils import epath
@@ -137,8 +137,9 @@ class _Store(Protocol):
 class Maker(Protocol):
     """Who makes parts of something: what from, which each part says, and what parts that are there already may say.
 
-    lock: the number of the lock that it holds. background: writes the parts. begin: is called before the first part is written.
-    check: ends the process when another one holds the lock by now.
+    lock: the number of the lock that it holds. background: writes the parts. find: takes what was found that holds for all further
+    attempts, held: what those before have found so. begin: is called before the first part is written. check: ends the process when
+    another one holds the lock by now.
     """
 
     @property
@@ -153,6 +154,11 @@ class Maker(Protocol):
     @property
     def background(self) -> Background: ...
 
+    @property
+    def held(self) -> Mapping[str, Any]: ...
+
+    def find(self, values: Mapping[str, Any]) -> None: ...
+
     def begin(self) -> None: ...
 
     def check(self) -> None: ...
@@ -162,6 +168,10 @@ class Anybody:
     """A maker without a lock, of parts that say nothing."""
 
     identity, identities, lock = "", ("",), 0
+    held: Mapping[str, Any] = {}
+
+    def find(self, values: Mapping[str, Any]) -> None:
+        """Nothing."""
 
     def __init__(self) -> None:
         self.background = Background()

@@ -164,8 +164,9 @@ def test_an_unknown_field_is_told_with_the_nearest(name, near):
 def test_what_is_compared_and_what_is_recorded():
     recorded = {name for name, _ in config.leaves(config.Config()) if not config.compared(name)}
     assert recorded == {
-        "mesh.data", "mesh.fsdp", "mesh.tensor", "decoding.slots", "decoding.steps_per_visit",
-        "decoding.prefill_tokens", "decoding.tensor", "decoding.processes_per_replica", "decoding.publish_seconds",
+        "mesh.data", "mesh.fsdp", "mesh.tensor", "decoding.slots", "decoding.classes",
+        "decoding.steps_per_visit", "decoding.prefill_tokens", "decoding.tensor", "decoding.processes_per_replica",
+        "decoding.publish_seconds",
         *(f"{task}.{field}" for task in ("backward", "forward_seed", "forward")
           for field in ("checkpoint_every", "checkpoint_keep", "checkpoint_keep_every", "remat", "tokens_at_once")),
     }  # fmt: skip

@@ -2,11 +2,13 @@
 
 Three programs run over and over, each with static shapes (executables.py): `prefill` reads a few prompts of one length bucket, `insert`
 puts their caches into free slots and draws each one's first token, `generate` decodes all slots a few steps. What all prompts begin
-with, the prefix, is read once. A row's numbers depend on its own prompt, key and bucket, never on its neighbours, its slot or the
-order of the work.
+with, the prefix, is read once. Rows of like length are decoded together, class after class (`Engine.expect`), so that a cache holds no
+more than its rows need. A row's numbers depend on its own prompt, key, bucket and class, which follow from its length alone, never on
+its neighbours, its slot or the order of the work.
 """
 
 import copy
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -75,7 +77,8 @@ class Stats:
     prompt_tokens: int = 0  # of the requests, whatever was shared
     read_tokens: int = 0  # of them, those that went through the model
     steps: int = 0  # of decoding
-    slot_steps: int = 0  # slots with a tenant, summed over these steps
+    room: int = 0  # slots, summed over these steps
+    slot_steps: int = 0  # of them, those with a tenant
 
 
 class Engine:
@@ -103,6 +106,7 @@ class Engine:
             decoding.steps_per_visit, decoding.prefill_tokens, decoding.weights,
         )  # fmt: skip
         self.length, self.slots = length, self.layout.slots
+        self._most_classes = decoding.classes or (1 if self.layout.platform == "cpu" else buckets.CLASSES)
         self.params = executables.decoding_params(self.layout, params)
         self._begin(prefix)
 
@@ -116,6 +120,7 @@ class Engine:
         if len(prefix) >= self.length:
             raise ValueError(f"a prefix of {len(prefix)} tokens leaves no room in {self.length}")
         self.layout, self.stats = replace(self.layout, prefix=len(prefix), lengths=()), Stats()
+        self.classes: tuple[executables.Layout, ...] = (self.layout,)
         self._prefix = np.array(prefix, np.int32)
         with jax.set_mesh(self.layout.mesh):
             ids_1P = sharding.place(self._prefix[None], self.layout.whole())
@@ -129,25 +134,44 @@ class Engine:
         operations = 2.0 * llama.parameter_count(self.layout.config) * self.slots * self.length
         return watchdog.STORE_SECONDS + watchdog.computing_seconds(operations, self.layout.mesh.size, chip.flops if chip else None)
 
-    def expect(self, prompts: Iterable[np.ndarray], all_of_them: bool) -> None:
-        """Takes as few programs as these prompts need; others fit, too, unless these are all that will come.
+    def expect(
+        self, prompts: Iterable[np.ndarray], all_of_them: bool, each: float = 1, max_new: int = 0, limits: Sequence[int] = ()
+    ) -> tuple[int, ...]:
+        """Takes as few programs as these prompts need, and the classes of rows that pay for them; others fit, too, unless these are all
+        that will come. Returns the lengths of the classes' rows; none where all rows are of one class.
 
-        Results depend on it to rounding, so it is to be told the same whenever the same requests are served.
+        each: how many requests a prompt stands for. max_new: new tokens of a request at most, 0 where nothing is decoded. limits: what
+        an earlier call returned, which is kept to. Results depend on it to rounding, so it is to be told the same whenever the same
+        requests are served.
         """
         self.layout, own = replace(self.layout, lengths=()), self.layout.own
         lengths = [len(ids) - self._shared(ids) for ids in prompts]
         chosen = buckets.choose(lengths, own) if all_of_them else (*buckets.choose(lengths, own, buckets.MOST - 1), own)
         self.layout = replace(self.layout, lengths=tuple(dict.fromkeys(chosen)))
+        if max_new and not limits:
+            counts = dict.fromkeys(self.layout.lengths, 0.0)
+            for length in lengths:
+                counts[next(bucket for bucket in counts if length <= bucket)] += each
+            limits = buckets.classes(counts, max_new, own, self.slots, self._most_classes)
+        self.classes = executables.classes(self.layout, limits, max_new)
+        return tuple(limits)
+
+    def class_of(self, ids: np.ndarray, max_new: int) -> int:
+        """Which of the classes serves a prompt, by its length alone; the last one, whether it `fits` or not."""
+        own = len(ids) - self._shared(ids)
+        serve = (number for number, row in enumerate(self.classes) if own + max_new <= row.own and own <= row.buckets[-1])
+        return next(serve, len(self.classes) - 1)
 
     def warm_up(self, sampler: Sampler = Sampler(), stops: int = 1, read: int = 0) -> int:  # noqa: B008
         """Compiles all that `generate` with this sampler and number of stop ids, or `read` of so many ids, or SCORE or BRANCHES, can need.
 
         Returns the number of programs. After it nothing is compiled any more; without it each is when it is first needed.
         """
-        names = executables.abstract(self.layout, sampler, stops, read)
+        jobs = [_Job(layout, sampler, stops, read) for layout in ((self.layout,) if read else self.classes)]
+        calls = [functools.partial(job.program, name) for job in jobs for name in executables.abstract(job.layout, sampler, stops, read)]
         with futures.ThreadPoolExecutor(_at_once(self.layout.config.num_layers)) as pool:
-            list(pool.map(_Job(self.layout, sampler, stops, read).program, names))
-        return len(names)
+            list(pool.map(lambda call: call(), calls))
+        return len(calls)
 
     def unload(self) -> None:
         """Forgets the programs where they take the memory that whoever comes next needs: on all but CPUs."""
@@ -163,17 +187,31 @@ class Engine:
     ) -> Iterator[Result]:
         """Yields one Result per request, in the order in which they finish. Takes requests only as slots become free.
 
+        Those of one class (`class_of`) should come together: at each change the slots become empty.
         ValueError names a request that cannot fit (`fits` asks beforehand), NotFinite one whose logits are no numbers.
         `on_token` is called with (request id, token id) for each token when the host sees it, stop ids apart; `on_visit` after each
         visit, when its results have been taken.
         """
-        stops = sharding.place(np.array(sorted(stop_ids) or [-1], np.int32), self.layout.whole())
-        job = _Job(self.layout, sampler, len(stops), 0)
-        groups = self._groups(_longest_first(requests, _WINDOW * self.slots), job)
+        for number, some in itertools.groupby(requests, lambda request: self.class_of(request.ids, request.max_new)):
+            yield from self._generate(self.classes[number], some, sampler, stop_ids, on_token, on_visit)
+
+    def _generate(
+        self,
+        layout: executables.Layout,
+        requests: Iterable[Request],
+        sampler: Sampler,
+        stop_ids: frozenset[int],
+        on_token: Callable[[str, int], None] | None,
+        on_visit: Callable[[], None],
+    ) -> Iterator[Result]:
+        """`generate` for requests of one class, whose layout it is."""
+        stops = sharding.place(np.array(sorted(stop_ids) or [-1], np.int32), layout.whole())
+        job = _Job(layout, sampler, len(stops), 0)
+        groups = self._groups(_longest_first(requests, _WINDOW * layout.slots), job)
         ready: deque[_Group] = deque()  # one at most
-        tenants: list[_Tenant | None] = [None] * self.slots
-        with jax.set_mesh(self.layout.mesh):
-            state = executables.empty_state(self.layout)
+        tenants: list[_Tenant | None] = [None] * layout.slots
+        with jax.set_mesh(layout.mesh):
+            state = executables.empty_state(layout)
         while True:
             free = [slot for slot, tenant in enumerate(tenants) if tenant is None]
             while free and (group := ready.popleft() if ready else next(groups, None)):
@@ -191,7 +229,9 @@ class Engine:
             state, packed = job.call("generate", self.params, self._cache, state, stops)
             packed = np.asarray(packed)
             decoded = packed[1:, 0].sum(1)  # the first entry was drawn by `insert`
-            self.stats.steps += int((decoded > 0).sum())
+            steps = int((decoded > 0).sum())
+            self.stats.steps += steps
+            self.stats.room += steps * layout.slots
             self.stats.slot_steps += int(decoded.sum())
             yield from _collect(packed, tenants, stop_ids, on_token)
             on_visit()
@@ -222,8 +262,8 @@ class Engine:
 
     def fits(self, ids: np.ndarray, max_new: int, start: int = 0) -> bool:
         """Whether a prompt with so many new tokens can be served, or scored from `start` on."""
-        own = len(ids) - self._shared(ids, start)
-        return len(ids) > 0 and own + max_new <= self.layout.own and own <= self.layout.buckets[-1]
+        own, last = len(ids) - self._shared(ids, start), self.classes[-1]
+        return len(ids) > 0 and own + max_new <= last.own and own <= last.buckets[-1]
 
     def _shared(self, ids: np.ndarray, start: int = 0) -> int:
         """How many tokens of the prefix a prompt begins with; its last token, or the one before `start`, is always its own."""
@@ -240,15 +280,15 @@ class Engine:
                     f"request {request.id}: {len(request.ids)} prompt ids and {request.max_new} new ones do not fit into {self.length}"
                 )
             own = len(request.ids) - self._shared(request.ids, request.start)
-            bucket = next(b for b in self.layout.buckets if own <= b)
+            bucket = next(b for b in job.layout.buckets if own <= b)
             waiting.setdefault(bucket, []).append(request)
-            if len(waiting[bucket]) == self.layout.rows(bucket):
+            if len(waiting[bucket]) == job.layout.rows(bucket):
                 yield self._prefill(job, bucket, waiting.pop(bucket), chosen)
         for bucket in sorted(waiting):
             yield self._prefill(job, bucket, waiting[bucket], chosen)
 
     def _prefill(self, job: "_Job", bucket: int, requests: list[Request], chosen: jax.Array | None) -> "_Group":
-        P = self.layout.rows(bucket)
+        P = job.layout.rows(bucket)
         ids_PT = np.zeros((P, bucket), np.int32)
         values = {name: np.zeros(x.shape, x.dtype) for name, x in executables.new_rows(P).items()}
         values["filled"][:] = 1
@@ -286,7 +326,7 @@ class Engine:
         return [sharding.place(array, self.layout.by_row()) for array in arrays]
 
     def _insert(self, job: "_Job", state: dict, group: "_Group", rows: dict[int, int], stops: jax.Array) -> dict:
-        slots_P = np.full(self.layout.rows(group.bucket), self.slots, np.int32)  # past the end: not inserted
+        slots_P = np.full(job.layout.rows(group.bucket), job.layout.slots, np.int32)  # past the end: not inserted
         for row, slot in rows.items():
             slots_P[row] = slot
         logits_PV, chunk = group.prefilled

@@ -5,7 +5,7 @@ here for this machine's devices or by planning/compile.py for a TPU that is not 
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from humpback.rounding import round_up
 
 # In place of the number of ids to read: how likely given tokens are, of rows that go on in one way, or in several.
 SCORE, BRANCHES = -1, -2
+LOGITS = 4  # copies of a step's float32 logits that sampling holds
 _TILE = 8  # entries of a cache
 _LANES = 128  # of them, of keys
 
@@ -173,6 +174,27 @@ def alone(layout: Layout, name: str = "") -> Layout:
     as it decides what all programs are given."""
     _, _, length = name.partition(" ")
     return replace(layout, lengths=(int(length),) if length else ())
+
+
+def classes(layout: Layout, limits: Sequence[int], max_new: int) -> tuple[Layout, ...]:
+    """The layouts for rows of each of these lengths after the prefix, ascending: each has the slots that fill the same memory, and of the
+    lengths of prompts those that end in its rows with `max_new` new tokens. Without limits the layout alone."""
+    made: list[Layout] = []
+    for limit in limits:
+        row = replace(layout, length=layout.prefix + limit)
+        taken = {length for each in made for length in each.lengths}
+        lengths = tuple(length for length in layout.buckets if length not in taken and (length + max_new <= limit or limit == limits[-1]))
+        slots = layout.slots * row_bytes(layout) // row_bytes(row) // layout.shards * layout.shards
+        made.append(replace(row, slots=max(slots, layout.slots), lengths=lengths))
+    return tuple(made) or (layout,)
+
+
+def row_bytes(layout: Layout) -> int:
+    """What a slot takes of a device: its cache, and its logits while they are drawn from."""
+    config, tensor = layout.config, layout.mesh.shape["tensor"]
+    heads = config.num_kv_heads if config.num_kv_heads % tensor else config.num_kv_heads // tensor
+    cache = 2 * config.num_layers * heads * config.head_dim * layout.places * layout.activation_dtype.itemsize
+    return cache + LOGITS * 4 * config.vocab_size
 
 
 def decoding_params(layout: Layout, params: Mapping[str, Any]) -> dict:

@@ -7,7 +7,7 @@ step. Inputs are read and tokenised only as slots become free, and only those in
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from humpback.watchdog import Watchdog
 _KEYS_AT_ONCE = 512
 _SHOW_SECONDS = 1
 _METRICS_SECONDS = 10
+_UNKNOWN = 255  # the class of a record that was not read
 _SAMPLE = 2_048  # records whose prompts tell how long all are
 _LOOK_SHARE = 20  # of the time, at most one part in so many goes into listing the other replicas' parts
 
@@ -104,8 +105,9 @@ def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: 
     return Done(files, counts, {f"rejected: {reason}": count for reason, count in rejects.items()}, progress.tokens)
 
 
-def expect(engine: Engine, task: Task, inputs: Inputs) -> None:
-    """Tells the engine how long the prompts are: all of them, or a sample of many. The same for every replica and after every kill."""
+def expect(engine: Engine, task: Task, inputs: Inputs, limits: Sequence[int] = ()) -> tuple[int, ...]:
+    """Tells the engine how long the prompts are, all of them or a sample of many, and returns its classes. The same for every replica and
+    after every kill. limits: the classes that were found before."""
     chosen = inputs.sample(_SAMPLE)
 
     def prompts() -> Iterator[np.ndarray]:
@@ -114,7 +116,8 @@ def expect(engine: Engine, task: Task, inputs: Inputs) -> None:
                 if (ids := _encode(engine, task, inputs, position, record)) is not None:
                     yield from (target.ids for target in ids) if task.score else (ids,)
 
-    engine.expect(prompts(), bool(chosen.all()))
+    each = task.samples * len(inputs) / max(1, int(chosen.sum()))
+    return engine.expect(prompts(), bool(chosen.all()), each, task.max_new, limits)
 
 
 def _encode(engine: Engine, task: Task, inputs: Inputs, position: int, record: Any) -> Any:
@@ -192,9 +195,17 @@ class _Replica:
                     self._answer(result.id, result, len(result.log_probs))
 
     def _requests(self) -> Iterator[Request]:
-        """The requests of this replica's records, made as they are asked for; what needs no answer is dealt with on the way."""
-        draws = self._draws()
-        for position, where, record in self._inputs.of(self._mine):
+        """The requests of this replica's records, class after class of the engine's, made as they are asked for; what needs no answer is
+        dealt with on the way. The first pass over the records tells which others are of which class."""
+        classes = np.full(len(self._mine), _UNKNOWN, np.uint8)
+        yield from self._of_class(self._mine, classes, 0)
+        for number in range(1, len(self._engine.classes)):
+            yield from self._of_class(classes == number, classes, number)
+
+    def _of_class(self, wanted: np.ndarray, classes: np.ndarray, number: int) -> Iterator[Request]:
+        """The requests of those records that are of a class; of the others it is noted which they are of."""
+        draws = self._draws(np.flatnonzero(wanted))
+        for position, where, record in self._inputs.of(wanted):
             keys_k2 = next(draws)
             try:
                 ids = _encode(self._engine, self._task, self._inputs, position, record)
@@ -206,6 +217,9 @@ class _Replica:
                 self._parts.add(position, self._task.make(record, []))
                 self._show()
                 continue
+            if not self._task.score and (own := self._engine.class_of(ids, self._task.max_new)) != number:
+                classes[position] = own
+                continue
             asked = ids if self._task.score else [Target(ids, 0)] * self._task.samples
             count = len(asked)
             self._flights[position] = _Flight(position, record, sum(len(target.ids) for target in asked), [None] * count, count)
@@ -214,10 +228,10 @@ class _Replica:
                 row = target if isinstance(target, Row) else None
                 yield Request(f"{position}/{sample}", target.ids, key, self._task.max_new, target.start, row)
 
-    def _draws(self) -> Iterator[np.ndarray]:
-        """Key data uint32 [samples, 2] for each record to do; computed for many at once, always of one shape."""
-        for start in range(0, len(self._todo), _KEYS_AT_ONCE):
-            numbers = self._inputs.numbers[self._todo[start : start + _KEYS_AT_ONCE]]
+    def _draws(self, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """Key data uint32 [samples, 2] for each of some records; computed for many at once, always of one shape."""
+        for start in range(0, len(positions), _KEYS_AT_ONCE):
+            numbers = self._inputs.numbers[positions[start : start + _KEYS_AT_ONCE]]
             if self._task.read or self._task.score:
                 yield from np.zeros((len(numbers), 1, 2), np.uint32)
                 continue
@@ -249,7 +263,7 @@ class _Progress:
     def __init__(self, output: Output, parts: Parts, engine: Engine, total: int):
         self._parts, self._engine, self._metrics, self._total = parts, engine, output.metrics, total
         self._before, self._started = parts.totals(), time.monotonic()
-        self._steps = engine.stats.steps, engine.stats.slot_steps
+        self._room = engine.stats.room, engine.stats.slot_steps
         self._shown = self._measured = self._looked = self._started
         self._look_seconds = 0.0
         self._bar = Bar(output.label, "record", total, done=self._before.records)
@@ -283,7 +297,7 @@ class _Progress:
         """The state and the rates since this call began. Occupancy is that of this process' replica."""
         done, seconds = self._since(), max(1e-9, time.monotonic() - self._started)
         records = self._before.records + done.records
-        steps, slot_steps = self._engine.stats.steps - self._steps[0], self._engine.stats.slot_steps - self._steps[1]
+        room, slot_steps = self._engine.stats.room - self._room[0], self._engine.stats.slot_steps - self._room[1]
         return {
             "records": records,
             "total": self._total,
@@ -292,7 +306,7 @@ class _Progress:
             "prompt_tokens_per_second": done.prompt_tokens / seconds,
             "output_tokens_per_second": done.output_tokens / seconds,
             "tokens_per_second_per_device": (done.prompt_tokens + done.output_tokens) / seconds / jax.device_count(),
-            "slot_occupancy": slot_steps / (steps * self._engine.slots) if steps else 0.0,
+            "slot_occupancy": slot_steps / room if room else 0.0,
             "eta_seconds": (self._total - records) * seconds / done.records if done.records else None,
         }
 

@@ -14,11 +14,13 @@ from humpback.decoding import offline
 from humpback.decoding.engine import Engine
 from humpback.decoding.executables import BRANCHES, SCORE, shareable
 from humpback.errors import UserError
+from humpback.locks import Anybody, Maker
 from humpback.model import sharding
 from humpback.model.weights import Params
 from humpback.models import folders
 from humpback.tokens import examples
 
+CLASSES = "decoding.class_lengths"  # under which a stage keeps the lengths of its classes' rows
 # Texts that begin so differently that what the ids of a template agree on with all of them belongs to the template.
 _FILLINGS = ("a", "The", "1", '"', "- x", "é", "漢")
 
@@ -79,7 +81,7 @@ def serve(
 ) -> offline.Done:
     """`offline.run`, everything compiled beforehand, for the prompts that there are."""
     if not task.score or task.branched:  # otherwise several are read for each record
-        offline.expect(engine, task, inputs)
+        _expect(engine, task, inputs, output.maker or Anybody())
     if task.read or task.score:
         programs = engine.warm_up(read=(BRANCHES if task.branched else SCORE) if task.score else len(task.read))
     else:
@@ -90,6 +92,14 @@ def serve(
         return offline.run(engine, task, inputs, output, replica=replica, seconds=decoding.publish_seconds)
     finally:
         engine.unload()
+
+
+def _expect(engine: Engine, task: offline.Task, inputs: offline.Inputs, maker: Maker) -> None:
+    """`offline.expect`, with the classes that the maker was begun with."""
+    limits = offline.expect(engine, task, inputs, maker.held.get(CLASSES, ()))
+    if limits:
+        maker.find({CLASSES: list(limits)})
+        progress.say(f"classes of rows: {', '.join(f'{row.slots} slots of {row.length} tokens' for row in engine.classes)}")
 
 
 def shared_prefix(model: folders.Model, template: Callable[[str], prompts.Prompt], length: int) -> list[int]:

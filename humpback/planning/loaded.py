@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from humpback.decoding.executables import LOGITS
 from humpback.model.weights import LlamaConfig
 from humpback.planning import roofline
 from humpback.planning.jobs import Answer, Decode
@@ -19,7 +20,6 @@ _MIB = 2**20
 # Code of a layer of each program, which is unrolled, whatever its shapes.
 _CODE_A_LAYER = {"prefill": 6.3 * _MIB, "read": 6.3 * _MIB, "generate": 0.5 * _MIB, "insert": 0.5 * _MIB}
 _WIDTHS, _INNER_WIDTHS = 12, 9  # bytes a prompt's token takes while it is read, for each of d_model and of a chip's d_ff
-_LOGITS = 4  # copies of a step's float32 logits that sampling holds
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ class Loaded:
         return ", ".join(f"{item.name} {getattr(self, item.name) / 2**30:.1f}" for item in dataclasses.fields(self))
 
 
-def estimate(job: Decode, reads: bool = False) -> Loaded:
-    """Of a stage with such a `generate`. reads: it only reads prompts."""
+def estimate(job: Decode, reads: bool = False, classes: int = 1) -> Loaded:
+    """Of a stage with such a `generate`. reads: it only reads prompts. classes: of rows at most, each of which has a `generate`, with the
+    slots that fill the same memory."""
     model, place, layout = job.model, job.place, job.layout()
     rows = {bucket: layout.rows(bucket) // place.groups for bucket in layout.buckets}  # on a chip
     tokens, most = max(rows[bucket] * bucket for bucket in rows), max(rows.values())
     slots = 0 if reads else job.slots // place.groups
-    kinds = {"read": len(rows)} if reads else {"prefill": len(rows), "insert": len(rows), "generate": 1}
+    kinds = {"read": len(rows)} if reads else {"prefill": len(rows), "insert": len(rows), "generate": classes}
     logits = 4 * model.vocab_size * most
     reading = tokens * (_WIDTHS * model.d_model + _INNER_WIDTHS * model.d_ff / place.tensor) + 2 * logits
     return Loaded(
@@ -63,7 +64,7 @@ def estimate(job: Decode, reads: bool = False) -> Loaded:
         prefix=cache_bytes(model, job.prefix, place.tensor) if job.prefix else 0.0,
         code=sum(count * _CODE_A_LAYER[kind] * model.num_layers for kind, count in kinds.items()),
         prompts=max(rows[bucket] * cache_bytes(model, bucket, place.tensor) for bucket in rows) + logits,
-        running=max(reading, _LOGITS * 4 * model.vocab_size * slots),
+        running=max(reading, LOGITS * 4 * model.vocab_size * slots),
     )
 
 
@@ -73,8 +74,9 @@ def cache_bytes(model: LlamaConfig, length: int, tensor: int) -> float:
     return 4 * model.num_layers * heads * model.head_dim * length
 
 
-def compiled(answers: Mapping[str, Answer], buckets: int) -> Loaded:
-    """The same from the compiler's answers, by kind of program, those of the longest bucket standing for all `buckets`.
+def compiled(answers: Mapping[str, Answer], buckets: int, classes: int = 1) -> Loaded:
+    """The same from the compiler's answers, by kind of program, those of the longest bucket standing for all `buckets`, and that of whole
+    rows for all `classes`.
 
     What the weights and the cache take is what the programs are given. Only for answers that are not refused.
     """
@@ -83,7 +85,7 @@ def compiled(answers: Mapping[str, Answer], buckets: int) -> Loaded:
     given = (generate or reading).memory["arguments"]
     cache = generate.memory["aliased"] if generate else 0
     kept = [each for each in (reading, insert) if each]
-    code = buckets * sum(each.memory["program"] for each in kept) + (generate.memory["program"] if generate else 0)
+    code = buckets * sum(each.memory["program"] for each in kept) + (classes * generate.memory["program"] if generate else 0)
     held = [_held(each) - (each.memory["outputs"] if each is reading else 0) for each in (*kept, generate) if each]
     return Loaded(given - cache, cache, 0, code, reading.memory["outputs"], max(held))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from humpback.config import FOUND, Config
-from humpback.decoding import buckets
+from humpback.decoding import buckets, executables
 from humpback.decoding.executables import Layout
 from humpback.model.weights import LlamaConfig
 from humpback.planning import finetuning, loaded, roofline
@@ -51,6 +51,7 @@ class Replicas:
 
     def __init__(self, cfg: Config, model: LlamaConfig, requests: Mapping[str, Requests]):
         self._cfg, self.model, self.requests = cfg, model, requests
+        self._most_classes = cfg.decoding.classes or buckets.CLASSES
         self._lengths = {stage: self._buckets(each) for stage, each in requests.items()}
         self._records = {stage: self._by_bucket(stage) for stage in requests}
 
@@ -98,7 +99,7 @@ class Replicas:
 
     def estimate(self, slice_: Slice, replica: Replica) -> Loaded:
         """Of the stage that takes most."""
-        each = [loaded.estimate(self.job(slice_, stage, replica), self.reads(stage)) for stage in self.requests]
+        each = [loaded.estimate(self.job(slice_, stage, replica), self.reads(stage), self._most_classes) for stage in self.requests]
         return max(each, key=lambda estimate: estimate.total)
 
     def _slots(self, slice_: Slice, replica: Replica) -> int:
@@ -133,7 +134,7 @@ class Replicas:
         """Of a record, on a replica: its share of reading prompts and of steps, and of the host's visits."""
         requests, job = self.requests[stage], self.job(slice_, stage, replica)
         layout, part = job.layout(), slice_.part(job.place.chips)
-        count, parts = len(requests.prompts), []
+        count, parts, steps = len(requests.prompts), [], 0.0
         compiled = _prefill(answers)
         for bucket, records in self._records[stage].items():
             rows = layout.rows(bucket)
@@ -149,16 +150,37 @@ class Replicas:
             if inserting := _taken(answers, "insert"):
                 share = records / count / rows * rows * bucket / longest(layout)
                 parts.append(roofline.insert_times(job, part, inserting).times(share))
-        new = sum(requests.answers) / count
-        if new:
-            parts.append(self.step(slice_, stage, replica, answers).times(new / job.slots))
+        for share, row in self.classes(slice_, stage, replica):  # a step of decoding serves all slots of a class
+            new = share * sum(requests.answers) / count
+            parts.append(self.step(slice_, stage, replica, answers, row).times(new / row.slots))
+            # A visit of the host ends when a row does, or after steps_per_visit.
+            steps += new / row.slots * min(1.0, max(share * row.slots / new, 1 / job.steps))
         total = roofline.total(parts)
-        # A visit of the host ends when a row does, or after steps_per_visit.
-        visits = new / job.slots * min(1.0, max(job.slots / new, 1 / job.steps)) if new else 1 / layout.shards
+        visits = steps or 1 / layout.shards
         return dataclasses.replace(total, seconds=total.seconds + roofline.HOST_SECONDS * visits)
 
-    def step(self, slice_: Slice, stage: str, replica: Replica, answers: dict[str, Answer]) -> roofline.Times:
-        """Of one step of decoding of all slots; of a stage that only reads, of the longest prompts that are read together."""
+    def classes(self, slice_: Slice, stage: str, replica: Replica) -> list[tuple[float, Decode]]:
+        """The share of the records that each class of rows serves, and its `generate`, as an engine chooses them; none of a stage that
+        only reads."""
+        requests, job = self.requests[stage], self.job(slice_, stage, replica)
+        if not sum(requests.answers):
+            return []
+        records, layout, most_new = self._records[stage], job.layout(), max(requests.most_new, *requests.answers)
+        each, own = requests.records / len(requests.prompts), layout.own
+        weighed = dict.fromkeys(job.lengths, 0.0) | {bucket: count * each for bucket, count in records.items()}
+        limits = buckets.classes(weighed, most_new, own, job.slots, self._most_classes)
+        found = []
+        for row in executables.classes(layout, limits, most_new):
+            share = sum(records.get(bucket, 0) for bucket in row.buckets) / len(requests.prompts)
+            if share:
+                found.append((share, dataclasses.replace(job, slots=row.slots, length=row.length, lengths=row.lengths)))
+        return found
+
+    def step(self, slice_: Slice, stage: str, replica: Replica, answers: dict[str, Answer], row: Decode | None = None) -> roofline.Times:
+        """Of one step of decoding of all slots; of a stage that only reads, of the longest prompts that are read together.
+
+        row: the `generate` of a class of rows; what the compiler said of the whole rows' is taken as far as the model differs.
+        """
         job = self.job(slice_, stage, replica)
         layout, part = job.layout(), slice_.part(job.place.chips)
         if self.reads(stage):
@@ -169,8 +191,14 @@ class Replicas:
             return roofline.with_cycles(times, answer.cycles if answer else 0, kernels, part)
         answer = _taken(answers, "generate")
         traffic = answer.traffic if answer else roofline.decode_traffic(job, job.slots)
-        times = roofline.decode_times(job, part, traffic, answer.memory["arguments"] if answer else None)
-        return roofline.with_cycles(times, answer.cycles if answer else 0, roofline.write_seconds(job, part), part)
+        whole = roofline.decode_times(job, part, traffic, answer.memory["arguments"] if answer else None)
+        if row is None or row.slots == job.slots:
+            return roofline.with_cycles(whole, answer.cycles if answer else 0, roofline.write_seconds(job, part), part)
+        share = row.slots / job.slots
+        traffic = {kind: (n, round(sent * share)) for kind, (n, sent) in traffic.items()}
+        times = roofline.decode_times(row, part, traffic)
+        cycles = round(answer.cycles * times.roofline / whole.roofline) if answer else 0
+        return roofline.with_cycles(times, cycles, roofline.write_seconds(row, part), part)
 
 
 def text(slice_: Slice, replica: Replica) -> str:

@@ -20,10 +20,12 @@ _TRIES = 6
 
 @dataclass(frozen=True)
 class Programs:
-    """The compiler's answers for a stage's largest programs, by kind; `buckets` is how many lengths of prompts each of them stands for."""
+    """The compiler's answers for a stage's largest programs, by kind; `buckets` is how many lengths of prompts each of them stands for,
+    `classes` how many lengths of rows."""
 
     answers: dict[str, Answer]
     buckets: int
+    classes: int
 
     @property
     def needed(self) -> int:
@@ -32,7 +34,7 @@ class Programs:
         refused = any(answer.refused for answer in self.answers.values())
         if refused or not whole:
             return max(answer.total for answer in self.answers.values())
-        return loaded.compiled(self.answers, self.buckets).total
+        return loaded.compiled(self.answers, self.buckets, self.classes).total
 
     @property
     def limit(self) -> int:
@@ -85,7 +87,8 @@ class Serving:
 
     def _ask(self, slice_: Slice, stage: str, replica: Replica) -> Programs:
         """The stage's largest programs; another one is not asked for when those before it do not fit."""
-        programs = Programs({}, len(self._replicas.job(slice_, stage, replica).lengths))
+        classes = max(1, len(self._replicas.classes(slice_, stage, replica)))
+        programs = Programs({}, len(self._replicas.job(slice_, stage, replica).lengths), classes)
         for program in self._programs(slice_, stage, replica):
             job = self._replicas.job(slice_, stage, replica, program)
             if not programs.answers or programs.fits:
@@ -102,6 +105,10 @@ class Serving:
         repeats = self._cfg.iterations if stage == "rate" else 1
         records, replicas = requests.records * repeats, slice_.count * slice_.hosts_in_one // replica.hosts
         m = self._model
+        classes = self._replicas.classes(slice_, stage, replica)
+        if programs.fits and len(classes) > 1:
+            shown = ", ".join(f"{row.slots} slots of {row.length} tokens for {share:.0%}" for share, row in classes)
+            notes = (*notes, f"classes of rows, in the same memory: {shown}")
         weights, tokens = layer_weights(m) + m.d_model * m.vocab_size, requests.tokens
         operations = 2 * weights * (tokens - requests.prefix) + 2 * m.num_layers * m.num_heads * m.head_dim * tokens**2
         return StagePlan(

@@ -17,8 +17,8 @@ class StagePlan:
     temporaries of them. traffic: kind -> (times, bytes a chip) of a step. times: of a step of training or of decoding, or, where
     nothing is decoded, of the longest prompts. bound: what the whole stage waits for. flops: of a step of training, or of a record, by
     formula, on all chips. idle: the share of a step's rows that only fills up. most: the most rows, or
-    slots, a chip that fit, when that was searched, as a compilation confirmed. notes: what was tried when it did not fit. kernels: of
-    Pallas in a step, and their FLOPs a chip.
+    slots, a chip that fit, when that was searched, as a compilation confirmed. notes: what was tried when it did not fit, and of what
+    lengths rows are. kernels: of Pallas in a step, and their FLOPs a chip.
     """
 
     slice: Slice

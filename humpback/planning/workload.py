@@ -91,12 +91,14 @@ def _pair(cfg: Config, task: str, tag: str, instruction: float, response: float)
 
 @dataclass(frozen=True)
 class Requests:
-    """What a decoding stage serves: records, tokens of the shared prefix, and of each record of a sample its own prompt and its answer."""
+    """What a decoding stage serves: records, tokens of the shared prefix, of each record of a sample its own prompt and its answer, and
+    the most tokens that an answer may have."""
 
     records: int
     prefix: int
     prompts: tuple[int, ...]
     answers: tuple[int, ...]
+    most_new: int = 0
 
     @property
     def tokens(self) -> float:
@@ -134,4 +136,4 @@ def _requests(cfg: Config, work: Workload, head: int, own: np.ndarray, answers: 
     if room < 1:
         raise UserError(f"config field decoding.length: {cfg.decoding.length} leaves no room for a prompt beside {most_new} new tokens and "
                         f"a shared beginning of about {prefix}")  # fmt: skip
-    return Requests(work.segments, prefix, tuple(min(room, same - prefix + work.tokens(each)) for each in own), tuple(answers))
+    return Requests(work.segments, prefix, tuple(min(room, same - prefix + work.tokens(each)) for each in own), tuple(answers), most_new)

@@ -209,7 +209,8 @@ class Stage:
                 "held": held, "number": number}  # fmt: skip
 
     def find(self, values: Mapping[str, Any]) -> None:
-        """Takes fields as they were found for the devices at hand; they are recorded when the stage begins, or now goes on with others."""
+        """Takes what was found, for the devices at hand or for the inputs; it is recorded when the stage begins, or now goes on with
+        other values."""
         self._found |= values
         self._recorded |= self._found
 

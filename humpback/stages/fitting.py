@@ -41,7 +41,7 @@ def announce(run: Run, model: LlamaConfig | None) -> None:
 def fitted(run: Run, stage: Stage, model: LlamaConfig) -> Decoding:
     """What a stage decodes with: as it was begun, or as it is found now; the stage records it. UserError when it cannot fit."""
     given = {name: value for name in ANYWHERE if (value := getattr(run.cfg.decoding, name)) != FOUND}
-    held = {name.removeprefix(_PART): value for name, value in stage.held.items()}
+    held = {name: stage.held[_PART + name] for name in ANYWHERE if _PART + name in stage.held}
     if held and not held.items() <= (held | given).items():
         say(f"{stage.name}: goes on with {text(held | given)}, was begun with {text(held)}")
     cfg = _with(run.cfg, held | given)

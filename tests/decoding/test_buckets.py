@@ -32,3 +32,28 @@ def test_at_most_eight_of_any():
     chosen = buckets.choose(lengths, 2_000)
     assert len(chosen) == buckets.MOST and chosen[-1] == 2_000 and list(chosen) == sorted(set(chosen))
     assert padded(chosen, lengths) < 1.15 * sum(lengths)
+
+
+COUNTS = {64: 900.0, 192: 500.0, 320: 100.0, 1_792: 1.0}  # prompts of each bucket
+
+
+def cost(limits, slots):
+    """Places that all rows take, and fillings of all slots."""
+    rows = {64: 128, 192: 256, 320: 384, 1_792: 1_920}  # with 50 new tokens, in whole tiles
+    taken = sum(count * next(limit for limit in limits if rows[bucket] <= limit) for bucket, count in COUNTS.items())
+    return taken + buckets._FILLINGS * slots * 2_048 * len(limits)
+
+
+@pytest.mark.parametrize(("slots", "most", "expected"), [
+    (4, 4, (128, 256, 384, 1_920)), (4, 2, (256, 1_920)), (4, 1, (1_920,)), (60, 4, (256, 1_920)), (400, 4, ()),
+])  # fmt: skip
+def test_classes_of_rows_cost_least(slots, most, expected):
+    assert buckets.classes(COUNTS, 50, 2_048, slots, most) == expected
+    limits = [(*some, 1_920) for count in range(most) for some in itertools.combinations((128, 256, 384), count)]
+    least = min(cost(each, slots) for each in limits)
+    assert least >= 2_048 * sum(COUNTS.values()) if expected == () else cost(expected, slots) == least
+
+
+def test_no_class_is_longer_than_a_row_and_none_is_made_of_nothing():
+    assert buckets.classes({64: 1e6, 500: 1e6}, 60, 500, 4, 4) == (128, 500)
+    assert buckets.classes({}, 60, 500, 4, 4) == buckets.classes({500: 1e6}, 60, 500, 4, 4) == ()

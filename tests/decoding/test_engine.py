@@ -9,7 +9,7 @@ from humpback import keys
 from humpback.config import Decoding
 from humpback.decoding.branches import Target, pack
 from humpback.decoding.engine import Engine, NotFinite, Request
-from humpback.decoding.executables import shareable
+from humpback.decoding.executables import empty_state, shareable
 from humpback.decoding.sampling import Sampler
 from humpback.model import cpu, llama, sharding
 
@@ -23,10 +23,10 @@ def params():
     return llama.init_params(CONFIG, jax.random.key(0))
 
 
-def make_engine(params, *, slots=4, length=128, mesh=(1, 1, 1), steps=4, prefix=()) -> Engine:
+def make_engine(params, *, slots=4, length=128, mesh=(1, 1, 1), steps=4, prefix=(), classes=0) -> Engine:
     devices = jax.devices()[: int(np.prod(mesh))]
     where = sharding.make_mesh(*mesh, devices=devices)
-    decoding = Decoding(length=length, compute_dtype="float32", slots=slots, steps_per_visit=steps)
+    decoding = Decoding(length=length, compute_dtype="float32", slots=slots, steps_per_visit=steps, classes=classes)
     return Engine(CONFIG, params, where, decoding, prefix)
 
 
@@ -298,7 +298,8 @@ def test_nothing_is_compiled_after_the_warm_up(params, caplog):
     engine = make_engine(params, length=138, prefix=range(3, 13))  # shapes that no other test has compiled
     count = engine.warm_up(NUCLEUS, len(STOP)) + engine.warm_up(read=3)
     assert count == 2 * len(engine.layout.buckets) + 1 + len(engine.layout.buckets)
-    run(engine, [])  # what comes with the state itself
+    with jax.set_mesh(engine.layout.mesh):
+        empty_state(engine.layout)  # which needs no weights
     work = make_requests(20, seed=13)
 
     def compiled(sampler) -> list[str]:
@@ -325,6 +326,37 @@ def test_only_the_programs_that_the_prompts_need(params):
         assert {name: result.ids for name, result in run(engine, served, Sampler(0.0)).items()} == {r.id: whole[r.id].ids for r in served}
         assert engine.fits(np.ones(100, np.int32), 1) is not all_of_them
     assert not engine.with_prefix([5, 6, 7]).layout.lengths
+
+
+@pytest.mark.optimized
+def test_rows_of_like_length_are_decoded_together_in_the_same_memory(params):
+    """A class has the slots that fill the memory of the whole rows; a row's bits follow from its class, whatever came in which order."""
+    requests = make_requests(20, seed=18, most=60)
+    requests += [dataclasses.replace(r, ids=np.resize(r.ids, 390 + i)) for i, r in enumerate(make_requests(3, seed=19))]
+    prompts, engine = [request.ids for request in requests], make_engine(params, length=512, classes=4)
+    limits = engine.expect(prompts, True, each=10, max_new=20)
+    assert limits == (128, 512) and engine.expect(prompts, True, max_new=20, limits=limits) == limits
+    assert [(row.slots, row.buckets) for row in engine.classes] == [(15, (64,)), (4, (448,))]  # with their logits
+    found = run(engine, requests)
+    assert engine.stats.room > engine.stats.slot_steps > 0
+    assert run(engine, requests[::-1]) == found
+    for request in (requests[0], requests[-1]):
+        assert run(engine, [request])[request.id] == found[request.id]
+    greedy, compared = run(engine, requests[:8], Sampler(0.0)), 0
+    for request in requests[:8]:
+        expected, gap = reference_greedy(params, request)
+        if gap > 1e-3:
+            assert list(greedy[request.id].ids) == expected
+            compared += 1
+    assert compared >= 6
+    assert not engine.fits(np.ones(440, np.int32), 73) and len(engine.with_prefix([5, 6, 7]).classes) == 1
+
+
+def test_a_small_job_has_one_class_and_so_has_any_on_a_cpu_that_is_not_told_otherwise(params):
+    for count, classes in ((10, 4), (10_000, 0)):
+        engine = make_engine(params, length=512, classes=classes)
+        assert engine.expect([request.ids for request in make_requests(10)], True, each=count / 10, max_new=20) == ()
+        assert engine.classes == (engine.layout,)
 
 
 def test_requests_are_taken_only_as_slots_become_free(params):

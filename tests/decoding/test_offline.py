@@ -27,13 +27,16 @@ class Killed(Exception):
 class Engine:
     """Answers with the request's key; the last of what it holds comes first. Dies after `stop_after` answers."""
 
-    slots, longest_visit = 4, 60.0
+    slots, longest_visit, classes = 4, 60.0, ("all",)
 
     def __init__(self, stop_after=None):
         self.stop_after, self.stats, self.requests, self.most = stop_after, Stats(), [], 0
 
     def fits(self, ids, max_new, start=0):
         return 0 < len(ids) <= 100
+
+    def class_of(self, ids, max_new):
+        return 0
 
     def generate(self, requests, sampler, stop_ids, on_visit):
         requests, held, done = iter(requests), [], 0
@@ -148,6 +151,33 @@ def test_merging_again_after_a_kill_gives_the_same_files_and_asks_nothing(tmp_pa
     assert engine.requests == [] and shards(tmp_path) == undisturbed
     assert done.files == ["x-00000-of-00001.jsonl", "rejects-00000-of-00001.jsonl"]
     assert done.tokens == first.tokens > 0  # of both calls
+
+
+@pytest.mark.parametrize("stop_after", [None, 3, 9])
+def test_records_are_served_class_after_class(tmp_path, stop_after):
+    """What is written does not tell, whatever was killed; of each record every sample comes."""
+
+    class InTwo(Engine):
+        classes = ("short", "long")
+
+        def class_of(self, ids, max_new):
+            assert max_new == 5
+            return int(len(ids) > 4)
+
+    inputs = write_inputs(tmp_path, [segment(number, "text" + "s" * (number % 3 % 2)) for number in range(1, 17)])
+    plain = Engine()
+    run(tmp_path / "plain", inputs, plain, task(samples=2))
+    if stop_after:
+        with pytest.raises(Killed):
+            run(tmp_path / "two", inputs, InTwo(stop_after), task(samples=2))
+    engine = InTwo()
+    run(tmp_path / "two", inputs, engine, task(samples=2))
+    lengths = [len(request.ids) for request in engine.requests]
+    assert lengths == sorted(lengths) and set(lengths) == {4, 5} and (stop_after or len(lengths) == 32)
+    assert shards(tmp_path / "two") == shards(tmp_path / "plain")
+    if not stop_after:
+        both = [{(r.id, tuple(r.key)) for r in each.requests} for each in (plain, engine)]
+        assert both[0] == both[1] and len(both[0]) == 32
 
 
 def test_many_shards_and_blocks(tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ def test_two_programs_stand_for_both_stages():
     }  # fmt: skip
     assert rate.records == 2 * augment.records == 200_000  # two iterations
     assert rate.hours > 2 * augment.hours  # and longer prompts and answers
+    assert all(each.notes[-1].startswith("classes of rows, in the same memory: ") for each in (augment, rate))
 
 
 def test_the_layouts_own_buckets_and_rows():

@@ -132,7 +132,7 @@ class Log:
 class Engine:
     """Answers by the tables above and writes down what it is asked."""
 
-    slots = 4
+    slots, classes = 4, ("all",)
 
     def __init__(self, tokenizer, name, asked):
         self.tokenizer, self.name, self.asked, self.stats = tokenizer, name, asked, Stats()
@@ -142,8 +142,11 @@ class Engine:
     def warm_up(self, *_):
         return 0
 
-    def expect(self, prompts, all_of_them):
-        pass
+    def expect(self, *_):
+        return ()
+
+    def class_of(self, ids, max_new):
+        return 0
 
     def unload(self):
         pass
