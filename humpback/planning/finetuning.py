@@ -123,7 +123,7 @@ class Finetuning:
         """Tokens at once in a group, halved from those of the largest shape until its rows are the shortest there are."""
         groups = place.groups
         most = max(shape.rows // shape.parts // groups * shape.length for _, shape in self._course(training, groups, at_once).steps)
-        return [most // 2**power for power in range(1, most.bit_length()) if most // 2**power >= packing.ROW_LENGTHS[0]]
+        return [most // 2**power for power in range(1, most.bit_length()) if most // 2**power >= packing.UNIT]
 
     def _course(self, training: Training, groups: int, at_once: int) -> Course:
         key = training.name, groups, at_once
