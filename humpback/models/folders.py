@@ -6,6 +6,7 @@ loads without a word. So each folder gets a checksums.json (checksums.py), and c
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -165,6 +166,13 @@ def load_model(
     except ValueError as error:
         raise UserError(f"{folder / 'weights'}: the weights are not those that model.json describes: {error}") from error
     return Model(info, params.whole() if whole else params, Tokenizer.load(folder))
+
+
+def read_to(model: Model, shardings: Any) -> Model:
+    """A model that `load_model` left on disk, whose weights will be read to where `shardings` say. TypeError for one in memory."""
+    if not isinstance(model.params, weight_files.StoredParams):
+        raise TypeError("the weights of this model are in memory")
+    return dataclasses.replace(model, params=model.params.placed(shardings))
 
 
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:

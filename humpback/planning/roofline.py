@@ -50,7 +50,6 @@ HOST_SECONDS = 2e-3  # between two visits of the host: assumed
 NUCLEUS_PASSES = 32  # of sampling.Sampler's bisection
 _BLOCK = 512
 _STATE_BYTES = 28
-_GATHERS = 2  # forwards and backwards
 
 Traffic = Mapping[str, tuple[int, float]]  # kind -> (times, payload bytes a chip)
 
@@ -149,10 +148,11 @@ def step_traffic(job: Step) -> dict[str, tuple[int, int]]:
     """What a step's collectives should carry, bytes a chip, before anything is compiled."""
     model, place = job.model, job.place
     W, outer = layer_weights(model) / place.tensor, model.d_model * model.vocab_size / place.tensor
+    gathers = 1 if job.finetune["remat"] == "none" else 2  # without rematerialisation what is gathered is kept for the backward pass
     sent = {}
     if place.fsdp > 1:
-        gathered = job.parts * (2 * _GATHERS * W + 2 * 2 * outer)
-        sent["all-gather"] = (8 * model.num_layers * job.parts * _GATHERS, round(gathered))
+        gathered = job.parts * (2 * gathers * W + 2 * 2 * outer)
+        sent["all-gather"] = (8 * model.num_layers * job.parts * gathers, round(gathered))
     reduced, times = job.parts * 2 * (W + outer), 8 * model.num_layers * job.parts
     sent["all-reduce"] = (times + _activation_passes(job), round(reduced + _activation_bytes(job)))
     return sent

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
+from jax.sharding import Mesh
 
 from humpback import config as configs
 from humpback import distributed, prompts, storage
@@ -20,7 +21,7 @@ from humpback.models import folders
 from humpback.models.folders import digest_of
 from humpback.progress import say, warn_of_many
 from humpback.records import Example, read_shards
-from humpback.stages import commandline, held_out
+from humpback.stages import commandline, held_out, meshes
 from humpback.stages.directory import Run, Stage
 from humpback.tokens.examples import PROMPTS_CUT, Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
@@ -50,13 +51,14 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
         return
     ft: configs.Finetune = getattr(run.cfg, field)
     # Left on disk: each process reads its part of each weight when that is placed, and what is trained is not kept twice.
-    placed = placement.unstacked_shardings(folders.read_info(run.workdir / "base").config, run.mesh())
-    base = folders.load_model(run.workdir / "base", shardings=placed, directions={"base"}, whole=False)
+    base = folders.load_model(run.workdir / "base", directions={"base"}, whole=False)
     base = dataclasses.replace(base, tokenizer=base.tokenizer.ending(prompts.ENDS.get(run.cfg.wrapper, "")))
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
         base.info.check_length(label, length)
     info = folders.ModelInfo(base.info.config, task, run.cfg.wrapper)
     data = _stage_data(run, stage, field, task, iteration, base.tokenizer)
+    mesh, ft = meshes.fitted(run, stage, field, base.info.config, data.examples)
+    base = folders.read_to(base, placement.unstacked_shardings(base.info.config, mesh))
     distributed.by_first(f"begin {stage.path}", stage.begin)
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
     with contextlib.closing(events.Events(stage.path / "events")) as scalars:
@@ -71,14 +73,14 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: loop.Profile | No
         try:
             trained, step, tokens = loop.train(
                 base, data.examples, loop.Training(ft, run.cfg.seed, name, info),
-                mesh=run.mesh(), dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
+                mesh=mesh, dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
             )  # fmt: skip
         finally:
             stage.publish_metrics()
     folders.save_model(stage.path, info, trained, base.tokenizer)
     # The first stage of each task measures the base, too.
     models = {name: trained} if iteration else {"base": base.params, name: trained}
-    measured = measure(run, task, base.info.config, models, data.questions, ft.compute_dtype)
+    measured = measure(run, task, base.info.config, models, data.questions, mesh, ft.compute_dtype)
     if not measured:
         length = run.cfg.decoding.length
         say(f"{name}: not measured, as no pair is held out (seed_pairs.held_out) or none fits into decoding.length = {length}")
@@ -196,13 +198,14 @@ def measure(
     cfg: LlamaConfig,
     models: Mapping[str, Any],
     questions: Sequence[tuple[held_out.Question, TokenExample]],
+    mesh: Mesh,
     compute_dtype: str,
 ) -> list[dict[str, Any]]:
     """The rows of held_out.py, {model, task, id, nats, tokens, …}, of every question under each model: nats of the target and its end,
     prompts as at inference."""
     rows, examples = [], [example for _, example in questions]
     for name, params in models.items() if questions else ():
-        scores = evaluate.nll(cfg, params, examples, length=run.cfg.decoding.length, mesh=run.mesh(), compute_dtype=compute_dtype)
+        scores = evaluate.nll(cfg, params, examples, length=run.cfg.decoding.length, mesh=mesh, compute_dtype=compute_dtype)
         rows += [
             {"model": name, "task": task, **question, "nats": float(nats), "tokens": int(count)}
             for (question, _), nats, count in zip(questions, scores.nats, scores.tokens, strict=True)
