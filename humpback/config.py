@@ -82,7 +82,8 @@ MODES = (
     *(f"{rubric}+{LIKELIHOOD}+{BACKWARD}" for rubric in RUBRICS),
 )  # fmt: skip
 FOUND = 0  # what a field says that the run finds for itself, on the devices at hand
-AXIS = Rule(lambda value: value == -1 or value >= 1, "at least 1, or -1 for what is left over")
+AXIS = Rule(lambda value: value >= -1, f"at least 1, -1 for what is left over, or {FOUND}: found for the devices at hand")
+FOUND_REMAT = "found"
 MOST_EXAMPLES = 2_047  # of a step: dropout numbers tokens in 31 bits, of which an example has 20
 
 
@@ -208,7 +209,7 @@ class Finetune(Node):
     """One training from the base (section 3.1)."""
 
     length: int = setting(
-        2_048, at_least(8), "tokens of an example, and of the longest rows: shorter rows (512, 1,024) are taken where few are filled"
+        2_048, at_least(8), "tokens of an example, and of the longest rows: shorter ones are taken where fewer places are idle so"
     )
     batch: int = setting(0, within(0, MOST_EXAMPLES), "examples in a step; 0 takes the paper's table by number of examples")
     steps: int = setting(0, at_least(0), "updates; 0 takes the epochs, or the paper's table by number of examples")
@@ -231,9 +232,17 @@ class Finetune(Node):
     compute_dtype: str = setting(
         "bfloat16", DTYPE, "of the products' operands; weights, moments and sums are float32, on a CPU all between, too"
     )
-    remat: str = setting("none", one_of("none", "dots", "full"), "`dots` or `full` saves memory for time", recorded=True)
+    remat: str = setting(
+        FOUND_REMAT,
+        one_of(FOUND_REMAT, "none", "dots", "full"),
+        "`dots` or `full` saves memory for time; found: the least that fits on TPUs, none elsewhere",
+        recorded=True,
+    )
     tokens_at_once: int = setting(
-        0, at_least(0), "on a device; what a step has more goes through the model afterwards, gradients are added. 0: all", recorded=True
+        FOUND,
+        at_least(0),
+        "on a device; what a step has more goes through the model afterwards, gradients are added. 0: all, on TPUs as many as fit",
+        recorded=True,
     )
     spike: float = setting(10.0, at_least(0), "a gradient norm of so many medians of the steps before is logged; 0 never")
     skip_spikes: bool = setting(False, anything("on or off"), "and such a step changes no weight")
@@ -326,11 +335,12 @@ class Decoding(Node):
 
 @dataclass
 class Mesh(Node):
-    """How many devices share what; -1 is what is left over."""
+    """How many devices share what in training. Nothing given: what is soonest done on TPUs; elsewhere, and beside what is given, 1, -1
+    and 1."""
 
-    data: int = setting(1, AXIS, "copies of the model, which share the rows of a batch", recorded=True)
-    fsdp: int = setting(-1, AXIS, "devices that share the rows and the weights", recorded=True)
-    tensor: int = setting(1, AXIS, "devices that share heads and the feed-forward width", recorded=True)
+    data: int = setting(FOUND, AXIS, "copies of the model, which share the rows of a batch", recorded=True)
+    fsdp: int = setting(FOUND, AXIS, "devices that share the rows and the weights", recorded=True)
+    tensor: int = setting(FOUND, AXIS, "devices that share heads and the feed-forward width", recorded=True)
 
 
 @dataclass
@@ -355,7 +365,7 @@ class Config(Node):
 
 
 def paper(architecture: str, variant: str = "") -> Config:
-    """Makes the paper's run for a named size. The defaults above are the paper's; here stands what belongs to TPUs and to scale.
+    """Makes the paper's run for a named size. The defaults above are the paper's; here stands what belongs to scale.
 
     variant: "lora" for adapters of rank 16 over weights in bfloat16; ValueError for any other.
     Weights (`base.source`), corpus (`segments.input`) and the prepared seed dataset are the user's to bring.
@@ -365,8 +375,6 @@ def paper(architecture: str, variant: str = "") -> Config:
     config.seed_pairs.source = "tfds:oasst_seed"
     config.seed_pairs.limit = 3_200
     config.seed_pairs.held_out = 100  # ours: the paper holds out none of its seed
-    for task in (config.backward, config.forward_seed, config.forward):
-        task.remat = "full"
     if variant not in ("", "lora"):
         raise ValueError(f"the configs of {architecture} have no variant {variant!r}; they have :lora")
     return with_lora(config, "bfloat16", rate=10) if variant else config
@@ -395,6 +403,21 @@ def settled(decoding: Decoding) -> Decoding:
     """Puts ANYWHERE's values where a field still says FOUND."""
     found: dict[str, Any] = {name: value for name, value in ANYWHERE.items() if getattr(decoding, name) == FOUND}
     return dataclasses.replace(decoding, **found)
+
+
+def is_given(mesh: Mesh) -> bool:
+    """Tells whether the mesh is not to be found."""
+    return any(size != FOUND for _, size in leaves(mesh))
+
+
+def settled_mesh(mesh: Mesh) -> Mesh:
+    """Puts what it is where nothing is found in place of FOUND: one copy, all devices share the weights."""
+    return Mesh(data=mesh.data or 1, fsdp=mesh.fsdp or -1, tensor=mesh.tensor or 1)
+
+
+def settled_remat(remat: str) -> str:
+    """Puts none in place of FOUND_REMAT."""
+    return "none" if remat == FOUND_REMAT else remat
 
 
 def cpu_dtype() -> str:

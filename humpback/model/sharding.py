@@ -36,24 +36,33 @@ TRAINING_RULES: Rules = {
 DECODING_RULES: Rules = {**TRAINING_RULES, "embed": None}
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Makes a mesh over `devices` (default: all). One of the sizes may be -1: what is left.
+def mesh_sizes(devices: int, data: int, fsdp: int, tensor: int) -> tuple[int, int, int]:
+    """Completes the sizes of a mesh over so many devices: one of them may be -1, what is left.
 
-    Devices of several slices (TPU pods that the data centre's network joins): `data` goes across them.
-    Raises ValueError when the product is not the number of devices, or `data` not a multiple of the slices.
+    Raises ValueError when the product is not the number of devices.
     """
-    devices = list(jax.devices() if devices is None else devices)
     sizes = [data, fsdp, tensor]
     shown = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ValueError(f"mesh {shown}: sizes must be positive, and at most one of them -1")
     if -1 in sizes:
         known = math.prod(size for size in sizes if size != -1)
-        if len(devices) % known:
-            raise ValueError(f"mesh {shown}: {len(devices)} devices are not a multiple of {known}")
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices):
-        raise ValueError(f"mesh {shown} takes {math.prod(sizes)} devices, there are {len(devices)}")
+        if devices % known:
+            raise ValueError(f"mesh {shown}: {devices} devices are not a multiple of {known}")
+        sizes[sizes.index(-1)] = devices // known
+    if math.prod(sizes) != devices:
+        raise ValueError(f"mesh {shown} takes {math.prod(sizes)} devices, there are {devices}")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Makes a mesh over `devices` (default: all), of `mesh_sizes`.
+
+    Devices of several slices (TPU pods that the data centre's network joins): `data` goes across them.
+    Raises ValueError when the product is not the number of devices, or `data` not a multiple of the slices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = mesh_sizes(len(devices), data, fsdp, tensor)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     # Of a slice of 4 × 4 × 4, an axis of 8 takes one side and a half of another; without leave it would be refused.
     split = {"allow_split_physical_axes": True}

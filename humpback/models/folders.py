@@ -6,6 +6,7 @@ loads without a word. So each folder gets a checksums.json (checksums.py), and c
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -234,6 +235,13 @@ def verify(path: storage.PathLike) -> None:
     damage_here = checksums.find_damage(folder, share=(jax.process_index(), jax.process_count()))
     if damage := "".join(distributed.exchange(f"verify {folder}", damage_here or "")[:1]):
         raise UserError(f"{damage}; copy the folder again, or delete it and run what made it again")
+
+
+def read_to(model: Model, shardings: Any) -> Model:
+    """A model that `load_model` left on disk, whose weights will be read to where `shardings` say. TypeError for one in memory."""
+    if not isinstance(model.params, weight_files.StoredParams):
+        raise TypeError("the weights of this model are in memory")
+    return dataclasses.replace(model, params=model.params.placed(shardings))
 
 
 def weights_digest(params: Mapping[str, Any]) -> dict[str, str]:

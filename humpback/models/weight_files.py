@@ -6,6 +6,7 @@ Orbax asks 40 things of a folder and one or more of each of its arrays whenever 
 
 import concurrent.futures
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -166,6 +167,12 @@ class StoredParams(Mapping):
 
     def __init__(self, path: epath.Path, shardings: Mapping[str, Any] | None = None) -> None:
         self.arrays, self._shardings = _open(absolute(path) / "state"), shardings
+
+    def placed(self, shardings: Mapping[str, Any]) -> "StoredParams":
+        """The same weights, read to other places."""
+        other = copy.copy(self)
+        other._shardings = shardings
+        return other
 
     def __getitem__(self, name: str) -> Any:
         return _Layers(self) if name == "layers" else self.take([(name,)])[0]

@@ -14,7 +14,7 @@ from humpback.config import FOUND, Config
 from humpback.decoding import buckets, executables
 from humpback.decoding.executables import Layout
 from humpback.model.weights import LlamaConfig
-from humpback.planning import finetuning, loaded, roofline
+from humpback.planning import choices, loaded, roofline
 from humpback.planning.jobs import Answer, Decode, Place
 from humpback.planning.loaded import Loaded
 from humpback.planning.tpu_slices import Slice
@@ -109,7 +109,7 @@ class Replicas:
         def needed(slots: int) -> int:
             return self.estimate(slice_, dataclasses.replace(replica, slots=slots * shards)).total
 
-        most = bisect.bisect_right(range(1, MOST + 1), finetuning.SURE * finetuning.limit_of(slice_), key=needed)
+        most = bisect.bisect_right(range(1, MOST + 1), choices.SURE * choices.limit_of(slice_), key=needed)
         if given != FOUND:
             return given if given <= most * shards else 0
         slots = most // 4 * 4 if most > 4 else most

@@ -52,7 +52,6 @@ STEP_SECONDS = 0.5e-6  # of a kernel's grid: assumed
 HOST_SECONDS = 2e-3  # between two visits of the host: assumed
 NUCLEUS_PASSES = 32  # of sampling.Sampler's bisection
 _STATE_BYTES = 28
-_GATHERS = 2  # forwards and backwards
 
 Traffic = Mapping[str, tuple[int, float]]  # kind -> (times, payload bytes a chip)
 
@@ -155,14 +154,15 @@ def step_traffic(job: Step) -> dict[str, tuple[int, int]]:
     """What a step's collectives should carry, bytes a chip, before anything is compiled."""
     model, place = job.model, job.place
     W, outer = layer_weights(model) / place.tensor, model.d_model * model.vocab_size / place.tensor
+    gathers = 1 if job.finetune["remat"] == "none" else 2  # without rematerialisation what is gathered is kept for the backward pass
     sent = {}
     lora, reduced = job.lora, job.parts * 2 * (W + outer)
     matrices = 2.0
     if lora:  # of frozen weights no gradient is sent, and int8 is gathered as it lies
         matrices, reduced = _frozen_bytes(lora), job.parts * 4 * lora.count(model) / place.tensor
     if place.fsdp > 1:
-        gathered = job.parts * (matrices * _GATHERS * W + 2 * 2 * outer)
-        sent["all-gather"] = (8 * model.num_layers * job.parts * _GATHERS, round(gathered))
+        gathered = job.parts * (matrices * gathers * W + 2 * 2 * outer)
+        sent["all-gather"] = (8 * model.num_layers * job.parts * gathers, round(gathered))
     times = 8 * model.num_layers * job.parts
     sent["all-reduce"] = (times + _activation_passes(job), round(reduced + _activation_bytes(job)))
     return sent

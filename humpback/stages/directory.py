@@ -73,9 +73,9 @@ class Run:
         self.place = Place(workdir, dict(configs.leaves(cfg)), accept_code=accept_code, resume_from=resume_from)
         check_shared("workdir", self.workdir)
 
-    def mesh(self) -> jax.sharding.Mesh:
-        """The mesh of the config over all devices. UserError when the sizes do not fit the devices."""
-        sizes = self.cfg.mesh
+    def mesh(self, sizes: configs.Mesh | None = None) -> jax.sharding.Mesh:
+        """The mesh of the config, or of other sizes, over all devices. UserError when the sizes do not fit the devices."""
+        sizes = configs.settled_mesh(sizes or self.cfg.mesh)
         try:
             return sharding.make_mesh(sizes.data, sizes.fsdp, sizes.tensor)
         except ValueError as error:

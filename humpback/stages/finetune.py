@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
+from jax.sharding import Mesh
 
 from humpback import config as configs
 from humpback import distributed, prompts, storage
@@ -21,7 +22,7 @@ from humpback.models import folders
 from humpback.models.folders import digest_of
 from humpback.progress import say, warn_of_many
 from humpback.records import Example, read_shards
-from humpback.stages import commandline, held_out, saves
+from humpback.stages import commandline, held_out, meshes, saves
 from humpback.stages.directory import Run, Stage
 from humpback.tokens.examples import PROMPTS_CUT, Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
@@ -52,8 +53,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: Profile | None = 
         return
     ft: configs.Finetune = getattr(run.cfg, field)
     # Left on disk: each process reads its part of each weight when that is placed, and what is trained is not kept twice.
-    placed = placement.unstacked_shardings(folders.read_info(run.workdir / "base").config, run.mesh())
-    base = folders.load_model(run.workdir / "base", shardings=placed, directions={"base"}, whole=False)
+    base = folders.load_model(run.workdir / "base", directions={"base"}, whole=False)
     base = dataclasses.replace(base, tokenizer=base.tokenizer.ending(prompts.ENDS.get(run.cfg.wrapper, "")))
     for label, length in ((f"{field}.length", ft.length), ("decoding.length", run.cfg.decoding.length)):
         base.info.check_length(label, length)
@@ -63,7 +63,9 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: Profile | None = 
     # Its checkpoints are of adapters beside certain weights, in whatever files these are by now.
     of_steps = dataclasses.replace(info, adapter=adapter and dataclasses.replace(adapter, files=""))
     data = _stage_data(run, stage, field, task, iteration, base.tokenizer)
-    ft = saves.fitted(run, stage, field, ft, base.info.config, run.mesh(), data.examples)
+    mesh, ft = meshes.fitted(run, stage, field, base.info.config, data.examples)
+    ft = saves.fitted(run, stage, field, ft, base.info.config, mesh, data.examples)
+    base = folders.read_to(base, placement.unstacked_shardings(base.info.config, mesh))
     distributed.by_first(f"begin {stage.path}", stage.begin)
     steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
     with contextlib.closing(events.Events(stage.path / "events")) as scalars:
@@ -78,7 +80,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: Profile | None = 
         try:
             trained = loop.train(
                 base, data.examples, loop.Training(ft, run.cfg.seed, name, of_steps),
-                mesh=run.mesh(), dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
+                mesh=mesh, dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
                 saves_last=False,
             )  # fmt: skip
         finally:
@@ -88,7 +90,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: Profile | None = 
     # The first stage of each task measures the base, too. Adapters are measured as they were trained, beside weights that are not merged.
     models = {} if iteration else {"base": base.params if trained.stacked is None else adapters.bare(trained.stacked)}
     models[name] = trained.params if trained.stacked is None else trained.stacked
-    measured = measure(run, task, base.info.config, models, data.questions, ft.compute_dtype, stacked=trained.stacked is not None)
+    measured = measure(run, task, base.info.config, models, data.questions, mesh, ft.compute_dtype, stacked=trained.stacked is not None)
     if not measured:
         length = run.cfg.decoding.length
         say(f"{name}: not measured, as no pair is held out (seed_pairs.held_out) or none fits into decoding.length = {length}")
@@ -212,6 +214,7 @@ def measure(
     cfg: LlamaConfig,
     models: Mapping[str, Any],
     questions: Sequence[tuple[held_out.Question, TokenExample]],
+    mesh: Mesh,
     compute_dtype: str,
     stacked: bool = False,
 ) -> list[dict[str, Any]]:
@@ -220,7 +223,7 @@ def measure(
     score = evaluate.nll_of_stacked if stacked else evaluate.nll
     rows, examples = [], [example for _, example in questions]
     for name, params in models.items() if questions else ():
-        scores = score(cfg, params, examples, length=run.cfg.decoding.length, mesh=run.mesh(), compute_dtype=compute_dtype)
+        scores = score(cfg, params, examples, length=run.cfg.decoding.length, mesh=mesh, compute_dtype=compute_dtype)
         rows += [
             {"model": name, "task": task, **question, "nats": float(nats), "tokens": int(count)}
             for (question, _), nats, count in zip(questions, scores.nats, scores.tokens, strict=True)

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 
 from humpback import distributed
-from humpback.config import ANYWHERE, FOUND, Config, Decoding
+from humpback.config import ANYWHERE, FOUND, Config, Decoding, settled_mesh
 from humpback.errors import UserError
 from humpback.model.weights import LlamaConfig
-from humpback.planning import finetuning, tpu_slices, workload
+from humpback.planning import choices, finetuning, tpu_slices, workload
 from humpback.planning.replicas import Replica, Replicas
 from humpback.planning.tpu_slices import Slice
 from humpback.progress import say, warn
@@ -78,15 +78,14 @@ def find(cfg: Config, model: LlamaConfig, rubric: str, sure: bool = True) -> tup
     given = {name: value for name in ANYWHERE if (value := getattr(cfg.decoding, name)) != FOUND}
     slice_ = slice_here()
     if slice_ is None:
-        tensor = {} if cfg.mesh.tensor == 1 else {"tensor": cfg.mesh.tensor}
-        found = {**ANYWHERE, **tensor, **given}
+        found = {**ANYWHERE, "tensor": settled_mesh(cfg.mesh).tensor, **given}
         if jax.process_count() % found["processes_per_replica"]:
             shown = f"config field decoding.processes_per_replica: {found['processes_per_replica']}"
             raise UserError(f"{shown} does not divide the {jax.process_count()} processes that there are")
         return found, "what the config says, and the defaults where no TPU is"
     work = workload.workload(cfg)
     requests = {"augment": workload.augment_requests(cfg, work), "rate": workload.rate_requests(cfg, work, rubric)}
-    replicas, limit = Replicas(cfg, model, requests), finetuning.limit_of(slice_)
+    replicas, limit = Replicas(cfg, model, requests), choices.limit_of(slice_)
     if given.keys() == ANYWHERE.keys():
         replica = _as_given(cfg, slice_)
         estimate = replicas.estimate(slice_, replica)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from jax.sharding import AbstractMesh
 
+from humpback import config as configs
 from humpback import prompts, storage
 from humpback.config import Decoding
 from humpback.decoding import offline, serving
@@ -35,7 +36,8 @@ def check_split(run: Run, cfg: LlamaConfig) -> None:
     """Raises UserError when a model cannot be split as training and decoding are told to, before hours go into either."""
     if not run.cfg.base.architecture:  # otherwise it was said before
         fitting.announce(run, cfg)
-    mesh, decoding = run.cfg.mesh.tensor, run.cfg.decoding.tensor or run.cfg.mesh.tensor
+    mesh = configs.settled_mesh(run.cfg.mesh).tensor
+    decoding = run.cfg.decoding.tensor or mesh
     wrong = []
     for field, tensor, rules in (("mesh.tensor", mesh, sharding.TRAINING_RULES), ("decoding.tensor", decoding, sharding.DECODING_RULES)):
         if tensor == -1:

@@ -1,13 +1,17 @@
 """Several examples in one row: which go together, and the arrays of a batch. Pure functions, no iterator, no state."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from humpback.rounding import ceil_div, round_up
 from humpback.tokens.examples import TokenExample
 
-ROW_LENGTHS = (512, 1_024, 2_048)  # besides the longest that a config allows
+UNIT = 256  # of rows' lengths, or a multiple of it: a TPU's attention goes over blocks of it
+_LENGTHS = 8  # of rows, among which is chosen
+_SHAPES = 3  # of a training's steps at most, as each is compiled
+_WORTH, _SHARE = 1 << 16, 0.03  # places, and the share of all, that a further shape must save: else compiling it takes longer
 
 
 class Batch(NamedTuple):
@@ -53,21 +57,29 @@ def pack(lengths: Sequence[int], length: int) -> list[list[int]]:
 
 
 def row_lengths(longest: int) -> list[int]:
-    """The lengths that rows may have when an example has at most `longest` tokens, at most three."""
-    return [*(length for length in ROW_LENGTHS if length < longest), longest][-3:]
+    """The lengths that rows may have when an example has at most `longest` tokens: multiples of one number, and this."""
+    unit = round_up(ceil_div(longest, _LENGTHS), UNIT)
+    return [*range(unit, longest, unit), longest]
 
 
-def choose_rows(lengths: Sequence[int], longest: int, groups: int) -> tuple[int, list[list[int]]]:
-    """The row length of a step and which examples share a row.
+def choose_shapes(rows: Sequence[Mapping[int, int]], groups: int) -> list[tuple[int, int]]:
+    """(row length, rows) of each step, at most three different ones, which leave few places idle.
 
-    The longest row length that gives every one of `groups` equal groups of rows one at least; when none does, the shortest. Rows
-    shorter than an example are never taken.
+    rows: of each step {row length: how many rows its examples fill}; the longest length is in all of them. Rows are a multiple of
+    `groups`. The first shape is the smallest that all steps fit into; each further one is that which saves most places.
     """
-    allowed = [length for length in row_lengths(longest) if length >= max(lengths)]
-    packed = {length: pack(lengths, length) for length in allowed}
-    enough = [length for length in allowed if len(packed[length]) >= groups]
-    length = max(enough) if enough else allowed[0]
-    return length, packed[length]
+    shapes = sorted({(length, round_up(count, groups)) for step in rows for length, count in step.items()})
+    places = np.array([[length * count if step.get(length, count + 1) <= count else np.inf for length, count in shapes] for step in rows])
+    taken = [int(np.argmin(places.sum(axis=0)))]
+    while len(taken) < _SHAPES:
+        least = places[:, taken].min(axis=1)
+        with_each = np.minimum(least[:, None], places).sum(axis=0)
+        best = int(np.argmin(with_each))
+        if least.sum() - with_each[best] < max(_WORTH, _SHARE * least.sum()):
+            break
+        taken.append(best)
+    taken.sort()
+    return [shapes[taken[index]] for index in places[:, taken].argmin(axis=1)]
 
 
 def to_rows(examples: Sequence[TokenExample], rows: Sequence[Sequence[int]], num_rows: int, length: int) -> Batch:

@@ -21,7 +21,7 @@ _TARGETS_MULTIPLE = 64
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """The shape of all steps that have rows of `length` tokens, so that one program does for them."""
+    """The shape of many steps, so that one program does for them."""
 
     length: int  # T
     rows: int  # of a step, on all devices
@@ -44,23 +44,27 @@ class Plan:
 
 
 def make_plan(examples: Sequence[TokenExample], ft: Finetune, seed: int, purpose: str, groups: int) -> Plan:
-    """Steps and batch by the paper's table unless `ft` sets them. Steps of one row length have one shape: the most rows and targets that
-    any of them needs, which the others fill up with rows that have no loss.
+    """Steps and batch by the paper's table unless `ft` sets them. Steps have one of few shapes (packing.choose_shapes), which those with
+    fewer rows or targets fill up with what has no loss.
 
     groups: into how many equal parts the mesh splits the rows.
     """
     steps, batch = optimizers.schedule(len(examples), ft)
-    lengths: list[int] = []
-    tokens = 0
-    targets: dict[int, list[list[int]]] = {}  # row length -> target tokens of each row, of each step
-    for step in range(steps):
-        chosen = [examples[i] for i in step_examples(len(examples), batch, seed, purpose, step)]
-        length, rows = packing.choose_rows([len(example.ids) for example in chosen], ft.length, groups)
-        lengths.append(length)
-        tokens += sum(len(example.ids) for example in chosen)
-        targets.setdefault(length, []).append([sum(chosen[i].target_tokens for i in row) for row in rows])
-    shapes = {length: _shape(length, rows, ft.tokens_at_once, groups) for length, rows in targets.items()}
-    return Plan(batch, tuple(shapes[length] for length in lengths), tokens)
+    order = [step_examples(len(examples), batch, seed, purpose, step) for step in range(steps)]
+    sizes = [[len(examples[i].ids) for i in chosen] for chosen in order]
+    lengths = packing.row_lengths(ft.length)
+    packed = [{length: _packed(tuple(of_step), length) for length in lengths if length >= max(of_step)} for of_step in sizes]
+    shapes = packing.choose_shapes([{length: len(rows) for length, rows in of_step.items()} for of_step in packed], groups)
+    targets: dict[tuple[int, int], list[list[int]]] = {}  # shape -> target tokens of each row, of each step
+    for chosen, of_step, shape in zip(order, packed, shapes, strict=True):
+        targets.setdefault(shape, []).append([sum(examples[chosen[i]].target_tokens for i in row) for row in of_step[shape[0]]])
+    whole = {shape: _shape(shape[0], rows, ft.tokens_at_once, groups) for shape, rows in targets.items()}
+    return Plan(batch, tuple(whole[shape] for shape in shapes), sum(map(sum, sizes)))
+
+
+@functools.lru_cache(maxsize=8_192)  # the planner asks for many numbers of groups, with the same steps
+def _packed(sizes: tuple[int, ...], length: int) -> list[list[int]]:
+    return packing.pack(sizes, length)
 
 
 def _shape(length: int, targets: list[list[int]], tokens_at_once: int, groups: int) -> Shape:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from humpback import config as configs
 from humpback.config import Finetune
 from humpback.keys import key_for
 from humpback.model import llama, sharding
@@ -39,7 +40,7 @@ def loss_and_grads(
 
     The parts of the rows go through the model one after the other; what they add up to does not depend on how many there are.
     """
-    remat = cast(llama.Remat, ft.remat)  # config.finish has looked at it
+    remat = cast(llama.Remat, configs.settled_remat(ft.remat))  # config.finish has looked at it
     weights_AGM = rows["weights_AGM"] / jnp.sum(rows["weights_AGM"])
     adapted = lora.of(ft)
     dropout = None if key is None else llama.Dropout(ft.dropout, key, adapters=ft.lora_dropout)

@@ -36,7 +36,7 @@ class Ours:
     def __init__(self, inputs: Inputs, temperature: float, top_p: float):
         self.inputs, self.sampler = inputs, Sampler(temperature, top_p)
         self.settings = config.Decoding()
-        self.mesh = sharding.make_mesh(**dataclasses.asdict(config.Mesh()))
+        self.mesh = sharding.make_mesh(**dataclasses.asdict(config.settled_mesh(config.Mesh())))
         self.stops = frozenset([inputs.model.tokenizer.eos_id])
         self._times = 0
 

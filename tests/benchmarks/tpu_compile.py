@@ -143,7 +143,7 @@ def compile_step(key: str) -> dict:
 
     size, slice_name, examples = key.split("@")
     mesh = sharding.make_mesh(fsdp=-1, devices=topology(slice_name.replace("v5:", "v5p:")))
-    cfg, ft, chips = SIZES[size], config.paper("").forward, mesh.size
+    cfg, ft, chips = SIZES[size], config.Finetune(remat="full"), mesh.size
     rows = -(-PAPER_EXAMPLES // chips) * chips if examples == PAPER else int(examples) * chips
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(cfg, adamw, mesh)

@@ -99,6 +99,6 @@ def _train(connection: multiprocessing.connection.Connection, work: Work, dtype:
         wait()  # after the last step, too: what comes after it would disturb the others
 
     wait()
-    mesh = sharding.make_mesh(**dataclasses.asdict(config.Mesh()))
+    mesh = sharding.make_mesh(**dataclasses.asdict(config.settled_mesh(config.Mesh())))
     ft = work.finetune(dtype, steps)
     loop.train(work.model(), work.examples, loop.Training(ft, SEED, PURPOSE), mesh=mesh, metrics=report, profile=_Turns())

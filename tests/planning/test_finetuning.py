@@ -35,7 +35,7 @@ def test_one_compilation_a_stage():
     backward, forward = plan(compiler)
     assert len(compiler.asked) == 2 and (backward.stage, forward.stage) == ("backward", "forward")
     assert backward.fits and backward.settings["mesh.fsdp"] * backward.settings["mesh.tensor"] == 16
-    assert backward.settings["backward.remat"] == "full" and backward.settings["backward.tokens_at_once"] == 0
+    assert backward.settings["backward.remat"] == "dots" and backward.settings["backward.tokens_at_once"] == 0
     assert {name.partition(".")[0] for name in forward.settings} == {"mesh", "forward_seed", "forward"}
     assert backward.most is None
 
@@ -55,7 +55,7 @@ def test_what_is_compiled_is_a_shape_of_the_loop():
 def test_idle_rows_grow_with_the_slice_and_what_is_seen_does_not():
     planner = finetuning.Finetuning(CFG, SIZES["llama_7b"], WORK, Line(), True)
     idle = [planner.idle(tpu_slices.named("v5e", size))["forward"] for size in (1, 4, 16, 64, 256)]
-    assert idle == sorted(idle) and idle[0] < 0.6 and idle[-1] > 0.9
+    assert idle == sorted(idle) and idle[0] < 0.3 and 0.6 < idle[-1] < 0.8
     found = [plan(Line(limit=1e3), name)[1] for name in ("v5e-4", "v5e-16", "v5e-64")]
     assert len({each.records for each in found}) == len({each.tokens for each in found}) == 1
     assert found[0].records == 32 * STEPS * 3  # M_0, M_1, M_2
@@ -116,8 +116,9 @@ def test_the_line(limit, first, second, most):
 
 def test_what_does_not_fit_says_by_how_much_and_what_fits_first():
     """4 GiB for the weights on 16 chips leave room for nothing, on 32 chips they leave 2 of them."""
-    compiler = Line(limit=4.0)
-    backward, _ = plan(compiler)
+    compiler, cfg = Line(limit=4.0), paper()
+    cfg.backward.remat = cfg.forward_seed.remat = "full"
+    backward, _ = plan(compiler, cfg=config.finish(cfg))
     first = compiler.ask(compiler.asked[0], "")
     assert not backward.fits and (backward.needed, backward.limit) == (first.total, first.limit)
     assert f"needs {(first.total - first.limit) / GIB:.2f} GiB a chip more than there is" in backward.notes[0]

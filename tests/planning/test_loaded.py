@@ -9,7 +9,7 @@ import pytest
 
 from humpback import config
 from humpback.model.sizes import SIZES
-from humpback.planning import finetuning, loaded, tpu_slices, workload
+from humpback.planning import choices, loaded, tpu_slices, workload
 from humpback.planning.jobs import Answer, Decode, Place
 from humpback.planning.replicas import Replicas
 
@@ -66,7 +66,7 @@ def test_what_is_documented_fits(row):
     place, of_config = tpu_slices.parse(slice_), replicas(name, weights)
     best = of_config.best(place, weights)
     assert best is not None and best.slots >= 4
-    assert of_config.estimate(place, best).total <= finetuning.SURE * finetuning.limit_of(place)
+    assert of_config.estimate(place, best).total <= choices.SURE * choices.limit_of(place)
 
 
 def test_the_shipped_slots_of_once_did_not():

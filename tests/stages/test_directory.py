@@ -28,7 +28,7 @@ def test_the_manifest_says_what_made_the_stage(tmp_path):
         "upstream": {"config": {"seed_pairs.limit": 0}, "contents": {}},
         "code": [code.version("")],
         "config_sha256": sha256(json.dumps(read, sort_keys=True).encode()),
-        "recorded": {"backward.remat": "none"},
+        "recorded": {"backward.remat": "found"},
         "inputs": {"seed": sha256((run.workdir / "seed" / "manifest.json").read_bytes())},
         "counts": {"examples": 2},
         "dropped": {"too_long": 1},

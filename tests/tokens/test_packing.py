@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from humpback.tokens.examples import TokenExample
-from humpback.tokens.packing import choose_rows, gather_targets, pack, row_lengths, to_rows
+from humpback.tokens.packing import choose_shapes, gather_targets, pack, row_lengths, to_rows
 
 
 def example(name: str, ids: list[int], target_start: int) -> TokenExample:
@@ -82,23 +82,27 @@ def test_what_does_not_fit_raises():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "longest", "groups", "wanted"),
+    ("longest", "lengths"),
+    [(32, [32]), (512, [256, 512]), (700, [256, 512, 700]), (2048, list(range(256, 2049, 256))), (4096, list(range(512, 4097, 512)))],
+)
+def test_row_lengths(longest, lengths):
+    assert row_lengths(longest) == lengths
+
+
+MANY = 200  # steps: enough that a further shape is worth compiling
+
+
+@pytest.mark.parametrize(
+    ("steps", "groups", "shapes"),
     [
-        ([2000, 300, 300], 2048, 1, (2048, [[0], [1, 2]])),
-        ([400, 300, 300], 2048, 1, (2048, [[0, 1, 2]])),
-        ([400, 300, 300], 2048, 2, (512, [[0], [1], [2]])),  # the three fill one row of 1,024
-        ([700, 300, 300], 2048, 2, (1024, [[0, 1], [2]])),
-        ([400, 300, 300], 2048, 8, (512, [[0], [1], [2]])),  # never enough: the shortest
-        ([700, 300, 300], 2048, 8, (1024, [[0, 1], [2]])),  # but none shorter than an example
-        ([200, 100], 300, 1, (300, [[0, 1]])),
-        ([1500, 1000], 4096, 1, (4096, [[0, 1]])),
+        ([{2048: 3}], 1, [(2048, 3)]),
+        ([{1024: 7, 1280: 4, 2048: 3}], 4, [(1280, 4)]),  # one row a group, as short as the examples fit into it
+        ([{2048: 1}, {256: 5, 2048: 1}], 1, [(2048, 1)] * 2),  # a second shape would save too little to be compiled
+        ([{2048: 1}, {256: 5, 2048: 1}] * MANY, 1, [(2048, 1), (256, 5)] * MANY),
+        ([{2048: 2}, {2048: 3}] * MANY, 1, [(2048, 2), (2048, 3)] * MANY),  # shapes of one length, too
+        ([{512: 8, 1024: 4}, {512: 9, 1024: 4}] * MANY, 4, [(1024, 4)] * 2 * MANY),  # not the length that the first alone would do with
+        ([{2048: count} for count in range(1, 7)] * MANY, 1, [(2048, rows) for rows in (1, 3, 3, 6, 6, 6)] * MANY),
     ],
 )
-def test_row_length_of_a_step(lengths, longest, groups, wanted):
-    assert choose_rows(lengths, longest, groups) == wanted
-
-
-def test_row_lengths_are_three_at_most():
-    assert [row_lengths(n) for n in (300, 512, 700, 2048, 4096)] == [
-        [300], [512], [512, 700], [512, 1024, 2048], [1024, 2048, 4096],
-    ]  # fmt: skip
+def test_shapes_that_leave_few_places_idle(steps, groups, shapes):
+    assert choose_shapes(steps, groups) == shapes

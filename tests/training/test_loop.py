@@ -263,15 +263,18 @@ def test_plan_takes_the_table_unless_set(examples, finetune):
     assert batches.make_plan(examples, finetune(steps=2, batch=0), 3, "x", 1).batch == 8
 
 
-def test_steps_of_one_row_length_have_one_shape(finetune):
-    """On eight groups a step of long examples fills rows of 2,048 and one of short ones those of 512, and at most three are compiled."""
-    made = [TokenExample(f"{i}", np.zeros(size, np.int32), 1) for i, size in enumerate([1900, 100, 60, 700, 900, 400, 350] * 40)]
-    plan = batches.make_plan(made, finetune(length=2048, batch=16, steps=30), 0, "x", 8)
-    assert {shape.length for shape in plan.shapes} <= {512, 1024, 2048} and 1 < len(set(plan.shapes)) <= 3
+def test_steps_have_few_shapes_and_little_is_idle(finetune):
+    """On eight groups a step whose longest example has 1,900 tokens takes other rows than one whose longest has 400."""
+    long, short = [1900, 100, 60, 700, 900, 400, 350], [60, 100, 400, 350, 90]
+    made = [TokenExample(f"{i}", np.zeros(size, np.int32), 1) for i, size in enumerate(long * 8 + short * 400)]
+    plan = batches.make_plan(made, finetune(length=2048, batch=16, steps=128), 0, "x", 8)
+    assert 1 < len(set(plan.shapes)) <= 3 and {shape.rows for shape in plan.shapes} == {8}
     for step, shape in enumerate(plan.shapes):
-        sizes = [len(made[i].ids) for i in batches.step_examples(len(made), 16, 0, "x", step)]
-        assert shape.length >= max(sizes)
-        assert (shape.length, packing.pack(sizes, shape.length)) == packing.choose_rows(sizes, 2048, 8)
+        chosen = [made[i] for i in batches.step_examples(len(made), 16, 0, "x", step)]
+        packed = packing.pack([len(example.ids) for example in chosen], shape.length)
+        batch = packing.to_rows(chosen, packed, shape.rows, shape.length)  # they fit
+        packing.gather_targets(batch, 8, shape.targets)
+    assert 1 - plan.tokens / sum(shape.rows * shape.length for shape in plan.shapes) < 0.5
 
 
 @pytest.mark.parametrize("mesh", ["one", "eight"])
