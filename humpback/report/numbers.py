@@ -78,7 +78,7 @@ def collect(run: epath.Path) -> Found:
         "churn": _churn(sets),
         "lengths": _lengths(sets, scored, rounds),
         "rates": _rates(done, reasons),
-        "held_out": _held_out(run, done),
+        "held_out": paired.compare_run(run, done),
         "judges": _judges(run, done),
         "labels": figures.labels(run),
         "figures": figures.read(run),
@@ -258,12 +258,6 @@ def _rates(done: Mapping[str, Any], reasons: Counter[str]) -> dict[str, Any]:
     dropped = done["segments"]["dropped"] if "segments" in done else {}
     contaminated = sum(count for reason, count in dropped.items() if "contamina" in reason or "evaluation" in reason)
     return {"candidates": total, "unusable": rates, "contaminated_segments": contaminated if "segments" in done else None}
-
-
-def _held_out(run: epath.Path, done: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """For each task what `paired.compare` says of the models so far."""
-    files = {task: [run / name / paired.FILE for name in done if name.partition("-")[0] == task] for task in ("backward", "forward")}
-    return {task: paired.compare(row for path in paths for row in read_rows(path)) for task, paths in files.items()}
 
 
 def _judges(run: epath.Path, done: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 from absl import flags
 from etils import epath
+from jax.sharding import Mesh
 
 from humpback import distributed, keys, prompts, storage
 from humpback.errors import UserError
@@ -20,7 +21,7 @@ from humpback.evaluation import paired
 from humpback.models import folders
 from humpback.progress import say
 from humpback.records import Example, Likely, Rated, Segment, read_rows, read_shards
-from humpback.stages import commandline, curate, finetune, held_out, judge, likelihood, study_report
+from humpback.stages import commandline, curate, finetune, held_out, judge, likelihood, meshes, saves, study_report
 from humpback.stages.augment import augment
 from humpback.stages.base import convert_base
 from humpback.stages.directory import Run, Stage
@@ -69,6 +70,8 @@ def study(run: Run, sizes: Sequence[int], count: int) -> None:
     there are fewer candidates than the largest k, or no set `h2`."""
     if H2 not in held_out.set_names(run.cfg.evaluation.sets):
         raise UserError(f"config field evaluation.sets: {run.cfg.evaluation.sets!r} names no {H2}=FILE, on which the endpoints are")
+    if run.cfg.forward.lora_rank:
+        raise UserError(f"config field forward.lora_rank: {run.cfg.forward.lora_rank}; the study's arms train all weights: 0")
     convert_base(run)
     curate.check(run)
     seed(run)
@@ -127,11 +130,13 @@ def _train(run: Run, pool: Pool, arm: str, k: int, number: int) -> str:
     stage = run.stage(name, _FIELDS, ("base", "seed", "ratings-1", "likelihood-1"), module=__name__)
     if stage.complete:
         return name
-    ft, own_seed = run.cfg.forward, run.cfg.seed + number
-    base = _base(run, sharded=True)
+    own_seed, base = run.cfg.seed + number, _base(run, whole=False)
     pairs = {"seed": list(read_shards(run.workdir / "seed", "seed", Example)) if arm != "C" else []}
     augmented = chosen(pool, arm, k, own_seed)
-    data = finetune.training_data({**pairs, "augmented": augmented}, base.tokenizer, "forward", run.cfg.wrapper, ft.length)
+    data = finetune.training_data({**pairs, "augmented": augmented}, base.tokenizer, "forward", run.cfg.wrapper, run.cfg.forward.length)
+    mesh, ft = meshes.fitted(run, stage, "forward", base.info.config, data.examples)
+    ft = saves.fitted(run, stage, "forward", ft, base.info.config, mesh, data.examples)
+    base = folders.read_to(base, placement.unstacked_shardings(base.info.config, mesh))
     if arm == "S2":
         steps, _ = optimizer.schedule(len(data.examples) + k, ft)
         ft = dataclasses.replace(ft, steps=steps, epochs=0.0)
@@ -140,10 +145,12 @@ def _train(run: Run, pool: Pool, arm: str, k: int, number: int) -> str:
     info = folders.ModelInfo(base.info.config, "forward", run.cfg.wrapper)
     try:
         training = loop.Training(ft, own_seed, "study", info)
-        trained, step, tokens = loop.train(base, data.examples, training, mesh=run.mesh(), checkpoints=saved, metrics=stage.metrics)
+        trained = loop.train(base, data.examples, training, mesh=mesh, checkpoints=saved, metrics=stage.metrics, saves_last=False)
     finally:
         stage.publish_metrics()
-    _finish(run, stage, base, {arm: trained}, counts=data.counts, dropped=data.dropped, tokens=tokens, step=step)
+        stage.background.join()
+    told = {"counts": data.counts, "dropped": data.dropped, "tokens": trained.tokens, "step": trained.step}
+    _finish(run, stage, base, {arm: trained.params}, mesh, **told)
     return name
 
 
@@ -152,27 +159,25 @@ def _measure_base(run: Run) -> str:
     stage = run.stage("untrained", _FIELDS, ("base", "seed"), module=__name__)
     if not stage.complete:
         distributed.by_first(f"begin {stage.path}", stage.begin)
-        base = _base(run, sharded=False)
-        _finish(run, stage, base, {"base": base.params}, counts={})
+        base = _base(run, whole=True)
+        _finish(run, stage, base, {"base": base.params}, run.mesh(), counts={})
     return stage.name
 
 
-def _base(run: Run, sharded: bool) -> folders.Model:
-    """The base with the end token of the wrapper; as a training takes it, or whole."""
-    path = run.workdir / "base"
-    placed = placement.unstacked_shardings(folders.read_info(path).config, run.mesh()) if sharded else None
-    base = folders.load_model(path, shardings=placed, directions={"base"}, whole=not sharded)
+def _base(run: Run, whole: bool) -> folders.Model:
+    """The base with the end token of the wrapper; left on disk, or whole."""
+    base = folders.load_model(run.workdir / "base", directions={"base"}, whole=whole)
     return dataclasses.replace(base, tokenizer=base.tokenizer.ending(prompts.ENDS.get(run.cfg.wrapper, "")))
 
 
-def _finish(run: Run, stage: Stage, base: folders.Model, models: Mapping[str, Any], **told: Any) -> None:
+def _finish(run: Run, stage: Stage, base: folders.Model, models: Mapping[str, Any], mesh: Mesh, **told: Any) -> None:
     questions: list[tuple[held_out.Question, Any]] = []
     for name, pairs in held_out.read_sets(run.workdir, run.cfg.evaluation.sets).items():
         for rotation, asked in ((0, pairs), *held_out.rotated(pairs, OTHERS)):
             length, wrapper = run.cfg.decoding.length, run.cfg.wrapper
             examples, _ = finetune.tokenize(asked, base.tokenizer, "forward", wrapper, length, finetune.inference_pair)
             questions += [(held_out.question(name, example.id, rotation), example) for example in examples]
-    rows = finetune.measure(run, "forward", base.info.config, models, questions, run.cfg.forward.compute_dtype)
+    rows = finetune.measure(run, "forward", base.info.config, models, questions, mesh, run.cfg.forward.compute_dtype)
     if distributed.is_first():
         storage.publish(stage.path / paired.FILE, "".join(json.dumps(row) + "\n" for row in rows), replace=True)
     stage.finish(files=[paired.FILE], **told)

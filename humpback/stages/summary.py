@@ -14,7 +14,7 @@ from absl import flags
 from humpback import distributed, storage
 from humpback.errors import UserError
 from humpback.evaluation import paired, statistics
-from humpback.records import Candidate, Example, Likely, Rated, read_rows, read_shards
+from humpback.records import Candidate, Example, Likely, Rated, read_shards
 from humpback.stages import commandline, curate, identity, judge, report, rewrite
 from humpback.stages.directory import Run, read_manifest
 
@@ -69,7 +69,7 @@ def _summarize(run: Run) -> dict[str, Any] | None:
         "overlap": _overlap({t: set(pairs.ids) for t, pairs in curated.items()}),
         "best": last.best if last else [],
         "worst": last.worst if last else [],
-        "held_out": _held_out(run, stages),
+        "held_out": paired.compare_run(run.workdir, stages),
     }
     summary["learned"] = _learned(summary["held_out"]["backward"])
     timing = {name: storage.read_json(run.workdir / name / "timing.json") for name in stages}
@@ -258,12 +258,6 @@ def _overlap(sets: dict[int, set[int]]) -> list[dict[str, Any]]:
         for t, a in sets.items()
         if (b := sets.get(t + 1)) is not None
     ]
-
-
-def _held_out(run: Run, stages: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """For each task what `paired.compare` says; [] for one without a model yet, or without a held-out pair that fits."""
-    files = {task: [run.workdir / s / paired.FILE for s in stages if s.partition("-")[0] == task] for task in ("backward", "forward")}
-    return {task: paired.compare(row for path in paths for row in read_rows(path)) for task, paths in files.items()}
 
 
 def _learned(compared: list[dict[str, Any]]) -> dict[str, Any] | None:
