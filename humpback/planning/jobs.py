@@ -271,7 +271,7 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     request = json.load(sys.stdin)
     job = from_json(request["job"])
-    os.environ.setdefault(tpu_flags.VARIABLE, " ".join(tpu_flags.FLAGS[job.place.topology.partition(":")[0]]))
+    os.environ.setdefault(tpu_flags.VARIABLE, " ".join(tpu_flags.FLAGS.get(job.place.topology.partition(":")[0], ())))
     print(json.dumps(compile_job(job, request["versions"], request["known"])), flush=True)
 
 

@@ -18,7 +18,7 @@ mesh = sharding.make_mesh(fsdp=-1, devices=planning.topology({topology!r}))
 x = jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=jax.NamedSharding(mesh, jax.P("fsdp")))
 planning.compile_for(jax.jit(jnp.matmul), (x, x))
 """
-TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2"}
 
 
 def compile_with(flags: str, topology: str) -> subprocess.CompletedProcess:
