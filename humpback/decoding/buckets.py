@@ -52,11 +52,12 @@ def classes(counts: Mapping[int, float], max_new: int, own: int, slots: int, mos
     """The lengths of rows for so many prompts of each bucket, and at most `max_new` new tokens: at most `most` of them, ascending.
 
     own: of the rows of `slots` slots without classes, and the longest that there can be. A class has as many slots as fill the same
-    memory, so that a record costs what its row takes. Empty where that is worth no class: for few prompts, or such as fill their rows.
+    memory, so that a record costs what its row takes. Empty where that is worth no class: for few prompts, or such as fill their
+    rows; and where one is all that there may be.
     """
     rows = {bucket: min(own, round_up(bucket + max_new, _ROW_GRAIN)) for bucket in sorted(counts)}
     ends, filling = sorted(set(rows.values())), _FILLINGS * slots * own
-    if not ends:
+    if not ends or most == 1:
         return ()
 
     def cost(limits: Sequence[int]) -> float:

@@ -45,7 +45,7 @@ def cost(limits, slots):
 
 
 @pytest.mark.parametrize(("slots", "most", "expected"), [
-    (4, 4, (128, 256, 384, 1_920)), (4, 2, (256, 1_920)), (4, 1, (1_920,)), (60, 4, (256, 1_920)), (400, 4, ()),
+    (4, 4, (128, 256, 384, 1_920)), (4, 2, (256, 1_920)), (60, 4, (256, 1_920)), (400, 4, ()),
 ])  # fmt: skip
 def test_classes_of_rows_cost_least(slots, most, expected):
     assert buckets.classes(COUNTS, 50, 2_048, slots, most) == expected
@@ -56,4 +56,5 @@ def test_classes_of_rows_cost_least(slots, most, expected):
 
 def test_no_class_is_longer_than_a_row_and_none_is_made_of_nothing():
     assert buckets.classes({64: 1e6, 500: 1e6}, 60, 500, 4, 4) == (128, 500)
+    assert buckets.classes(COUNTS, 50, 2_048, 4, 1) == ()
     assert buckets.classes({}, 60, 500, 4, 4) == buckets.classes({500: 1e6}, 60, 500, 4, 4) == ()
