@@ -101,7 +101,7 @@ def test_each_set_is_measured_behind_its_own_prompts_and_behind_those_of_others(
         data = stage_module._stage_data(run, run.stage("x", (), module=""), "forward_seed", task, 0, model.tokenizer)
         assert data.counts["set-faq pairs"] == 4 and data.dropped["set-faq: too_long"] == 0
         assert data.dropped.get("set-faq behind other prompts: too_long") == (0 if task == "forward" else None)
-        rows = stage_module.measure(run, task, model.info.config, {"base": model.params}, data.questions, "float32")
+        rows = stage_module.measure(run, task, model.info.config, {"base": model.params}, data.questions, run.mesh(), "float32")
         return [row for row in rows if "set" in row]
 
     pairs = {pair.id: pair for pair in sets["faq"]}
