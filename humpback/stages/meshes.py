@@ -36,7 +36,8 @@ def fitted(
 
     UserError for a given mesh that does not fit the devices.
     """
-    held, given = stage.held, _given(run, field)
+    names = {f"mesh.{axis}" for axis in sharding.MESH_AXES} | {f"{field}.remat", f"{field}.tokens_at_once"}
+    held, given = {name: value for name, value in stage.held.items() if name in names}, _given(run, field)
     if held and math.prod((held | given)[f"mesh.{axis}"] for axis in sharding.MESH_AXES) != jax.device_count():
         say(f"{stage.name}: was begun with {_text(held)}, and here are {jax.device_count()} devices")
         held = {}
