@@ -191,8 +191,7 @@ def measure_disk(folder: pathlib.Path) -> str:
             writing.flush()
             os.fsync(writing.fileno())
             written = time.monotonic() - started
-            if hasattr(os, "posix_fadvise"):  # not on macOS, where memory is read
-                os.posix_fadvise(writing.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            machine.forget_pages(writing.fileno())
         started = time.monotonic()
         for _ in storage.read_chunks(file, _CHUNK):
             pass

@@ -8,10 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from etils import epath
-
 from humpback.evaluation import statistics
-from humpback.records import read_rows
 
 FILE = "held_out.jsonl"
 HELD_OUT = "held_out"  # the name of the set that seed_pairs.held_out takes
@@ -53,12 +50,6 @@ class Measured:
             pair: all(nats < scores[pair][0] for scores in others)
             for pair, (nats, _) in own.items() if all(pair in scores for scores in others)
         }  # fmt: skip
-
-
-def compare_run(run: epath.Path, stages: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """For each task what `compare` says of those of a run's stages; [] for one without a model yet, or without a held-out pair."""
-    files = {task: [run / name / FILE for name in stages if name.partition("-")[0] == task] for task in ("backward", "forward")}
-    return {task: compare(row for path in paths for row in read_rows(path)) for task, paths in files.items()}
 
 
 def compare(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

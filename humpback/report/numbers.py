@@ -13,7 +13,7 @@ from etils import epath
 from humpback import keys, storage
 from humpback.decoding.parts import number_of
 from humpback.errors import UserError
-from humpback.evaluation import paired, statistics
+from humpback.evaluation import statistics
 from humpback.records import Candidate, Example, Rated, read_rows, read_shards
 from humpback.report import figures, probes, texts
 
@@ -78,7 +78,7 @@ def collect(run: epath.Path) -> Found:
         "churn": _churn(sets),
         "lengths": _lengths(sets, scored, rounds),
         "rates": _rates(done, reasons),
-        "held_out": paired.compare_run(run, done),
+        "held_out": probes.read_paired(run, done),
         "judges": _judges(run, done),
         "labels": figures.labels(run),
         "figures": figures.read(run),

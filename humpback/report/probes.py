@@ -1,14 +1,21 @@
-"""What a judge said of its probes, read from a run's judge-T/."""
+"""What a run's folders say of models and judges: likelihoods of held-out pairs, and what judges said of probes."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
 
-from humpback.evaluation import judging
-from humpback.records import Judged, read_shards
+from humpback.evaluation import judging, paired
+from humpback.records import Judged, read_rows, read_shards
 
 TRUE, SWAPPED, NONSENSE = "true", "swapped", "nonsense"  # kinds of a probe
 SCORES = RUBRIC, LIKELIHOOD = "rubric", "likelihood"  # also the folders of the stage
+
+
+def read_paired(run: epath.Path, stages: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """For each task what `paired.compare` says of those of a run's stages; [] for one without a model yet, or without a held-out pair."""
+    files = {task: [run / name / paired.FILE for name in stages if name.partition("-")[0] == task] for task in ("backward", "forward")}
+    return {task: paired.compare(row for path in paths for row in read_rows(path)) for task, paths in files.items()}
 
 
 def read_judge(run: epath.Path, iteration: int) -> dict[str, dict[str, Any] | None]:

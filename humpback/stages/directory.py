@@ -138,6 +138,7 @@ class Stage:
         self._earlier: dict[str, float] = found["earlier"]  # seconds and number of the attempts before this one
         self._published = self._started = time.monotonic()  # it may have waited for the lock till now
         self.held: dict[str, Any] = found.get("held", {})  # fields that were found for the devices when what is half done was begun
+        self._before: dict[str, Any] = found.get("before", {})  # what the last of those found who worked here, whether they made anything
         self._number: int = found.get("number", 0)
         self._found: dict[str, Any] = {}
         if self.complete:
@@ -190,8 +191,8 @@ class Stage:
         if version not in codes and not self._place.accept_code:
             raise UserError(identity.other_code(self.path, codes, version))
         accepted = [version] if version not in codes else []
-        held, number = identity.found_before(self.path)
-        held = held if record else {}
+        before, number = identity.found_before(self.path)
+        held = before if record else {}
         self._lists = {name: listed for name in files if (listed := now.contents.listed(name))}
         if not record or "contents" not in record:  # what has begun it says what it is made from, but for versions that did not say all
             record = {
@@ -206,7 +207,7 @@ class Stage:
         if (self.path / identity.TIMING).exists():
             earlier = _NOT_TRIED | storage.read_json(self.path / identity.TIMING)
         return {"complete": False, "made_from": record, "codes": all_codes, "accepted": accepted, "told": "", "earlier": earlier,
-                "held": held, "number": number}  # fmt: skip
+                "held": held, "before": before, "number": number}  # fmt: skip
 
     def find(self, values: Mapping[str, Any]) -> None:
         """Takes what was found, for the devices at hand or for the inputs; it is recorded when the stage begins, or now goes on with
@@ -231,7 +232,7 @@ class Stage:
             storage.publish_json(file, self._made_from, replace=True)
         for version in self._accepted:
             identity.add_code(self.path, version)
-        if self._found != self.held:
+        if self._found != self._before:  # a try that made nothing may have found the same
             identity.add_found(self.path, self._number, self._found)
         self._begun = True
 

@@ -57,6 +57,7 @@ def serve(
             parts.add(position, make(record, answers), sum(a.prompt_tokens for a in answers), sum(a.output_tokens for a in answers))
             if answers:
                 parts.publish(now=True)
+                parts.settle()  # it is paid for
             asked += 1
             bar.reach(len(inputs) - int(todo.sum()) + asked)
     bar.close()

@@ -15,6 +15,7 @@ from humpback import distributed, storage
 from humpback.errors import UserError
 from humpback.evaluation import paired, statistics
 from humpback.records import Candidate, Example, Likely, Rated, read_shards
+from humpback.report import probes
 from humpback.stages import commandline, curate, identity, judge, report, rewrite
 from humpback.stages.directory import Run, read_manifest
 
@@ -69,7 +70,7 @@ def _summarize(run: Run) -> dict[str, Any] | None:
         "overlap": _overlap({t: set(pairs.ids) for t, pairs in curated.items()}),
         "best": last.best if last else [],
         "worst": last.worst if last else [],
-        "held_out": paired.compare_run(run.workdir, stages),
+        "held_out": probes.read_paired(run.workdir, stages),
     }
     summary["learned"] = _learned(summary["held_out"]["backward"])
     timing = {name: storage.read_json(run.workdir / name / "timing.json") for name in stages}

@@ -250,7 +250,9 @@ def _describe(
         return sha256.hexdigest()
 
     # A checkpoint may be continued with other values of what changes how fast or how safely, not what.
-    fields = {f"finetune.{k}": v for k, v in dataclasses.asdict(training.ft).items() if k not in recorded(Finetune)}
+    beside = () if training.ft.lora_rank else {item.name for item in dataclasses.fields(Finetune) if item.name.startswith("lora_")}
+    values = dataclasses.asdict(training.ft).items()
+    fields = {f"finetune.{k}": v for k, v in values if k not in recorded(Finetune) and k not in beside}
     run = {"seed": training.seed, "purpose": training.purpose, "steps": plan.steps, "batch": plan.batch}
     return {**(training.info or model.info).to_dict(), **fields, **run, "examples": digest(examples), "dev": digest(dev)}
 

@@ -318,8 +318,10 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     (repository / "tests" / "soak" / "test_kill.py").touch()
     (repository / "tests" / "benchmarks").mkdir()
     compiler = repository / "tests" / "benchmarks" / "tpu_compile.py"
+    (repository / "tests" / "benchmarks" / "notebook.py").touch()
     compiler.write_text(f"print('installing')\nprint({str(repository / 'python')!r})\n")
     shutil.copytree(LAUNCH.parent / ".ci", repository / ".ci")
+    shutil.copytree(LAUNCH / "notebook", repository / "launch" / "notebook")
     (repository / "launch" / "reproduce.sh").write_text('#!/usr/bin/env bash\necho "reproduce $*" >>runs.log\n')
     expected = [
         "ruff check .",

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("torch", reason="the environment of the `parity` extra runs it")
+
 
 def test_the_first_hundred_of_piqa_are_lm_evals(test_data, tmp_path):
     """SmolLM2-135M of the demo in float32, PIQA's validation set: acc 65, acc_norm 69."""

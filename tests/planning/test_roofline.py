@@ -11,7 +11,7 @@ import pytest
 from humpback import config
 from humpback.model import llama
 from humpback.model.sizes import SIZES
-from humpback.planning import finetuning, roofline, tpu_slices
+from humpback.planning import choices, roofline, tpu_slices
 from humpback.planning.jobs import Answer, Decode, Place, Step
 from humpback.training import flops
 
@@ -143,6 +143,6 @@ def test_a_step_of_adapters_computes_and_sends_less():
     slice_ = tpu_slices.parse("v5e-8")
     seconds = [roofline.step_times(job, slice_, sent[base]).seconds for base, job in jobs.items()]
     assert seconds[0] > seconds[1] >= seconds[2]
-    memory = [finetuning._estimate(job) for job in jobs.values()]
+    memory = [choices.estimate(job) for job in jobs.values()]
     saved = (16 * flops.layer_weights(model) - 2 * llama.parameter_count(model)) / 8
     assert memory[0] - memory[1] > 0.9 * saved and memory[1] - memory[2] == pytest.approx(llama.parameter_count(model) / 8)

@@ -28,7 +28,9 @@ browser = pytest.fixture(scope="module")(browsers.started)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return epath.Path(a_run.full(tmp_path_factory.mktemp("review") / "run"))
+    run = epath.Path(a_run.full(tmp_path_factory.mktemp("review") / "run"))
+    (run / "review").rmtree()  # nobody has labelled yet
+    return run
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_of_a_half_done_stage_what_is_whole_is_taken(make_run, tmp_path, capsys)
     parts = Parts(stage.path / "parts", hand_made.segments_in(tmp_path), hand_made.ALONE, -1.0, stage)
     for number in (0, 1):
         parts.add(number, Segment(f"{number + 1:016x}", "text", "h", ("h",), "u", "s", 0, 1))
+    parts.settle()
     whole, torn = sorted((stage.path / "parts").iterdir())
     foreign = torn.with_name(torn.name.replace("-000001-", "-000002-"))
     foreign.write_bytes(torn.read_bytes().replace(stage.identity.encode(), b"0" * 16))

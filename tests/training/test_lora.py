@@ -93,9 +93,9 @@ def compiled(mesh, rows=8, cfg=case.CONFIG, **fields):
     made = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(cfg, made, mesh, lora.of(ft))
     with jax.set_mesh(mesh):
-        step = update.jit_step(cfg, ft, made, 8, shapes)
+        step = update.jit_step(cfg, ft, made, shapes)
         abstract = placement.abstract_rows(mesh, 64, rows, 64)
-        return step.lower(shapes, abstract, update.abstract_words(mesh), *lora.frozen_shapes(cfg, mesh, lora.of(ft))).compile()
+        return step.lower(shapes, abstract, update.abstract_fixed(mesh), *lora.frozen_shapes(cfg, mesh, lora.of(ft))).compile()
 
 
 def reduced(text: str) -> list[int]:
