@@ -108,13 +108,3 @@ def test_killed_and_terminated_trainings_end_with_the_same_bits(tmp_path):
     kills.finish(command(folder, *flags))
     assert result(folder)["weights"] == result(tmp_path / "whole")["weights"]
     assert sum(map(bool, hits)) * 2 >= len(hits)
-
-
-@pytest.mark.optimized
-def test_adapters_whose_training_was_killed_end_with_the_same_bits(tmp_path):
-    flags, folder = (*long(24), "--lora"), tmp_path / "killed"
-    duration, _ = kills.finish(command(tmp_path / "whole", *flags))
-    kills.kill_at(command(folder, *flags), 0.8 * duration)
-    print(was_hit(folder) or "no work in progress")
-    kills.finish(command(folder, *flags))
-    assert result(folder)["weights"] == result(tmp_path / "whole")["weights"]
