@@ -33,6 +33,7 @@ CONFIG = llama.LlamaConfig(
 SLOTS, LENGTH, PREFIX = 16, 512, 100
 WIDE = dataclasses.replace(CONFIG, head_dim=128)  # what the attention kernel takes as it is
 KERNEL = 'custom_call_target="tpu_custom_call"'
+FULL = dataclasses.replace(config.paper("").forward, remat="full")  # the paper's values, with everything computed again
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_prefill_after_a_prefix_with_the_attention_kernel(mesh, config):
 def test_a_training_step_on_four_chips():
     """The loop's own step with the paper's values: the attention kernel forwards, twice for the recomputation, and backwards."""
     mesh, rows, T = sharding.make_mesh(fsdp=2, tensor=2, devices=planning.topology("v5e:2x2")), 8, 1024
-    ft = config.paper("").forward
+    ft = FULL
     adamw = optimizer.make_optimizer(ft)
     shapes = update.state_shapes(WIDE, adamw, mesh)
     step = update.jit_step(WIDE, ft, adamw, shapes)
@@ -206,7 +207,7 @@ def test_a_training_step_on_four_chips():
 def test_a_training_step_in_two_parts_on_four_chips():
     """The gradients are reduced over the chips part by part, which the compiler may not be led to put off: it fails over that."""
     mesh, rows, T = sharding.make_mesh(fsdp=4, devices=planning.topology("v5e:2x2")), 8, 512
-    ft, model = config.paper("").forward, dataclasses.replace(CONFIG, vocab_size=512)
+    ft, model = FULL, dataclasses.replace(CONFIG, vocab_size=512)
     shapes = update.state_shapes(model, optimizer.make_optimizer(ft), mesh)
     step = update.jit_step(model, ft, optimizer.make_optimizer(ft), shapes)
     asked = placement.abstract_rows(mesh, T, rows, rows // 2 * T, parts=2)
@@ -299,7 +300,7 @@ def test_the_refusals_number_is_the_total():
 def test_a_7b_that_trains_and_decodes_on_sixteen_chips():
     """The plan's own programs, a minute each: the state split over all chips, and the gathers and reductions that it takes."""
     model, place = SIZES["llama_7b"], jobs.Place("v5e:4x4", 1, 16, 1)
-    step = jobs.Step.of(place, model, config.paper("").forward, length=2048, rows=16, parts=1, targets=1024)
+    step = jobs.Step.of(place, model, FULL, length=2048, rows=16, parts=1, targets=1024)
     decode = jobs.Decode(jobs.Place("v5e:2x2", 1, 1, 4), model, "generate", 40, 2048, 46, "bfloat16", 8, 4096, "compute", 0.7, 0.9)
     trained, decoded = (planning.compile_for(*jobs.build(job)) for job in (step, decode))
     state = 12 * llama.parameter_count(model) / 16
@@ -314,7 +315,7 @@ def test_a_7b_that_trains_and_decodes_on_sixteen_chips():
 def test_a_7b_with_sixteen_rows_a_chip_takes_no_more_than_maxtext():
     """MaxText 0.2.5 takes 14.29 GiB (it has no dropout); two rows more fit beside that. All the memory is a layer's backward pass."""
     place = jobs.Place("v5e:8x8", 1, 64, 1)
-    step = jobs.Step.of(place, SIZES["llama2_7b"], config.paper("").forward, length=2048, rows=1024, parts=1, targets=16 * 2048)
+    step = jobs.Step.of(place, SIZES["llama2_7b"], FULL, length=2048, rows=1024, parts=1, targets=16 * 2048)
     assert planning.compile_for(*jobs.build(step)).memory.total <= 14.29 * 2**30
 
 
@@ -328,7 +329,7 @@ def test_a_plan_that_cannot_fit_says_so_with_the_compilers_number(tmp_path):
     planner = finetuning.Finetuning(config.finish(cfg), model, work, cache.Compiler(tmp_path), quick=True)
     backward, _ = planner.plan(tpu_slices.parse("v5e-1"), rescue=False)
     choice = finetuning.Choice(jobs.Place("v5e:1x1", 1, 1, 1), "none", backward.settings["backward.tokens_at_once"])
-    job = planner._job(planner._trainings[0], choice)
+    job = planner._choices.job(planner._choices.trainings[0], choice)
     with pytest.raises(planning.DoesNotFit) as refused:
         planning.compile_for(*jobs.build(job))
     assert not backward.fits and backward.needed == refused.value.used and backward.headroom == backward.limit - refused.value.used
