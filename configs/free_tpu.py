@@ -8,19 +8,16 @@ Each stage is to take less than a session of nine hours; whether it does, `humpb
 Weights (`base.source`), pairs and pages are the user's to bring; until then the demo's few stand in for both.
 """
 
-from humpback import config
+from humpback import config, experiments
 
 SEGMENTS_ON_ONE_CHIP = 50_000
-# Of the 1B, whose slots the run's estimate takes for smaller than they are: it finds 168. The compiler says of 168, 126 and 84 that they
-# take 23.32, 18.07 and 12.91 of 15.75 GiB (2026-11-29, libtpu 0.0.52); on the line through these, 96 take 14.4.
-SLOTS_A_CHIP = 96
 
 
 def get_config(variant: str = "1b") -> config.Config:
     """`configs/free_tpu.py`, or one of the variants above."""
     if variant not in ("1b", "8b", "int8"):
         raise ValueError(f"configs/free_tpu.py has no variant {variant!r}; it has :1b, :8b and :int8")
-    cfg = config.paper("llama3_8b" if variant == "8b" else "llama3_2_1b", "lora")
+    cfg = experiments.paper("llama3_8b" if variant == "8b" else "llama3_2_1b", "lora")
     cfg.iterations = 1
     cfg.segments.input = "package:humpback/demo/pages"
     cfg.seed_pairs.source = "package:humpback/demo/seed.jsonl"
@@ -28,8 +25,6 @@ def get_config(variant: str = "1b") -> config.Config:
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.compute_dtype = config.DEVICE
     cfg.decoding.compute_dtype = config.DEVICE
-    if variant != "8b":
-        cfg.decoding.slots = SLOTS_A_CHIP * (1 if variant == "int8" else 8)
     if variant == "int8":
         for task in (cfg.backward, cfg.forward_seed, cfg.forward):
             task.lora_base = "int8"

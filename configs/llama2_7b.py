@@ -1,8 +1,8 @@
 """LLaMA 2 7B: Open Assistant seed, 502,133 web segments, two iterations, A_5, with the paper's values."""
 
-from humpback import config
+from humpback import config, experiments
 
 
 def get_config() -> config.Config:
     """`configs/llama2_7b.py`; `base.source` and `segments.input` are set by flags."""
-    return config.paper("llama2_7b")
+    return experiments.paper("llama2_7b")

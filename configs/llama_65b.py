@@ -1,8 +1,8 @@
 """LLaMA 65B: Open Assistant seed, 502,133 web segments, two iterations, A_5, with the paper's values."""
 
-from humpback import config
+from humpback import config, experiments
 
 
 def get_config() -> config.Config:
     """`configs/llama_65b.py`; `base.source` and `segments.input` are set by flags."""
-    return config.paper("llama_65b")
+    return experiments.paper("llama_65b")

@@ -34,7 +34,8 @@ class LoadedModel:
         info = folders.read_info(path)
         config = configs.Config()
         config.decoding = Decoding(
-            length=min(length, info.config.max_positions), compute_dtype=dtype or _faster_dtype(), tensor=tensor, processes_per_replica=1
+            length=min(length, info.config.max_positions), compute_dtype=dtype or configs.device_dtype(jax.default_backend()),
+            tensor=tensor, processes_per_replica=1,
         )
         self.path, self._base, self._decoding = path, base, configs.finish(config).decoding
         model, self._engine = serving.engine_at(path, self._decoding, tensor, folders.DIRECTIONS, None, base)
@@ -129,9 +130,6 @@ class LoadedModel:
         if self.info.direction not in directions:
             raise UserError(f"{self.path}: is a {self.info.direction} model; {method} needs {' or '.join(sorted(directions))}")
 
-
-def _faster_dtype() -> str:
-    return configs.cpu_dtype() if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def _ids(texts: Sequence[str]) -> list[str]:

@@ -12,69 +12,20 @@ import inspect
 import json
 import math
 import pathlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from humpback import credentials, prompts
 from humpback.errors import UserError
+from humpback.rules import CHECKED, ENDPOINT, LANGUAGE, OPENED, SETS, SHARE, Rule, above, anything, at_least, below, one_of, within
 
-
-class Rule(NamedTuple):
-    """Says which values a field may have, to the code and, after "it must be", in an error."""
-
-    allows: Callable[[Any], bool]
-    text: str
-
-
-def at_least(low: float) -> Rule:
-    """Allows numbers from `low` on."""
-    return Rule(lambda value: value >= low, f"at least {low}")
-
-
-def within(low: float, high: float) -> Rule:
-    """Allows numbers from `low` to `high`, both among them."""
-    return Rule(lambda value: low <= value <= high, f"from {low} to {high}")
-
-
-def below(low: float, high: float) -> Rule:
-    """Allows numbers from `low` to `high`, the second not among them."""
-    return Rule(lambda value: low <= value < high, f"from {low} to below {high}")
-
-
-def above(low: float) -> Rule:
-    """Allows numbers greater than `low`."""
-    return Rule(lambda value: value > low, f"above {low}")
-
-
-def one_of(*values: str) -> Rule:
-    """Allows these names."""
-    return Rule(lambda value: value in values, "one of " + ", ".join(values))
-
-
-def found_or_at_least(low: int) -> Rule:
-    """Allows whole numbers from `low` on, and FOUND."""
-    return Rule(lambda value: value == FOUND or value >= low, f"at least {low}, or {FOUND}: found for the devices at hand")
-
-
-def anything(why: str) -> Rule:
-    """Allows every value of the field's type; `why` nothing need be forbidden here."""
-    return Rule(lambda value: True, f"anything: {why}")
-
-
-SHARE = within(0, 1)
 DEVICE = "device"  # what a field says whose type follows the devices at hand
 DTYPE = Rule(
-    lambda value: value in ("float32", "bfloat16", DEVICE), f"float32, bfloat16, or {DEVICE}: bfloat16 on TPUs, elsewhere `cpu_dtype`'s"
+    lambda value: value in ("float32", "bfloat16", DEVICE), f"float32, bfloat16, or {DEVICE}: bfloat16, but on a CPU what `cpu_dtype` says"
 )
-LANGUAGE = Rule(lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and v == v.lower(), "a code of ISO 639-1, such as en")
-OPENED = anything("what cannot be opened is said when it is read")
-SETS = Rule(lambda value: _names_sources(value), "NAME=SOURCE,NAME=SOURCE, each name once and none of them held_out")
 LORA_NAMES = ("q", "k", "v", "o", "gate", "up", "down")  # of the matrices that may have an adapter, in the order of model/weights.py
 ADAPTED = Rule(lambda value: _lists_matrices(value), f"some of {','.join(LORA_NAMES)}, each once, comma-separated")
-CHECKED = anything("what differs from the file is said when it is read")
-ENDPOINT = Rule(lambda value: not value or re.match(r"https?://[^/]", value) is not None, "empty, or an address, http:// or https://")
 RUBRICS = ("sampled", "expected")  # how a judge rates by a rubric
 LIKELIHOOD, BACKWARD = "likelihood", "backward"
 MODES = (
@@ -87,10 +38,9 @@ FOUND_REMAT = "found"
 MOST_EXAMPLES = 2_047  # of a step: dropout numbers tokens in 31 bits, of which an example has 20
 
 
-def _names_sources(given: str) -> bool:
-    entries = [entry.strip() for entry in given.split(",") if entry.strip()]
-    names = [entry.partition("=")[0] for entry in entries]
-    return all(re.fullmatch(r"[A-Za-z][\w.-]*=[^=]+", entry) for entry in entries) and len({*names, "held_out"}) == len(names) + 1
+def found_or_at_least(low: int) -> Rule:
+    """Allows whole numbers from `low` on, and FOUND."""
+    return Rule(lambda value: value == FOUND or value >= low, f"at least {low}, or {FOUND}: found for the devices at hand")
 
 
 def _lists_matrices(given: str) -> bool:
@@ -364,32 +314,6 @@ class Config(Node):
     mesh: Mesh = part(Mesh, "the devices")
 
 
-def paper(architecture: str, variant: str = "") -> Config:
-    """Makes the paper's run for a named size. The defaults above are the paper's; here stands what belongs to scale.
-
-    variant: "lora" for adapters of rank 16 over weights in bfloat16; ValueError for any other.
-    Weights (`base.source`), corpus (`segments.input`) and the prepared seed dataset are the user's to bring.
-    """
-    config = Config()
-    config.base.architecture = architecture
-    config.seed_pairs.source = "tfds:oasst_seed"
-    config.seed_pairs.limit = 3_200
-    config.seed_pairs.held_out = 100  # ours: the paper holds out none of its seed
-    if variant not in ("", "lora"):
-        raise ValueError(f"the configs of {architecture} have no variant {variant!r}; they have :lora")
-    return with_lora(config, "bfloat16", rate=10) if variant else config
-
-
-def with_lora(config: Config, base: str, rate: float, rank: int = 16) -> Config:
-    """Makes all trainings of a config those of adapters over weights in the type `base`. rate: how many times the learning rate is then;
-    10 serves any rank, 15 below 100 steps (docs/training.md).
-    """
-    for task in (config.backward, config.forward_seed, config.forward):
-        task.lora_rank, task.lora_base = rank, base
-        task.lr, task.end_lr = rate * task.lr, rate * task.end_lr
-    return config
-
-
 def rubric_of(mode: str) -> str:
     """How a mode of curation rates by the rubric, one of RUBRICS; "" when it does not."""
     return next((part for part in mode.split("+") if part in RUBRICS), "")
@@ -429,6 +353,11 @@ def cpu_dtype() -> str:
     except OSError:  # not Linux
         return "float32"
     return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(cpuinfo.split()) else "float32"
+
+
+def device_dtype(platform: str) -> str:
+    """Chooses the compute type for the devices that JAX calls so: bfloat16, but of a CPU its own."""
+    return cpu_dtype() if platform == "cpu" else "bfloat16"
 
 
 def fields(node: Node, prefix: str = "") -> Iterator[tuple[str, "dataclasses.Field[Any]", Any]]:
@@ -480,7 +409,7 @@ def finish(config: Config, platform: str = "tpu") -> Config:
         if not rule.allows(value):
             raise UserError(f"config field {name}: {value!r} is not allowed; it must be {rule.text}")
         if item.metadata["rule"] is DTYPE and value == DEVICE:
-            _set(config, name, "bfloat16" if platform == "tpu" else cpu_dtype())
+            _set(config, name, device_dtype(platform))
     _check_together(config)
     credentials.refuse({f"config field {name}": value for name, value in leaves(config)})
     _freeze(config)

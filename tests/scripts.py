@@ -1,6 +1,5 @@
 """Processes that end early, for tests of what with: SIGTERM, Ctrl-C, a hang."""
 
-import contextlib
 import pathlib
 import subprocess
 import sys
@@ -47,17 +46,16 @@ class Script:
         return self.process.returncode, out, err
 
 
-@contextlib.contextmanager
-def starting() -> Iterator[type[Script]]:
-    """A Script whose processes end with the block."""
-    started = []
+def started() -> Iterator[type[Script]]:
+    """For a fixture: a Script whose processes end with the test."""
+    processes = []
 
     class Started(Script):
         def __init__(self, code: str) -> None:
             super().__init__(code)
-            started.append(self)
+            processes.append(self)
 
     yield Started
-    for script in started:
+    for script in processes:
         script.process.kill()
         script.process.communicate()

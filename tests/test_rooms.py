@@ -9,13 +9,13 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "humpback"
 # A room is a folder or a module of the package's own. It uses rooms of the lines above its own, and no others.
 ORDER = """
-errors rounding machine metadata background
+errors rounding machine metadata background rules
 internals extras credentials paths
 gcs tpu_flags
 storage prompts chips model
 digests
 records config keys distributed tokens evaluation locks
-watchdog
+watchdog experiments
 progress corpus datasets models
 convert decoding training export
 planning pages report

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,11 +9,7 @@ from humpback.errors import STALLED, Stopped
 from humpback.watchdog import Watchdog
 from tests import scripts
 
-
-@pytest.fixture
-def start() -> Iterator[type[scripts.Script]]:
-    with scripts.starting() as start:
-        yield start
+start = pytest.fixture(scripts.started)
 
 
 def test_a_step_that_hangs_ends_the_process(start):

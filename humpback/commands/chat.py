@@ -51,7 +51,7 @@ def main() -> None:
     length = min(opened.info.config.max_positions, Decoding().length)
     if values.max_new_tokens >= length:
         raise UserError(f"--max_new_tokens={values.max_new_tokens} leaves no room for a question in {length} tokens")
-    dtype = values.dtype or (configs.cpu_dtype() if jax.default_backend() == "cpu" else "bfloat16")
+    dtype = values.dtype or configs.device_dtype(jax.default_backend())
     decoding = Decoding(length=length, compute_dtype=dtype, slots=4, steps_per_visit=1)
     model, engine = opened.engine(decoding, values.tensor, None)
     say(f"{values.model}: {opened.info.direction} model, {dtype}; programs are compiled when they are first needed, and kept")

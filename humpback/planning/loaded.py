@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from humpback.decoding.executables import LOGITS
+from humpback.model import kernels
 from humpback.model.weights import LlamaConfig
 from humpback.planning import roofline
 from humpback.planning.jobs import Answer, Decode
@@ -55,16 +56,18 @@ def estimate(job: Decode, reads: bool = False, classes: int = 1) -> Loaded:
     rows = {bucket: layout.rows(bucket) // place.groups for bucket in layout.buckets}  # on a chip
     tokens, most = max(rows[bucket] * bucket for bucket in rows), max(rows.values())
     slots = 0 if reads else job.slots // place.groups
+    cache = slots * cache_bytes(model, layout.places, place.tensor)
     kinds = {"read": len(rows)} if reads else {"prefill": len(rows), "insert": len(rows), "generate": classes}
     logits = 4 * model.vocab_size * most
     reading = tokens * (_WIDTHS * model.d_model + _INNER_WIDTHS * model.d_ff / place.tensor) + 2 * logits
     return Loaded(
         weights=roofline.weight_bytes(model, job.weights) / place.tensor,
-        cache=slots * cache_bytes(model, layout.places, place.tensor),
+        cache=cache,
         prefix=cache_bytes(model, job.prefix, place.tensor) if job.prefix else 0.0,
         code=sum(count * _CODE_A_LAYER[kind] * model.num_layers for kind, count in kinds.items()),
         prompts=max(rows[bucket] * cache_bytes(model, bucket, place.tensor) for bucket in rows) + logits,
-        running=max(reading, LOGITS * 4 * model.vocab_size * slots),
+        # Of heads that do not fill the lanes `generate` holds the cache once more, as it writes them in another layout.
+        running=max(reading, LOGITS * 4 * model.vocab_size * slots + (cache if model.head_dim % kernels.LANES else 0)),
     )
 
 

@@ -115,14 +115,8 @@ def train(
             keeper.settle(done, state)
             keeper.stop_if_asked(done)
         watchdog = Watchdog(first_seconds=max(_longest_seconds(cfg, shape, mesh) for shape in set(plan.shapes)))
-        bar = Bar(purpose, "step", plan.steps, done=done)
-
-        def tell(row: dict[str, Any]) -> None:
-            if metrics is not None:
-                metrics(row)
-            _show(bar, row)
-
-        numbers, fixed = _Numbers(cfg, ft, plan, mesh), update.fixed(seed, purpose, plan.steps, mesh)
+        numbers = _Numbers(cfg, ft, plan, mesh, Bar(purpose, "step", plan.steps, done=done), metrics)
+        fixed = update.fixed(seed, purpose, plan.steps, mesh)
         chosen, rows = _next(examples, plan, done, seed, purpose, mesh)
         for step in range(done, plan.steps):
             if profile is not None:
@@ -132,22 +126,22 @@ def train(
                 numbers.add(step, chosen, measured)
                 chosen, rows = _next(examples, plan, step + 1, seed, purpose, mesh)  # while the devices work
                 if row := numbers.fetch(leave=1):
-                    tell(row)
+                    numbers.tell(row)
                 profiled = profile is not None and profile.ends(step + 1, last=step + 1 == plan.steps)
                 row = numbers.fetch() if keeper.is_due(step + 1) or profiled else None
             if profile is not None and profiled:
                 profile.end()
             if row:  # there are no numbers of a later step, so that one may be saved
-                tell(row | keeper.settle(step + 1, state))
+                numbers.tell(row | keeper.settle(step + 1, state))
                 keeper.stop_if_asked(step + 1)
-        bar.close()
+        numbers.close()
         state, step = keeper.choose(state, shapes)
         params = state["params"]
         del state  # the moments are twice the weights
-        if adapted:
-            unstacked = jax.jit(lambda tree: adapters.unstack(cfg, tree))(params)
-            return Trained(unstacked, step, plan.tokens, lora.whole(params, frozen, adapted))
-        return Trained(placement.unstack_params(cfg, params, mesh), step, plan.tokens)
+        if not adapted:
+            return Trained(placement.unstack_params(cfg, params, mesh), step, plan.tokens)
+        unstacked = jax.jit(lambda tree: adapters.unstack(cfg, tree))(params)
+        return Trained(unstacked, step, plan.tokens, lora.whole(params, frozen, adapted))
 
 
 def warn_of_epochs(purpose: str, plan: batches.Plan, examples: int) -> None:
@@ -258,10 +252,11 @@ def _describe(
 
 
 class _Numbers:
-    """What steps have measured, fetched when a later one is under way: the devices need not wait for the host."""
+    """What steps have measured, fetched when a later one is under way: the devices need not wait for the host. And who is told of it."""
 
-    def __init__(self, cfg: llama.LlamaConfig, ft: Finetune, plan: batches.Plan, mesh: Mesh):
+    def __init__(self, cfg: llama.LlamaConfig, ft: Finetune, plan: batches.Plan, mesh: Mesh, bar: Bar, metrics: Metrics | None):
         self._cfg, self._ft, self._plan, self._mesh = cfg, ft, plan, mesh
+        self._bar, self._metrics = bar, metrics
         self._waiting: deque[tuple[int, list[TokenExample], dict[str, jax.Array], float]] = deque()
         self._fetched = 0.0  # when, last
 
@@ -278,6 +273,16 @@ class _Numbers:
         now = time.perf_counter()
         seconds, self._fetched = now - max(begun, self._fetched), now  # it began when the one before was over
         return row | _rates(self._cfg, lora.of(self._ft), chosen, self._plan.shapes[step], self._mesh, seconds)
+
+    def tell(self, row: dict[str, Any]) -> None:
+        """Hands a row on, and shows it."""
+        if self._metrics is not None:
+            self._metrics(row)
+        _show(self._bar, row)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
 
 
 def _measure(

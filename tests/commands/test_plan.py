@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from humpback import config
+from humpback import config, experiments
 from humpback.commands import plan
 from humpback.errors import UserError
 from humpback.planning import tpu_slices
@@ -14,7 +14,7 @@ SLICES = [tpu_slices.parse(name) for name in ("v5e-16", "v4-8")]
 
 
 def paper(architecture="llama_7b"):
-    cfg = config.paper(architecture)
+    cfg = experiments.paper(architecture)
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.steps, task.batch = 8, 32
     return config.finish(cfg)

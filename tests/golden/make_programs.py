@@ -10,7 +10,7 @@ import gzip
 import pathlib
 import re
 
-from humpback import config
+from humpback import experiments
 from humpback.model.llama import LlamaConfig
 from humpback.planning import compile as planning
 from humpback.planning import jobs
@@ -20,7 +20,7 @@ FOLDER = pathlib.Path(__file__).parent / "programs"
 MODEL = LlamaConfig(
     vocab_size=4096, d_model=512, num_layers=2, num_heads=8, num_kv_heads=8, head_dim=64, d_ff=1024, tied=False, max_positions=2048
 )
-FINETUNE = config.paper("").forward
+FINETUNE = experiments.paper("").forward
 JOBS: dict[str, jobs.Job] = {
     "step": jobs.Step.of(jobs.Place("v5e:2x2", 1, 4, 1), MODEL, FINETUNE, length=512, rows=4, parts=1, targets=512),
     "slices": jobs.Step.of(jobs.Place("v5e:2x2", 2, 4, 1, slices=2), MODEL, FINETUNE, length=512, rows=8, parts=1, targets=512),

@@ -12,7 +12,7 @@ from concurrent import futures
 
 import pytest
 
-from humpback import config
+from humpback import experiments
 from humpback.errors import UserError
 from humpback.model.llama import LlamaConfig, RopeScaling, parameter_count
 from humpback.planning import cache, jobs
@@ -23,7 +23,7 @@ MODEL = LlamaConfig(
     vocab_size=4096, d_model=512, num_layers=2, num_heads=8, num_kv_heads=8, head_dim=64, d_ff=1024, tied=False, max_positions=2048
 )
 PLACE = jobs.Place("v5e:2x2", 1, 4, 1)
-JOB = jobs.Step.of(PLACE, MODEL, config.paper("").forward, length=512, rows=4, parts=1, targets=512)
+JOB = jobs.Step.of(PLACE, MODEL, experiments.paper("").forward, length=512, rows=4, parts=1, targets=512)
 
 # Answers as the child does, with a program for each length of rows, and notes each call; a row of 13 tokens makes it fail.
 STAND_IN = """#!{python}

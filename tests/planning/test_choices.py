@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from humpback import config
+from humpback import config, experiments
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
 from humpback.planning import choices, tpu_slices, workload
 from humpback.planning.jobs import Step
 
-CFG = config.finish(config.paper("llama_7b"))
+CFG = config.finish(experiments.paper("llama_7b"))
 
 
 @pytest.fixture(scope="module")

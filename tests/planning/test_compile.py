@@ -12,7 +12,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from humpback import config
+from humpback import config, experiments
 from humpback.chips import CHIPS
 from humpback.decoding import executables
 from humpback.decoding.sampling import Sampler
@@ -33,7 +33,7 @@ CONFIG = llama.LlamaConfig(
 SLOTS, LENGTH, PREFIX = 16, 512, 100
 WIDE = dataclasses.replace(CONFIG, head_dim=128)  # what the attention kernel takes as it is
 KERNEL = 'custom_call_target="tpu_custom_call"'
-FULL = dataclasses.replace(config.paper("").forward, remat="full")  # the paper's values, with everything computed again
+FULL = dataclasses.replace(experiments.paper("").forward, remat="full")  # the paper's values, with everything computed again
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_7b_with_sixteen_rows_a_chip_takes_no_more_than_maxtext():
 @needs_libtpu
 def test_a_plan_that_cannot_fit_says_so_with_the_compilers_number(tmp_path):
     """A 1B on one chip of v5e, whose weights and moments alone are 12.3 GiB."""
-    cfg = config.paper("tinyllama_1b")
+    cfg = experiments.paper("tinyllama_1b")
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.steps, task.batch, task.remat = 4, 32, "none"
     model, work = SIZES["tinyllama_1b"], workload.Workload(100, 64, 32)
@@ -338,7 +338,7 @@ def test_a_plan_that_cannot_fit_says_so_with_the_compilers_number(tmp_path):
 @needs_libtpu
 def test_the_most_rows_are_found_and_confirmed_by_the_compiler(tmp_path, monkeypatch):
     """A small model on one chip: two compilations, a line, and a third at the most that it says, which nearly fills the chip."""
-    cfg, both = config.paper(""), finetuning.trainings
+    cfg, both = experiments.paper(""), finetuning.trainings
     monkeypatch.setattr(finetuning, "trainings", lambda *given: both(*given)[:1])
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.steps, task.batch, task.dropout = 4, 32, 0.0

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from humpback import config
+from humpback import config, experiments
 from humpback.model.sizes import SIZES
 from humpback.planning import finetuning, tpu_slices, workload
 from humpback.planning.finetuning import line_to
@@ -17,7 +17,7 @@ STEPS = 12
 
 
 def paper():
-    cfg = config.paper("llama_7b")
+    cfg = experiments.paper("llama_7b")
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.steps, task.batch = STEPS, 32
     return cfg
@@ -150,7 +150,7 @@ def test_rows_one_after_the_other():
 
 def test_where_nothing_is_sure_to_fit_what_takes_least_is_tried_first_and_nothing_twice():
     """13B on eight chips of v4: 27 GiB with all rows at once, 34 with their gradients added up (compiled, libtpu 0.0.52)."""
-    compiler, cfg = Line(limit=1e3), config.paper("llama_13b")
+    compiler, cfg = Line(limit=1e3), experiments.paper("llama_13b")
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.steps, task.batch = STEPS, 32
     planner = finetuning.Finetuning(config.finish(cfg), SIZES["llama_13b"], WORK, compiler, True)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from humpback import config
+from humpback import config, experiments
 from humpback.model.sizes import SIZES
 from humpback.planning import roofline, tpu_slices
 from humpback.planning.jobs import Place, Step
@@ -17,7 +17,7 @@ TOKENS = 16_384  # a chip and step: enough that computing is what bounds a step,
 def predicted(model: str, name: str, length: int) -> float:
     """Tokens a second and chip, full rematerialisation, weights split over all chips, nothing compiled."""
     slice_, rows = tpu_slices.parse(name), TOKENS // length
-    ft = dataclasses.replace(config.paper("").forward, remat="full")
+    ft = dataclasses.replace(experiments.paper("").forward, remat="full")
     place = Place(slice_.topology, 1, slice_.chips, 1)
     step = Step.of(place, SIZES[model], ft, length=length, rows=rows * slice_.chips, parts=1, targets=TOKENS)
     return TOKENS / roofline.step_times(step, slice_, roofline.step_traffic(step)).seconds
@@ -49,7 +49,7 @@ def test_training(model, name, length, published, error):
 )
 def test_decoding(model, name, prompt, answer, published, error):
     """Our engine's programs, whose caches have room for 2,048 tokens a slot, on those prompts and answers."""
-    cfg, requests = config.finish(config.paper(model)), {"augment": Requests(1_000, 0, (prompt,), (answer,))}
+    cfg, requests = config.finish(experiments.paper(model)), {"augment": Requests(1_000, 0, (prompt,), (answer,))}
     replicas, slice_ = Replicas(cfg, SIZES[model], requests), tpu_slices.parse(name)
     replica = replicas.best(slice_, cfg.decoding.weights)
     requests_a_second = 1 / replicas.times(slice_, "augment", replica, {}).seconds / (slice_.chips_a_host * replica.hosts)

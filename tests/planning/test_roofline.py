@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from humpback import config
+from humpback import experiments
 from humpback.model import llama
 from humpback.model.sizes import SIZES
 from humpback.planning import choices, roofline, tpu_slices
@@ -22,7 +22,7 @@ ONE = llama.LlamaConfig(
 
 
 def step(model, place, remat="full", **shape):
-    ft = dataclasses.replace(config.paper("").forward, remat=remat)
+    ft = dataclasses.replace(experiments.paper("").forward, remat=remat)
     return Step.of(place, model, ft, **{"length": 2048, "rows": 1, "parts": 1, "targets": 2048, **shape})
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from humpback import config
+from humpback import config, experiments
 from humpback.decoding import executables
 from humpback.model import sharding
 from humpback.model.sizes import SIZES
@@ -20,7 +20,7 @@ def plan(compiler, name="v5e-16", model="llama_7b", quick=True, cfg=None, **how)
 
 
 def planner(compiler, model="llama_7b", quick=True, cfg=None):
-    cfg = config.finish(cfg or config.paper(model))
+    cfg = config.finish(cfg or experiments.paper(model))
     requests = {"augment": workload.augment_requests(cfg, WORK), "rate": workload.rate_requests(cfg, WORK)}
     return serving.Serving(cfg, SIZES[model], requests, compiler, quick)
 
@@ -74,7 +74,7 @@ def test_a_model_that_does_not_fit_is_told_what_would():
 
 
 def test_without_int8_a_larger_slice():
-    cfg = config.paper("llama2_70b")
+    cfg = experiments.paper("llama2_70b")
     cfg.decoding.weights = "int8"
     augment, _ = plan(Line(base=138.0, a_row=0.3), "v5e-4", "llama2_70b", cfg=cfg)
     assert not augment.fits and "fits first with v5e-" in augment.notes[-1]
@@ -83,7 +83,7 @@ def test_without_int8_a_larger_slice():
 
 
 def test_expected_ratings_only_read():
-    cfg = config.paper("llama_7b")
+    cfg = experiments.paper("llama_7b")
     cfg.curate.mode = "expected"
     compiler = Line(base=12.5, a_row=0.25)
     _, rate = plan(compiler, quick=False, cfg=cfg)
@@ -100,7 +100,7 @@ def test_a_quick_plan_of_expected_ratings_sends_what_a_prefill_does():
             answer = super().ask(job, label)
             return dataclasses.replace(answer, traffic={"all-reduce": (1, 10**6 if job.program == "generate" else 10**9)})
 
-    cfg = config.paper("llama_7b")
+    cfg = experiments.paper("llama_7b")
     cfg.curate.mode = "expected"
     augment, rate = plan(Apart(base=12.5, a_row=0.25), cfg=cfg)
     assert rate.times.waited > 500 * augment.times.waited > 0

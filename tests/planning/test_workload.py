@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from humpback import config, prompts
+from humpback import config, experiments, prompts
 from humpback.errors import UserError
 from humpback.planning import workload
 
 
 def paper(**changes):
-    cfg = config.paper("llama_7b")
+    cfg = experiments.paper("llama_7b")
     for name, value in changes.items():
         part, _, last = name.partition("__")
         setattr(getattr(cfg, part) if last else cfg, last or part, value)

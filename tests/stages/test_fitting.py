@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from humpback import config, prompts
+from humpback import config, experiments, prompts
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
 from humpback.planning import tpu_slices
@@ -22,7 +22,7 @@ def on(monkeypatch):
 
 
 def paper(**decoding):
-    cfg = config.paper("llama_7b")
+    cfg = experiments.paper("llama_7b")
     for name, value in decoding.items():
         setattr(cfg.decoding, name, value)
     return config.finish(cfg)
@@ -38,7 +38,7 @@ def test_a_tpu_gets_what_fits_and_another_machine_the_defaults(on):
     assert found["tensor"] == 4 and found["slots"] >= 24 and "fits on v5e-16" in why and "of 15.8 GiB a chip (weights 3.1" in why
     on(None)
     assert find(paper())[0] == config.ANYWHERE
-    cfg = config.paper("llama_7b")
+    cfg = experiments.paper("llama_7b")
     cfg.mesh.tensor = 2
     assert find(config.finish(cfg))[0] == {**config.ANYWHERE, "tensor": 2}
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from humpback import config
+from humpback import config, experiments
 from humpback.errors import UserError
 from humpback.model.sizes import SIZES
 from humpback.planning import tpu_slices
@@ -27,7 +27,7 @@ def on(monkeypatch):
 
 
 def paper(**fields):
-    cfg = config.paper("llama_7b")
+    cfg = experiments.paper("llama_7b")
     cfg.forward.steps, cfg.forward.batch = 8, 32
     for name, value in fields.items():
         part, _, last = name.partition("__")

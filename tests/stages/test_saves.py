@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from humpback import config
+from humpback import config, experiments
 from humpback.model.sharding import MESH_AXES
 from humpback.model.sizes import SIZES
 from humpback.planning import tpu_slices
@@ -25,7 +25,7 @@ def test_a_kill_costs_three_minutes_and_saves_three_percent(step, save, steps):
 
 @pytest.mark.parametrize(("name", "size"), [("v5e-16", "llama_7b"), ("v5p-32", "llama_7b"), ("v5e-256", "llama2_70b")])
 def test_the_sizes_of_the_paper_on_the_slices_of_the_docs(name, size):
-    slice_, ft = tpu_slices.parse(name), config.paper(size).forward
+    slice_, ft = tpu_slices.parse(name), experiments.paper(size).forward
     mesh = AbstractMesh((1, slice_.chips, 1), MESH_AXES)
     plan = saves.batches.make_plan(EXAMPLES, ft, 0, "forward-1", slice_.chips)
     step, save = saves.step_seconds(slice_, mesh, SIZES[size], ft, plan), saves.save_seconds(slice_, SIZES[size])

@@ -4,7 +4,6 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,11 +11,7 @@ from humpback.errors import INTERRUPTED, PREEMPTED
 from humpback.training.stopping import StopRequest
 from tests import scripts
 
-
-@pytest.fixture
-def start() -> Iterator[type[scripts.Script]]:
-    with scripts.starting() as start:
-        yield start
+start = pytest.fixture(scripts.started)
 
 
 def test_sigterm_is_remembered_and_the_handler_before_comes_back(start):
