@@ -9,7 +9,7 @@ class Background:
     """One thread that does what it is given, in order. What goes wrong is raised at the next call of either method, once, and what was
     given before that call is not done any more.
 
-    A process that is killed loses what is not done yet; one that ends by itself does it first.
+    A process that is killed, or ends by os._exit as distributed.leave does, loses what is not done: join before an error leaves.
     """
 
     def __init__(self) -> None:

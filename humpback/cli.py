@@ -1,6 +1,7 @@
 """`humpback COMMAND --flags`: finds the command's module, lets it define its flags, and runs it.
 
-Exit codes: 0 done; 2 a user's mistake, which the same command would repeat; 3 `verify` found a difference, or `doctor` something wrong;
+Exit codes: 0 done; 2 a user's mistake, which the same command would repeat; 3 `verify` found a difference, `doctor` something wrong, or
+`evaluate --task=judge` no win rate;
 70 a training step that hung; 75 stopped by SIGTERM or because the machine is being taken away; 130 stopped by Ctrl-C; 134 another
 process of the run was lost, or did not come; 141 who read the output has closed it; 1 anything else, with a traceback. After 70, 75,
 130, 134 and 141 the same command continues.
@@ -31,11 +32,12 @@ from humpback.training.stopping import StopRequest, heed_preemption
 
 
 class Command(NamedTuple):
-    """Where a command's flags and main are, what it does, and a command line to begin with."""
+    """Where a command's flags and main are, what it does, and a command line to begin with. alone: it waits for no other process."""
 
     module: str
     does: str
     example: str
+    alone: bool = False
 
 
 _RUN = "--config=configs/demo.py --workdir=runs/demo"
@@ -86,7 +88,8 @@ COMMANDS = {
         "--config=configs/llama_7b.py --tpu=v5e-32,v4-32",
     ),
     "doctor": Command(
-        "humpback.commands.doctor", "whether JAX sees this machine's TPU; what is wrong, and the line that mends it", "--workdir=runs"
+        "humpback.commands.doctor", "whether JAX sees this machine's TPU; what is wrong, and the line that mends it", "--workdir=runs",
+        alone=True,
     ),
     "chat": Command("humpback.commands.chat", "talk to a model", "--model=runs/demo/forward-2"),
 }  # fmt: skip
@@ -156,7 +159,7 @@ def _main() -> None:
         return
     try:
         sys.argv[2:] = with_config(sys.argv[2:], module)
-        app.run(lambda _: _run(module), argv=[f"humpback {command}", *sys.argv[2:]], flags_parser=_parse)
+        app.run(lambda _: _run(module, COMMANDS[command].alone), argv=[f"humpback {command}", *sys.argv[2:]], flags_parser=_parse)
     except distributed.PeersMissing as error:
         _fail(error, distributed.PEER_LOST)
     except UserError as error:
@@ -180,7 +183,7 @@ def _import(name: str):
     return module
 
 
-def _run(module) -> None:
+def _run(module, alone: bool) -> None:
     logging.set_verbosity(logging.WARNING)
     os.environ |= place_variables({name: flags.FLAGS[name].value for name in PLACE_FLAGS})
     try:
@@ -191,7 +194,7 @@ def _run(module) -> None:
             credentials.refuse(configuration)  # before anything is written, or told to other processes
             paths.check(given)
             tpu_flags.set_flags(os.environ)
-            if not getattr(module, "ALONE", False):
+            if not alone:
                 distributed.start(configuration)  # before anything asks JAX for its devices
             try:
                 module.main()

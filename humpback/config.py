@@ -202,7 +202,8 @@ class Finetune(Node):
     checkpoint_every: int = setting(
         FOUND,
         at_least(0),
-        "steps between saves of a training in progress; 0: on TPUs as many as take 3 minutes by the estimate, elsewhere 100",
+        "steps between saves of a training in progress; 0: on TPUs as many as take 3 minutes by the estimate, or more if a save takes long;"
+        " elsewhere 100",
         recorded=True,
     )
     checkpoint_keep: int = setting(2, at_least(1), "the last so many are kept while it goes on", recorded=True)

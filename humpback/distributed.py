@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from humpback import internals, metadata
+from humpback import internals, metadata, tpu_flags
 from humpback.errors import Stopped, UserError
 
 PEER_LOST = 134  # what a shell shows for SIGABRT, with which JAX's coordination service ends those who are left
@@ -302,7 +302,8 @@ def describe(environment: Mapping[str, str]) -> dict[str, str]:
             facts["commit"] = subprocess.check_output(
                 ["git", "-C", package.parent, "rev-parse", "--short=12", "HEAD"], stderr=subprocess.DEVNULL, text=True
             ).strip()
-    for name in ("JAX_NUM_CPU_DEVICES", "TPU_CHIPS_PER_HOST_BOUNDS"):  # the devices of a host, before JAX has counted them
+    # The devices of a host, before JAX has counted them, and how programs for them are compiled.
+    for name in ("JAX_NUM_CPU_DEVICES", "TPU_CHIPS_PER_HOST_BOUNDS", tpu_flags.VARIABLE):
         if name in environment:
             facts[name] = environment[name]
     return facts

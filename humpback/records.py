@@ -233,9 +233,12 @@ def read_rows(path: storage.PathLike) -> Iterator[dict[str, Any]]:
     """Yields the objects of one JSONL file that are no records; none of a file that is not there. UserError names a line that is none."""
     for where, line in numbered_lines(path) if epath.Path(path).exists() else ():
         try:
-            yield json.loads(line)
+            row = json.loads(line)
         except ValueError as error:
             raise UserError(f"{where}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: not a JSON object")
+        yield row
 
 
 def numbered_lines(path: storage.PathLike) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ COMPILING_SECONDS = 1_800.0  # that a program may take to be compiled
 STORE_SECONDS = 1_800.0  # that trouble on gs:// may take without being a hang: gcs.PATIENCE_SECONDS, some times over
 _STORE_RATE = 10e6  # bytes/s of a store that is slow
 _SLOW_SHARE, _SLOW_FLOPS = 0.005, 1e9  # of a device's peak, and of one without a known peak: who is slower hangs
-LEAST_SECONDS = 300.0  # of what is no step, however little it computes
+LEAST_SECONDS = 300.0  # of a piece whose usual time is not known, however little it computes
 _TICK_SECONDS = 1.0
 _KEPT = 1_000  # durations
 _STDERR = 2
@@ -86,8 +86,8 @@ class Limit:
 class Watchdog:
     """Limits of pieces of work that are alike: `with watchdog.step(number):` around all the work of each, or `pieces`.
 
-    A piece may take `factor` times the median of those before it and at least `floor_seconds`; until `known` of them have been timed,
-    `first_seconds`. what: the word for a piece.
+    A piece may take `factor` times the median of the first thousand before it and at least `floor_seconds`; until `known` of them have
+    been timed, `first_seconds`. what: the word for a piece.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ corpus=
 for folder in "$pages"/*/; do
   if [[ $folder != */debian-faq/ ]]; then corpus+=${corpus:+,}${folder%/}; fi
 done
-mkdir -p "$workdir"
+[[ $workdir == *:* ]] || mkdir -p "$workdir" # a bucket needs none
 "$PY" -m humpback segment --input="$pages/debian-faq" --out="$workdir/faq" --config.segments.min_chars=250
 "$PY" -m humpback study --questions="$workdir/faq" --out="$workdir/faq.jsonl"
 exec "$PY" -m humpback study --config=configs/study.py --workdir="$workdir/run" --config.seed_pairs.source="$seed" \

@@ -125,7 +125,7 @@ def test_errors_of_the_file_system_are_told_with_their_place(number, monkeypatch
     monkeypatch.setattr(cli, "flags", SimpleNamespace(FLAGS={name: SimpleNamespace(value=None, present=0) for name in cli.PLACE_FLAGS}))
     monkeypatch.setattr(sys, "argv", ["humpback", "command"])
     with pytest.raises(UserError, match=r"^/x: .*; (name another path|free some space|give this user)"):
-        cli._run(Command)
+        cli._run(Command, alone=False)
 
 
 def test_who_closes_the_output_has_read_enough():
@@ -146,6 +146,10 @@ def test_help_says_how_a_command_is_called(command, humpback):
     named = re.findall(r"^  --(\w+):$", shown, re.MULTILINE)
     assert named[-3:] == list(cli.PLACE_FLAGS)  # of pods, last
     assert "logtostderr" not in shown and "orbax" not in shown and ("helpfull" in shown) == ("config" in named)
+
+
+def test_all_but_the_doctor_wait_for_the_other_processes():
+    assert [name for name, command in cli.COMMANDS.items() if command.alone] == ["doctor"]
 
 
 def test_the_examples_of_help_parse():

@@ -67,7 +67,7 @@ def measure() -> dict[str, Any]:
     check_shared("out", values.out)
     folder = resolve(values.input)
     names = _names(folder, values.benchmarks)
-    opened = open_model(values.model, {"forward", "base"})
+    opened = open_model(values.model, {"forward", "base"}, values.base)
     length = min(values.length, opened.info.config.max_positions)
     decided: dict[str, Any] = {f"--input {name}": _digest(folder, name) for name in names}
     decided |= {"--model": f"sha256 {opened.digest()}", "--length": length, "--dtype": values.dtype, "--limit": values.limit}
@@ -114,10 +114,10 @@ def _asked(name: str, number: int, choices: Choices) -> Iterator[Question]:
 
 def _serve(stage: Stage, opened: Any, folder: str, names: Sequence[str], length: int) -> None:
     values = _FLAGS
-    questions = list(_questions(folder, names, values.limit))
 
     def write() -> list[str]:
         stage.begin()
+        questions = list(_questions(folder, names, values.limit))
         return write_shards(stage.path, "questions", questions, len(questions))
 
     written = distributed.by_first("questions", write)

@@ -82,13 +82,18 @@ def convert(
     distributed.by_first(f"convert {target} is free", lambda: _check_target(target, to_format))
     model = sources.open_source(source, sha256, dtype, base)
     if to_format == "peft" and model.adapter is None:
-        raise UserError(f"{source}: holds all weights; --to_format=peft takes a model folder of adapters alone (lora_rank)")
+        told = sources.FORMATS[model.format]
+        raise UserError(f"{source}: is {told}; --to_format=peft takes a model folder that holds adapters alone (lora_rank)")
+    if to_format == "peft" and dtype:
+        raise UserError(f"--dtype={dtype}: adapters are always written in float32; leave it out with --to_format=peft")
     wrapper = wrapper or model.wrapper
     about = f"{model.direction} model, {model.config.num_layers} layers, wrapper {wrapper}"
     say = print if jax.process_index() == 0 else lambda text: None
     say(f"{model.path}: recognised as {sources.FORMATS[model.format]} ({about}, {_types(model)})")
     for note in model.notes:
         say(f"{model.path}: {note}")
+    if model.base_path and to_format != "peft" and jax.process_index() == 0:
+        say(_rounded(source, base, model))  # before the target is complete, after which the same command says no more
     where = origin.read(card.base_folder(model))
     with _bar(model, progress and to_format != "peft") as bar:
         if to_format == "peft":
@@ -108,8 +113,6 @@ def convert(
                 texts=where.texts,
                 file_bytes=file_bytes, progress=bar.advance, say=lambda note: say(f"{target}: {note}"),
             )  # fmt: skip
-    if model.base_path and to_format != "peft" and jax.process_index() == 0:
-        say(_rounded(source, base, model))
     distributed.barrier(f"convert {target} is complete")  # a process that has left would not be waited for long
     logging.info("conversion took %.1f s", time.monotonic() - start)
     say(f"{target}: {sources.FORMATS[to_format]}, complete")

@@ -62,10 +62,6 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", ".", "a folder on the disk to be measured, where a run will be")
 
 
-# It asks no other process to come: who is missing is one of the things to be found out.
-ALONE = True
-
-
 def main() -> None:
     """Prints what was found and what is wrong; ends with exit code 3 for that."""
     folder = pathlib.Path(flags.FLAGS.workdir)

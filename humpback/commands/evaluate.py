@@ -119,7 +119,7 @@ def read_rows(path: str, kind: type[Any], flag: str = "input") -> list[Any]:
     try:
         data = file.read_bytes()
         text = (gzip.decompress(data) if path.endswith(".gz") else data).decode()
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, EOFError, gzip.BadGzipFile) as error:
         raise UserError(f"--{flag}={path}: neither JSON lines nor a JSON list ({error})") from error
     read = []
@@ -177,7 +177,7 @@ def _corrected(rate: Mapping[str, Any], labels: Sequence[_Won]) -> dict[str, Any
     won, lost = [row.judged for row in labels if row.won], [not row.judged for row in labels if not row.won]
     if not won or not lost:
         raise UserError(f"--labels={flags.FLAGS.labels}: {len(won)} wins and {len(lost)} losses; some of both are needed")
-    share, sensitivity, specificity = rate["win_rate"] / 100, sum(won) / len(won), sum(lost) / len(lost)
+    share, sensitivity, specificity = rate["discrete"] / 100, sum(won) / len(won), sum(lost) / len(lost)
     theta = curation.corrected_share(share, sensitivity, specificity, (rate["n"], len(won), len(lost)))
     return {"labels": len(labels), "sensitivity": sensitivity, "specificity": specificity, **theta}
 

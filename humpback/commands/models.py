@@ -33,7 +33,7 @@ class OpenModel(NamedTuple):
         """Names the weights by their contents: equal files, equal digests, wherever they lie."""
         if self.source is None:
             return str(storage.read_json(epath.Path(self.path) / folders.CHECKSUMS).get("sha256"))
-        files = sources.list_files(self.path)
+        files = sources.list_files(self.path, self.source.base_path)
         measured = Digests().measure([path for _, path in files])
         return storage.sha256_json([[name, digest.size, digest.crc32c] for (name, _), digest in zip(files, measured, strict=True)])
 

@@ -36,6 +36,10 @@ def main() -> None:
         raise UserError(f"--out={values.out}: must end in .zip")
     if not (workdir / "config.json").exists():
         raise UserError(f"--workdir={values.workdir}: no run's directory, as it has no config.json")
+    if unknown := [name for name in values.without if not (workdir / name).exists()]:
+        raise UserError(f"--without={unknown[0]}: {values.workdir} has no such folder")
+    if workdir.resolve() in out.resolve().parents:
+        raise UserError(f"--out={values.out}: lies in the run that is packed; name a place beside it")
     names = [name for name in checksums.walk(workdir) if _is_packed(name, values.without)]
     storage.publish(out, zipped(workdir, names), replace=True)
     print(f"{out}: {len(names)} files, {out.stat().length / 1e6:,.1f} MB")

@@ -82,7 +82,11 @@ def _sample(run: epath.Path, name: str) -> sample.Sample:
     file = run / "config.json"
     seed = int(storage.read_json(file).get("seed", 0)) if file.exists() else 0
     if values.input is not None:
-        return sample.of_answers(run, name, _answers(), values.count, seed)
+        answers = _answers()
+        found = sample.of_answers(run, name, answers, values.count, seed)
+        if left := len(answers) - found.of:
+            print(f"{left} of {len(answers)} pairs of answers are left out: equal, or no text that can be shown")
+        return found
     if name == str(values.iteration):
         return sample.of_candidates(run, values.iteration, values.count, seed)
     if (begun := sample.read(run, name)) is None:

@@ -25,16 +25,23 @@ from humpback.models.adapter_folders import Adapter
 
 PURPOSE = "direction.json"  # what an export says beside what peft knows
 WEIGHTS = "adapter_model.safetensors"
+_PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _OF_PART = {"a": "lora_A", "b": "lora_B"}
 # Fields with which an adapter means something else than what is computed here -> the values with which it does not.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "use_rslora": (None, False), "use_dora": (None, False), "modules_to_save": (None, [], ()), "bias": (None, "none"),
     "fan_in_fan_out": (None, False), "rank_pattern": (None, {}), "alpha_pattern": (None, {}), "layer_replication": (None,),
-    "layers_to_transform": (None,), "lora_bias": (None, False), "use_qalora": (None, False), "trainable_token_indices": (None,),
+    "layers_to_transform": (None,), "lora_bias": (None, False), "use_qalora": (None, False), "use_bdlora": (None, False),
+    "arrow_config": (None,), "alora_invocation_tokens": (None, []), "trainable_token_indices": (None,),
     "target_parameters": (None, []), "megatron_config": (None,), "exclude_modules": (None, []),
     "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),  # others change the base
 }  # fmt: skip
+
+
+def list_files(path: str) -> list[str]:
+    """Names of the files of a folder of adapters that are read."""
+    return [name for name in (ADAPTER, WEIGHTS, _PICKLED, PURPOSE) if os.path.exists(os.path.join(path, name))]
 
 
 def read_purpose(path: str) -> tuple[str, str | None]:
@@ -53,7 +60,7 @@ def read_folder(path: str, base: LazyModel, exact: bool = False) -> LazyModel:
     scale = _read_scale(storage.read_json(where), where)
     file = os.path.join(path, WEIGHTS)
     if not os.path.exists(file):
-        file = os.path.join(path, "adapter_model.bin")
+        file = os.path.join(path, _PICKLED)
     files = tensorfiles.open_files([file], None, "")
     pairs = _pairs(files, base.config)
 

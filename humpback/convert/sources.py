@@ -96,12 +96,15 @@ def _source(
     return Source(**fields, format=kind, path=path, direction=direction, wrapper=wrapper)
 
 
-def list_files(path: str) -> list[tuple[str, str]]:
-    """(name, path) of the files that `open_source` reads. UserError as there, as far as no weights are read."""
+def list_files(path: str, base: str = "") -> list[tuple[str, str]]:
+    """(name, path) of the files that `open_source` reads, of a peft folder those of its base, too. UserError as there, as far as no
+    weights are read."""
     path = resolve(path)
     kind = recognise(path)
     if kind == "peft":
-        raise UserError(adapter_alone(path))
+        if not base:
+            raise UserError(adapter_alone(path))
+        return [*((name, f"{path}/{name}") for name in peft.list_files(path)), *list_files(base)]
     if kind == "checkpoint":
         names = [*checksums.read(epath.Path(path)), checksums.CHECKSUMS]
     elif kind == "gguf":

@@ -259,8 +259,9 @@ def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
     for reason, many, signs, marks in _MARKS:
         if not signs.isdisjoint(words) and sum(map(lowered.count, marks)) >= many * enough:
             return reason
-    paid = any(map(lowered.__contains__, wordlists.SPONSORED))
-    if paid or sum(map(lowered.__contains__, wordlists.ADVERTS)) >= _ENOUGH_ADVERTS:
+    if any(map(lowered.__contains__, wordlists.SPONSORED)):
+        return "sponsored"
+    if sum(map(lowered.__contains__, wordlists.ADVERTS)) >= _ENOUGH_ADVERTS:
         return "prices"
     prices = sum(map(lowered.count, wordlists.SHOP_MARKS))
     if any(map(lowered.__contains__, wordlists.CURRENCIES)):

@@ -23,7 +23,7 @@ _MAX_DATE = 80
 _MAX_AUTHOR = 400  # characters of what a page says of who wrote it, or of a picture
 _MAX_OPENING = 4  # lines below a header; more are a list
 _FEW_WORDS = 4  # of a label
-_SENTENCE_WORDS = 8  # of a header that is one
+_A_SENTENCE = re.compile(r"(?:[^ ]* ){8,}[^ ]*[^ .]\.")  # of nine words or more
 _KEYS = re.compile(r"\w\+\w| - | [>→] ")  # keys and menus to choose
 _MAX_CAPITALS = 30  # characters of a label all in upper case
 _MAX_ITEM = 40  # characters of an item in a list of the page's own
@@ -52,6 +52,7 @@ _COUNT = re.compile(
     r"\(?[\d.,]+[kKmM]?\+?\)? ?(?:shares?|comments?|views?|likes?|replies|reads?|votes?|followers?|kommentare?|commentaires?"
     r"|comentarios|commenti|reacties)"
 )
+_DATED_BY = re.compile(r"\b(?:published|posted|updated)(?: on)?:? (?=\S)", re.IGNORECASE)
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z]{2,6}")
 _ENDED = re.compile(r"[.!?…][\"”’')\]]*\Z")
 _KIND = re.compile(r" *\[[A-Z ]+\](?:\W*\Z|\|?)")  # "[VIDEO]" behind a link
@@ -115,6 +116,9 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
             kept.append(item)
             continue
         text = own.without_marks(item.text, _is_first(kept))
+        if item.text and not text:
+            named = False
+            continue
         if text != item.text:
             item = Block(text, item.tight, min(item.linked, len(text)))
         if not text or len(text) > _MAX_AUTHOR:
@@ -208,11 +212,13 @@ def _is_first(kept: list[Item]) -> bool:
 
 def _is_summary(items: list[Item], position: int) -> bool:
     """Whether a header is a sentence, right below a header of a higher level: what an article says of itself in short."""
-    item = items[position]
-    before = next((item for item in reversed(items[:position]) if type(item) is not Edge), None)
-    if not isinstance(item, Header) or not isinstance(before, Header) or before.level >= item.level:
+    item, place = items[position], position - 1
+    if not isinstance(item, Header) or not _A_SENTENCE.fullmatch(item.text):
         return False
-    return item.text.endswith(".") and not item.text.endswith("..") and item.text.count(" ") >= _SENTENCE_WORDS
+    while place >= 0 and type(items[place]) is Edge:
+        place -= 1
+    before = items[place] if place >= 0 else None
+    return isinstance(before, Header) and before.level < item.level
 
 
 def _leads_elsewhere(block: Block, before: list[Item]) -> bool:
@@ -234,7 +240,7 @@ class _Patterns:
     def __init__(self, language: str) -> None:
         words = {**OWN_LINES["en"], **OWN_LINES.get(language, {})}
         self._agencies = frozenset(CREDITS["agencies"].split(", "))
-        self._calls = frozenset(words.get("calls", "").split(", "))
+        self._calls = frozenset(words["calls"].split(", "))
         self._whole = frozenset(words["whole"].split(", ")) | self._agencies | self._calls
         begins = "|".join(re.escape(phrase).replace(r"\ ", r"\s") for phrase in words["begins"].split(", "))
         labels = "|".join(map(re.escape, words["labels"].split(", ")))
@@ -250,15 +256,14 @@ class _Patterns:
         self._name = re.compile(_NAMES + _TITLED)
         self._dated = frozenset(" ".join([words["dated"], OWN_LINES["en"]["dated"]]).split())
         writers = "|".join(words["writers"].split(", "))
-        home = rf"|an? [^.]{{0,60}}\b{words['lives']}\b" if "lives" in words else ""
+        home = rf"|an? [^.]{{0,60}}\b{words['lives']}\b"
         self._author = re.compile(rf"{_NAMES},? (?:{words['is']}) (?:[^.]{{0,80}}\b(?i:{writers})\b{home})", re.DOTALL)
         self._signed = re.compile(rf"{_NAMES},? (?:{words['signed']})\b")
         self._writer = re.compile(rf"\b(?:{writers})\b", re.IGNORECASE)
         self._invites = re.compile(rf"\b(?:{words['invites']})")
         self._strong = re.compile(words["strong"])
-        self._share = frozenset(words.get("share", "").split())
-        self._dated_by = re.compile(r"\b(?:published|posted|updated)(?: on)?:? (?=\S)", re.IGNORECASE)
-        self._origin = re.compile(words["origin"]) if "origin" in words else None
+        self._share = frozenset(words["share"].split())
+        self._origin = re.compile(words["origin"])
         self._inviting = frozenset(words["inviting"].split()) if language == "en" else None
 
     @staticmethod
@@ -304,7 +309,7 @@ class _Patterns:
         parts = said.split()
         if len(parts) > 1 and self._share.issuperset(parts):
             return True
-        dated = self._dated_by.search(text)  # behind the name of a part of the site: "Crime Published On May 10, 2022"
+        dated = _DATED_BY.search(text)  # behind the name of a part of the site: "Crime Published On May 10, 2022"
         return bool(dated and self._is_date(text[dated.end() :]))
 
     def is_list(self, items: list[str]) -> bool:
@@ -360,7 +365,7 @@ class _Patterns:
 
     def is_origin(self, text: str) -> bool:
         """Whether a paragraph says where and when the text came out, or what the site stores."""
-        return len(text) <= _MAX_AUTHOR and bool(self._origin and self._origin.match(text))
+        return len(text) <= _MAX_AUTHOR and bool(self._origin.match(text))
 
     def is_credit(self, text: str) -> bool:
         """Whether a paragraph stands below a picture, as the name of who took that is at its end."""

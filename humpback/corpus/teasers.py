@@ -24,6 +24,8 @@ def without_teasers(items: list[Item]) -> list[Item]:
     Where several such headers follow each other, the last one has the page's own text below it and is a title of another page like
     those before it; so is the navigation header that announces them. A list of articles, each with its text, keeps its headers.
     """
+    if all(item.linked for item in items if type(item) is Header):
+        return items
     gone: set[int] = set()
     run: list[int] = []  # positions of headers with nothing but edges between them
     for position, item in enumerate([*items, Block("", False)]):
@@ -38,7 +40,7 @@ def without_teasers(items: list[Item]) -> list[Item]:
 def _teasers(items: list[Item], run: list[int], end: int) -> list[int]:
     """Of headers in a row, with a block at `end` behind them, those that are titles of other pages, and who announces these."""
     headers = [item for position in run if isinstance(item := items[position], Header)]
-    if not any(header.linked for header in headers) or all(item.linked for item in items if type(item) is Header):
+    if not any(header.linked for header in headers):
         return []
     alone = [header.linked and after.level <= header.level for header, after in pairwise(headers)]
     closed = any(isinstance(item, Edge) and not item.opens and item.tag not in ("article", "main") for item in items[run[-1] : end])

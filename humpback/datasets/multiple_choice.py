@@ -17,7 +17,7 @@ NAMES = {
     CROWS_PAIRS: "crowspairs",
 }  # fmt: skip
 _LABELS = "labels"  # in the name of a file that has the right answers, one a line
-_LETTERS = "ABCDE"
+_LETTERS = ("A", "B", "C")
 _IN_ONE_TEXT = re.compile(
     r"\s*Please choose the correct answer to the question:\s*(.*?)\s*\n\s*Answer1: (.*?)\s*\n\s*Answer format:.*", re.DOTALL
 )
@@ -50,14 +50,16 @@ def read(folder: str, name: str) -> list[Choices]:
     labels = [label for file in _of(folder, name) if _LABELS in file.name.lower() for label in _lines(file)]
     found = []
     for number, row in enumerate(open_container(path).rows()):
+        if labels and number >= len(labels):
+            raise UserError(f"{row.where}: has no answer, as the file of labels beside it has {len(labels)} lines")
         try:
             if row.error:
                 raise ValueError(row.error)
-            label = labels[number] if number < len(labels) else None
-            found.append(_checked(_choices(name, row.value, label)))
+            found.append(_checked(_choices(name, row.value, labels[number] if labels else None)))
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(f"{row.where}: no question of {name} in a form that is known ({error!r})") from error
-    if not found or (labels and len(labels) != len(found)):
+            missing = "; where is the file of labels?" if isinstance(error, KeyError) and error.args == ("label",) else ""
+            raise UserError(f"{row.where}: no question of {name} in a form that is known ({error!r}){missing}") from error
+    if not found or len(labels) not in (0, len(found)):
         raise UserError(f"{path}: {len(found)} questions, and {len(labels)} answers in the file of labels beside it")
     return found
 
@@ -96,7 +98,7 @@ def _two_solutions(row: Mapping[str, Any], label: str | None) -> Choices:
 def _three_answers(row: Mapping[str, Any], label: str | None) -> Choices:
     given = str(row["label"] if label is None else label).strip()
     place = _LETTERS.index(given) if given in _LETTERS else int(given) - 1
-    return Choices(f"{row['context']} {row['question']}", tuple(row[f"answer{letter}"] for letter in _LETTERS[:3]), place)
+    return Choices(f"{row['context']} {row['question']}", tuple(row[f"answer{letter}"] for letter in _LETTERS), place)
 
 
 def _keyed(row: Mapping[str, Any], label: str | None) -> Choices:

@@ -30,7 +30,7 @@ class Row(NamedTuple):
     def sums(self, found_T2: np.ndarray, shared: int = 0) -> np.ndarray:
         """What is asked, f32 [targets, 2], as `Engine.score` says it: found_T2 is of each token but the first `shared` ones."""
         parts = [found_T2[start - shared : end - shared] for start, end in self.asked]
-        return np.array([(part[:, 0].sum(dtype=np.float64), part[:, 1].min()) for part in parts], np.float32)
+        return np.array([(part[:, 0].sum(dtype=np.float64), part[:, 1].min(initial=1)) for part in parts], np.float32)
 
 
 def pack(targets: Sequence[Target], length: int) -> Iterator[Row]:

@@ -76,8 +76,7 @@ class Stats:
 
     prompt_tokens: int = 0  # of the requests, whatever was shared
     read_tokens: int = 0  # of them, those that went through the model
-    steps: int = 0  # of decoding
-    room: int = 0  # slots, summed over these steps
+    room: int = 0  # slots, summed over the steps of decoding
     slot_steps: int = 0  # of them, those with a tenant
 
 
@@ -106,7 +105,7 @@ class Engine:
             decoding.steps_per_visit, decoding.prefill_tokens, decoding.weights,
         )  # fmt: skip
         self.length, self.slots = length, self.layout.slots
-        self._most_classes = decoding.classes or (1 if self.layout.platform == "cpu" else buckets.CLASSES)
+        self.most_classes = decoding.classes or (1 if self.layout.platform == "cpu" else buckets.CLASSES)
         self.params = executables.decoding_params(self.layout, params)
         self._begin(prefix)
 
@@ -128,31 +127,34 @@ class Engine:
 
     @property
     def longest_visit(self) -> float:
-        """Seconds that may pass between two visits of the host, or two prompts that are read, without being a hang: every slot is filled
-        anew, with records from a store in trouble."""
+        """Seconds that may pass between two visits of the host, or two prompts that are read, without being a hang: every slot of
+        the whole rows is filled anew, with records from a store in trouble."""
         chip = chips.of_device(self.layout.mesh.devices.flat[0].device_kind)
         operations = 2.0 * llama.parameter_count(self.layout.config) * self.slots * self.length
         return watchdog.STORE_SECONDS + watchdog.computing_seconds(operations, self.layout.mesh.size, chip.flops if chip else None)
 
     def expect(
-        self, prompts: Iterable[np.ndarray], all_of_them: bool, each: float = 1, max_new: int = 0, limits: Sequence[int] = ()
+        self, prompts: Iterable[np.ndarray], all_of_them: bool, each: float = 1, max_new: int = 0, limits: Sequence[int] | None = None
     ) -> tuple[int, ...]:
         """Takes as few programs as these prompts need, and the classes of rows that pay for them; others fit, too, unless these are all
         that will come. Returns the lengths of the classes' rows; none where all rows are of one class.
 
         each: how many requests a prompt stands for. max_new: new tokens of a request at most, 0 where nothing is decoded. limits: what
-        an earlier call returned, which is kept to. Results depend on it to rounding, so it is to be told the same whenever the same
-        requests are served.
+        an earlier call returned, which is kept to; None where there was none. Results depend on it to rounding, so it is to be told the
+        same whenever the same requests are served.
         """
         self.layout, own = replace(self.layout, lengths=()), self.layout.own
+        self.classes = (self.layout,)  # `fits`, which the prompts may ask, must not know those of an earlier task
         lengths = [len(ids) - self._shared(ids) for ids in prompts]
         chosen = buckets.choose(lengths, own) if all_of_them else (*buckets.choose(lengths, own, buckets.MOST - 1), own)
         self.layout = replace(self.layout, lengths=tuple(dict.fromkeys(chosen)))
-        if max_new and not limits:
+        if limits is None and not max_new:
+            limits = ()
+        elif limits is None:
             counts = dict.fromkeys(self.layout.lengths, 0.0)
             for length in lengths:
                 counts[next(bucket for bucket in counts if length <= bucket)] += each
-            limits = buckets.classes(counts, max_new, own, self.slots, self._most_classes)
+            limits = buckets.classes(counts, max_new, own, self.slots, self.most_classes)
         self.classes = executables.classes(self.layout, limits, max_new)
         return tuple(limits)
 
@@ -230,7 +232,6 @@ class Engine:
             packed = np.asarray(packed)
             decoded = packed[1:, 0].sum(1)  # the first entry was drawn by `insert`
             steps = int((decoded > 0).sum())
-            self.stats.steps += steps
             self.stats.room += steps * layout.slots
             self.stats.slot_steps += int(decoded.sum())
             yield from _collect(packed, tenants, stop_ids, on_token)

@@ -1,4 +1,4 @@
-"""The engine's executables: prefill, insert, generate, read, score, each a program of static shapes, for the devices of a mesh.
+"""The engine's executables: prefill, insert, generate, read, score, score_branches, each of static shapes, for the devices of a mesh.
 
 `abstract` gives every function with the shapes and shardings it is called with, so that the same functions can be compiled ahead,
 here for this machine's devices or by planning/compile.py for a TPU that is not here.

@@ -1,7 +1,8 @@
 """Record files through a model: any number of replicas, results published as small parts, so a kill costs seconds, and merged.
 
 A replica takes the inputs whose number, modulo the number of replicas, is its own. Replicas share no collective and need not be in
-step. Inputs are read and tokenised only as slots become free, and only those in flight are held.
+step. Inputs are read and tokenised only as slots become free, and only those in flight are held; with classes of rows they are read once
+for each class, and a record of a later class is tokenised twice.
 """
 
 import contextlib
@@ -105,7 +106,7 @@ def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: 
     return Done(files, counts, {f"rejected: {reason}": count for reason, count in rejects.items()}, progress.tokens)
 
 
-def expect(engine: Engine, task: Task, inputs: Inputs, limits: Sequence[int] = ()) -> tuple[int, ...]:
+def expect(engine: Engine, task: Task, inputs: Inputs, limits: Sequence[int] | None = None) -> tuple[int, ...]:
     """Tells the engine how long the prompts are, all of them or a sample of many, and returns its classes. The same for every replica and
     after every kill. limits: the classes that were found before."""
     chosen = inputs.sample(_SAMPLE)
@@ -180,7 +181,7 @@ class _Replica:
         task, longest = self._task, self._engine.longest_visit
         with Watchdog("visit", floor_seconds=longest, first_seconds=longest).pieces() as done:
             if task.read or task.score:
-                asked = self._requests()
+                asked = self._requests(done)
                 score = self._engine.score_branches if task.branched else self._engine.score
                 for name, log_probs in score(asked) if task.score else self._engine.read(asked, task.read):
                     self._answer(name, log_probs, 0)
@@ -191,22 +192,23 @@ class _Replica:
                     self._visited()
                     done()
 
-                for result in self._engine.generate(self._requests(), task.sampler, task.stop_ids, on_visit=visited):
+                for result in self._engine.generate(self._requests(done), task.sampler, task.stop_ids, on_visit=visited):
                     self._answer(result.id, result, len(result.log_probs))
 
-    def _requests(self) -> Iterator[Request]:
+    def _requests(self, looked: Callable[[], None]) -> Iterator[Request]:
         """The requests of this replica's records, class after class of the engine's, made as they are asked for; what needs no answer is
-        dealt with on the way. The first pass over the records tells which others are of which class."""
+        dealt with on the way. The first pass over the records tells which others are of which class. looked: called at each record."""
         classes = np.full(len(self._mine), _UNKNOWN, np.uint8)
-        yield from self._of_class(self._mine, classes, 0)
+        yield from self._of_class(self._mine, classes, 0, looked)
         for number in range(1, len(self._engine.classes)):
-            yield from self._of_class(classes == number, classes, number)
+            yield from self._of_class(classes == number, classes, number, looked)
 
-    def _of_class(self, wanted: np.ndarray, classes: np.ndarray, number: int) -> Iterator[Request]:
+    def _of_class(self, wanted: np.ndarray, classes: np.ndarray, number: int, looked: Callable[[], None]) -> Iterator[Request]:
         """The requests of those records that are of a class; of the others it is noted which they are of."""
         draws = self._draws(np.flatnonzero(wanted))
         for position, where, record in self._inputs.of(wanted):
             keys_k2 = next(draws)
+            looked()
             try:
                 ids = _encode(self._engine, self._task, self._inputs, position, record)
             except Unservable as error:

@@ -1,7 +1,7 @@
 """What a run over record files reads and leaves: its inputs, the small parts that replicas publish meanwhile, the final shards.
 
-Nothing here holds the records themselves. In memory are some bytes for each of them: its number, whether it is done and, when the
-parts are merged, where it lies.
+Nothing here holds the records themselves. In memory are some bytes for each of them: its number, whether it is done and, in the
+first process, where it lies in the parts.
 """
 
 import array
@@ -177,8 +177,8 @@ class Parts:
         self._names: set[PartName] = set()
         self._index: dict[PartName, _Index] = {}  # of the first process
         self.look()
-        self.done = _unpacked(distributed.by_first(f"parts done {folder}", self._look_into_all), len(inputs))
-        distributed.barrier(f"parts read {folder}")  # nobody publishes before all have seen the same
+        # Nobody publishes before all have looked.
+        self.done = _unpacked(distributed.by_first(f"parts done {folder}", self._told), len(inputs))
         mine = (name.number for name in self._names if (name.lock, name.replica) == (self._maker.lock, replica.index))
         self._next = 1 + max(mine, default=-1)
         self._waiting: dict[str, list[bytes]] = {"made": [], "rejects": []}
@@ -272,12 +272,16 @@ class Parts:
         wanted = np.arange(len(self._inputs)) == position
         return next(f"{where}, id {record.id}" for _, where, record in self._inputs.of(wanted))
 
-    def _look_into_all(self) -> str:
-        """Reads the parts that were not read yet, several at once; says whose records are in one, for `_unpacked`."""
+    def _look_into_all(self) -> None:
+        """Reads the parts that were not read yet, several at once."""
         unknown = sorted(self._names - self._index.keys())
         with concurrent.futures.ThreadPoolExecutor(_READ_AT_ONCE) as threads:
             read = threads.map(lambda name: self._indexed(name, self._files.read(str(name))), unknown)
             self._index |= zip(unknown, read, strict=True)
+
+    def _told(self) -> str:
+        """Whose records are in a part, for `_unpacked`."""
+        self._look_into_all()
         done = np.zeros(len(self._inputs), bool)
         for index in self._index.values():
             done[index.positions] = True
@@ -309,7 +313,7 @@ class _Index(NamedTuple):
 
 
 def _unpacked(done: str, count: int) -> np.ndarray:
-    """bool [count], of what `_look_into_all` says."""
+    """bool [count], of what `_told` says."""
     packed = np.frombuffer(zlib.decompress(base64.b64decode(done)), np.uint8)
     return np.unpackbits(packed, count=count).astype(bool)
 

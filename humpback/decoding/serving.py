@@ -14,13 +14,13 @@ from humpback.decoding import offline
 from humpback.decoding.engine import Engine
 from humpback.decoding.executables import BRANCHES, SCORE, shareable
 from humpback.errors import UserError
-from humpback.locks import Anybody, Maker
+from humpback.locks import Anybody
 from humpback.model import sharding
 from humpback.model.weights import Params
 from humpback.models import folders
 from humpback.tokens import examples
 
-CLASSES = "decoding.class_lengths"  # under which a stage keeps the lengths of its classes' rows
+CLASSES = "decoding.class_lengths"  # under which, and its output's name, a stage keeps the lengths of its classes' rows
 # Texts that begin so differently that what the ids of a template agree on with all of them belongs to the template.
 _FILLINGS = ("a", "The", "1", '"', "- x", "é", "漢")
 
@@ -81,7 +81,7 @@ def serve(
 ) -> offline.Done:
     """`offline.run`, everything compiled beforehand, for the prompts that there are."""
     if not task.score or task.branched:  # otherwise several are read for each record
-        _expect(engine, task, inputs, output.maker or Anybody())
+        _expect(engine, task, inputs, output, decoding)
     if task.read or task.score:
         programs = engine.warm_up(read=(BRANCHES if task.branched else SCORE) if task.score else len(task.read))
     else:
@@ -94,11 +94,19 @@ def serve(
         engine.unload()
 
 
-def _expect(engine: Engine, task: offline.Task, inputs: offline.Inputs, maker: Maker) -> None:
-    """`offline.expect`, with the classes that the maker was begun with."""
-    limits = offline.expect(engine, task, inputs, maker.held.get(CLASSES, ()))
+def _expect(
+    engine: Engine, task: offline.Task, inputs: offline.Inputs, output: offline.Output, decoding: configs.Decoding
+) -> None:  # fmt: skip
+    """`offline.expect`, with the classes that the output was begun with, unless there may be fewer now."""
+    maker, name = output.maker or Anybody(), f"{CLASSES}.{output.name}"
+    held = maker.held.get(name)
+    if held and decoding.classes and len(held) > decoding.classes:
+        progress.say(f"{output.name}: goes on with {decoding.classes} classes of rows, was begun with {len(held)} (decoding.classes)")
+        held = None
+    limits = offline.expect(engine, task, inputs, held)
+    if task.max_new and engine.most_classes > 1:
+        maker.find({name: list(limits)})
     if limits:
-        maker.find({CLASSES: list(limits)})
         progress.say(f"classes of rows: {', '.join(f'{row.slots} slots of {row.length} tokens' for row in engine.classes)}")
 
 

@@ -31,7 +31,6 @@ class Lora:
     alpha: float
     names: tuple[str, ...]
     base: str
-    dropout: float = 0.0
 
     @property
     def scale(self) -> float:

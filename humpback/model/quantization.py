@@ -28,12 +28,9 @@ def quantize(tree: Params, dtype: Any) -> Params:
 
     The largest weight of an output becomes 127. UserError without qwix.
     """
-    qwix = _qwix()
 
     def narrow(name: str, weight: jax.Array) -> Any:
-        if not WEIGHTS[name].matrix:
-            return weight.astype(dtype)
-        return qwix.quantize(weight.astype(jnp.float32), jnp.int8, channelwise_axes=(0,))
+        return quantize_array(weight, (0,)) if WEIGHTS[name].matrix else weight.astype(dtype)
 
     return map_weights(narrow, tree)
 
@@ -51,12 +48,9 @@ def array_sharding(where: NamedSharding, outputs: tuple[int, ...]) -> Any:
 
 def shardings(placed: Params) -> Params:
     """Derives the shardings of `quantize`'s tree from sharding.decoding_shardings: scales are split as the outputs are."""
-    qwix = _qwix()
 
     def narrow(name: str, where: NamedSharding) -> Any:
-        if not WEIGHTS[name].matrix:
-            return where
-        return qwix.QArray(where, NamedSharding(where.mesh, PartitionSpec(where.spec[0], None)), qtype=jnp.int8)
+        return array_sharding(where, (0,)) if WEIGHTS[name].matrix else where
 
     return map_weights(narrow, placed)
 

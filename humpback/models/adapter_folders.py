@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -74,6 +74,12 @@ class MergedParams(weight_files.StoredParams):
         adapters.check(cfg, adapter.names, adapter.rank, self._adapters.arrays)
         dtype = np.dtype(np.float32) if exact else adapters.result_type(adapter.type)
         self.arrays = make_tree(cfg, lambda _, weight: jax.ShapeDtypeStruct(weight.sizes(cfg), dtype))
+
+    def placed(self, shardings: Mapping[str, Any]) -> "MergedParams":
+        """The same weights, the base's, too, read to other places."""
+        other = cast(MergedParams, super().placed(shardings))
+        other._base = self._base.placed(shardings)
+        return other
 
     def take(self, paths: Sequence[weight_files.Leaf]) -> list[Any]:
         """The weights of several paths from the root, read at once, each on top of its base."""

@@ -114,7 +114,9 @@ class Choices:
         """The fastest choice on this mesh that is estimated to fit; else the one that takes least."""
         own = getattr(self._cfg, training.parts[0][0])
         remats = REMATS if own.remat == configs.FOUND_REMAT else (own.remat,)
-        at_once = [own.tokens_at_once, *self.fewer(training, place, own.tokens_at_once)]
+        at_once = [own.tokens_at_once]
+        if own.tokens_at_once == configs.FOUND:
+            at_once += self.fewer(training, place, own.tokens_at_once)
         choices = [Choice(place, remat, tokens) for tokens in at_once for remat in remats]
         sure = (choice for choice in choices if self.needed(training, choice) <= SURE * limit_of(slice_))
         # Not the fewest rows at once: their gradients are added up in memory of their own.

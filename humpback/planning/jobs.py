@@ -271,7 +271,8 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     request = json.load(sys.stdin)
     job = from_json(request["job"])
-    os.environ.setdefault(tpu_flags.VARIABLE, " ".join(tpu_flags.FLAGS.get(job.place.topology.partition(":")[0], ())))
+    # Those of the job's own generation, whatever the machine's are: the answer is kept for everybody.
+    os.environ[tpu_flags.VARIABLE] = " ".join(tpu_flags.FLAGS.get(job.place.topology.partition(":")[0], ()))
     print(json.dumps(compile_job(job, request["versions"], request["known"])), flush=True)
 
 

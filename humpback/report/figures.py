@@ -35,6 +35,17 @@ class _Scaling(msgspec.Struct):
     points: int
 
 
+class _Accuracy(msgspec.Struct):
+    right: int
+    questions: int
+    share: float
+    interval: tuple[float, float]
+
+
+class _Benchmarks(msgspec.Struct):
+    benchmarks: dict[str, dict[str, _Accuracy]]
+
+
 class _VerbNoun(msgspec.Struct):
     verb: str
     noun: str
@@ -76,11 +87,11 @@ class _Judge(msgspec.Struct):
 
 class _Agreement(msgspec.Struct):
     labelled: int
-    good: int = 0
+    undecided: int = 0
     judges: dict[str, _Judge] = {}
 
 
-TASKS: dict[str, type[Any]] = {"winrate": _WinRates, "scaling": _Scaling, "diversity": _Diversity}
+TASKS: dict[str, type[Any]] = {"winrate": _WinRates, "benchmarks": _Benchmarks, "scaling": _Scaling, "diversity": _Diversity}
 
 
 def read(run: epath.Path) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,9 @@ from humpback.report.markup import Html, folded, join, number, percent, table, t
 Numbers = Mapping[str, Any]
 _LABELS = "humpback review --workdir=RUN --reviewer=NAME, then humpback review --workdir=RUN --agreement"
 DIVERSITY = "humpback evaluate --task=diversity --input=PAIRS --out=RUN/figures/diversity-SET.json"
+BENCHMARKS = (
+    "humpback evaluate --task=benchmarks --model=MODEL --input=FOLDER --out=OUT; cp OUT/report.json RUN/figures/benchmarks-MODEL.json"
+)
 WINRATE = "humpback evaluate --task=winrate --input=ANNOTATIONS --out=RUN/figures/winrate.json"
 SCALING = "humpback evaluate --task=scaling --input=POINTS --out=RUN/figures/scaling.json"
 
@@ -18,7 +21,7 @@ def labels(n: Numbers) -> Html:
     parts: list[Html] = []
     for t, found in n["labels"].items():
         for judge, one in found["judges"].items():
-            name = f"M_{int(judge) - 1} against {found['labelled']:,} labels of iteration {t}"
+            name = f"M_{int(judge) - 1} against {found['labelled'] - found['undecided']:,} labels of iteration {t}"
             there = {part: [row for row in one["curve"] if row[part]] for part in ("precision", "recall")}
             series = {part: [(row["threshold"], row[part]["value"]) for row in rows] for part, rows in there.items()}
             bands = {part: [(row["threshold"], *row[part]["interval"]) for row in rows] for part, rows in there.items()}
@@ -101,6 +104,17 @@ def _rates_table(rates_: Sequence[tuple[str, Mapping[str, Any]]], what: str) -> 
     rows = [(name, number(rate["win_rate"]), number(rate["standard_error"]), *(rate[key] for key in ("wins", "losses", "draws", "missing")))
             for name, rate in rates_]  # fmt: skip
     return table(header, rows) if rows else None
+
+
+def benchmarks(n: Numbers) -> Html | None:
+    """How often the right answer is the likeliest, by benchmark and by what choices are weighed with."""
+    rows = [
+        (f"{model} {name}".strip(), rule, percent(one["share"]), *map(percent, one["interval"]), f"{one['questions']:,}")
+        for model, found in n["figures"]["benchmarks"].items()
+        for name, rules in found["benchmarks"].items()
+        for rule, one in rules.items()
+    ]
+    return table(("benchmark", "rule", "right", "from", "to", "questions"), rows, "From and to: 95 %") if rows else None
 
 
 def scaling(n: Numbers) -> Html | None:

@@ -43,8 +43,8 @@ def render(found: Found, other: Found | None = None) -> str:
 def _section(number: int, name: str, view: View, missing: str, found: Found, other: Found | None) -> Html:
     """A view of one run, or of two side by side; without what it needs, the command that makes that."""
     shown = [one and view(one.numbers) for one in (found, other)]
-    told = ["Not there yet: ", tag("code", missing)] if missing else ["Not measured: no command of this version does it."]
-    parts = [content or tag("p", told, class_="missing") for content in shown[: 2 if other else 1]]
+    told = tag("p", "Not there yet: ", tag("code", missing), class_="missing")
+    parts = [content or told for content in shown[: 2 if other else 1]]
     return tag("section", tag("h2", f"{number} · {name}"), _beside(parts, found, other), id=f"v{number}")
 
 

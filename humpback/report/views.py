@@ -164,12 +164,7 @@ def time(n: Numbers) -> Html | None:
     return table(("stage", "seconds", "tokens", "tokens/s", "devices"), rows, "Of all attempts of a stage")
 
 
-def absent(n: Numbers) -> Html | None:
-    """What nothing measures yet."""
-    return None
-
-
-# Name, view, and the command that makes what a view without numbers needs; "" where this version has none.
+# Name, view, and the command that makes what a view without numbers needs.
 VIEWS = (
     ("From pages to pairs", funnel, "humpback segment --config=CONFIG --workdir=RUN"),
     ("Ratings", ratings, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
@@ -183,7 +178,7 @@ VIEWS = (
     ("Training", training, "humpback finetune --config=CONFIG --workdir=RUN --task=backward"),
     ("Win rates", measured.win_rates, measured.WINRATE),
     ("By source of prompts", measured.by_source, measured.WINRATE),
-    ("Benchmarks", absent, ""),
+    ("Benchmarks", measured.benchmarks, measured.BENCHMARKS),
     ("Scaling", measured.scaling, measured.SCALING),
     ("Sites", sites, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
     ("Time", time, _RUN),

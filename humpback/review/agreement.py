@@ -28,15 +28,15 @@ def agreement(run: epath.Path, name: str) -> dict[str, Any]:
         raise UserError(f"{run}: no review {name!r} has begun; `humpback review --reviewer=NAME` begins one")
     given = {reviewer: Labels(run, name, reviewer, sample).read() for reviewer in reviewers(run, name)}
     agreed = majority(given)
-    if not agreed:
-        raise UserError(f"{run}: nothing of the review {name!r} is labelled yet, or all was skipped")
+    decided = {i: label for i, label in agreed.items() if label is not None}
+    if not decided:
+        raise UserError(f"{run}: nothing of the review {name!r} is labelled yet, all was skipped, or no item has a majority")
     found: dict[str, Any] = {
         "review": name, "kind": sample.kind, "items": len(sample.items), "of": sample.of,
-        "labelled": len(agreed), "undecided": sum(label is None for label in agreed.values()),
+        "labelled": len(agreed), "undecided": len(agreed) - len(decided),
         "reviewers": {reviewer: _reviewer(labels) for reviewer, labels in given.items()},
         "between": [_between(a, b, given) for a, b in itertools.combinations(given, 2)],
     }  # fmt: skip
-    decided = {i: label for i, label in agreed.items() if label is not None}
     found |= _of_candidates(run, sample, decided) if sample.kind == CANDIDATES else _of_answers(decided)
     storage.publish_json(path_of(run, name), found, replace=True)
     return found

@@ -24,7 +24,7 @@ _FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """--config, --workdir, --resume_from and --accept_code."""
+    """--config, --workdir, --yes, --resume_from and --accept_code."""
     config_flags.DEFINE_config_file("config", None, "the experiment, configs/NAME.py[:VARIANT]; --config.FIELD=VALUE changes a field")
     flags.DEFINE_string("workdir", None, "the run's directory (local or gs://)")
     flags.DEFINE_bool("yes", False, "send what an endpoint (curate.judge) is asked, which may cost money")

@@ -42,12 +42,16 @@ def define_flags() -> None:
 
 
 def check(run: Run) -> None:
-    """UserError for a rubric that is missing, or that the base's tokenizer or decoding.length does not allow, before hours of training."""
+    """UserError for a rubric that is missing, or that the base's tokenizer or decoding.length does not allow, and for an endpoint that
+    several processes would ask, before hours of training."""
     manifests = [run.workdir / f"ratings-{t}" / MANIFEST for t in range(1, run.cfg.iterations + 1)]
     mode = rubric_mode(run.cfg.curate)
     if not mode or distributed.by_first("rated before", lambda: all(path.exists() for path in manifests)):
         return
     rubric = distributed.by_first("rubric", run.place.now.contents.rubric)
+    if run.cfg.curate.judge:
+        endpoint.check()
+        return
     folder = run.workdir / "base"
     model = Model(folders.read_info(folder), {}, Tokenizer.load(folder))
     if mode == "expected":

@@ -1,8 +1,10 @@
-"""A judge behind an OpenAI-compatible endpoint. Each answer is kept as a part, so that none is paid for twice; it need not repeat itself.
+"""A judge behind an OpenAI-compatible endpoint, which need not repeat itself. The answers of a record are kept as a part when all are
+there; only those of records under way may be paid for twice.
 
 The key comes from the environment alone. Nothing is sent before somebody has said --yes to what it may cost.
 """
 
+import http.client
 import json
 import math
 import os
@@ -45,12 +47,11 @@ def serve(
 ) -> Done:  # fmt: skip
     """`offline.run` with the endpoint of curate.judge: FOLDER/NAME-….jsonl. make: the record of an input and its curate.samples answers,
     none where prompt_of gave no prompt. UserError without --yes, for several processes, and for what the endpoint refuses."""
-    if jax.process_count() > 1:
-        raise UserError("config field curate.judge: an endpoint is asked by one process; run this command on one machine")
+    check()
     samples = run.cfg.curate.samples
     parts = Parts(f"{folder}/parts", inputs, distributed.Replica(0, 1, (), is_first=True), math.inf, stage)
     todo = ~parts.done
-    _confirm(run, stage.name, [p for _, _, record in inputs.of(todo) if (p := prompt_of(record)) is not None])
+    _confirm(run, stage.name, (p for _, _, record in inputs.of(todo) if (p := prompt_of(record)) is not None))
     bar, asked = Bar(stage.name, "record", len(inputs), done=int(parts.done.sum())), 0
     with futures.ThreadPoolExecutor(AT_ONCE) as pool:
         for position, record, answers in _in_flight(pool, inputs.of(todo), lambda r: _ask_all(run, prompt_of(r), samples)):
@@ -67,11 +68,19 @@ def serve(
     return Done(merged.files, counts, {f"rejected: {reason}": count for reason, count in merged.rejects.items()}, tokens)
 
 
-def _confirm(run: Run, name: str, prompts: list[Prompt]) -> None:
+def check() -> None:
+    """UserError for several processes."""
+    if jax.process_count() > 1:
+        raise UserError("config field curate.judge: an endpoint is asked by one process; run this command on one machine")
+
+
+def _confirm(run: Run, name: str, prompts: Iterable[Prompt]) -> None:
     """Says what will be sent. UserError without --yes."""
     cfg = run.cfg.curate
-    count = len(prompts) * cfg.samples
-    tokens = sum(len(prompt.content) for prompt in prompts) * cfg.samples // _CHARACTERS_A_TOKEN
+    asked = characters = 0
+    for prompt in prompts:
+        asked, characters = asked + 1, characters + len(prompt.content)
+    count, tokens = asked * cfg.samples, characters * cfg.samples // _CHARACTERS_A_TOKEN
     told = (
         f"{name}: {count} requests of about {tokens} prompt tokens, and at most {count * cfg.max_new_tokens} new ones, go to {cfg.judge}, "
         f"model {cfg.judge_model}"
@@ -86,7 +95,7 @@ def _in_flight(
 ) -> Iterator[tuple[int, Any, list[Answer]]]:
     """Yields (position, record, answers) as they come, AT_ONCE asked for at a time; after an error what is under way is waited for."""
     waiting: dict[futures.Future[list[Answer]], tuple[int, Any]] = {}
-    failed: Exception | None = None
+    failed: BaseException | None = None
     remaining = iter(records)
     while True:
         while failed is None and len(waiting) < AT_ONCE and (following := next(remaining, None)) is not None:
@@ -99,10 +108,8 @@ def _in_flight(
             position, record = waiting.pop(future)
             if (error := future.exception()) is None:
                 yield position, record, future.result()
-            elif isinstance(error, UserError):
-                failed = failed or error
             else:
-                raise error
+                failed = failed or error
     if failed is not None:
         raise failed
 
@@ -131,13 +138,22 @@ def _ask(run: Run, prompt: Prompt) -> Answer:
             with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
                 return _read(response.read())
         except urllib.error.HTTPError as error:
-            said = f"{error.code} {credentials.redact(error.read(500).decode(errors='replace'))}"
+            said = f"{error.code} {error.reason} {_body(error)}"
             if error.code != 429 and error.code < 500:
                 raise UserError(f"config field curate.judge: {url} answers {said}") from error
             wait = min(_LONGEST_WAIT, _seconds(error.headers.get("Retry-After"), wait))
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             said = f"{type(error).__name__}: {error}"
-    raise UserError(f"config field curate.judge: {url} gave no answer in {_TRIES} tries ({said}); what it has answered is kept")
+    raise UserError(f"config field curate.judge: {url} gave no answer in {_TRIES} tries ({said}); "
+                    "records that it has answered whole are kept")
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    """How an answer that is a refusal begins, as far as it comes."""
+    try:
+        return credentials.redact(error.read(500).decode(errors="replace"))
+    except (OSError, http.client.HTTPException):
+        return ""
 
 
 def _seconds(given: str | None, otherwise: float) -> float:

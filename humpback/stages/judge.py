@@ -24,7 +24,7 @@ from humpback.stages.models import inputs_of
 from humpback.tokens.examples import PROMPTS_CUT
 
 define_flags = curate.define_flags
-ALONE = "no pair with another instruction"
+NO_OTHER = "no pair with another instruction"
 
 
 def curate_by(run: Run, iteration: int) -> None:
@@ -50,7 +50,7 @@ def diagnose(run: Run, iteration: int, judge: "curate.Judge | None" = None) -> N
     probes = [probe for name, pairs in sets.items() for probe in probes_of(name, pairs, cfg.seed)]
     files: list[str] = []
     counts: dict[str, Any] = {"pairs": sum(probe.kind == TRUE for probe in probes)}
-    dropped = Counter({ALONE: sum(map(len, sets.values())) - counts["pairs"]})
+    dropped = Counter({NO_OTHER: sum(map(len, sets.values())) - counts["pairs"]})
     tokens = 0
     if probes:
         files += distributed.by_first(f"probes of {stage.path}", lambda: _write(stage, probes))
@@ -61,8 +61,8 @@ def diagnose(run: Run, iteration: int, judge: "curate.Judge | None" = None) -> N
         files += scored.files
         dropped.update(scored.rejected)
         tokens = scored.tokens
-        lost, what = dropped.total() - dropped[ALONE], f"probes do not fit into decoding.length = {cfg.decoding.length}"
-        warn_of_many(stage.name, lost, len(probes), what)
+        lost, what = dropped.total() - dropped[NO_OTHER], f"probes do not fit into decoding.length = {cfg.decoding.length}"
+        warn_of_many(stage.name, lost, len(probes) * sum(map(bool, asked.values())), what)
     stage.finish(counts=counts, dropped=dict(dropped), files=files, tokens=tokens)
 
 

@@ -64,8 +64,9 @@ def find(cfg: Config, name: str, field: str, model: LlamaConfig, examples: Seque
         why = f"by the estimate soonest done on {slice_.name}, with {needed / _GIB:.1f} of {limit / _GIB:.1f} GiB a chip"
         if needed > SURE * limit:
             warn(f"{name}: may not fit: {why}")
-    if choice.place.chips > 1:
+    if slice_ is not None or choice.place.chips > 1:
         say(f"{name}: {choices.text(training, choice)}: {why}")
+    if choice.place.chips > 1:
         idle = choices.course(training, choice.place.groups, choice.at_once).idle
         if idle > MUCH_IDLE:
             warn(f"{name}: {idle:.0%} of the places only fill up; {choice.place.chips} devices are too many for steps of so few tokens")

@@ -166,7 +166,7 @@ def _copy(source: epath.Path, target: epath.Path, names: list[str]) -> int:
             size = (source / name).stat().length
             total += size
             try:
-                storage.publish(target / name, chunks(name))
+                storage.publish(target / name, chunks(name), replace=name == identity.TIMING)
             except FileExistsError as error:
                 raise UserError(f"{error}; delete {target} to take what --resume_from has, or leave the flag out") from error
     return total

@@ -16,6 +16,7 @@ from humpback.decoding.engine import Result
 from humpback.decoding.offline import Output, Task
 from humpback.decoding.sampling import Sampler
 from humpback.decoding.serving import PromptIds, fit_prompt, serve
+from humpback.errors import UserError
 from humpback.evaluation import rewriting, statistics
 from humpback.models.folders import Model
 from humpback.progress import warn_of_many
@@ -23,6 +24,7 @@ from humpback.records import Example, Judged, Probe, Rewrite, read_shards, recor
 from humpback.stages import commandline, curate, judge
 from humpback.stages.directory import Run, Stage, read_manifest
 from humpback.stages.models import inputs_of, open_engine
+from humpback.tokens.examples import PROMPTS_CUT
 
 define_flags = curate.define_flags
 DRAFT, ANSWER = "draft", "answer"  # kinds of probes
@@ -40,20 +42,22 @@ def rewrite(run: Run, iteration: int) -> None:
     stage = run.stage(f"rewritten-{iteration}", ("rewrite.", *curate.rating_fields(cfg.curate)), tuple(inputs), module=__name__)
     if stage.complete:
         return
-    distributed.by_first(f"begin {stage.path}", stage.begin)
     model, engine, decoding = open_engine(run, stage, writer, {cfg.rewrite.by}, lambda text: prompts.rewriting_prompt(text, text))
+    distributed.by_first(f"begin {stage.path}", stage.begin)
+    stage.begin()  # in every process at this point: what is found later is of another engine
     task = _task(run, iteration, model, run.weights_digest(writer))
     examples = inputs_of(shard_paths(run.workdir / f"curated-{iteration}", "curated"), Example)
     done = serve(engine, task, examples, Output(stage.path, "rewrites", stage.name, stage.metrics, stage), decoding)
     del engine, task  # one model at a time has room
     written, reasons, probes = distributed.by_first("rewritten examples", lambda: _write(stage))
-    files, tokens, rejected = [*done.files, *written], done.tokens, Counter(done.rejected)
+    files, tokens, rejected, cut = [*done.files, *written], done.tokens, Counter(done.rejected), 0
     if probes:
         scored = judge.score_probes(run, iteration, stage, scorer, scores_of(run))
         files += scored.files
         tokens += scored.tokens
+        cut = scored.cut
         rejected.update({f"score: {why}": count for why, count in scored.rejected.items()})
-    counts = {**done.counts, "rewritten": reasons.pop("", 0), "drafts kept": sum(reasons.values())}
+    counts = {**done.counts, "rewritten": reasons.pop("", 0), "drafts kept": sum(reasons.values()), f"score {PROMPTS_CUT}": cut}
     stage.finish(counts=counts, dropped={**{f"draft kept: {why}": count for why, count in reasons.items()}, **rejected}, files=files,
                  tokens=tokens)  # fmt: skip
     warn_of_many(stage.name, counts["drafts kept"], done.counts["in"], f"drafts are kept; {stage.path}/manifest.json counts the reasons")
@@ -137,4 +141,7 @@ def _difference(both: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     """`humpback rewrite --iteration=T`."""
-    rewrite(commandline.open_run(), flags.FLAGS.iteration)
+    run = commandline.open_run()
+    if not run.cfg.rewrite.by:
+        raise UserError("config field rewrite.by: '' names nobody who rewrites; set it to base or forward")
+    rewrite(run, flags.FLAGS.iteration)

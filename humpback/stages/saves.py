@@ -17,12 +17,12 @@ from humpback.progress import say
 from humpback.stages import fitting
 from humpback.stages.directory import Run, Stage
 from humpback.tokens.examples import TokenExample
-from humpback.training import batches
+from humpback.training import batches, lora
 from humpback.training.keeper import LOST_SECONDS
 
 MOST_SHARE = 0.03  # of the time that saves may take
 ELSEWHERE = 100  # steps, where no TPU is and nobody knows how long one takes
-_STATE_BYTES = 12  # of a weight: itself and two moments, float32
+_STATE_BYTES = 12  # of a weight that trains: itself and two moments, float32
 
 
 def fitted(
@@ -39,7 +39,7 @@ def fitted(
             return ELSEWHERE
         plan = batches.make_plan(examples, ft, run.cfg.seed, stage.name, sharding.batch_shards(mesh))
         seconds = step_seconds(slice_, mesh, model, ft, plan)
-        to_write = save_seconds(slice_, model)
+        to_write = save_seconds(slice_, model, ft)
         steps = every(seconds, to_write)
         say(f"{stage.name}: by the estimate a step takes {seconds:.2g} s and a save {to_write:.2g} s; one is made each {steps} steps")
         return steps
@@ -66,7 +66,9 @@ def step_seconds(slice_: Slice, mesh: Mesh | AbstractMesh, model: LlamaConfig, f
     return seconds / plan.steps
 
 
-def save_seconds(slice_: Slice, model: LlamaConfig) -> float:
+def save_seconds(slice_: Slice, model: LlamaConfig, ft: Finetune) -> float:
     """Of a save at the published speed of a host's network: every process writes its share of the state."""
     hosts = slice_.hosts_in_one * slice_.count
-    return _STATE_BYTES * parameter_count(model) / hosts / (slice_.chip.network * slice_.chips_a_host)
+    adapted = lora.of(ft)
+    trained = adapted.count(model) if adapted else parameter_count(model)
+    return _STATE_BYTES * trained / hosts / (slice_.chip.network * slice_.chips_a_host)

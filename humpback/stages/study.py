@@ -7,6 +7,7 @@ folder for each training, and continues after a kill.
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -70,11 +71,19 @@ def study(run: Run, sizes: Sequence[int], count: int) -> None:
     there are fewer candidates than the largest k, or no set `h2`."""
     if H2 not in held_out.set_names(run.cfg.evaluation.sets):
         raise UserError(f"config field evaluation.sets: {run.cfg.evaluation.sets!r} names no {H2}=FILE, on which the endpoints are")
+    cfg = run.cfg
+    if not curate.rubric_mode(cfg.curate) or not curate.with_likelihood(cfg.curate):
+        raise UserError(f"config fields curate.mode, curate.beside: {cfg.curate.mode!r}, {cfg.curate.beside!r}; the arms need both scores")
+    if cfg.augment.candidates > 1:
+        raise UserError(f"config field augment.candidates: {cfg.augment.candidates}; the study's arms take one of each segment: 1")
     if run.cfg.forward.lora_rank:
         raise UserError(f"config field forward.lora_rank: {run.cfg.forward.lora_rank}; the study's arms train all weights: 0")
     convert_base(run)
     curate.check(run)
     seed(run)
+    for name, pairs in held_out.read_sets(run.workdir, cfg.evaluation.sets).items():
+        if len(pairs) < 2:
+            raise UserError(f"the set {name} has {len(pairs)} pairs; the study needs two of each (seed_pairs.held_out, evaluation.sets)")
     segment(run)
     finetune.finetune(run, "backward")
     augment(run)
@@ -117,7 +126,7 @@ def chosen(pool: Pool, arm: str, k: int, seed_: int) -> list[Example]:
     key = {"SR": words, "SC": [-r for r in pool.ratings], "SB": pool.ratings}.get(arm, [-score for score in pool.likelihoods])
     places = sorted(range(len(key)), key=lambda place: (key[place], pool.examples[place].id))[:k]
     made = [pool.examples[place] for place in sorted(places)]
-    if arm == "SP":
+    if arm == "SP":  # fewer, where the next instruction is the own one, too
         return next(iter(held_out.rotated(made, 1)))[1]
     if arm == "SH":
         return [msgspec.structs.replace(pool.examples[place], instruction=pool.headers[place]) for place in sorted(places)]
@@ -142,6 +151,8 @@ def _train(run: Run, pool: Pool, arm: str, k: int, number: int) -> str:
         ft = dataclasses.replace(ft, steps=steps, epochs=0.0)
     distributed.by_first(f"begin {stage.path}", stage.begin)
     saved = checkpoint.TrainingCheckpoints(stage.path / "steps", 1, 0, stage)
+    if lost := (0 if arm in SEED_ONLY else k) - len(augmented):
+        data.dropped["the next instruction is the own one"] = lost
     info = folders.ModelInfo(base.info.config, "forward", run.cfg.wrapper)
     try:
         training = loop.Training(ft, own_seed, "study", info)
@@ -172,15 +183,18 @@ def _base(run: Run, whole: bool) -> folders.Model:
 
 def _finish(run: Run, stage: Stage, base: folders.Model, models: Mapping[str, Any], mesh: Mesh, **told: Any) -> None:
     questions: list[tuple[held_out.Question, Any]] = []
+    dropped = Counter(told.pop("dropped", {}))
     for name, pairs in held_out.read_sets(run.workdir, run.cfg.evaluation.sets).items():
         for rotation, asked in ((0, pairs), *held_out.rotated(pairs, OTHERS)):
             length, wrapper = run.cfg.decoding.length, run.cfg.wrapper
-            examples, _ = finetune.tokenize(asked, base.tokenizer, "forward", wrapper, length, finetune.inference_pair)
+            examples, lost = finetune.tokenize(asked, base.tokenizer, "forward", wrapper, length, finetune.inference_pair)
+            behind = " behind other prompts" if rotation else ""
+            dropped.update({f"{held_out.shards_of(name)}{behind}: {why}": count for why, count in lost.items()})
             questions += [(held_out.question(name, example.id, rotation), example) for example in examples]
     rows = finetune.measure(run, "forward", base.info.config, models, questions, mesh, run.cfg.forward.compute_dtype)
     if distributed.is_first():
         storage.publish(stage.path / paired.FILE, "".join(json.dumps(row) + "\n" for row in rows), replace=True)
-    stage.finish(files=[paired.FILE], **told)
+    stage.finish(files=[paired.FILE], dropped=dict(dropped), **told)
 
 
 def _write(run: Run, done: Sequence[str], sizes: Sequence[int], count: int) -> None:
@@ -214,6 +228,6 @@ def main() -> None:
         storage.publish(epath.Path(values.out), "".join(json.dumps(row) + "\n" for row in rows), replace=True)
         say(f"{values.out}: {len(rows)} questions with their answers")
         return
-    if not values.k or not all(k.isdecimal() and int(k) for k in values.k):
-        raise UserError(f"--k={','.join(values.k)}: numbers of examples, at least 1, are meant")
+    if not values.k or not all(k.isdecimal() and int(k) > 1 for k in values.k) or len(set(map(int, values.k))) < len(values.k):
+        raise UserError(f"--k={','.join(values.k)}: different numbers of examples, at least 2, are meant")
     study(commandline.open_run(), [int(k) for k in values.k], values.trainings)

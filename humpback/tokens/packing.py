@@ -8,7 +8,8 @@ import numpy as np
 from humpback.rounding import ceil_div, round_up
 from humpback.tokens.examples import TokenExample
 
-UNIT = 256  # of rows' lengths, or a multiple of it: a TPU's attention goes over blocks of it
+# Of rows' lengths, or a multiple of it; a TPU's attention goes over blocks of 512 where that is cheaper (kernels.block_for).
+UNIT = 256
 _LENGTHS = 8  # of rows, among which is chosen
 _SHAPES = 3  # of a training's steps at most, as each is compiled
 _WORTH, _SHARE = 1 << 16, 0.03  # places, and the share of all, that a further shape must save: else compiling it takes longer

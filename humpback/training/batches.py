@@ -35,7 +35,7 @@ class Plan:
 
     batch: int
     shapes: tuple[Shape, ...]  # of each step
-    tokens: int = 0  # of the examples of all steps
+    tokens: int  # of the examples of all steps
 
     @property
     def steps(self) -> int:
@@ -92,5 +92,5 @@ def _epoch_order(num_examples: int, seed: int, purpose: str, epoch: int) -> np.n
 
 def step_rows(chosen: Sequence[TokenExample], shape: Shape, mesh: Mesh) -> placement.Rows:
     """One step's arrays on the mesh."""
-    rows = packing.pack([len(example.ids) for example in chosen], shape.length)
+    rows = _packed(tuple(len(example.ids) for example in chosen), shape.length)
     return placement.make_rows(packing.to_rows(chosen, rows, shape.rows, shape.length), mesh, shape.targets, shape.parts)

@@ -53,7 +53,7 @@ class Keeper:
 
     def is_due(self, done: int) -> bool:
         """Whether `settle` is to be called after so many steps: to look, to save, or because a stop is asked for. Once for each step."""
-        self._stopping, self._saves = self._agreement.asked(now=done == self._steps), self._saves_after(done)
+        self._stopping, self._saves = self._agreement.asked(now=done == self._steps), done < self._steps and self._saves_after(done)
         return done == self._steps or self._saves or self.looks_after(done) or self._stopping
 
     def _saves_after(self, done: int) -> bool:
@@ -61,7 +61,7 @@ class Keeper:
         if self._checkpoints is None or not every or done < self._next_save:
             return False
         if not _is_due(done, kept) and distributed.agree(self._checkpoints.busy):  # training does not wait for the save before
-            self._next_save = done + max(1, every // 10)
+            self._next_save = min(done + max(1, every // 10), _next_multiple(done, every))
             return False
         self._next_save = _next_multiple(done, every)
         return True

@@ -17,6 +17,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from humpback import distributed
 from humpback.config import Finetune, recorded
 from humpback.errors import UserError
 from humpback.model import adapters, llama, sharding
@@ -197,7 +198,9 @@ def _compile(
     needed = sorted(set(plan.shapes[done:]))
     rows = [placement.abstract_rows(mesh, shape.length, shape.rows, shape.targets, shape.parts) for shape in needed]
     fixed, frozen = update.abstract_fixed(mesh), lora.frozen_shapes(cfg, mesh, lora.of(ft))
-    return {shape: step.lower(shapes, abstract, fixed, *frozen).compile() for shape, abstract in zip(needed, rows, strict=True)}
+    programs = {shape: step.lower(shapes, abstract, fixed, *frozen).compile() for shape, abstract in zip(needed, rows, strict=True)}
+    distributed.barrier("training compiled")  # who is done first must not take the others' compilation for a step that hangs
+    return programs
 
 
 def _longest_seconds(cfg: llama.LlamaConfig, shape: batches.Shape, mesh: Mesh) -> float:

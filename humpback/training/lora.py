@@ -18,7 +18,7 @@ def of(ft: Finetune) -> Lora | None:
     """The adapters that a config asks for; None for none."""
     if not ft.lora_rank:
         return None
-    return Lora(ft.lora_rank, ft.lora_alpha or 2 * ft.lora_rank, tuple(ft.lora_names.split(",")), ft.lora_base, ft.lora_dropout)
+    return Lora(ft.lora_rank, ft.lora_alpha or 2 * ft.lora_rank, tuple(ft.lora_names.split(",")), ft.lora_base)
 
 
 def first(cfg: llama.LlamaConfig, mesh: Mesh, lora: Lora, seed: int, purpose: str) -> Params:

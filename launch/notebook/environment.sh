@@ -7,7 +7,7 @@ export HUMPBACK_VENV=${HUMPBACK_VENV:-$HOME/humpback-venv}
 . "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
 
 tpu_here() {
-  compgen -G "/dev/accel[0-9]*" || compgen -G "/dev/vfio/[0-9]*" || [[ ${TPU_ACCELERATOR_TYPE:-}${TPU_WORKER_HOSTNAMES:-}${COLAB_TPU_ADDR:-} ]]
+  compgen -G "/dev/accel[0-9]*" || compgen -G "/dev/vfio/[0-9]*" || [[ ${TPU_ACCELERATOR_TYPE:-}${TPU_WORKER_HOSTNAMES:-}${TPU_PROCESS_ADDRESSES:-}${TPU_NAME:-}${COLAB_TPU_ADDR:-} ]]
 }
 
 extras=${1:-demo} lowest=11

@@ -5,13 +5,13 @@ This runs in whatever Python the image has, so it takes nothing but the standard
 
 import contextlib
 import html
-import importlib.util
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 
 STOPPED = 75  # the exit code of a run that has saved what it has and goes on when it is called again
@@ -27,16 +27,23 @@ class Humpback:
         self.root = pathlib.Path(root).resolve()
         self._environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_IMAGE}
         self._environment.update(PYTHONUTF8="1", PYTHONUNBUFFERED="1", TQDM_MININTERVAL="20")
-        self.python = sys.executable
-        if importlib.util.find_spec("humpback") is None:
+        self._began, self.python = time.monotonic(), sys.executable
+        if not self._has_humpback():
             line = ["bash", str(self.root / "launch" / "notebook" / "environment.sh"), extras]
             self.python = self._shown(line, {**self._environment, "PYTHON": sys.executable})[1]
         print(f"commands run in {self.python}")
 
+    def _has_humpback(self):
+        """Whether the kernel's own Python has it installed, and not only a folder of that name beside the notebook."""
+        line = [sys.executable, "-I", "-c", "import humpback.cli, jax, flax"]
+        return subprocess.run(line, env=self._environment, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
     def __call__(self, command, *flags, hours=0.0):
-        """Runs a command. Given `hours`, tells whether it came to its end: after so many it is told to save what it has, and to stop."""
+        """Runs a command. Given `hours`, tells whether it came to its end: after so many, counted from when the environment was begun, it
+        is told to save what it has, and to stop."""
         line = [self.python, "-m", "humpback", command, *flags]
-        code, _ = self._shown(line, self._environment, hours * 3600, (0, STOPPED) if hours else (0,))
+        left = max(60.0, hours * 3600 - (time.monotonic() - self._began)) if hours else 0.0
+        code, _ = self._shown(line, self._environment, left, (0, STOPPED) if hours else (0,))
         return code == 0 if hours else None
 
     def _shown(self, line, environment, seconds=0.0, allowed=(0,)):

@@ -184,3 +184,8 @@ NO_HEADERS = ("Trending News", "LoafMD Video: Now Playing", "By Ann Miller", "A 
 def test_a_header_that_heads_nothing_goes(header: str) -> None:
     items, _ = without_own_lines([Header("Bread", 1), Block(PROSE, False), Header(header, 4), Block(PROSE, False)], "en")
     assert [item.text for item in items] == ["Bread", PROSE, PROSE]
+
+
+def test_a_paragraph_of_own_lines_alone_goes_whole() -> None:
+    items = [Header("Bread", 1), Block("Share\nTweet", False), Block("Ann Miller", False), Block(PROSE, False)]
+    assert [item.text for item in without_own_lines(items, "en")[0]] == ["Bread", PROSE]

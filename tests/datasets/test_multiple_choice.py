@@ -42,8 +42,9 @@ def test_forms(tmp_path, file, row, labels, wanted):
 @pytest.mark.parametrize(
     ("rows", "labels", "told"),
     [
-        ([{"goal": "Why?", "sol1": "a", "sol2": "b"}], "", r"piqa\.jsonl:1: no question of piqa .*label"),
+        ([{"goal": "Why?", "sol1": "a", "sol2": "b"}], "", r"piqa\.jsonl:1: no question of piqa .*where is the file of labels"),
         ([{"goal": "Why?", "sol1": "a", "sol2": "b"}], "1\n0", "1 questions, and 2 answers"),
+        ([{"goal": "Why?", "sol1": "a", "sol2": "b"}] * 2, "1", r"piqa\.jsonl:2: has no answer, as the file of labels .* has 1 lines"),
         ([{"goal": "Why?", "sol1": "a", "sol2": "b"}], "2", "2 choices, of which number 3 is the right one"),
         ([{"goal": "Why?"}], "1", "has the fields goal"),
         ([{"goal": "Why?", "sol1": "a", "sol2": ""}], "1", "no question of piqa"),
@@ -66,3 +67,10 @@ def test_a_file_that_is_not_there_or_twice(tmp_path):
         multiple_choice.find(str(tmp_path), "piqa")
     with pytest.raises(UserError, match="no such folder"):
         multiple_choice.find(str(tmp_path / "none"), "piqa")
+
+
+def test_an_answer_that_is_hidden_is_none(tmp_path):
+    row = {"context": "So.", "question": "Why?", "answerA": "a", "answerB": "b", "answerC": "c", "label": ""}
+    (tmp_path / "socialiqa.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"socialiqa\.jsonl:1: no question of social_iqa"):
+        multiple_choice.read(str(tmp_path), "social_iqa")

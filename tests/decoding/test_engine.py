@@ -328,6 +328,16 @@ def test_only_the_programs_that_the_prompts_need(params):
     assert not engine.with_prefix([5, 6, 7]).layout.lengths
 
 
+def test_what_is_expected_is_not_measured_by_an_earlier_task(params):
+    """The prompts of a task may be those that `fit`: the lengths of the task before must not take any of them away."""
+    engine = make_engine(params)
+    short, long = (np.ones(count, np.int32) for count in (8, 100))
+    engine.expect([short], True, max_new=4)
+    assert not engine.fits(long, 4)
+    engine.expect((ids for ids in (short, long) if engine.fits(ids, 4)), True, max_new=4)
+    assert engine.fits(long, 4)
+
+
 @pytest.mark.optimized
 def test_rows_of_like_length_are_decoded_together_in_the_same_memory(params):
     """A class has the slots that fill the memory of the whole rows; a row's bits follow from its class, whatever came in which order."""

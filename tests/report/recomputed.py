@@ -230,7 +230,7 @@ def labelled(run, scores):
             f1 = 2 * sum(weights[i] for i in picked & good) / total
             rows.append({"threshold": threshold, "precision": ratio(picked & good, picked), "recall": ratio(picked & good, good), "f1": f1})
         judges[str(t)] = rows
-    return {"labelled": len(given), "good": sum(agreed.values()), "judges": judges}
+    return {"labelled": len(given), "undecided": len(given) - len(agreed), "judges": judges}
 
 
 def curve(folder):

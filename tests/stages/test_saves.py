@@ -28,7 +28,7 @@ def test_the_sizes_of_the_paper_on_the_slices_of_the_docs(name, size):
     slice_, ft = tpu_slices.parse(name), experiments.paper(size).forward
     mesh = AbstractMesh((1, slice_.chips, 1), MESH_AXES)
     plan = saves.batches.make_plan(EXAMPLES, ft, 0, "forward-1", slice_.chips)
-    step, save = saves.step_seconds(slice_, mesh, SIZES[size], ft, plan), saves.save_seconds(slice_, SIZES[size])
+    step, save = saves.step_seconds(slice_, mesh, SIZES[size], ft, plan), saves.save_seconds(slice_, SIZES[size], ft)
     steps = saves.every(step, save)
     assert 90 < steps * step <= 180 and save <= 0.03 * steps * step
 

@@ -509,7 +509,7 @@ def test_golden_metrics_of_one_step(base, examples, finetune, shared_programs):
 @pytest.mark.parametrize(("examples", "steps", "warned"), [(100, 75, False), (100, 76, True), (101, 300, True)])
 def test_more_than_six_epochs_are_warned_of(capsys, examples, steps, warned):
     shape = batches.Shape(64, 8, 1, 64)
-    loop.warn_of_epochs("forward-1", batches.Plan(8, (shape,) * steps), examples)
+    loop.warn_of_epochs("forward-1", batches.Plan(8, (shape,) * steps, 0), examples)
     told = capsys.readouterr().err
     assert ("WARNING: forward-1: " in told) == warned
     assert ("23.8 times" in told) == (examples == 101)
