@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from humpback import extras
 from humpback.convert.tensor_ops import DTYPES
 from humpback.errors import UserError
 
 AGAIN = "copy or download the folder again"
 _CODES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as safetensors calls them
 _HEADER_LIMIT = 100_000_000  # of the format
-INSTALL = "pip install -c launch/constraints.txt -e '.[convert]'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +164,7 @@ class Torch:
 
 def load_torch(file: str) -> dict[str, Any]:
     """A PyTorch file's dict of tensors, mapped. UserError without PyTorch, and for a file that is broken or holds other things."""
-    try:
-        import torch  # here, because it is an extra
-    except ModuleNotFoundError as error:
-        raise UserError(f"{file}: reading PyTorch's files needs torch; run {INSTALL}") from error
+    torch = extras.load("torch", "convert", f"{file}: reading PyTorch's files")
     if not os.path.exists(file):
         raise UserError(f"{file}: no such file; {AGAIN}")
     with open(file, "rb") as stream:

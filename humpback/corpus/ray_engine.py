@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from humpback import extras
 from humpback.corpus import duplicates
 from humpback.corpus.duplicates import BANDS, LOCATED, Components, Index, Progress
 from humpback.corpus.worker import Job, Worker
@@ -34,11 +35,8 @@ PACKAGES = ("humpback", "chardetng-py", "fastwarc", "markdown-it-py", "numpy", "
 
 def connect(address: str) -> Any:
     """The `ray` package, connected to the cluster at `address` ("auto" for the one this host belongs to). UserError when there is none."""
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise UserError("--engine=ray needs Ray; in Humpback's folder: pip install -c launch/constraints.txt -e .[ray]") from error
+    extras.load("ray.data", "ray", "--engine=ray")
+    ray = extras.load("ray", "ray", "--engine=ray")
     if not ray.is_initialized():
         try:
             if re.fullmatch(r"[^:/]+:\d+", address):  # Ray itself tries for seven minutes

@@ -191,10 +191,14 @@ def classes(layout: Layout, limits: Sequence[int], max_new: int) -> tuple[Layout
 
 def row_bytes(layout: Layout) -> int:
     """What a slot takes of a device: its cache, and its logits while they are drawn from."""
-    config, tensor = layout.config, layout.mesh.shape["tensor"]
+    cache = cache_bytes(layout.config, layout.places, layout.mesh.shape["tensor"], layout.activation_dtype.itemsize)
+    return cache + LOGITS * 4 * layout.config.vocab_size
+
+
+def cache_bytes(config: llama.LlamaConfig, places: int, tensor: int, itemsize: int = 2) -> int:
+    """Keys and values of a row of so many places on one of the `tensor` devices that share it; heads that these do not divide are on each."""
     heads = config.num_kv_heads if config.num_kv_heads % tensor else config.num_kv_heads // tensor
-    cache = 2 * config.num_layers * heads * config.head_dim * layout.places * layout.activation_dtype.itemsize
-    return cache + LOGITS * 4 * config.vocab_size
+    return 2 * config.num_layers * heads * config.head_dim * places * itemsize
 
 
 def decoding_params(layout: Layout, params: Mapping[str, Any]) -> dict:

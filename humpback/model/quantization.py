@@ -1,6 +1,6 @@
-"""Weights of decoding as int8: a matrix (outputs, inputs) becomes qwix's QArray, int8 values and one float32 scale an output.
+"""Weights as int8, of decoding and of a frozen base: a matrix becomes qwix's QArray, int8 values and one float32 scale an output.
 
-Only `quantize` and `shardings` need qwix (the extra `int8`); the products take what is there. Dimension letters: see weights.py.
+Only what rounds, and the shardings, need qwix (the extra `int8`); the products take what is there. Dimension letters: see weights.py.
 """
 
 from typing import Any
@@ -9,18 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from humpback.errors import UserError
+from humpback import extras
 from humpback.model.weights import WEIGHTS, Params, map_weights
-
-INSTALL = "pip install -c launch/constraints.txt qwix"
 
 
 def _qwix() -> Any:
-    try:
-        import qwix
-    except ImportError as error:
-        raise UserError(f"int8 weights need qwix; in Humpback's folder: {INSTALL}") from error
-    return qwix
+    return extras.load("qwix", "int8", "a model in int8")
 
 
 def quantize(tree: Params, dtype: Any) -> Params:

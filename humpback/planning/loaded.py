@@ -11,9 +11,8 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from humpback.decoding.executables import LOGITS
+from humpback.decoding.executables import LOGITS, cache_bytes
 from humpback.model import kernels
-from humpback.model.weights import LlamaConfig
 from humpback.planning import roofline
 from humpback.planning.jobs import Answer, Decode
 
@@ -69,12 +68,6 @@ def estimate(job: Decode, reads: bool = False, classes: int = 1) -> Loaded:
         # Of heads that do not fill the lanes `generate` holds the cache once more, as it writes them in another layout.
         running=max(reading, LOGITS * 4 * model.vocab_size * slots + (cache if model.head_dim % kernels.LANES else 0)),
     )
-
-
-def cache_bytes(model: LlamaConfig, length: int, tensor: int) -> float:
-    """Of a row of so many tokens on one of the chips that share it: keys and values in bfloat16."""
-    heads = model.num_kv_heads if model.num_kv_heads % tensor else model.num_kv_heads // tensor
-    return 4 * model.num_layers * heads * model.head_dim * length
 
 
 def compiled(answers: Mapping[str, Answer], buckets: int, classes: int = 1) -> Loaded:

@@ -33,6 +33,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from humpback.decoding.executables import cache_bytes
 from humpback.model import kernels
 from humpback.model.adapters import Lora
 from humpback.model.weights import WEIGHTS, LlamaConfig, layer_names, parameter_count
@@ -252,9 +253,7 @@ def weight_bytes(model: LlamaConfig, weights: str) -> int:
 
 def slot_bytes(job: Decode) -> int:
     """Of a slot's cache on all chips that share it: keys and values in bfloat16."""
-    model = job.model
-    copies = 1 if model.num_kv_heads % job.place.tensor == 0 else job.place.tensor
-    return 4 * model.num_layers * model.num_kv_heads * model.head_dim * job.layout().places * copies
+    return cache_bytes(job.model, job.layout().places, job.place.tensor) * job.place.tensor
 
 
 def decode_arguments(job: Decode) -> int:

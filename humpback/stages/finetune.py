@@ -73,7 +73,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: Profile | None = 
         def metrics(row: dict) -> None:
             stage.metrics(row)
             stage.background.submit(functools.partial(scalars.write, row))
-            if row["step"] % ft.checkpoint_every == 0:  # the run may continue from there
+            if row.get("saved"):  # the run may continue from there
                 stage.publish_metrics()
                 stage.background.submit(scalars.flush)
 

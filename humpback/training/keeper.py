@@ -70,22 +70,24 @@ class Keeper:
         """Whether the dev set is due after so many steps."""
         return bool(self._dev) and (done == self._steps or _is_due(done, self._ft.dev_every))
 
-    def settle(self, done: int, state: update.State) -> dict[str, float]:
-        """Looks and saves after a step, where that is due or a stop is asked for; {dev_loss} where it was looked at."""
+    def settle(self, done: int, state: update.State) -> dict[str, Any]:
+        """Looks and saves after a step, where that is due or a stop is asked for; {dev_loss} of a look, {saved: True} of a save."""
         if self.looks_after(done):
             loss = self._look(state)
             self._stopping = distributed.agree(self._stop.came)  # the look may have ended for it
         else:
             loss = None
         due = self._saves_end() if done == self._steps else self._saves or loss is not None
+        told: dict[str, Any] = {} if loss is None else {DEV_LOSS: loss}
         if self._checkpoints is not None and (due or self._stopping):
+            told["saved"] = True
             self._checkpoints.save(done, state, {**self._meta, DEV_LOSS: loss}, best=loss is not None and loss < self._lowest)
             self._saved = time.monotonic()
         elif loss is not None:
             self._last_loss = loss
         if loss is not None:
             self._lowest = min(loss, self._lowest)
-        return {} if loss is None else {DEV_LOSS: loss}
+        return told
 
     def _saves_end(self) -> bool:
         """Whether the state after the last step is saved: also where the caller saves the weights, if a kill meanwhile would cost much."""

@@ -89,7 +89,8 @@ def train(
     metrics: called once a step with {step (from 1), loss (nats per target token), lr, grad_norm (before the clip), spike (true or
     not), tokens (of all examples of the step), target_tokens, idle (share of the rows that only fills up), seconds,
     tokens_per_second, tokens_per_second_per_device, model_flops (flops.step_flops), mfu (the share of the devices' peak that this
-    makes, where that is known), dev_loss (where it was looked at)}. After a stop, steps since the last checkpoint come again.
+    makes, where that is known), dev_loss (where it was looked at), saved (true where a checkpoint was made)}. After a stop, steps since
+    the last checkpoint come again.
     Raises UserError without examples or for checkpoints of another run, TrainingError for a loss that is not finite, Stopped after
     SIGTERM or Ctrl-C, when what was done is saved.
     """

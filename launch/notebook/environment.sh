@@ -15,9 +15,10 @@ if tpu_here >/dev/null; then extras+=,tpu lowest=12; fi # there is no libtpu tha
 # Images have an older Python, or one that makes no environments: uv brings another, which changes nothing of the image's.
 begin=${PYTHON:-python3}
 if ! "$begin" -c "import sys, ensurepip, venv; sys.exit(not (3, $lowest) <= sys.version_info[:2] < (3, 14))" 2>/dev/null; then
-  "$begin" -m pip install --quiet uv
-  "$begin" -m uv python install --quiet 3.13
-  begin=$("$begin" -m uv python find --managed-python --system 3.13)
+  "$begin" -m pip install --quiet --target "$HUMPBACK_VENV-uv" uv
+  uv() { PYTHONPATH=$HUMPBACK_VENV-uv "$begin" -m uv "$@"; }
+  uv python install --quiet 3.13
+  begin=$(uv python find --managed-python --system 3.13)
 fi
 export PYTHON=$begin
 environment .venv "$extras"

@@ -141,7 +141,7 @@ def test_pytorch_files_without_pytorch(run, monkeypatch):
     for name in ("hf", "meta"):
         with pytest.raises(UserError) as error:
             sources.open_source(str(run / name))
-        assert tensorfiles.INSTALL in str(error.value) and "pip install" in tensorfiles.INSTALL
+        assert "torch, of the extra `convert`" in str(error.value) and "pip install" in str(error.value)
 
 
 def test_a_file_that_is_cut_off_while_it_is_read(tiny, run):

@@ -17,7 +17,7 @@ from humpback.decoding.sampling import Sampler
 from humpback.model import llama, quantization, sharding
 from tests.golden.llama_cases import CASES, make_params
 
-qwix = pytest.importorskip("qwix", reason=f"qwix is not installed: {quantization.INSTALL}")
+qwix = pytest.importorskip("qwix", reason="qwix is not installed: pip install -e '.[int8]'")
 from tests import int8_cost  # noqa: E402  (it needs qwix)
 
 
