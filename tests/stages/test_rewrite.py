@@ -55,7 +55,7 @@ def test_what_is_faithful_takes_the_drafts_place(rewritten_run):
     run = rewritten_run()
     rewrite.rewrite(run, 1)
     manifest = read_manifest(run.workdir, "rewritten-1")
-    assert manifest["counts"] == {"in": 3, "out": 3, "rejects": 0, "rewritten": 1, "drafts kept": 2}
+    assert manifest["counts"] == {"in": 3, "out": 3, "rejects": 0, "rewritten": 1, "drafts kept": 2, "score prompts cut": 0}
     assert manifest["dropped"] == {"draft kept: no markers": 1, "draft kept: new number": 1}
     made = {example.instruction: example for example in read_shards(run.workdir / "rewritten-1", "rewritten", Example)}
     assert made["Tell me of Tea."].response == ANSWERS["Tea"][8:-9] and made["Tell me of Snow."].response == DRAFTS["Snow"]

@@ -132,7 +132,7 @@ class Log:
 class Engine:
     """Answers by the tables above and writes down what it is asked."""
 
-    slots, classes = 4, ("all",)
+    slots, classes, most_classes = 4, ("all",), 1
 
     def __init__(self, tokenizer, name, asked):
         self.tokenizer, self.name, self.asked, self.stats = tokenizer, name, asked, Stats()
