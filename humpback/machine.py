@@ -1,5 +1,6 @@
 """What is asked of the operating system, also where it is not Linux."""
 
+import ctypes
 import os
 import resource
 import sys
@@ -42,6 +43,12 @@ def limit_memory(megabytes: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = now + megabytes * 1_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def give_back() -> None:
+    """What this process has freed goes back to the system: glibc's malloc keeps gigabytes of it between two stages otherwise."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def forget_pages(file: int) -> None:

@@ -1,6 +1,7 @@
 """What is asked of Linux, and the other way where it is hidden, as on macOS."""
 
 import ast
+import ctypes
 import os
 import pathlib
 import resource
@@ -35,6 +36,26 @@ def test_a_large_file_is_synced_while_it_is_written(hidden, tmp_path, monkeypatc
     monkeypatch.setattr(storage, "_SYNC_BYTES", 3)
     storage.publish(tmp_path / "file", iter([b"abc", b"def", b"g"]))
     assert (tmp_path / "file").read_bytes() == b"abcdefg" and synced
+
+
+HOLES = """
+from humpback import machine
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+arrays = [bytearray(60_000) for _ in range(5_000)]
+kept = arrays[::100] + [bytearray(60_000)]
+del arrays
+before = resident()
+machine.give_back()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="malloc is not glibc's, which keeps what is freed")
+def test_what_is_freed_goes_back_to_the_system():
+    """Also what lies between arrays that are still used."""
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout) > 200_000_000
 
 
 TAKES_TOO_MUCH = """

@@ -16,7 +16,7 @@ import jax
 from etils import epath
 
 from humpback import config as configs
-from humpback import distributed, storage
+from humpback import distributed, machine, storage
 from humpback.background import Background
 from humpback.digests import CACHE, Digest, Digests, check_unchanged
 from humpback.errors import UserError
@@ -144,6 +144,7 @@ class Stage:
         if self.complete:
             say(f"{self.name}: done before{found['told']}")
             return
+        machine.give_back()  # what the stage before took
         say(f"{self.name}: …")
 
     def _open(self) -> dict[str, Any]:
