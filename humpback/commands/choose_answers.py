@@ -5,27 +5,25 @@ a folder like `humpback generate`'s: questions-….jsonl, answered-….jsonl, ma
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from humpback import config as configs
 from humpback import distributed, storage
-from humpback.commands.models import open_model
+from humpback.commands.models import OpenModel, open_model, open_out, serve_shards
 from humpback.convert.sources import resolve
 from humpback.datasets import multiple_choice
 from humpback.datasets.multiple_choice import CROWS_PAIRS, NAMES, Choices
 from humpback.decoding import offline
 from humpback.decoding.branches import Target
-from humpback.decoding.serving import serve
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks
 from humpback.models import folders
-from humpback.records import Record, read_shards, record_id, shard_paths, write_shards
-from humpback.stages.directory import Place, Stage, check_shared
-from humpback.stages.models import inputs_of
+from humpback.records import Record, read_shards, record_id, write_shards
+from humpback.stages.directory import Stage, check_shared
 
 _FLAGS = flags.FLAGS
 _PROMPTS: dict[str, Callable[[str], str]] = {
@@ -59,7 +57,7 @@ class Answered(Record, frozen=True, omit_defaults=True):
 
 
 def measure() -> dict[str, Any]:
-    """Asks, and reports {benchmarks, averages, bias}, as far as they are there."""
+    """Asks, and reports {benchmarks, averages, bias, missing: how many questions of each do not fit}, as far as they are there."""
     values = _FLAGS
     for name in ("model", "out"):
         if values[name].value is None:
@@ -71,11 +69,9 @@ def measure() -> dict[str, Any]:
     length = min(values.length, opened.info.config.max_positions)
     decided: dict[str, Any] = {f"--input {name}": _digest(folder, name) for name in names}
     decided |= {"--model": f"sha256 {opened.digest()}", "--length": length, "--dtype": values.dtype, "--limit": values.limit}
-    recorded = {f"--{name}": values[name].value for name in ("slots", "tensor", "processes_per_replica")}
-    place = Place(values.out, decided, accept_code=values.accept_code)
-    stage = Stage(place.path, decided, recorded, place=place, module=__name__)
+    stage = open_out(decided, __name__)
     if not stage.complete:
-        _serve(stage, opened, folder, names, length)
+        _serve(stage, opened, list(_questions(folder, names, values.limit)), length)
     return distributed.by_first("report of the benchmarks", lambda: _report(stage))
 
 
@@ -112,23 +108,16 @@ def _asked(name: str, number: int, choices: Choices) -> Iterator[Question]:
             yield Question(turned, DETECT, _ASK.format(*shown), ("1", "2"), answer, "", choices.kind, key)
 
 
-def _serve(stage: Stage, opened: Any, folder: str, names: Sequence[str], length: int) -> None:
-    values = _FLAGS
-
+def _serve(stage: Stage, opened: OpenModel, questions: Sequence[Question], length: int) -> None:
     def write() -> list[str]:
         stage.begin()
-        questions = list(_questions(folder, names, values.limit))
         return write_shards(stage.path, "questions", questions, len(questions))
 
+    def task_of(model: folders.Model) -> offline.Task:
+        return offline.Task(lambda question: targets(model, question, length), _answered, score=True, branched=True)
+
     written = distributed.by_first("questions", write)
-    decoding = configs.Decoding(
-        length=length, compute_dtype=values.dtype, processes_per_replica=values.processes_per_replica, slots=values.slots,
-        publish_seconds=values.publish_seconds,
-    )  # fmt: skip
-    model, engine = opened.engine(decoding, values.tensor, None)
-    task = offline.Task(lambda question: targets(model, question, length), _answered, score=True, branched=True)
-    inputs = inputs_of(shard_paths(stage.path, "questions"), Question)
-    done = serve(engine, task, inputs, offline.Output(stage.path, "answered", stage.name, stage.metrics, stage), decoding)
+    done = serve_shards(stage, opened, "questions", Question, length, "answered", task_of)
     stage.finish(counts=done.counts, dropped=done.rejected, files=[*written, *done.files], tokens=done.tokens)
 
 
@@ -169,6 +158,9 @@ def _report(stage: Stage) -> dict[str, Any]:
         report["averages"] = {rule: benchmarks.averages(of) for rule, of in counts.items()}
     if bias := benchmarks.crows_pairs(_stereotypes(of_name)):
         report["bias"] = bias
+    asked = Counter(question.benchmark for question in read_shards(stage.path, "questions", Question))
+    if missing := asked - Counter({name: len(of) for name, of in of_name.items()}):
+        report["missing"] = dict(missing)
     storage.publish_json(stage.path / "report.json", report, replace=True)
     return report
 
@@ -200,6 +192,8 @@ def show(report: Mapping[str, Any]) -> list[str]:
             f"{rule} {100 * v['share']:.2f} % (95 %: {100 * v['interval'][0]:.1f} … {100 * v['interval'][1]:.1f})" for rule, v in of.items()
         ]
         lines.append(f"{name}: {', '.join(parts)} of {next(iter(of.values()))['questions']}")
+    for name, count in report.get("missing", {}).items():
+        lines.append(f"{name}: {count} do not fit into --length with all their choices, and count in nothing")
     for rule, of in report.get("averages", {}).items():
         lines.append(f"average {rule}: {of['per_subject']:.2f} % by benchmark, {of['per_question']:.2f} % by question")
     return lines

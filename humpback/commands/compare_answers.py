@@ -15,22 +15,20 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from humpback import config as configs
 from humpback import distributed, prompts, storage
-from humpback.commands.models import open_model
+from humpback.commands.models import OpenModel, open_model, open_out, serve_shards
 from humpback.convert.sources import resolve
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.decoding import offline
-from humpback.decoding.serving import fit_prompt, serve
+from humpback.decoding.serving import fit_prompt
 from humpback.errors import UserError
 from humpback.evaluation import pairwise, winrate
 from humpback.evaluation.pairwise import Asked, Control, Judgement
 from humpback.models import folders
-from humpback.records import Record, read_shards, record_id, shard_paths, write_shards
+from humpback.records import Record, read_shards, record_id, write_shards
 from humpback.stages import held_out
 from humpback.stages.curate import label_ids, label_mass, softmax
-from humpback.stages.directory import Place, Stage, check_shared
-from humpback.stages.models import inputs_of
+from humpback.stages.directory import Stage, check_shared
 
 NO_WIN_RATE = 3  # exit code
 _ANSWERS = "answers"  # the kind of a comparison that is no control
@@ -79,9 +77,7 @@ def compare(model_rows: Sequence[Answer], baseline_rows: Sequence[Answer]) -> di
         raise UserError(f"--pairs={values.pairs}: no such file")
     decided = {name: f"sha256 {storage.sha256_file(path)}" for name, path in files.items()}
     decided |= {"--model": f"sha256 {opened.digest()}", "--length": values.length, "--dtype": values.dtype, "--seed": values.seed}
-    recorded = {f"--{name}": values[name].value for name in ("slots", "tensor", "processes_per_replica")}
-    place = Place(values.out, decided, accept_code=values.accept_code)
-    stage = Stage(place.path, decided, recorded, place=place, module=__name__)
+    stage = open_out(decided, __name__)
     if not stage.complete:
         _serve(stage, opened, answers, *_controls(files["--pairs"], values.seed))
     return distributed.by_first("report of the judge", lambda: _report(stage, answers, values.force))
@@ -124,19 +120,18 @@ def _both_orders(answers: Mapping[str, tuple[Answer, Answer]], controls: Sequenc
 
 
 def _serve(
-    stage: Stage, opened: Any, answers: Mapping[str, tuple[Answer, Answer]], controls: Sequence[Control], dropped: Mapping[str, int]
+    stage: Stage, opened: OpenModel, answers: Mapping[str, tuple[Answer, Answer]], controls: Sequence[Control], dropped: Mapping[str, int]
 ) -> None:
-    values, comparisons = _FLAGS, list(_both_orders(answers, controls))
+    comparisons, length = list(_both_orders(answers, controls)), _FLAGS.length
     written = distributed.by_first("comparisons", lambda: _write(stage, comparisons))
-    decoding = configs.Decoding(
-        length=values.length, compute_dtype=values.dtype, processes_per_replica=values.processes_per_replica, slots=values.slots,
-        publish_seconds=values.publish_seconds,
-    )  # fmt: skip
-    model, engine = opened.engine(decoding, values.tensor, lambda text: prompts.pairwise_prompt(text, text, text))
-    labels = label_ids(model.tokenizer, prompts.BETTER_LEAD, prompts.BETTER_LABELS, "--task=judge")
-    task = offline.Task(lambda c: _encode(model, c, values.length), _made, read=tuple(labels))
-    inputs = inputs_of(shard_paths(stage.path, "comparisons"), Comparison)
-    done = serve(engine, task, inputs, offline.Output(stage.path, "compared", stage.name, stage.metrics, stage), decoding)
+
+    def task_of(model: folders.Model) -> offline.Task:
+        labels = label_ids(model.tokenizer, prompts.BETTER_LEAD, prompts.BETTER_LABELS, "--task=judge")
+        return offline.Task(lambda c: _encode(model, c, length), _made, read=tuple(labels))
+
+    done = serve_shards(
+        stage, opened, "comparisons", Comparison, length, "compared", task_of, lambda text: prompts.pairwise_prompt(text, text, text)
+    )
     dropped = {**dropped, "equal answers, a draw": sum(a.output == b.output for a, b in answers.values())} | done.rejected
     stage.finish(counts=done.counts, dropped=dropped, files=[*written, *done.files], tokens=done.tokens)
 

@@ -1,8 +1,8 @@
-"""The model that a command decodes with: a model folder, or whatever `humpback convert` opens."""
+"""The model that a command decodes with, a model folder or whatever `humpback convert` opens, and the folder that it writes."""
 
 import os
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 from absl import flags
 from etils import epath
@@ -12,13 +12,18 @@ from humpback import prompts, storage
 from humpback.config import Decoding
 from humpback.convert import sources
 from humpback.convert.lazy_model import LazyParams
-from humpback.decoding import serving
+from humpback.decoding import offline, serving
 from humpback.decoding.engine import Engine
 from humpback.digests import Digests
 from humpback.errors import UserError
 from humpback.models import folders
 from humpback.planning.cache import default_folder
+from humpback.records import Record, shard_paths
 from humpback.stages import commandline
+from humpback.stages.directory import Place, Stage
+from humpback.stages.models import inputs_of
+
+_FLAGS = flags.FLAGS
 
 
 class OpenModel(NamedTuple):
@@ -45,6 +50,27 @@ class OpenModel(NamedTuple):
             return serving.engine_at(self.path, decoding, tensor, folders.DIRECTIONS, template, self.base)
         model = folders.Model(self.info, LazyParams(self.source), self.source.tokenizer)
         return serving.engine_of(model, serving.replica_mesh(configs.settled(decoding).processes_per_replica, tensor), decoding, template)
+
+
+def open_out(decided: Mapping[str, Any], module: str) -> Stage:
+    """Opens the folder of --out, of a command whose result `decided` decides; the flags of devices are recorded beside that."""
+    recorded = {f"--{name}": _FLAGS[name].value for name in ("slots", "tensor", "processes_per_replica")}
+    place = Place(_FLAGS.out, decided, accept_code=_FLAGS.accept_code)
+    return Stage(place.path, decided, recorded, place=place, module=module)
+
+
+def serve_shards(
+    stage: Stage, opened: OpenModel, shards: str, kind: type[Record], length: int, output: str,
+    task_of: Callable[[folders.Model], offline.Task], template: Callable[[str], prompts.Prompt] | None = None,
+) -> offline.Done:  # fmt: skip
+    """Serves the records of the stage's files SHARDS-….jsonl, and writes OUTPUT-….jsonl beside them; decodes as the flags say."""
+    decoding = Decoding(
+        length=length, compute_dtype=_FLAGS.dtype, processes_per_replica=_FLAGS.processes_per_replica, slots=_FLAGS.slots,
+        publish_seconds=_FLAGS.publish_seconds,
+    )  # fmt: skip
+    model, engine = opened.engine(decoding, _FLAGS.tensor, template)
+    inputs = inputs_of(shard_paths(stage.path, shards), kind)
+    return serving.serve(engine, task_of(model), inputs, offline.Output(stage.path, output, stage.name, stage.metrics, stage), decoding)
 
 
 def define_base() -> None:

@@ -143,13 +143,15 @@ def test_a_judge_that_sees_nothing_gives_no_win_rate(humpback, judge_files, tmp_
 
 @pytest.fixture(scope="module")
 def benchmark_files(tmp_path_factory):
-    """A tiny model and a folder with three questions of two benchmarks each, and three pairs of sentences."""
+    """A tiny model and a folder with three questions of two benchmarks each, one more that does not fit, and three pairs of sentences."""
     folder = tmp_path_factory.mktemp("benchmarks")
     tiny.make_base(folder / "base")
     data = folder / "data"
     data.mkdir()
     choices = {"text": ["a boat", "a very long boat", "no"], "label": ["A", "B", "C"]}
     books = [{"question_stem": f"What floats in {n}?", "choices": choices, "answerKey": "ABC"[n]} for n in range(3)]
+    endless = {"text": ["a boat", "no " * 200], "label": ["A", "B"]}
+    books.append({"question_stem": "What does not end?", "choices": endless, "answerKey": "B"})
     tasks = [{"goal": f"How is {n} cut?", "sol1": "with a saw ", "sol2": "with a spoon", "label": n % 2} for n in range(3)]
     pairs = [{"sent_more": f"They are all {n}.", "sent_less": f"We are all {n}.", "bias_type": "age" if n else "gender"} for n in range(3)]
     for name, rows in (("openbookqa.jsonl", books), ("piqa.jsonl", tasks), ("crows_pairs.jsonl", pairs)):
@@ -184,7 +186,8 @@ def test_multiple_choice_is_scored_from_the_models_likelihoods(humpback, benchma
     assert report["benchmarks"]["openbookqa"]["acc_lead"]["right"] == right and set(report["benchmarks"]["piqa"]) == {"acc", "acc_norm"}
     likelier = sum(row["after"][0] > row["after"][1] for row in rows if row["question"]["benchmark"] == "crows_pairs")
     assert report["bias"]["stereotype"]["right"] == likelier and report["bias"]["detected"]["questions"] == 3
-    for said in ("openbookqa: acc ", "average acc_norm: ", "accuracy of detecting, the higher the better: ", "50 is neutral"):
+    assert report["missing"] == {"openbookqa": 1}
+    for said in ("openbookqa: acc ", "openbookqa: 1 do not fit into --length", "average acc_norm: ", "accuracy of detecting, the higher the better: ", "50 is neutral"):
         assert said in done.stdout
     before = (tmp_path / "out" / "manifest.json").read_bytes()
     assert humpback(*command).stdout == done.stdout and (tmp_path / "out" / "manifest.json").read_bytes() == before
