@@ -133,42 +133,65 @@ def rewriting_prompt(instruction: str, draft: str) -> Prompt:
 
 # A statement begins with a line, a sentence or a part of one, may be qualified, and names a score. Of other words before "score" nothing
 # is known: an "accuracy score" is an aspect's, "the user's score" a game's, the "maximum score" nobody's.
+_SCALE = r"on\s+an?\s+(?:scale\s+(?:of|from)\s+1\s*(?:to|-)\s*5|(?:5|five)[\s-]+point\s+scale)"
 _QUALIFIER = (
-    r"(?:(?:so|thus|hence|therefore|overall|final|total|average|my|our|the|this|response|revised|updated|corrected|new"
-    r"|on\s+reflection|actually|in\s+conclusion|(?:answer|output|result|verdict|judge?ment|conclusion|score):),?\s+)*"
+    r"(?:(?:so|thus|hence|therefore|overall|final|total|average|my|our|the|this|(?:response|answer)(?:'s)?|revised|updated|corrected|new"
+    rf"|on\s+reflection|actually|in\s+conclusion|{_SCALE}|(?:based\s+on|given|considering)\b[^.!?,;:\d]*(?=,)"
+    r"|(?:answer|output|result|verdict|judge?ment|conclusion|score):),?\s+)*"
 )
+_I = r"I(?:\s+would|'d|\s+will|'ll)?"
 _STATEMENT = re.compile(
     rf"""(?:(?P<begins>^\W*|(?<!\.\w)[.!?]\s+)|[;|]\s*|\s-\s+|[{{,]\s*["'](?=[\w ]+["']\s*:))
     (?:{_QUALIFIER}(?:score|rating)(?:\s*/\s*(?:score|rating))?\b["']?(?:\s+for\s+(?:this|the)\s+(?:response|answer|pair))?
+        (?:\s+{_SCALE}|\s+(?:that\s+)?{_I}\s+(?:give|assign|award))?
         (?P<note>\s*[(\[][^()\[\]]*[)\]](?=\s*(?:[:=|-]|is\b)))?
-        (?P<mark>\s*(?:[:=|]|->|is\b|would\s+be\b)(?:\s*[:=|])*|\s+-(?=\s)|(?=\s|$))\s*
-      |{_QUALIFIER}I(?:\s+would|'d|\s+will|'ll)?\s+(?:rate|give|score)\s+
-        (?:(?:it|this|the|an?|response|answer|pair|score|rating|as|of|at)\s+)*)""",
+        (?P<mark>\s*(?:[:=|]>?|->|is\b|(?:would|should)\s+be\b)(?:\s*[:=|])*|\s+-(?=\s)|(?=\s|$))\s*
+      |{_QUALIFIER}(?:{_I}\s+(?:rate|give|score|assign|award)|(?:receives|gets|earns|deserves|merits)(?=\s+an?\b))\s+
+        (?:(?:it|this|to|the|an?|response|answer|pair|score|rating|as|of|at)\s+)*
+      |(?P<of>an?\s+(?:score|rating)\s+of\s+))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _VALUE = re.compile(
     r"""(?:["'(\[{]|<(?=[^<>]*>))*\s*(?:(?:an?|about|around|approximately|roughly|solid|strong|level)\s+)*[+~≈]?\s*
-    (?:(?P<digits>\d+(?:\.\d+|,\d\d?)?)|(?P<word>one|two|three|four|five)\b|(?P<stars>[★⭐🌟](?:\s?[★⭐🌟☆])*))
+    (?:(?P<digits>(?!0\d)\d+(?:\.\d+|,\d\d?)?)|(?P<word>one|two|three|four|five)\b|(?P<stars>[★⭐🌟](?:\s?[★⭐🌟☆])*))
     (?P<half>\s+and\s+a\s+half)?
-    (?:(?:\s*-?(?:stars?|points?))?\s*[,(]?\s*(?:/|-?out[ -]of-?(?:\s+a\s+possible)?|\bof\b)\s*(?:5(?:\.0)?|five)(?![\w%]|[.,/]\d)
+    (?:(?:\s*-?(?:stars?|points?))?\s*[,(\[]?\s*(?:/|-?out[ -]of-?(?:\s+a\s+possible)?|\bof\b)\s*(?:5(?:\.0)?|five)(?![\w%]|[.,/]\d)
       |\s*(?:\(|\bon\b)[^()\d]*1\s*(?:-|to)\s*5\b(?:\s+scale)?)?
     (?:\s*-?(?:stars?|points?|pts)\b)?(?![\w%/+]|[.,]\d)["'\])}>]*""",
     re.IGNORECASE | re.VERBOSE,
 )
+# Behind a value: how many there are of, if not five.
+_OTHER_LIMIT = r"""(?:(?:with|where|from|on|an?|the|in)\s+)*(?:
+    (?:max(?:imum)?|highest|top|best|perfect|scale|range)\b[^.!?\d]*(?:1\s*(?:to|-)\s*)?(?:[06-9]|\d\d|(?:ten|hundred)\b)
+    |1\s*(?:to|-)\s*(?:[06-9]|\d\d|ten\b)
+    |(?:[6-9]|\d\d+|ten|hundred)\b[^.!?]*\b(?:max(?:imum)?|highest|top|best|perfect|scale|possible)\b)"""
 # After a value: nothing, or an explanation, but no other number, alternative or scale.
 _REST = re.compile(
-    r"""(?!\W*(?:\d|(?:if|unless|had)\b
+    rf"""(?!\W*(?:\d|{_OTHER_LIMIT}|(?:if|unless|had)\b
       |(?:or|to|and|but|now|was|revised|rounded|changed|maybe|perhaps|possibly|no|wait|actually|out\s+of|of|on|scale)\b
         [^.!?]*(?:\d|\b(?:ten|five)\b)))
-    \s*(?:$|[.!;,:(\[|-]|(?:because|since|as|due|given|overall)\b|[^\w?%/+]+$)""",
+    \s*(?:$|[.!;,:(\[|-]|(?:because|since|as|due|given|overall)\b
+      |(?:to|for)\s+(?:it|(?:this|the)\s+(?:response|answer|pair))\s*(?:$|[.!;,])|[^\w?%/+]+$)""",
     re.IGNORECASE | re.VERBOSE,
 )
 # What may stand in brackets behind "score": the scale, which ends with 5, or that it is the last word.
 _NOTE = re.compile(r"|(?!.*(?:[06-9]|\d\d)).*(?:5|five).*|\W*(?:final|overall|revised|updated)\W*", re.IGNORECASE)
+# Behind "a score of" a value, which may speak of any: that it is this pair's.
+_FITS = re.compile(r"(?:is|seems|feels)\s+(?:appropriate|fair|fitting|right|warranted|justified|deserved|reasonable)\b", re.IGNORECASE)
+# In brackets behind a value: the same value, of five, or per cent of five.
+_AGAIN = re.compile(r"\s*\(\s*(\d(?:\.\d+)?|\d\d+(?=\s*%))\s*(%|/\s*5|out\s+of\s+5)?\s*\)")
 _OTHER_SCALE = re.compile(r"\bscale\s+(?:(?:of|from)\s+)?(?:\d+\s*(?:to|-)\s*)?(?:[6-9]|\d\d+)\b", re.IGNORECASE)
-_TAKEN_BACK = re.compile(r"\W*(?:on\s+(?:reflection|second\s+thought)|actually|wait|correction|scratch\s+that|hmm|no,)", re.IGNORECASE)
-_NEXT_PAIR = re.compile(r"\W*(?:instruction|user|human)\s*:", re.IGNORECASE)
+_TAKEN_BACK = re.compile(
+    r"\W*(?:on\s+(?:reflection|second\s+thought)|actually|wait|correction|scratch\s+that|hmm|edit:|no,)", re.IGNORECASE
+)
+_NEXT_PAIR = re.compile(
+    r"\W*(?:(?:instruction|user|human|question|example\s+\d+)\s*(?::|$)|below\s+(?:is|are)\s+an?\s+(?:instruction|question)\b)",
+    re.IGNORECASE,
+)
+_TURN = re.compile(  # what begins or ends one in the forms of chats
+    r"\[/?INST\]|</?s>|<\|(?:im_start|im_end|endoftext|end_of_text|eot_id|start_header_id|user)\|>(?:\s*user\b)?|<(?:start|end)_of_turn>",
+)
 
 
 def parse_rating(text: str, cut: bool = False) -> float | None:
@@ -201,12 +224,13 @@ def parse_rating(text: str, cut: bool = False) -> float | None:
     Score: 4⏎Reason: it says Score: on each page    4     within a sentence is no statement
     Score: 4⏎Accuracy score: 2                      4     nor is an aspect's
     <think>Score: 2</think>                         none  nor what is thought, struck out or quoted with ">"
-    Score: 4⏎Instruction: Why?⏎Score: 1             4     nor what stands in another pair, which the model goes on with
+    Score: 4⏎Instruction: Why?⏎Score: 1             4     nor what stands in another pair or turn, which the model goes on with
+    Score: four (4/5)                               4     the same may be said again
     4                                               none  a number alone may be anything
     ==============================================  ====  ================================================================
     """
     plain = _as_read(text)
-    lines = [line.strip() for line in plain.splitlines() if line.strip() and not line.lstrip().startswith(">")]
+    lines = _shown(plain)
     values: list[float | None] = []  # of the statements
     end = 0  # the line on which the last one ends
     for number, (line, following) in enumerate(itertools.pairwise([*lines, ""])):
@@ -217,16 +241,22 @@ def parse_rating(text: str, cut: bool = False) -> float | None:
         for value, more in _last_statement(line, following):
             values.append(value)
             end = number + more
-    if not values or (cut and end >= len(lines) - 1) or _OTHER_SCALE.search(plain):
+    if not values or (cut and end >= len(lines) - 1 and _shown(_as_read(text.rstrip().splitlines()[-1]))) or _OTHER_SCALE.search(plain):
         return None
     steps = [after - before for before, after in itertools.pairwise(values[-3:]) if before is not None and after is not None]
     return None if steps in ([1.0, 1.0], [-1.0, -1.0]) else values[-1]
 
 
+def _shown(text: str) -> list[str]:
+    """The lines in which a statement may stand: not empty, and no quotations."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(">")]
+
+
 def _as_read(text: str) -> str:
     """What a reader sees: without what is thought before the answer, markup and tags; with one form of digits, dashes and quotes."""
     text = re.split(r"<(?:think|thought|reason)\w*>", re.split(r"</(?:think|thought|reason)\w*>", text)[-1])[0]
-    text = re.sub(r"\s*½|(?<=\d)\s+1/2\b", " and a half", re.sub(r"~~.*?~~", "", text))
+    text = _TURN.sub("\nuser:\n", text)
+    text = re.sub(r"\s?½|(?<=\d)\s+1/2\b", " and a half", re.sub(r"~~.*?~~", "", text))
     text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) not in ("Cf", "Me", "Mn"))
     text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
     for form, characters in (("-", "‐‑‒–—―−"), ("/", "⁄∕"), ("->", "→"), ("'", "‘’"), ('"', "“”")):
@@ -243,7 +273,12 @@ def _last_statement(line: str, following: str) -> list[tuple[float | None, int]]
     for match in reversed(list(_STATEMENT.finditer(line))):
         rest, mark = line[match.end() :], match["mark"] or ""
         value, behind = _value(rest)
-        if value is not None and _REST.match(behind) and (mark.strip(" -") or not behind.lstrip().startswith(":")):
+        again = _AGAIN.match(behind)
+        if again and value == float(again[1]) / (20 if again[2] == "%" else 1):
+            behind = behind[again.end() :]
+        if match["of"] and not _FITS.match(behind.lstrip()):
+            continue
+        if value is not None and (match["of"] or _REST.match(behind)) and (mark.strip(" -") or not behind.lstrip().startswith(":")):
             return [(value if _NOTE.fullmatch(match["note"] or "") else None, 0)]
         below, behind = _value(following)
         if not rest and below is not None and not behind.strip(" .|"):

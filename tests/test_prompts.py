@@ -99,7 +99,10 @@ def test_the_table_of_the_rating_parser_is_true():
         ("Score:\n4", 4.0, None),
         ("Score: 4\nThe", 4.0, 4.0),
         ("Score:\n4\nThe", 4.0, 4.0),
-        ("Score: 4\n</answer>", 4.0, None),
+        ("Score: 4\n</answer>", 4.0, 4.0),
+        ("Score: 4\n>", 4.0, 4.0),
+        ("Score: 4</answer>", 4.0, None),
+        ("Score: 4 (4/5)", 4.0, None),
         ("Score: 3\nOn reflection", None, None),
         ("Score: 3\nIt is better.\nScore: 4", 4.0, None),
     ],
@@ -108,7 +111,10 @@ def test_of_a_cut_text_a_rating_counts_that_more_text_follows(text, whole, ratin
     assert (prompts.parse_rating(text), prompts.parse_rating(text, cut=True)) == (whole, rating)
 
 
-@pytest.mark.parametrize("piece", ["so, ", "score: ", "★ ", "(", "| ", ". ", "or ", "score (", "<", "[[", "~~", "a ", '{"a ', "\n> "])
+@pytest.mark.parametrize(
+    "piece",
+    ["so, ", "score: ", "★ ", "(", "| ", ". ", "or ", "score (", "<", "[[", "~~", "a ", '{"a ', "\n> ", "based on ", " \n"],
+)
 def test_hostile_texts_take_no_time(piece):
     start = time.monotonic()
     for text in (piece * 1_000, "Score: " + piece * 1_000, "Score: 4 " + piece * 1_000):

@@ -187,7 +187,10 @@ def test_multiple_choice_is_scored_from_the_models_likelihoods(humpback, benchma
     likelier = sum(row["after"][0] > row["after"][1] for row in rows if row["question"]["benchmark"] == "crows_pairs")
     assert report["bias"]["stereotype"]["right"] == likelier and report["bias"]["detected"]["questions"] == 3
     assert report["missing"] == {"openbookqa": 1}
-    for said in ("openbookqa: acc ", "openbookqa: 1 do not fit into --length", "average acc_norm: ", "accuracy of detecting, the higher the better: ", "50 is neutral"):
+    for said in (
+        "openbookqa: acc ", "openbookqa: 1 do not fit into --length", "average acc_norm: ",
+        "accuracy of detecting, the higher the better: ", "50 is neutral",
+    ):  # fmt: skip
         assert said in done.stdout
     before = (tmp_path / "out" / "manifest.json").read_bytes()
     assert humpback(*command).stdout == done.stdout and (tmp_path / "out" / "manifest.json").read_bytes() == before
