@@ -241,7 +241,9 @@ def parse_rating(text: str, cut: bool = False) -> float | None:
         for value, more in _last_statement(line, following):
             values.append(value)
             end = number + more
-    if not values or (cut and end >= len(lines) - 1 and _shown(_as_read(text.rstrip().splitlines()[-1]))) or _OTHER_SCALE.search(plain):
+    if cut and end >= len(lines) - 1 and _shown(_as_read(text.rstrip().splitlines()[-1])):
+        return None
+    if not values or _OTHER_SCALE.search(plain):
         return None
     steps = [after - before for before, after in itertools.pairwise(values[-3:]) if before is not None and after is not None]
     return None if steps in ([1.0, 1.0], [-1.0, -1.0]) else values[-1]

@@ -23,6 +23,7 @@ _TEXTS = (_PLAIN, Fields("prompt", ("completion",)), Fields("prompt", ("response
 _NAMES = {"instruction/input/output": "Alpaca", "instruction/output": "Alpaca", "instruction/context/response": "Dolly"}
 _CHATS = ("messages", "conversations")
 TREE = "Open Assistant's tree"
+_TURN_FIELDS = {"role", "content", "from", "value"}
 _USERS, _ASSISTANTS, _SYSTEMS = {"user", "human", "prompter"}, {"assistant", "gpt", "chatgpt", "bot", "model"}, {"system", "developer"}
 EXPECTED = (
     "expected the fields instruction and response (or output), prompt and completion or response, question and answer, messages, "
@@ -41,12 +42,14 @@ class Ambiguous(ValueError):
 
 
 class Found(NamedTuple):
-    """A record's pair, its form, the fields that were read, and how many turns of a chat were not, by kind."""
+    """A record's pair, its form, the fields that were read, how many turns of a chat were not, by kind, and which fields of its turns
+    ("messages.weight")."""
 
     pair: Pair
     form: str
     read: frozenset[str]
     turns: Mapping[str, int] = {}
+    unread: frozenset[str] = frozenset()
 
 
 def read_record(record: Any, single_reply: str = "drop", language: str = "en") -> Found | str:
@@ -70,7 +73,8 @@ def read_record(record: Any, single_reply: str = "drop", language: str = "en") -
             raise Ambiguous(f"its {first.form} and its {other.form} differ: {first.pair!r:.120} and {other.pair!r:.120}; leave out one")
     if any(map(half_surrogate, first.pair)):
         raise ValueError("half of a surrogate pair, which no UTF-8 can hold")
-    return first._replace(read=frozenset().union(*(one.read for one in found)))
+    read, unread = (frozenset().union(*parts) for parts in zip(*((one.read, one.unread) for one in found), strict=True))
+    return first._replace(read=read, unread=unread)
 
 
 def instruction_of(record: Mapping[str, Any], form: Fields = _PLAIN) -> str:
@@ -153,7 +157,7 @@ def _chat(turns: Any, name: str) -> Found:
     unread = Counter({"system turns": systems, "later turns": len(others) - systems})
     keys = {key for turn in turns if isinstance(turn, Mapping) for key in turn}
     form = "LIMA's conversations" if lima else "ShareGPT's conversations" if "from" in keys else name
-    return Found(Pair(*texts), form, frozenset([name]), +unread)
+    return Found(Pair(*texts), form, frozenset([name]), +unread, frozenset(f"{name}.{key}" for key in keys - _TURN_FIELDS))
 
 
 def _role(turn: Any, name: str) -> str:

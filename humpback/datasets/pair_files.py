@@ -63,7 +63,7 @@ class Reader:
             return None
         self.recognised[found.form] += 1
         self.turns.update(found.turns)
-        self.unread.update(key for key in record if key not in found.read and key not in known)
+        self.unread.update([*(key for key in record if key not in found.read and key not in known), *found.unread])
         return found.pair
 
     def bad(self, where: str, what: str) -> None:

@@ -94,6 +94,15 @@ def test_fields_that_are_not_read_are_counted_and_said(tmp_path: Path) -> None:
     assert said[1:] == [f"{source}: fields that are not read: 'category' (2 records), 'id' (1 records)"]
 
 
+def test_fields_of_turns_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    """A turn's `weight` of 0 says that it is not to be learned, which is not heeded."""
+    turns = [{"role": "user", "content": "Why?", "name": "bob"}, {"role": "assistant", "content": "Because.", "weight": 0}]
+    source, said = write(tmp_path / "s.jsonl", {"messages": turns}, {"messages": [{**turn, "content": "a"} for turn in turns]}), []
+    counts = read_pairs(source, say=said.append).unread
+    assert counts == {"messages.name": 2, "messages.weight": 2}
+    assert said[1] == f"{source}: fields that are not read: 'messages.name' (2 records), 'messages.weight' (2 records)"
+
+
 def test_where_no_pair_is_left_the_reasons_are_shown(tmp_path: Path) -> None:
     source = write(tmp_path / "s.jsonl", *[ALONE] * 8, json.loads(json.dumps(TREE).replace('"en"', '"de"')), b"{")
     with pytest.raises(UserError) as told:
