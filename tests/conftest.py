@@ -56,13 +56,19 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the long files to the front and marks them; the rest stays as it is."""
-    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
+    """Marks the long files and sorts them to the front; within a file, tests of one kind of compilation come together, since what is
+    compiled is forgotten between the kinds."""
     for item in items:
         if item.path.as_posix().endswith(LONG):
             item.add_marker("long")
         if item.path.parent.name in AS_A_USERS:
             item.add_marker("optimized")
+    files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+
+    def place(item: pytest.Item) -> tuple[bool, int, bool]:
+        return item.get_closest_marker("long") is None, files[item.path], item.get_closest_marker("optimized") is not None
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(tryfirst=True)
