@@ -9,6 +9,7 @@ from etils import epath
 
 from humpback import config as configs
 from humpback.corpus import readers, segments
+from humpback.decoding.answers import Generated
 from humpback.records import Candidate, Example, Judged, Probe, Rated, Segment, write_shards
 from humpback.review import agreement, labels, sample
 
@@ -129,7 +130,16 @@ def full(run: pathlib.Path) -> pathlib.Path:
 
 
 def _beside(run: pathlib.Path) -> None:
-    """Probes of the judge, labels by two people, and files of figures."""
+    """Probes of the judge, answers to held-out prompts, labels by two people, and files of figures."""
+    asked = [Example(f"{n:016x}", f"Which number is {n}? {HOSTILE}", f"{HOSTILE} It is {n}.", "seed", f"s:{n}") for n in (90, 91)]
+    for model in ("base", "0"):
+        said = [
+            Generated(pair.id, None, None, (f"{HOSTILE} {model} says {pair.id}.",), (end,), (-1.5,), 9, (n + 3,), f"{HOSTILE} {model} says "
+                      f"{pair.id}.", pair.instruction)
+            for n, (pair, end) in enumerate(zip(asked, ("stop", "length"), strict=True))
+        ][: 2 if model == "base" else 1]  # of the second model one prompt had no room
+        files = write_shards(run / f"answers-{model}", "prompts", asked, len(asked))
+        manifest(run / f"answers-{model}", {"in": 2}, files=[*files, *write_shards(run / f"answers-{model}", "generated", said, len(said))])
     probes = []
     for n in range(12):
         for kind, score in (("true", 3 + n % 3 / 2), ("swapped", 2 + n % 4 / 2), ("nonsense", 1 + n % 5 / 2)):
