@@ -1,7 +1,8 @@
 """`humpback review --workdir=RUN --reviewer=NAME`: blind labels, on a page that only this machine can open.
 
-Of candidates of a run; with --input and --baseline of two models' answers; with --rewrites of what a rewriter made. Every label is a file of its own, on disk before the next
-item is shown. Several people may label at once, each with a command and a name of their own; --static is for who cannot come here.
+Of candidates of a run; with --input and --baseline of two models' answers; with --rewrites of what a rewriter made. Every label is a
+file of its own, on disk before the next item is shown. Several people may label at once, each with a command and a name of their own;
+--static is for who cannot come here.
 """
 
 import functools

@@ -54,7 +54,8 @@ def _answer(run: Run, name: str) -> None:
     done = serve(engine, _task(run, model), inputs, output, decoding)
     _, cut = distributed.by_first(f"answers of {stage.path}", functools.partial(count_answers, stage.path))
     counts = {**done.counts, "answers cut": cut}
-    stage.finish(counts=counts, dropped=done.rejected, files=[*files, *done.files], tokens=done.tokens)
+    model_digest = f"sha256 {run.weights_digest(name)}"
+    stage.finish(counts=counts, dropped=done.rejected, files=[*files, *done.files], tokens=done.tokens, model=model_digest)
     what = f"prompts are not asked, as decoding.length = {run.cfg.decoding.length} has no room for them and {cfg.max_new_tokens} tokens"
     warn_of_many(stage.name, done.rejected.get(f"rejected: {TOO_LONG}", 0), done.counts["in"], what)
 

@@ -50,6 +50,11 @@ def example(one: Rated) -> Example:
     return Example(one.id, one.candidate.instruction, segment.text, "augmented", segment.url, one)
 
 
+def with_response(one: Example, text: str) -> Example:
+    """The same pair with another response, as a rewriter leaves it."""
+    return msgspec.structs.replace(one, response=text)
+
+
 def manifest(folder: pathlib.Path, counts: dict, config: dict | None = None, files: list[str] = (), **more) -> None:  # type: ignore[assignment]
     """A stage that is complete."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -84,6 +84,11 @@ def test_without_its_script_every_number_is_there(page):
         assert all(f"{row['threshold']:.2f} {row['kept']} {row['share']:.1%}" in texts for row in rows)
     for row in found["held_out"]["forward"][0]["models"]:
         assert f"{row['value']:.4f}" in texts and all(of["verdict"] in texts for of in row["against"].values())
+    for one in found["answers"]:
+        for model, said in one["models"].items():
+            told = f"{said['tokens']} tokens{', cut' if said['finish'] == 'length' else ''}" if said else "not asked, no room"
+            assert f"{'M' if model == 'base' else f'M_{model}'}: {told}" in texts and (not said or f"{model} says {one['id']}." in texts)
+    assert [one["models"]["0"] is None for one in found["answers"]] == [False, True]
     assert all(f"M_1: {told['2']:.2f}" in texts for told in found["examples"]["scores"].values() if told["2"] is not None)
 
 
