@@ -12,7 +12,9 @@ from etils import epath
 from humpback import config as configs
 from humpback import storage
 from humpback.commands import choose_answers, compare_answers
+from humpback.commands.generate import parse
 from humpback.commands.models import define_base
+from humpback.datasets import containers
 from humpback.datasets.multiple_choice import NAMES
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks, curation, diversity, scaling, winrate
@@ -52,10 +54,6 @@ class _Label(msgspec.Struct):
     stratum: str = ""
 
 
-class _Pair(msgspec.Struct):
-    instruction: str
-
-
 class _Stereotype(msgspec.Struct):
     type: str
     detected: bool | None = None
@@ -66,7 +64,8 @@ def define_flags() -> None:
     """The command's flags."""
     defaults = configs.Decoding()
     flags.DEFINE_enum("task", None, [*TASKS, _JUDGE, _BENCHMARKS], "what is computed", required=True)
-    flags.DEFINE_string("input", None, "JSON lines, or a JSON list; .gz is unpacked; benchmarks: the folder of their files", required=True)
+    what = "JSON lines or a JSON list, .gz too; diversity: pairs or prompts in any form; benchmarks: the folder of their files"
+    flags.DEFINE_string("input", None, what, required=True)
     flags.DEFINE_string("difficulty", None, "winrate: AlpacaEval's difficulties, a JSON list in the order of the prompts")
     flags.DEFINE_string("labels", None, "winrate: people's labels of some of the judge's wins and losses, which correct its share of wins")
     flags.DEFINE_string("out", None, "a file for the figures as JSON; judge, benchmarks: the folder to make")
@@ -105,7 +104,7 @@ def main() -> None:
         print(printable("\n".join([*choose_answers.show(report), *_bias_lines(report.get("bias", {}))])))
         return
     kind, compute = TASKS[values.task]
-    found, lines = compute(read_rows(values.input, kind))
+    found, lines = compute(_instructions(values.input) if kind is str else read_rows(values.input, kind))
     print(printable("\n".join(lines)))
     if values.out:
         storage.publish_json(values.out, found, replace=True)
@@ -131,6 +130,20 @@ def read_rows(path: str, kind: type[Any], flag: str = "input") -> list[Any]:
     if not read:
         raise UserError(f"--{flag}={path}: no row is in it")
     return read
+
+
+def _instructions(path: str) -> list[str]:
+    """What the records of a file or folder ask, in all forms that `humpback generate` takes. UserError for one that asks with no text."""
+    if not epath.Path(path).exists():
+        raise UserError(f"--input={path}: no such file")
+    found = []
+    for where, line in containers.numbered_records(path):
+        if not (turns := parse(line, where).turns):
+            raise UserError(f"{where}: asks with ids alone, where a text is needed")
+        found.append(turns[-1])
+    if not found:
+        raise UserError(f"--input={path}: no row is in it")
+    return found
 
 
 def _winrate(rows: Sequence[_Preference]) -> tuple[dict[str, Any], list[str]]:
@@ -217,8 +230,7 @@ def _curation(rows: Sequence[_Label]) -> tuple[dict[str, Any], list[str]]:
     return found, lines
 
 
-def _diversity(rows: Sequence[_Pair]) -> tuple[dict[str, Any], list[str]]:
-    texts = [row.instruction for row in rows]
+def _diversity(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     words = diversity.trigrams(texts)
     found: dict[str, Any] = {"trigrams": words}
     lines = [f"{len(texts)} instructions: {words['unique']} unique of {words['all']} word trigrams"]
@@ -253,6 +265,6 @@ TASKS: dict[str, tuple[type[Any], Callable[[Any], tuple[dict[str, Any], list[str
     "winrate": (_Preference, _winrate),
     "scaling": (_Point, _scaling),
     "curation": (_Label, _curation),
-    "diversity": (_Pair, _diversity),
+    "diversity": (str, _diversity),  # of texts that are asked, in any form
     "bias": (_Stereotype, _bias),
 }

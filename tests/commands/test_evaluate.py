@@ -72,6 +72,11 @@ def test_the_other_tasks(evaluate):
     assert code == 0 and "precision: 0.300" in said and "recall: 0.600" in said and figures["picked"] == 10
     code, said, _, figures = evaluate("diversity", [{"instruction": "Name the colours of the flag.", "response": "x"}] * 2)
     assert code == 0 and "4 unique of 8 word trigrams" in said and figures["trigrams"] == {"unique": 4, "all": 8}
+    asked = "Name the colours of the flag."
+    turns = [{"role": role, "content": asked} for role in ("user", "assistant")]
+    rows = [{"messages": turns}, {"question": asked}, {"conversations": [asked, "x"]}, {"prompt": asked}, {"prompt": asked, "completion": "x"}]
+    code, said, _, figures = evaluate("diversity", rows)
+    assert code == 0 and figures["trigrams"] == {"unique": 4, "all": 20}
     code, said, _, _ = evaluate("bias", [{"type": "age", "detected": True}, {"type": "age", "detected": False}])
     assert code == 0 and "accuracy of detecting, the higher the better: 50.00 % (1 of 2)" in said
 
@@ -84,6 +89,8 @@ def test_the_other_tasks(evaluate):
         ("winrate", '{"output_1": "a", "output_2": "b"}', "row 1: has neither preference nor raw_completion"),
         ("scaling", '{"examples": 1, "value": 2}\n{"examples": "x", "value": 2}', "row 2: Expected `float`, got `str`"),
         ("scaling", "\n", "no row is in it"),
+        ("diversity", '{"prompt": "a"}\n{"ids": [1]}', "in.jsonl:2: asks with ids alone"),
+        ("diversity", '{"a": 1}', "in.jsonl:1: must be an object with one of"),
         ("bias", '{"type": "age"}', "no row has detected or stereotype_likelier"),
     ],
 )
