@@ -74,8 +74,8 @@ def test_the_other_tasks(evaluate):
     assert code == 0 and "4 unique of 8 word trigrams" in said and figures["trigrams"] == {"unique": 4, "all": 8}
     asked = "Name the colours of the flag."
     turns = [{"role": role, "content": asked} for role in ("user", "assistant")]
-    rows = [{"messages": turns}, {"question": asked}, {"conversations": [asked, "x"]}, {"prompt": asked}, {"prompt": asked, "completion": "x"}]
-    code, said, _, figures = evaluate("diversity", rows)
+    rows = [{"messages": turns}, {"question": asked}, {"conversations": [asked, "x"]}, {"prompt": asked}]
+    code, said, _, figures = evaluate("diversity", [*rows, {"prompt": asked, "completion": "x"}])
     assert code == 0 and figures["trigrams"] == {"unique": 4, "all": 20}
     code, said, _, _ = evaluate("bias", [{"type": "age", "detected": True}, {"type": "age", "detected": False}])
     assert code == 0 and "accuracy of detecting, the higher the better: 50.00 % (1 of 2)" in said
