@@ -19,8 +19,10 @@ from humpback.datasets.multiple_choice import NAMES
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks, curation, diversity, scaling, winrate
 from humpback.progress import printable
+from humpback.report.numbers import drawn
 from humpback.stages.commandline import define_accept_code
 
+_PARSED = 2_000  # instructions whose verbs and nouns are looked for, at most: parsing takes long
 _JUDGE, _BENCHMARKS = "judge", "benchmarks"
 _NO_LENGTH_CONTROL = (
     "no length-controlled rate: --difficulty names no file. AlpacaEval's difficulties are not ours to ship (CC BY-NC 4.0); "
@@ -77,7 +79,7 @@ def define_flags() -> None:
     flags.DEFINE_string("baseline", None, "judge: the other answers, as AlpacaEval's model_outputs.json")
     flags.DEFINE_string("pairs", None, "judge: human pairs for its controls, as seed_pairs.source")
     flags.DEFINE_bool("force", False, "judge: a win rate, even by a judge that does not pass the controls")
-    flags.DEFINE_integer("seed", 0, "judge: of the drawing of controls", lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_integer("seed", 0, "of the drawing: judge, of controls; diversity, of a sample", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_integer("length", defaults.length, "judge, benchmarks: tokens of what is asked and all answers", lower_bound=64)
     flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "judge, benchmarks: what is computed in")
     flags.DEFINE_integer("slots", configs.ANYWHERE["slots"], "judge, benchmarks: sequences at once of a replica", lower_bound=4)
@@ -234,11 +236,13 @@ def _diversity(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     words = diversity.trigrams(texts)
     found: dict[str, Any] = {"trigrams": words}
     lines = [f"{len(texts)} instructions: {words['unique']} unique of {words['all']} word trigrams"]
+    places = sorted(drawn(flags.FLAGS.seed, "verbs and nouns", range(len(texts))).tolist()[:_PARSED])
     try:
-        found["verb_nouns"] = parsed = diversity.verb_nouns(texts)
+        found["verb_nouns"] = parsed = diversity.verb_nouns([texts[place] for place in places]) | {"of": len(texts)}
     except UserError as error:
         return found, [*lines, str(error)]
-    lines.append(f"verb and noun: {parsed['parsed']} of {parsed['texts']} instructions have them ({parsed['share']:.1%})")
+    by_chance = f"; drawn by chance from {len(texts):,}" if len(texts) > _PARSED else ""
+    lines.append(f"verb and noun: {parsed['parsed']} of {parsed['texts']} instructions have them ({parsed['share']:.1%})" + by_chance)
     return found, [*lines, *(f"  {pair['verb']} {pair['noun']}: {pair['count']}" for pair in parsed["pairs"][:20])]
 
 

@@ -3,12 +3,14 @@
 import functools
 import gzip
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from humpback.evaluation import winrate
+from humpback.commands import evaluate as command
+from humpback.evaluation import diversity, winrate
 from humpback.model import llama
 from humpback.models import folders
 from tests import tiny
@@ -197,3 +199,16 @@ def test_multiple_choice_is_scored_from_the_models_likelihoods(humpback, benchma
     assert humpback(*command).stdout == done.stdout and (tmp_path / "out" / "manifest.json").read_bytes() == before
     assert "not one of piqa" in humpback(*command, "--benchmarks=mmlu").stderr
     assert "--limit" in humpback(*command, "--limit=1").stderr
+
+
+def test_of_many_instructions_a_sample_is_parsed(monkeypatch):
+    """Another one for another seed, and all of 2,000."""
+    asked = []
+    parsed = {"parsed": 0, "share": 0.0, "pairs": []}
+    monkeypatch.setattr(diversity, "verb_nouns", lambda texts: asked.append(texts) or {"texts": len(texts), **parsed})
+    for seed, count in ((0, 2_001), (0, 2_001), (1, 2_001), (0, 2_000)):
+        monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(seed=seed)))
+        found, lines = command._diversity([f"Ask {n}." for n in range(count)])
+        assert found["verb_nouns"]["texts"] == len(asked[-1]) == 2_000 and found["verb_nouns"]["of"] == count
+        assert lines[-1].endswith("; drawn by chance from 2,001") == (count == 2_001)
+    assert asked[0] == asked[1] != asked[2] and asked[3] == [f"Ask {n}." for n in range(2_000)]

@@ -165,7 +165,7 @@ def _beside(run: pathlib.Path) -> None:
     rate = {"win_rate": 61.5, "standard_error": 2.25, "discrete": 61.0, "wins": 61, "losses": 38, "draws": 1, "n": 100, "missing": 4}
     fit = {"alpha": 6.95, "standard_error": None, "per_doubling": 4.817, "constant": -1.5, "points": 2}
     pairs = [{"verb": f"verb{n % 3}", "noun": f"noun{n}", "count": 9 - n} for n in range(5)]
-    parsed = {"texts": 50, "parsed": 35, "share": 0.7, "pairs": pairs}
+    parsed = {"texts": 50, "parsed": 35, "share": 0.7, "pairs": pairs, "of": 2_500}
     files = {
         "winrate": {"all": rate, "datasets": {"koala": rate | {"wins": 62}}}, "scaling": fit, "diversity-seed": {"verb_nouns": parsed},
     }  # fmt: skip
