@@ -22,9 +22,11 @@ def get_config(variant: str = "") -> config.Config:
     cfg.backward.length = 336  # one example a row with little padding
     cfg.forward_seed.length = cfg.forward.length = 304
     cfg.decoding.length = 640
+    cfg.answers.prompts, cfg.answers.max_new_tokens = 5, 128
     if variant == "ci":
         cfg.segments.limit = 12
         cfg.seed_pairs.held_out = 20  # of 34: a verdict needs so many
+        cfg.answers.prompts, cfg.answers.max_new_tokens = 2, 32
         cfg.backward.steps = cfg.forward_seed.steps = 3
         cfg.forward.steps = 1
     elif variant == "lora":

@@ -54,6 +54,10 @@ COMMANDS = {
     "rewrite": Command(
         "humpback.stages.rewrite", "make answers of the curated texts (--iteration=T), where rewrite.by says who", f"{_RUN} --iteration=1"
     ),
+    "answer": Command(
+        "humpback.stages.answers", "ask all models of a run the same held-out prompts, as many as answers.prompts says",
+        f"{_RUN} --config.answers.prompts=5",
+    ),
     "summary": Command("humpback.stages.summary", "summary.json and report.md of a run", _RUN),
     "report": Command("humpback.commands.report", "report.html of a run: what happened, for a browser", "--workdir=runs/demo"),
     "convert": Command(

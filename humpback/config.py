@@ -256,6 +256,16 @@ class Rewrite(Node):
 
 
 @dataclass
+class Answers(Node):
+    """The same held-out prompts, answered by M, M_0, M_1, …, for people to read (not the paper's)."""
+
+    prompts: int = setting(0, within(0, 50), "that all models answer, drawn by chance; 0: none, as each model is loaded once more for them")
+    temperature: float = setting(0.7, at_least(0), "the paper's of its answers, as the candidates'")
+    top_p: float = setting(0.9, SHARE, "the paper's, see temperature")
+    max_new_tokens: int = setting(256, at_least(1), "of an answer; what does not end by then is shown as cut")
+
+
+@dataclass
 class Decoding(Node):
     """How a model writes and rates; the first three fields are part of the result, the others only of the speed."""
 
@@ -311,6 +321,7 @@ class Config(Node):
     augment: Augment = part(Augment, "the candidates")
     curate: Curate = part(Curate, "what is kept of them")
     rewrite: Rewrite = part(Rewrite, "what becomes of their responses")
+    answers: Answers = part(Answers, "what people read of all models")
     decoding: Decoding = part(Decoding, "how models write and rate")
     mesh: Mesh = part(Mesh, "the devices")
 
@@ -449,7 +460,8 @@ def _check_together(config: Config) -> None:
         ft: Finetune = getattr(config, task)
         if ft.steps and ft.epochs:
             raise UserError(f"config field {task}.epochs: {ft.epochs:g} and {task}.steps={ft.steps} say different things; set one to 0")
-    for name in ("augment", "curate", *(["rewrite"] if config.rewrite.by else [])):
+    asked = {"augment": True, "curate": True, "rewrite": config.rewrite.by, "answers": config.answers.prompts}
+    for name in (name for name, wanted in asked.items() if wanted):
         new, length = getattr(config, name).max_new_tokens, config.decoding.length
         if new >= length:
             raise UserError(f"config field {name}.max_new_tokens: {new} leaves no room for a prompt in decoding.length = {length}")

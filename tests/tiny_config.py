@@ -20,6 +20,7 @@ def get_config() -> config.Config:
     cfg.curate.max_new_tokens = 16
     cfg.curate.select = "top_fraction"
     cfg.curate.fraction = 0.25
+    cfg.answers.prompts, cfg.answers.max_new_tokens = 2, 24
     cfg.decoding.length = 160  # two buckets for each prompt: a program is dear, and longer prompts are cut
     cfg.decoding.slots = 4
     cfg.decoding.compute_dtype = "float32"

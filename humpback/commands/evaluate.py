@@ -12,13 +12,17 @@ from etils import epath
 from humpback import config as configs
 from humpback import storage
 from humpback.commands import choose_answers, compare_answers
+from humpback.commands.generate import parse
 from humpback.commands.models import define_base
+from humpback.datasets import containers
 from humpback.datasets.multiple_choice import NAMES
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks, curation, diversity, scaling, winrate
 from humpback.progress import printable
+from humpback.report.numbers import drawn
 from humpback.stages.commandline import define_accept_code
 
+_PARSED = 2_000  # instructions whose verbs and nouns are looked for, at most: parsing takes long
 _JUDGE, _BENCHMARKS = "judge", "benchmarks"
 _NO_LENGTH_CONTROL = (
     "no length-controlled rate: --difficulty names no file. AlpacaEval's difficulties are not ours to ship (CC BY-NC 4.0); "
@@ -52,10 +56,6 @@ class _Label(msgspec.Struct):
     stratum: str = ""
 
 
-class _Pair(msgspec.Struct):
-    instruction: str
-
-
 class _Stereotype(msgspec.Struct):
     type: str
     detected: bool | None = None
@@ -66,7 +66,8 @@ def define_flags() -> None:
     """The command's flags."""
     defaults = configs.Decoding()
     flags.DEFINE_enum("task", None, [*TASKS, _JUDGE, _BENCHMARKS], "what is computed", required=True)
-    flags.DEFINE_string("input", None, "JSON lines, or a JSON list; .gz is unpacked; benchmarks: the folder of their files", required=True)
+    what = "JSON lines or a JSON list, .gz too; diversity: pairs or prompts in any form; benchmarks: the folder of their files"
+    flags.DEFINE_string("input", None, what, required=True)
     flags.DEFINE_string("difficulty", None, "winrate: AlpacaEval's difficulties, a JSON list in the order of the prompts")
     flags.DEFINE_string("labels", None, "winrate: people's labels of some of the judge's wins and losses, which correct its share of wins")
     flags.DEFINE_string("out", None, "a file for the figures as JSON; judge, benchmarks: the folder to make")
@@ -78,7 +79,7 @@ def define_flags() -> None:
     flags.DEFINE_string("baseline", None, "judge: the other answers, as AlpacaEval's model_outputs.json")
     flags.DEFINE_string("pairs", None, "judge: human pairs for its controls, as seed_pairs.source")
     flags.DEFINE_bool("force", False, "judge: a win rate, even by a judge that does not pass the controls")
-    flags.DEFINE_integer("seed", 0, "judge: of the drawing of controls", lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_integer("seed", 0, "of the drawing: judge, of controls; diversity, of a sample", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_integer("length", defaults.length, "judge, benchmarks: tokens of what is asked and all answers", lower_bound=64)
     flags.DEFINE_enum("dtype", defaults.compute_dtype, ["float32", "bfloat16"], "judge, benchmarks: what is computed in")
     flags.DEFINE_integer("slots", configs.ANYWHERE["slots"], "judge, benchmarks: sequences at once of a replica", lower_bound=4)
@@ -105,7 +106,7 @@ def main() -> None:
         print(printable("\n".join([*choose_answers.show(report), *_bias_lines(report.get("bias", {}))])))
         return
     kind, compute = TASKS[values.task]
-    found, lines = compute(read_rows(values.input, kind))
+    found, lines = compute(_instructions(values.input) if kind is str else read_rows(values.input, kind))
     print(printable("\n".join(lines)))
     if values.out:
         storage.publish_json(values.out, found, replace=True)
@@ -131,6 +132,20 @@ def read_rows(path: str, kind: type[Any], flag: str = "input") -> list[Any]:
     if not read:
         raise UserError(f"--{flag}={path}: no row is in it")
     return read
+
+
+def _instructions(path: str) -> list[str]:
+    """What the records of a file or folder ask, in all forms that `humpback generate` takes. UserError for one that asks with no text."""
+    if not epath.Path(path).exists():
+        raise UserError(f"--input={path}: no such file")
+    found = []
+    for where, line in containers.numbered_records(path):
+        if not (turns := parse(line, where).turns):
+            raise UserError(f"{where}: asks with ids alone, where a text is needed")
+        found.append(turns[-1])
+    if not found:
+        raise UserError(f"--input={path}: no row is in it")
+    return found
 
 
 def _winrate(rows: Sequence[_Preference]) -> tuple[dict[str, Any], list[str]]:
@@ -217,16 +232,17 @@ def _curation(rows: Sequence[_Label]) -> tuple[dict[str, Any], list[str]]:
     return found, lines
 
 
-def _diversity(rows: Sequence[_Pair]) -> tuple[dict[str, Any], list[str]]:
-    texts = [row.instruction for row in rows]
+def _diversity(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     words = diversity.trigrams(texts)
     found: dict[str, Any] = {"trigrams": words}
     lines = [f"{len(texts)} instructions: {words['unique']} unique of {words['all']} word trigrams"]
+    places = sorted(drawn(flags.FLAGS.seed, "verbs and nouns", range(len(texts))).tolist()[:_PARSED])
     try:
-        found["verb_nouns"] = parsed = diversity.verb_nouns(texts)
+        found["verb_nouns"] = parsed = diversity.verb_nouns([texts[place] for place in places]) | {"of": len(texts)}
     except UserError as error:
         return found, [*lines, str(error)]
-    lines.append(f"verb and noun: {parsed['parsed']} of {parsed['texts']} instructions have them ({parsed['share']:.1%})")
+    by_chance = f"; drawn by chance from {len(texts):,}" if len(texts) > _PARSED else ""
+    lines.append(f"verb and noun: {parsed['parsed']} of {parsed['texts']} instructions have them ({parsed['share']:.1%})" + by_chance)
     return found, [*lines, *(f"  {pair['verb']} {pair['noun']}: {pair['count']}" for pair in parsed["pairs"][:20])]
 
 
@@ -253,6 +269,6 @@ TASKS: dict[str, tuple[type[Any], Callable[[Any], tuple[dict[str, Any], list[str
     "winrate": (_Preference, _winrate),
     "scaling": (_Point, _scaling),
     "curation": (_Label, _curation),
-    "diversity": (_Pair, _diversity),
+    "diversity": (str, _diversity),  # of texts that are asked, in any form
     "bias": (_Stereotype, _bias),
 }

@@ -95,5 +95,6 @@ def _answers(source: epath.Path, out: epath.Path, options: dict[str, bool], lice
         "name": source.name, "license": licence, "options": options, "declared_languages": [],
         "made_from": {source.name: {"config": manifest["config"], "counts": manifest["counts"], "files": manifest["files"]}},
     }  # fmt: skip
-    make = functools.partial(rows.answer_rows, source, str(manifest["config"].get("--model", "")))
+    model = manifest["config"].get("--model") or manifest.get("model", "")  # of `generate`, or of a run's stage
+    make = functools.partial(rows.answer_rows, source, str(model))
     return dataset.write(out, make, rows.ANSWER_COLUMNS, about, options["drop_emails"], by_reference)

@@ -1,7 +1,8 @@
 """`humpback review --workdir=RUN --reviewer=NAME`: blind labels, on a page that only this machine can open.
 
-Of candidates of a run, or with --input and --baseline of two models' answers. Every label is a file of its own, on disk before the next
-item is shown. Several people may label at once, each with a command and a name of their own; --static is for who cannot come here.
+Of candidates of a run; with --input and --baseline of two models' answers; with --rewrites of what a rewriter made. Every label is a
+file of its own, on disk before the next item is shown. Several people may label at once, each with a command and a name of their own;
+--static is for who cannot come here.
 """
 
 import functools
@@ -17,6 +18,7 @@ from humpback.progress import printable
 from humpback.review import agreement, labels, page, sample
 from humpback.review.server import Server
 
+_FAITHFUL, _BETTER = "faithful", "better"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 
@@ -24,10 +26,12 @@ def define_flags() -> None:
     """The command's flags."""
     flags.DEFINE_string("workdir", None, "the run's directory; of answers any folder", required=True)
     flags.DEFINE_string("reviewer", "", "who labels: a name of letters, digits, - and _")
-    flags.DEFINE_integer("iteration", 1, "t of the ratings that the candidates are drawn from", lower_bound=1)
+    flags.DEFINE_integer("iteration", 1, "t of the ratings, or the rewritten responses, that are drawn from", lower_bound=1)
     flags.DEFINE_string("input", None, "answers of a model, to be labelled beside --baseline: instruction and output of each")
     flags.DEFINE_string("baseline", None, "the other answers, to the same instructions")
-    flags.DEFINE_string("name", "", "of a review of answers; default: answers")
+    what = "label rewritten-T: do the responses keep to their texts (faithful), or which of the two is the better answer (better)"
+    flags.DEFINE_enum("rewrites", None, [_FAITHFUL, _BETTER], what)
+    flags.DEFINE_string("name", "", "of a review of answers or rewrites; default: answers, or rewrites-faithful-T")
     flags.DEFINE_integer("count", 250, "items that are drawn when the review begins; the paper labelled 250", lower_bound=1)
     flags.DEFINE_integer("port", 0, "on 127.0.0.1; 0 takes a free one", lower_bound=0, upper_bound=65_535)
     flags.DEFINE_string("static", "", "write a file to this path, in which a colleague labels without this machine")
@@ -70,7 +74,10 @@ def _review_name() -> str:
     values = flags.FLAGS
     if (values.input is None) != (values.baseline is None):
         raise UserError("--input and --baseline go together: the two files of answers that are compared")
-    name = values.name or ("answers" if values.input is not None else str(values.iteration))
+    if values.rewrites and values.input is not None:
+        raise UserError("--rewrites and --input are of two reviews; give one of them")
+    by_default = f"rewrites-{values.rewrites}-{values.iteration}" if values.rewrites else str(values.iteration)
+    name = values.name or ("answers" if values.input is not None else by_default)
     if not _NAME.fullmatch(name) or (values.name and name.isdigit()):
         raise UserError(f"--name={name!r}: at most 32 letters, digits, - and _, and not digits alone, which are iterations")
     return name
@@ -81,9 +88,10 @@ def _sample(run: epath.Path, name: str) -> sample.Sample:
     values = flags.FLAGS
     file = run / "config.json"
     seed = int(storage.read_json(file).get("seed", 0)) if file.exists() else 0
-    if values.input is not None:
-        answers = _answers()
-        found = sample.of_answers(run, name, answers, values.count, seed)
+    if values.input is not None or values.rewrites:
+        answers = sample.rewrites(run, values.iteration, values.rewrites == _BETTER) if values.rewrites else _answers()
+        kind = sample.REWRITES if values.rewrites == _FAITHFUL else sample.ANSWERS
+        found = sample.of_answers(run, name, answers, values.count, seed, kind)
         if left := len(answers) - found.of:
             print(f"{left} of {len(answers)} pairs of answers are left out: equal, or no text that can be shown")
         return found

@@ -24,6 +24,7 @@ from humpback.locks import Maker
 from humpback.progress import Bar
 from humpback.watchdog import Watchdog
 
+TOO_LONG = "prompt too long"
 _KEYS_AT_ONCE = 512
 _SHOW_SECONDS = 1
 _METRICS_SECONDS = 10
@@ -137,7 +138,7 @@ def _encode(engine: Engine, task: Task, inputs: Inputs, position: int, record: A
     else:
         fits = ids is not None and engine.fits(ids, task.max_new)
     if not fits:
-        raise Unservable("prompt too long")
+        raise Unservable(TOO_LONG)
     return ids
 
 

@@ -57,6 +57,7 @@ class _VerbNouns(msgspec.Struct):
     parsed: int
     share: float
     pairs: list[_VerbNoun]
+    of: int = 0  # from how many the texts are drawn
 
 
 class _Diversity(msgspec.Struct):

@@ -76,6 +76,7 @@ def verbs(n: Numbers) -> Html | None:
                 rings.setdefault(pair["verb"], []).append((pair["noun"], pair["count"]))
             title = f"Verbs and nouns of {name or 'instructions'}"
             told = f"{title}: of {found['texts']:,} instructions {found['parsed']:,} have both ({percent(found['share'])})."
+            told += f" They are drawn by chance from {found['of']:,}." if found["of"] > found["texts"] else ""
             rows = [(pair["verb"], pair["noun"], pair["count"]) for pair in found["pairs"]]
             drawn = charts.sunburst(title, rings) if rings else None
             parts.append(join([drawn, tag("p", told), folded(table(("verb", "noun", "instructions"), rows, title))]))

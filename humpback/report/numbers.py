@@ -85,6 +85,7 @@ def collect(run: epath.Path) -> Found:
         "training": {name: _curve(run / name / "metrics") for name in done if name == "backward" or name.startswith("forward-")},
         "sites": sites,
         "time": {name: storage.read_json(run / name / "timing.json") for name in done if (run / name / "timing.json").exists()},
+        "answers": texts.answers(run, done),
         "trigrams": texts.trigrams(run, done, sets, lambda ids, purpose: drawn(seed, purpose, ids)),
     }
     examples, dropped, about = texts.examples(run, done, sets, scored, lambda ids, purpose: drawn(seed, purpose, ids))
@@ -105,8 +106,8 @@ def drawn(seed: int, purpose: str, ids: Sequence[int]) -> np.ndarray:
 
 def _stages(run: epath.Path) -> list[epath.Path]:
     """The complete stages in the order in which they are made."""
-    first = ["base", "seed", "segments", "backward", "candidates", "forward-0"]
-    kinds = ["ratings", "likelihood", "judge", "curated", "rewritten", "forward"]
+    first = ["base", "seed", "segments", "backward", "candidates", "forward-0", "answers-base", "answers-0"]
+    kinds = ["ratings", "likelihood", "judge", "curated", "rewritten", "forward", "answers"]
     found = [path for path in (run.iterdir() if run.is_dir() else ()) if (path / "manifest.json").exists()]
 
     def place(name: str) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""What a page shows of texts: unique trigrams and repeated instructions of samples of the same size, examples, and what was dropped."""
+"""What a page shows of texts: unique trigrams and repeated instructions of samples of the same size, examples, what was dropped, and what
+the models say to the same prompts."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -8,10 +9,12 @@ import numpy as np
 from etils import epath
 
 from humpback import storage
+from humpback.decoding.answers import NAME, Generated
 from humpback.decoding.parts import number_of
 from humpback.evaluation import diversity
 from humpback.records import Candidate, Example, Rated, read_shards
 
+PROMPTS = "prompts"  # of the pairs whose instructions all models are asked
 _SAMPLE = 10_000  # pairs of a set, at most
 _BYTES = 10_000_000  # of examples' texts
 _EXTREMES, _RANDOM, _OF_A_REASON, _FIRST_WORDS = 5, 10, 3, 10
@@ -130,3 +133,21 @@ def _samples(run: epath.Path) -> dict[str, list[dict[str, Any]]]:
     """What the segment stage kept of what it dropped, by reason."""
     file = run / "segments" / "samples.json"
     return storage.read_json(file) if file.exists() else {}
+
+
+def answers(run: epath.Path, done: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each prompt that models were asked, with a person's answer, and of each model what it said; null where the prompt had no room."""
+    stages = [name for name in done if name.partition("-")[0] == "answers"]
+    said = {name: {one.id: one for one in read_shards(run / name, NAME, Generated)} for name in stages if done[name]["counts"].get("in")}
+    asked = {pair.id: pair for name in said for pair in read_shards(run / name, PROMPTS, Example)}
+    return [
+        {
+            "id": pair.id, "instruction": pair.instruction, "people": pair.response,
+            "models": {name.removeprefix("answers-"): _said(of.get(pair.id)) for name, of in said.items()},
+        }
+        for pair in asked.values()
+    ]  # fmt: skip
+
+
+def _said(one: Generated | None) -> dict[str, Any] | None:
+    return None if one is None else {"text": one.output, "finish": one.finish[0], "tokens": one.output_tokens[0]}

@@ -164,6 +164,22 @@ def time(n: Numbers) -> Html | None:
     return table(("stage", "seconds", "tokens", "tokens/s", "devices"), rows, "Of all attempts of a stage")
 
 
+def answers(n: Numbers) -> Html | None:
+    """What each model says to the same held-out prompts, below what a person says."""
+    if not n["answers"]:
+        return None
+    shown = []
+    for one in n["answers"]:
+        parts = [_text(one["instruction"]), tag("p", "A person", class_="about"), _text(one["people"])]
+        for model, said in one["models"].items():
+            name = "M" if model == "base" else f"M_{model}"
+            told = "not asked, no room" if said is None else f"{said['tokens']:,} tokens{', cut' if said['finish'] == 'length' else ''}"
+            parts += [tag("p", f"{name}: {told}", class_="about"), _text(said and said["text"])]
+        shown.append(tag("article", parts))
+    about = "Instructions of held-out pairs, drawn by chance. All models are asked alike and draw by the same keys; one sample each."
+    return join([tag("p", about), *shown])
+
+
 # Name, view, and the command that makes what a view without numbers needs.
 VIEWS = (
     ("From pages to pairs", funnel, "humpback segment --config=CONFIG --workdir=RUN"),
@@ -184,7 +200,10 @@ VIEWS = (
     ("Time", time, _RUN),
 )
 # Behind the examples, which are the seventeenth.
-FURTHER = (("What each judge sees", measured.judges, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),)
+FURTHER = (
+    ("What each judge sees", measured.judges, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
+    ("The same prompts, model by model", answers, "humpback answer --config=CONFIG --workdir=RUN --config.answers.prompts=5"),
+)
 
 
 def dropped(found: Found) -> Html:

@@ -1,4 +1,5 @@
-"""What labels say: of those who gave them, and of the judges, beside whom they are (the paper's table 7), or of two models' answers."""
+"""What labels say: of those who gave them, and of the judges, beside whom they are (the paper's table 7), of two models' answers, or of
+what a rewriter made."""
 
 import itertools
 from collections import Counter
@@ -12,7 +13,7 @@ from humpback.errors import UserError
 from humpback.evaluation import curation, statistics, winrate
 from humpback.records import Rated, read_shards
 from humpback.review.labels import SKIP, Labels, reviewers, self_agreement
-from humpback.review.sample import CANDIDATES, FOLDER, Sample, read
+from humpback.review.sample import ANSWERS, CANDIDATES, FOLDER, Sample, read
 
 THRESHOLDS = tuple(quarter / 4 for quarter in range(4, 21))
 _PREFERENCES = {"model": 2.0, "baseline": 1.0, "tie": winrate.DRAW}
@@ -37,7 +38,10 @@ def agreement(run: epath.Path, name: str) -> dict[str, Any]:
         "reviewers": {reviewer: _reviewer(labels) for reviewer, labels in given.items()},
         "between": [_between(a, b, given) for a, b in itertools.combinations(given, 2)],
     }  # fmt: skip
-    found |= _of_candidates(run, sample, decided) if sample.kind == CANDIDATES else _of_answers(decided)
+    if sample.kind == CANDIDATES:
+        found |= _of_candidates(run, sample, decided)
+    else:
+        found |= _of_answers(decided) if sample.kind == ANSWERS else _of_rewrites(decided)
     storage.publish_json(path_of(run, name), found, replace=True)
     return found
 
@@ -117,6 +121,11 @@ def _of_answers(decided: Mapping[str, str]) -> dict[str, Any]:
     return {"win_rate": {**rate, "interval": [100 * end for end in interval]}}
 
 
+def _of_rewrites(decided: Mapping[str, str]) -> dict[str, Any]:
+    kept = sum(label == "yes" for label in decided.values())
+    return {"faithful": {"kept": kept, "of": len(decided), "interval": statistics.wilson(kept, len(decided))}}
+
+
 def told(found: Mapping[str, Any]) -> list[str]:
     """The figures as lines."""
     lines = [f"{found['labelled']} of {found['items']} items are labelled, {found['undecided']} of them without a majority"]
@@ -131,6 +140,9 @@ def told(found: Mapping[str, Any]) -> list[str]:
         rate = found["win_rate"]
         counts = f"{rate['wins']} wins, {rate['draws']} ties, {rate['losses']} losses"
         return [*lines, f"people prefer the model in {rate['win_rate']:.1f} % ({counts}){_within(rate['interval'], 1)}"]
+    if "faithful" in found:
+        kept, of, interval = (found["faithful"][key] for key in ("kept", "of", "interval"))
+        return [*lines, f"{kept} of {of} rewritten responses keep to their text, {kept / of:.3f}{_within(interval, 3)}"]
     if found["strata_without_label"]:
         strata = ", ".join(f"{stratum} ({size} candidates)" for stratum, size in found["strata_without_label"].items())
         lines.append(f"no label yet among the ratings {strata}: nothing below speaks of these")

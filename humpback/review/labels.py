@@ -8,12 +8,13 @@ from etils import epath
 
 from humpback import storage
 from humpback.errors import UserError
-from humpback.review.sample import ANSWERS, CANDIDATES, FOLDER, Sample, Shown, order
+from humpback.review.sample import ANSWERS, CANDIDATES, FOLDER, REWRITES, Sample, Shown, order
 
 SKIP = "skip"
 # What a label may be, and what a person gives where two answers stand beside each other, neither of which has a name.
-MEANINGS = {CANDIDATES: ("yes", "no", SKIP), ANSWERS: ("model", "baseline", "tie", SKIP)}
-GIVEN = {CANDIDATES: MEANINGS[CANDIDATES], ANSWERS: ("first", "second", "tie", SKIP)}
+_YES_NO = ("yes", "no", SKIP)
+MEANINGS = {CANDIDATES: _YES_NO, ANSWERS: ("model", "baseline", "tie", SKIP), REWRITES: _YES_NO}
+GIVEN = {CANDIDATES: _YES_NO, ANSWERS: ("first", "second", "tie", SKIP), REWRITES: _YES_NO}
 _REVIEWER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _FILE = re.compile(r"([0-9a-f]{16}(?:-again)?)\.(\d+)\.json")
 _MOST_BYTES = 10_000_000  # of a file that a colleague sends back

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from humpback.progress import printable
 from humpback.report.markup import Html, source_hash, tag
-from humpback.review.sample import ANSWERS, CANDIDATES, Sample, Shown
+from humpback.review.sample import ANSWERS, CANDIDATES, REWRITES, Sample, Shown
 
 STYLE = """
 :root{color-scheme:light dark}
@@ -65,12 +65,17 @@ STATIC_SCRIPT = """
 _QUESTIONS = {
     CANDIDATES: "Would this be a great answer to this instruction, from an assistant who wants to help?",
     ANSWERS: "Which answer to this instruction is better?",
+    REWRITES: "Does the answer keep to the text: does it state nothing that neither the text nor the instruction says?",
 }
 _BUTTONS = {
     CANDIDATES: (("yes", "y", "Yes, a good pair"), ("no", "n", "No"), ("skip", "s", "Skip")),
+    REWRITES: (("yes", "y", "Yes, it keeps to it"), ("no", "n", "No, it adds something"), ("skip", "s", "Skip")),
     ANSWERS: (("first", "1", "The first"), ("second", "2", "The second"), ("tie", "t", "Both alike"), ("skip", "s", "Skip")),
 }
-_HEADINGS = {CANDIDATES: ("Instruction", "Response"), ANSWERS: ("Instruction", "First answer", "Second answer")}
+_HEADINGS = {
+    CANDIDATES: ("Instruction", "Response"), ANSWERS: ("Instruction", "First answer", "Second answer"),
+    REWRITES: ("Instruction", "Text", "Answer made of it"),
+}  # fmt: skip
 
 
 def _policy(*scripts: str) -> str:

@@ -1,4 +1,5 @@
-"""What is labelled, drawn once: candidates from every stratum of their ratings, so that few labels say something about all, or answers."""
+"""What is labelled, drawn once: candidates from every stratum of their ratings, so that few labels say something about all; answers of
+two models; or rewritten responses beside the texts that they were made of."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,18 +11,19 @@ from etils import epath
 from humpback import keys, storage
 from humpback.errors import UserError
 from humpback.evaluation import statistics
-from humpback.records import Rated, Record, half_surrogate, read_shards
+from humpback.records import Rated, Record, Rewrite, half_surrogate, read_shards
 from humpback.rounding import ceil_div
 
 FOLDER = "review"
 CANDIDATES: Literal["candidates"] = "candidates"
 ANSWERS: Literal["answers"] = "answers"
+REWRITES: Literal["rewrites"] = "rewrites"
 _AGAIN = 10  # of so many items one is shown twice
-Answers = Mapping[str, tuple[str, str, str]]  # id → instruction, the model's answer, the baseline's
+Answers = Mapping[str, tuple[str, str, str]]  # id → instruction, the model's answer, the baseline's; or, of rewrites, text and answer
 
 
 class Item(Record, frozen=True):
-    """What is to be labelled: an instruction and one response, or the model's and the baseline's.
+    """What is to be labelled: an instruction and one response, or the model's and the baseline's, or a text and the answer made of it.
 
     weight: how many of all it stands for; stratum: a candidate's rating in half points.
     """
@@ -35,7 +37,7 @@ class Item(Record, frozen=True):
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that is labelled in a review. of: how many there are whom the items stand for; seed: of orders and sides."""
 
-    kind: Literal["candidates", "answers"]
+    kind: Literal["candidates", "answers", "rewrites"]
     seed: int
     of: int
     items: tuple[Item, ...]
@@ -93,7 +95,23 @@ def of_candidates(run: epath.Path, iteration: int, count: int, seed: int) -> Sam
     return _publish(run, str(iteration), Sample(CANDIDATES, seed, sum(map(len, strata.values())), items))
 
 
-def of_answers(run: epath.Path, name: str, answers: Answers, count: int, seed: int) -> Sample:
+def rewrites(run: epath.Path, iteration: int, compared: bool) -> Answers:
+    """The responses of rewritten-t/ that took a text's place. compared: as the model's answers, with the texts as the baseline's; otherwise
+    each behind its text. UserError when the stage is not complete."""
+    folder = run / f"rewritten-{iteration}"
+    if not (folder / "manifest.json").exists():
+        raise UserError(f"{folder}: not complete; `humpback rewrite --iteration={iteration}` makes it, where rewrite.by says who rewrites")
+    found = {}
+    for one in read_shards(folder, "rewrites", Rewrite):
+        if not one.reason:
+            texts = (one.example.response, one.draft) if compared else (one.draft, one.example.response)
+            found[one.id] = (one.example.instruction, *texts)
+    return found
+
+
+def of_answers(
+    run: epath.Path, name: str, answers: Answers, count: int, seed: int, kind: Literal["answers", "rewrites"] = ANSWERS
+) -> Sample:  # fmt: skip
     """The sample of answers to the same instructions, without equal ones, which no person need compare; what is there already stays.
 
     UserError when there is nothing to compare, or when the review was begun with other answers.
@@ -108,7 +126,7 @@ def of_answers(run: epath.Path, name: str, answers: Answers, count: int, seed: i
     drawn = sorted(_drawn(seed, f"review {name}", list(different), count))
     weight = len(different) / len(drawn)
     items = tuple(Item(i, different[i][0], different[i][1:], weight, "") for i in drawn)
-    return _publish(run, name, Sample(ANSWERS, seed, len(different), items))
+    return _publish(run, name, Sample(kind, seed, len(different), items))
 
 
 def _publish(run: epath.Path, name: str, made: Sample) -> Sample:

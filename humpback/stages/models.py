@@ -57,9 +57,9 @@ def stage_inputs(run: Run, name: str, kind: type) -> offline.Inputs:
     return inputs_of(shard_paths(run.workdir / name, name), kind)
 
 
-def inputs_of(paths: Sequence[storage.PathLike], kind: type) -> offline.Inputs:
+def inputs_of(paths: Sequence[storage.PathLike], kind: type, any_id: bool = False) -> offline.Inputs:
     """Records of a run's own files. Their places begin with the stage's folder: a run that is moved is the same."""
-    return offline.Inputs(paths, functools.partial(from_json, kind), id_of=id_of, read=placed_lines)
+    return offline.Inputs(paths, functools.partial(from_json, kind), id_of=id_of, any_id=any_id, read=placed_lines)
 
 
 def placed_lines(path: storage.PathLike) -> Iterator[tuple[str, str]]:

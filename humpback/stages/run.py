@@ -9,6 +9,7 @@ from humpback import distributed
 from humpback.model.sizes import SIZES
 from humpback.report.write import write
 from humpback.stages import commandline
+from humpback.stages.answers import answer
 from humpback.stages.augment import augment
 from humpback.stages.base import convert_base
 from humpback.stages.curate import check as check_rating
@@ -34,10 +35,12 @@ def run_all(run: Run, strict: bool = False) -> None:
     finetune(run, "backward")  # M_yx: response → instruction
     augment(run)  # A: one candidate instruction per segment, made once
     finetune(run, "forward", 0)  # M_0: the base on the seed alone
+    answer(run, 0)  # off unless answers.prompts says how many: held-out prompts to the base and M_0, for people to read
     for iteration in range(1, run.cfg.iterations + 1):
         curate_by(run, iteration)  # A^(t): M_{t-1} rates A, the best are kept; whether it sees anything is measured
         rewrite(run, iteration)  # off unless rewrite.by names who makes answers of A^(t)'s texts; what is not faithful stays
         finetune(run, "forward", iteration)  # M_t: the base, again, on seed and A^(t)
+        answer(run, iteration)  # the same prompts to M_t
     summarize(run)
     distributed.by_first("report", lambda: write(run.workdir) and None)
 

@@ -86,9 +86,9 @@ def _summarize(run: Run) -> dict[str, Any] | None:
 
 def stage_names(iterations: int) -> list[str]:
     """The folders of a run, in the order in which they are made."""
-    kinds = ("ratings", "likelihood", "judge", "curated", "rewritten", "forward")
+    kinds = ("ratings", "likelihood", "judge", "curated", "rewritten", "forward", "answers")
     rounds = [f"{kind}-{t}" for t in range(1, iterations + 1) for kind in kinds]
-    return ["base", "seed", "segments", "backward", "candidates", "forward-0", *rounds]
+    return ["base", "seed", "segments", "backward", "candidates", "forward-0", "answers-base", "answers-0", *rounds]
 
 
 class _Pairs:

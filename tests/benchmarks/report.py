@@ -63,17 +63,17 @@ def _chosen(rows: Callable[[], Iterable[Rated]], every: int) -> Iterator[Example
 def make(run: Path, count: int) -> None:
     """The run's folders."""
 
-    def put(stage: str, name: str, records: Callable[[], Iterable[Record]], counts: dict[str, int]) -> None:
-        files = dict.fromkeys(write_shards(run / stage, name, records(), sum(1 for _ in records())), "")
+    def put(stage: str, name: str, records: Callable[[], Iterable[Record]], counts: dict[str, int], number: int = 0) -> None:
+        files = dict.fromkeys(write_shards(run / stage, name, records(), number or sum(1 for _ in records())), "")
         manifest = {"config": {}, "config_sha256": "0" * 64, "counts": counts, "dropped": {}, "inputs": {}, "files": files}
         storage.publish_json(run / stage / "manifest.json", manifest)
         common.say(f"made {stage}")
 
-    put("candidates", "candidates", lambda: (one for one, _, _ in candidates(count)), {"out": count})
+    put("candidates", "candidates", lambda: (one for one, _, _ in candidates(count)), {"out": count}, count)
     for t in (1, 2):
         rows = functools.partial(_rated_rows, count, t, f"m{t - 1}")
         chosen = functools.partial(_chosen, rows, 1 if t == 2 else 12)
-        put(f"ratings-{t}", "ratings", rows, {"asked": count})
+        put(f"ratings-{t}", "ratings", rows, {"asked": count}, count)
         put(f"curated-{t}", "curated", chosen, {"selected": count if t == 2 else count // 12})
     seed = [Example(f"{n:016x}", f"What is the number {n}?", f"It is {n}.", "seed", f"s:{n}") for n in range(3_200)]
     put("seed", "seed", lambda: iter(seed), {"train": len(seed)})

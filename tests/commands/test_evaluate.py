@@ -3,12 +3,14 @@
 import functools
 import gzip
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from humpback.evaluation import winrate
+from humpback.commands import evaluate as command
+from humpback.evaluation import diversity, winrate
 from humpback.model import llama
 from humpback.models import folders
 from tests import tiny
@@ -72,6 +74,11 @@ def test_the_other_tasks(evaluate):
     assert code == 0 and "precision: 0.300" in said and "recall: 0.600" in said and figures["picked"] == 10
     code, said, _, figures = evaluate("diversity", [{"instruction": "Name the colours of the flag.", "response": "x"}] * 2)
     assert code == 0 and "4 unique of 8 word trigrams" in said and figures["trigrams"] == {"unique": 4, "all": 8}
+    asked = "Name the colours of the flag."
+    turns = [{"role": role, "content": asked} for role in ("user", "assistant")]
+    rows = [{"messages": turns}, {"question": asked}, {"conversations": [asked, "x"]}, {"prompt": asked}]
+    code, said, _, figures = evaluate("diversity", [*rows, {"prompt": asked, "completion": "x"}])
+    assert code == 0 and figures["trigrams"] == {"unique": 4, "all": 20}
     code, said, _, _ = evaluate("bias", [{"type": "age", "detected": True}, {"type": "age", "detected": False}])
     assert code == 0 and "accuracy of detecting, the higher the better: 50.00 % (1 of 2)" in said
 
@@ -84,6 +91,8 @@ def test_the_other_tasks(evaluate):
         ("winrate", '{"output_1": "a", "output_2": "b"}', "row 1: has neither preference nor raw_completion"),
         ("scaling", '{"examples": 1, "value": 2}\n{"examples": "x", "value": 2}', "row 2: Expected `float`, got `str`"),
         ("scaling", "\n", "no row is in it"),
+        ("diversity", '{"prompt": "a"}\n{"ids": [1]}', "in.jsonl:2: asks with ids alone"),
+        ("diversity", '{"a": 1}', "in.jsonl:1: must be an object with one of"),
         ("bias", '{"type": "age"}', "no row has detected or stereotype_likelier"),
     ],
 )
@@ -196,3 +205,16 @@ def test_multiple_choice_is_scored_from_the_models_likelihoods(humpback, benchma
     assert humpback(*command).stdout == done.stdout and (tmp_path / "out" / "manifest.json").read_bytes() == before
     assert "not one of piqa" in humpback(*command, "--benchmarks=mmlu").stderr
     assert "--limit" in humpback(*command, "--limit=1").stderr
+
+
+def test_of_many_instructions_a_sample_is_parsed(monkeypatch):
+    """Another one for another seed, and all of 2,000."""
+    asked = []
+    parsed = {"parsed": 0, "share": 0.0, "pairs": []}
+    monkeypatch.setattr(diversity, "verb_nouns", lambda texts: asked.append(texts) or {"texts": len(texts), **parsed})
+    for seed, count in ((0, 2_001), (0, 2_001), (1, 2_001), (0, 2_000)):
+        monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(seed=seed)))
+        found, lines = command._diversity([f"Ask {n}." for n in range(count)])
+        assert found["verb_nouns"]["texts"] == len(asked[-1]) == 2_000 and found["verb_nouns"]["of"] == count
+        assert lines[-1].endswith("; drawn by chance from 2,001") == (count == 2_001)
+    assert asked[0] == asked[1] != asked[2] and asked[3] == [f"Ask {n}." for n in range(2_000)]

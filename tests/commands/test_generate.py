@@ -9,6 +9,7 @@ import pytest
 
 from humpback import prompts
 from humpback.commands import generate
+from humpback.decoding import answers
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import Inputs, Unservable
 from humpback.errors import UserError
@@ -87,11 +88,11 @@ def test_of_a_pair_what_it_asks_is_the_prompt(row):
 
 
 def writer(direction="forward", template=prompts.forward_prompt, stops=()):
-    return generate.Writer(folders.Model(folders.ModelInfo(tiny.CONFIG, direction, "chatml"), {}, TOKENIZER), template, stops)
+    return answers.Writer(folders.Model(folders.ModelInfo(tiny.CONFIG, direction, "chatml"), {}, TOKENIZER), template, stops)
 
 
 def test_a_wrapped_prompt_is_that_of_inference_and_a_bare_one_is_itself():
-    asked = generate.PromptLine("1", "Why? <|im_end|>", None)
+    asked = answers.PromptLine("1", "Why? <|im_end|>", None)
     content = f"Why? <|im_end|> {prompts.SEED_TAG} {prompts.WEB_TAG}"
     prefix, suffix = prompts.WRAPPERS["chatml"]
     assert writer().encode(asked).tolist() == TOKENIZER.encode_wrapped(prefix, content, suffix)
@@ -102,11 +103,11 @@ def test_a_wrapped_prompt_is_that_of_inference_and_a_bare_one_is_itself():
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
-        (generate.PromptLine("1", " \n", None), "empty"),
-        (generate.PromptLine("1", "a \ud83d", None), "half of a surrogate pair"),
-        (generate.PromptLine("1", None, None, messages=(generate.Message("user", "\udc00"),)), "half of a surrogate pair"),
-        (generate.PromptLine("1", None, (1, 512)), "ids outside the vocabulary"),
-        (generate.PromptLine("1", None, (-1,)), "ids outside the vocabulary"),
+        (answers.PromptLine("1", " \n", None), "empty"),
+        (answers.PromptLine("1", "a \ud83d", None), "half of a surrogate pair"),
+        (answers.PromptLine("1", None, None, messages=(answers.Message("user", "\udc00"),)), "half of a surrogate pair"),
+        (answers.PromptLine("1", None, (1, 512)), "ids outside the vocabulary"),
+        (answers.PromptLine("1", None, (-1,)), "ids outside the vocabulary"),
     ],
 )
 def test_what_cannot_be_served(asked, reason):
@@ -118,7 +119,7 @@ def test_what_cannot_be_served(asked, reason):
 def test_every_prompt_fits_into_the_room_that_is_made(tmp_path, template):
     """Texts of which every byte is a token, and ids."""
     info = folders.ModelInfo(tiny.CONFIG, "forward", "chatml")
-    encode = generate.Writer(folders.Model(info, {}, TOKENIZER), template, ()).encode
+    encode = answers.Writer(folders.Model(info, {}, TOKENIZER), template, ()).encode
     for row in ({"prompt": "漢字" * 40}, {"prompt": "\x07\x08" * 90}, {"prompt": "x"}, {"ids": [3] * 300}):
         (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
         inputs = Inputs([tmp_path / "in.jsonl"], generate.parse, any_id=True)
@@ -140,7 +141,7 @@ def test_every_prompt_fits_into_the_room_that_is_made(tmp_path, template):
 def test_an_answer_ends_before_the_first_stop_string(text, stops, cut_text, finish):
     ids = TOKENIZER.encode(text)
     answer = Result("1", tuple(ids), tuple(-float(i) for i in range(1, len(ids) + 1)), "length")
-    shown, why, log_prob, tokens = generate.cut(TOKENIZER, answer, stops)
+    shown, why, log_prob, tokens = answers.cut(TOKENIZER, answer, stops)
     assert (shown, why) == (cut_text, finish)
     assert log_prob == -math.fsum(range(1, tokens + 1))
     kept = TOKENIZER.decode(ids[:tokens])

@@ -9,6 +9,7 @@ from etils import epath
 
 from humpback import config as configs
 from humpback.corpus import readers, segments
+from humpback.decoding.answers import Generated
 from humpback.records import Candidate, Example, Judged, Probe, Rated, Segment, write_shards
 from humpback.review import agreement, labels, sample
 
@@ -47,6 +48,11 @@ def example(one: Rated) -> Example:
     """A curated pair."""
     segment = one.candidate.segment
     return Example(one.id, one.candidate.instruction, segment.text, "augmented", segment.url, one)
+
+
+def with_response(one: Example, text: str) -> Example:
+    """The same pair with another response, as a rewriter leaves it."""
+    return msgspec.structs.replace(one, response=text)
 
 
 def manifest(folder: pathlib.Path, counts: dict, config: dict | None = None, files: list[str] = (), **more) -> None:  # type: ignore[assignment]
@@ -129,7 +135,16 @@ def full(run: pathlib.Path) -> pathlib.Path:
 
 
 def _beside(run: pathlib.Path) -> None:
-    """Probes of the judge, labels by two people, and files of figures."""
+    """Probes of the judge, answers to held-out prompts, labels by two people, and files of figures."""
+    asked = [Example(f"{n:016x}", f"Which number is {n}? {HOSTILE}", f"{HOSTILE} It is {n}.", "seed", f"s:{n}") for n in (90, 91)]
+    for model in ("base", "0"):
+        said = [
+            Generated(pair.id, None, None, (f"{HOSTILE} {model} says {pair.id}.",), (end,), (-1.5,), 9, (n + 3,), f"{HOSTILE} {model} says "
+                      f"{pair.id}.", pair.instruction)
+            for n, (pair, end) in enumerate(zip(asked, ("stop", "length"), strict=True))
+        ][: 2 if model == "base" else 1]  # of the second model one prompt had no room
+        files = write_shards(run / f"answers-{model}", "prompts", asked, len(asked))
+        manifest(run / f"answers-{model}", {"in": 2}, files=[*files, *write_shards(run / f"answers-{model}", "generated", said, len(said))])
     probes = []
     for n in range(12):
         for kind, score in (("true", 3 + n % 3 / 2), ("swapped", 2 + n % 4 / 2), ("nonsense", 1 + n % 5 / 2)):
@@ -150,7 +165,7 @@ def _beside(run: pathlib.Path) -> None:
     rate = {"win_rate": 61.5, "standard_error": 2.25, "discrete": 61.0, "wins": 61, "losses": 38, "draws": 1, "n": 100, "missing": 4}
     fit = {"alpha": 6.95, "standard_error": None, "per_doubling": 4.817, "constant": -1.5, "points": 2}
     pairs = [{"verb": f"verb{n % 3}", "noun": f"noun{n}", "count": 9 - n} for n in range(5)]
-    parsed = {"texts": 50, "parsed": 35, "share": 0.7, "pairs": pairs}
+    parsed = {"texts": 50, "parsed": 35, "share": 0.7, "pairs": pairs, "of": 2_500}
     files = {
         "winrate": {"all": rate, "datasets": {"koala": rate | {"wins": 62}}}, "scaling": fit, "diversity-seed": {"verb_nouns": parsed},
     }  # fmt: skip

@@ -35,13 +35,14 @@ def numbers(run):
         "judges": judges(run), "labels": {"2": labelled(run, scores)},
         "training": {name: curve(run / name) for name in ("backward", "forward-0")}, "sites": sites(curated[2]),
         "time": {name: json.loads((run / name / "timing.json").read_text()) for name in ("backward", "forward-0")},
-        "trigrams": trigrams(sets, seed), "examples": examples(candidates, scores, seed),
+        "answers": answers(run), "trigrams": trigrams(sets, seed), "examples": examples(candidates, scores, seed),
     }  # fmt: skip
 
 
 THRESHOLDS = [quarter / 4 for quarter in range(4, 21)]
 ROUND = ("ratings", "judge", "curated")
-STAGES = ("seed", "segments", "backward", "candidates", "forward-0", *(f"{kind}-{t}" for t in (1, 2) for kind in ROUND))
+FIRST = ("seed", "segments", "backward", "candidates", "forward-0", "answers-base", "answers-0")
+STAGES = (*FIRST, *(f"{kind}-{t}" for t in (1, 2) for kind in ROUND))
 
 
 def same(found, expected, place="numbers"):
@@ -189,6 +190,19 @@ def judges(run):
         "modes": {str(digit): sum(row.index(max(row)) + 1 == digit for row in digits) for digit in range(1, 6)},
     }  # fmt: skip
     return [{"iteration": 1, "score": "rubric", "seen": found}]
+
+
+def answers(run):
+    said = {model: {one["id"]: one for one in lines(run, f"answers-{model}", "generated")} for model in ("base", "0")}
+
+    def of(model, pair):
+        one = said[model].get(pair["id"])
+        return one and {"text": one["texts"][0], "finish": one["finish"][0], "tokens": one["output_tokens"][0]}
+
+    return [
+        {"id": one["id"], "instruction": one["instruction"], "people": one["response"], "models": {model: of(model, one) for model in said}}
+        for one in lines(run, "answers-0", "prompts")
+    ]
 
 
 def labelled(run, scores):

@@ -84,6 +84,11 @@ def test_without_its_script_every_number_is_there(page):
         assert all(f"{row['threshold']:.2f} {row['kept']} {row['share']:.1%}" in texts for row in rows)
     for row in found["held_out"]["forward"][0]["models"]:
         assert f"{row['value']:.4f}" in texts and all(of["verdict"] in texts for of in row["against"].values())
+    for one in found["answers"]:
+        for model, said in one["models"].items():
+            told = f"{said['tokens']} tokens{', cut' if said['finish'] == 'length' else ''}" if said else "not asked, no room"
+            assert f"{'M' if model == 'base' else f'M_{model}'}: {told}" in texts and (not said or f"{model} says {one['id']}." in texts)
+    assert [one["models"]["0"] is None for one in found["answers"]] == [False, True]
     assert all(f"M_1: {told['2']:.2f}" in texts for told in found["examples"]["scores"].values() if told["2"] is not None)
 
 
@@ -133,7 +138,7 @@ def test_what_is_not_there_names_its_command(tmp_path):
         write(tmp_path)
     a_run.make(tmp_path)
     texts = " ".join(Parsed(write(tmp_path).read_text()).texts)
-    assert texts.count("Not there yet") == 14
+    assert texts.count("Not there yet") == 15
     for command in {missing.split()[1] for _, _, missing in (*views.VIEWS, *views.FURTHER)}:
         assert command in COMMANDS
     assert "humpback augment --config=CONFIG --workdir=RUN" in texts

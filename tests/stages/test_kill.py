@@ -48,7 +48,7 @@ def test_second_call_does_nothing(inputs, undisturbed):
     workdir, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.parent != workdir}
     _, output = kills.finish(command(inputs, workdir))
-    assert output.count("done before") == 14
+    assert output.count("done before") == 18
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.parent != workdir}
 
 
@@ -66,10 +66,10 @@ def test_more_iterations_continue(inputs, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed[0], workdir)
     _, output = kills.finish(command(inputs, workdir, "--config.iterations=3"))
-    assert output.count("done before") == 14 and "forward-3: " in output
+    assert output.count("done before") == 18 and "forward-3: " in output
     found = compare.differences(workdir, undisturbed[0])
     assert {name.split("/")[0].split(":")[0] for name in found} == {
-        "config.json", "summary.json", "report.md", "ratings-3", "judge-3", "curated-3", "forward-3",
+        "config.json", "summary.json", "report.md", "ratings-3", "judge-3", "curated-3", "forward-3", "answers-3",
     }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """The whole loop for three iterations, its trainer and its engine stood in for by ones that write down what they are given.
 
 The table that this is compared with is the paper's, section 2 and figure 1: M_yx and every M_t begin from the base M; M_yx learns the
-seed reversed, M_0 the seed, M_t the seed and A^(t), which M_{t-1} has rated; A is written once, by M_yx.
+seed reversed, M_0 the seed, M_t the seed and A^(t), which M_{t-1} has rated; A is written once, by M_yx. Held-out prompts are answered by
+M and every M_t.
 """
 
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from humpback.decoding import serving
+from humpback.decoding.answers import Generated
 from humpback.decoding.engine import Result, Stats
 from humpback.model import llama
 from humpback.models import folders
@@ -71,13 +73,19 @@ TRAINED = [
     ("M_2", "M", "forward", sorted([*FORWARD, *((WEB_TAGGED.format(ASKED[name]), TEXTS[name]) for name in ("Bread", "Snow"))])),
     ("M_3", "M", "forward", sorted([*FORWARD, (WEB_TAGGED.format(ASKED["Whales"]), TEXTS["Whales"])])),
 ]
+TO_ANSWER = [BOTH_TAGGED.format(instruction) for instruction in HELD_OUT]
 TO_RATE_ALL = sorted(TO_RATE.format(ASKED[name], TEXTS[name]) for name in TEXTS)
 # Who is asked for what.
 SERVED = [
     ("M_yx", sorted(TO_WRITE.format(text) for text in TEXTS.values())),
+    ("M", TO_ANSWER),
+    ("M_0", TO_ANSWER),
     ("M_0", TO_RATE_ALL),
+    ("M_1", TO_ANSWER),
     ("M_1", TO_RATE_ALL),
+    ("M_2", TO_ANSWER),
     ("M_2", TO_RATE_ALL),
+    ("M_3", TO_ANSWER),
 ]
 # Who is measured, on what: the base once for each task.
 MEASURED = [
@@ -158,8 +166,11 @@ class Engine:
         for request in requests:
             prompt = self.tokenizer.decode(request.ids.tolist())
             self.asked.append(prompt)
-            [topic] = [topic for topic, text in TEXTS.items() if text in prompt]
-            answer = f"Score: {SCORES[self.name][topic]}" if self.name in SCORES else ASKED[topic]
+            if prompt in TO_ANSWER:
+                answer = f"{self.name} says Goethe."
+            else:
+                [topic] = [topic for topic, text in TEXTS.items() if text in prompt]
+                answer = f"Score: {SCORES[self.name][topic]}" if self.name in SCORES else ASKED[topic]
             yield Result(request.id, tuple(self.tokenizer.encode(answer)), (-1.0,), "stop")
 
 
@@ -214,6 +225,10 @@ def test_three_iterations_are_the_papers(folder, make_run, monkeypatch, capsys):
         assert {header: (r.score, r.model) for header, r in rated.items()} == {h: (SCORES[judge][h], log.digests[judge]) for h in TEXTS}
         made = {Example(segments[h].id, ASKED[h], TEXTS[h], "augmented", "page.html", rated[h]) for h in CURATED[t]}
         assert set(of(f"curated-{t}", "curated", Example)) == made
+
+    for folder, model in {"base": "M", **{str(t): f"M_{t}" for t in range(4)}}.items():
+        [made] = of(f"answers-{folder}", "generated", Generated)
+        assert (made.instruction, made.output) == ("Who wrote Faust?", f"{model} says Goethe.")
 
     report = (run.workdir / "report.md").read_text()
     shown = re.findall(r"header: ` (\w+) `", report)
