@@ -21,6 +21,14 @@ _get_options = compiler.get_compile_options
 _now_quick = False
 
 
+def share(folder: str) -> None:
+    """This process, and those that it starts, keep in a folder what took long to compile, and read what is there."""
+    values = {"compilation_cache_dir": folder, "persistent_cache_min_compile_time_secs": 0.1, "persistent_cache_enable_xla_caches": "none"}
+    for name, value in values.items():
+        os.environ[f"JAX_{name.upper()}"] = str(value)
+        jax.config.update(f"jax_{name}", value)
+
+
 def choose(quick: bool) -> None:
     """From now on programs are compiled so, here and in processes that are started; those of the other kind are forgotten."""
     global _now_quick

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -47,6 +49,14 @@ LONG = ("stages/test_kill.py", "training/test_pod.py", "decoding/test_offline_po
         "training/test_loop.py", "decoding/test_engine.py", "training/test_checkpoint.py", "launch/test_local_pod.py")  # fmt: skip
 # Folders that run apart from the suite, with all that users compile.
 AS_A_USERS = ("soak", "parity", "planning")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What any process of this run of the tests has compiled is read by all others: many tests need the same programs."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = tempfile.mkdtemp(prefix="humpback-programs-")
+        config.add_cleanup(lambda: shutil.rmtree(folder))
+        compilation.share(folder)
 
 
 @pytest.hookimpl(optionalhook=True)  # an environment without pytest-xdist runs some of the tests, too
