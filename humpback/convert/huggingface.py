@@ -175,8 +175,9 @@ def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[flo
     if kind == "default":
         return theta, None, 1.0, None
     if kind == "dynamic":
-        begins = rope.get("original_max_position_embeddings") or values.get("original_max_position_embeddings")
-        return theta, None, 1.0, None if begins is None else int(begins)
+        begins = "original_max_position_embeddings"
+        given = next((holder for holder in (rope, values) if holder.get(begins)), None)
+        return theta, None, 1.0, None if given is None else int(lazy_model.number(given, begins, f"{where}: {key}"))
     if kind == "linear":
         return theta, None, float(lazy_model.number(rope, "factor", f"{where}: {key}")), None
     if kind != "llama3":

@@ -67,6 +67,8 @@ class LlamaConfig:
             raise ValueError(f"LlamaConfig.head_dim must be even for rotary positions, not {self.head_dim}")
         if self.rope_factor < 1:
             raise ValueError(f"LlamaConfig.rope_factor must be at least 1, not {self.rope_factor}")
+        if self.rope_factor != 1 and self.rope_scaling is not None:
+            raise ValueError("LlamaConfig.rope_factor and rope_scaling are two ways to scale positions; only one can be set")
         if self.no_rope_every < 0:
             raise ValueError(f"LlamaConfig.no_rope_every must be at least 0, not {self.no_rope_every}")
 

@@ -51,9 +51,10 @@ def said():
     records: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: records.append(record.getMessage())
-    transformers.logging.add_handler(handler)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
     yield records
-    transformers.logging.remove_handler(handler)
+    logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize("name", CASES)
