@@ -169,7 +169,9 @@ def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer, ends: list[int])
 def _rope_scaling(cfg: LlamaConfig) -> dict[str, Any] | None:
     if cfg.rope_factor != 1:
         return {"rope_type": "linear", "factor": cfg.rope_factor}
-    return cfg.rope_scaling and {
+    if cfg.rope_scaling is None:
+        return None
+    return {
         "rope_type": "llama3",
         "factor": cfg.rope_scaling.factor,
         "low_freq_factor": cfg.rope_scaling.low_freq_factor,
