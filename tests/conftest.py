@@ -28,6 +28,15 @@ def test_data() -> pathlib.Path:
     return pathlib.Path(folder)
 
 
+@pytest.fixture(scope="session")
+def llama_cpp() -> pathlib.Path:
+    """The folder HUMPBACK_LLAMA_CPP names, which tests/golden/llama_cpp.py makes; the test is skipped without it."""
+    folder = os.environ.get("HUMPBACK_LLAMA_CPP")
+    if not folder:
+        pytest.skip("HUMPBACK_LLAMA_CPP is not set: it names the folder that tests/golden/llama_cpp.py makes")
+    return pathlib.Path(folder)
+
+
 @pytest.fixture(autouse=True)
 def no_locks() -> Iterator[None]:
     """What a test's runs hold is given up, or this process would go on renewing it."""

@@ -142,13 +142,6 @@ def _parts(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
 
 def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer, ends: list[int]) -> dict[str, Any]:
     """config.json in the spelling of transformers 4, which 5 reads as well."""
-    scaling = cfg.rope_scaling and {
-        "rope_type": "llama3",
-        "factor": cfg.rope_scaling.factor,
-        "low_freq_factor": cfg.rope_scaling.low_freq_factor,
-        "high_freq_factor": cfg.rope_scaling.high_freq_factor,
-        "original_max_position_embeddings": cfg.rope_scaling.original_max_position,
-    }
     return {
         **families.FAMILIES[families.name_of(cfg)].written,
         "vocab_size": cfg.vocab_size,
@@ -162,7 +155,7 @@ def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer, ends: list[int])
         "max_position_embeddings": cfg.max_positions,
         "rms_norm_eps": cfg.rms_eps,
         "rope_theta": cfg.rope_theta,
-        "rope_scaling": scaling,
+        "rope_scaling": _rope_scaling(cfg),
         "tie_word_embeddings": cfg.tied,
         "attention_bias": False,
         "mlp_bias": False,
@@ -170,6 +163,20 @@ def _config(cfg: LlamaConfig, dtype: str, tokenizer: Tokenizer, ends: list[int])
         "torch_dtype": dtype,
         "transformers_version": _WRITTEN_FOR,
         **_special_ids(tokenizer, ends),
+    }
+
+
+def _rope_scaling(cfg: LlamaConfig) -> dict[str, Any] | None:
+    if cfg.rope_factor != 1:
+        return {"rope_type": "linear", "factor": cfg.rope_factor}
+    if cfg.rope_scaling is None:
+        return None
+    return {
+        "rope_type": "llama3",
+        "factor": cfg.rope_scaling.factor,
+        "low_freq_factor": cfg.rope_scaling.low_freq_factor,
+        "high_freq_factor": cfg.rope_scaling.high_freq_factor,
+        "original_max_position_embeddings": cfg.rope_scaling.original_max_position,
     }
 
 

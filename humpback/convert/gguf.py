@@ -139,15 +139,14 @@ def _config(field: Field, tensors: dict[str, Any], path: str) -> LlamaConfig:
     for key, allowed in (
         ("rope.dimension_count", head_dim),
         ("attention.value_length", head_dim),
-        ("rope.scale_linear", 1.0),
-        ("rope.scaling.factor", 1.0),
         ("expert_count", 0),
     ):
         if number(key, allowed) != allowed:
             raise UserError(f"{path}: {family.gguf}.{key} is {number(key)}; only {allowed} is supported for this model")
-    scaling_type = field(f"{family.gguf}.rope.scaling.type", "none")
-    if scaling_type != "none":
-        raise UserError(f'{path}: {family.gguf}.rope.scaling.type is {scaling_type!r}; only "none" is supported')
+    factor = number("rope.scaling.factor", number("rope.scale_linear", 1.0))
+    scaling_type = field(f"{family.gguf}.rope.scaling.type", "linear")  # so does llama.cpp, and a factor of 1 is none
+    if scaling_type not in ("none", "linear"):
+        raise UserError(f'{path}: {family.gguf}.rope.scaling.type is {scaling_type!r}; supported are "none" and "linear"')
     positions, window = number("context_length"), number("attention.sliding_window", 0)
     tokens = field("tokenizer.ggml.tokens")
     theta = _decimal(number("rope.freq_base", 10000.0))
@@ -162,6 +161,7 @@ def _config(field: Field, tensors: dict[str, Any], path: str) -> LlamaConfig:
             d_ff=number("feed_forward_length"),
             rope_theta=theta,
             rope_scaling=_rope_scaling(tensors.get(_ROPE_FREQS), head_dim, theta, path),
+            rope_factor=_decimal(factor) if scaling_type == "linear" else 1.0,
             rms_eps=_decimal(number("attention.layer_norm_rms_epsilon")),
             tied="output.weight" not in tensors,
             max_positions=min(positions, window) if window else positions,

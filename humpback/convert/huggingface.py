@@ -41,7 +41,8 @@ def read_folder(path: str) -> LazyModel:
     names.check_names(wanted, [name for name in present if not (cfg.tied and name == _HEAD)], path, AGAIN)
     notes = [*chosen.notes]
     if cfg.max_positions < lazy_model.number(values, "max_position_embeddings", where, cfg.max_positions):
-        notes.append(f"attention sees a window of {cfg.max_positions} tokens; up to there it is exact, so more positions are not taken")
+        why = "attention sees a window, or positions are scaled anew"
+        notes.append(f"beyond {cfg.max_positions} tokens {why}; up to there all is exact, so more positions are not taken")
     for name, leaf in wanted.items():
         entry = files.tensors[name]
         if filling := names.check_shape(name, entry.shape, leaf, cfg, entry.file):
@@ -128,7 +129,7 @@ def _read_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
         return lazy_model.number(values, key, where, family.absent.get(key, default))
 
     heads, width, layers = number("num_attention_heads"), number("hidden_size"), number("num_hidden_layers")
-    theta, scaling = _read_rope(values, number("rope_theta", 10000.0), where)
+    theta, scaling, factor, original = _read_rope(values, number("rope_theta", 10000.0), where)
     positions, window = number("max_position_embeddings", 2048), families.window(values, family)
     try:
         return LlamaConfig(
@@ -141,9 +142,10 @@ def _read_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
             d_ff=number("intermediate_size"),
             rope_theta=theta,
             rope_scaling=scaling,
+            rope_factor=factor,
             rms_eps=float(number("rms_norm_eps", 1e-6)),
             tied=bool(values.get("tie_word_embeddings", False)),
-            max_positions=positions if window is None else min(positions, window),
+            max_positions=min(limit for limit in (positions, window, original) if limit is not None),
             no_rope_every=families.no_rope_every(values, family, layers, where),
             family=family.name,
             **family.traits,
@@ -152,8 +154,12 @@ def _read_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
         raise UserError(f"{where}: {error}") from error
 
 
-def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[float, RopeScaling | None]:
-    """theta and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
+def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[float, RopeScaling | None, float, int | None]:
+    """theta, Llama 3's scaling, what positions are divided by, and how many positions are exact where not all are (None: all).
+
+    From `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before). Dynamic scaling changes nothing up to where it
+    begins.
+    """
     key = "rope_parameters" if values.get("rope_parameters") else "rope_scaling"
     rope = values.get(key) or {}
     if not isinstance(rope, Mapping):
@@ -167,9 +173,15 @@ def _read_rope(values: Mapping[str, Any], theta: float, where: str) -> tuple[flo
         value = rope["partial_rotary_factor"]
         raise UserError(f"{where}: {key}.partial_rotary_factor is {value!r}; only 1.0 is supported")
     if kind == "default":
-        return theta, None
+        return theta, None, 1.0, None
+    if kind == "dynamic":
+        begins = "original_max_position_embeddings"
+        given = next((holder for holder in (rope, values) if holder.get(begins)), None)
+        return theta, None, 1.0, None if given is None else int(lazy_model.number(given, begins, f"{where}: {key}"))
+    if kind == "linear":
+        return theta, None, float(lazy_model.number(rope, "factor", f"{where}: {key}")), None
     if kind != "llama3":
-        raise UserError(f'{where}: {key} has the type {kind!r}; only "default" and "llama3" are supported')
+        raise UserError(f'{where}: {key} has the type {kind!r}; supported are "default", "llama3", "linear" and "dynamic"')
     fields = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     factor, low, high, original = (lazy_model.number(rope, field, f"{where}: {key}") for field in fields)
-    return theta, RopeScaling(float(factor), float(low), float(high), int(original))
+    return theta, RopeScaling(float(factor), float(low), float(high), int(original)), 1.0, None

@@ -37,8 +37,8 @@ class Branches(NamedTuple):
 
 
 def inverse_frequencies(cfg: LlamaConfig) -> np.ndarray:
-    """Returns the radians per position of the H/2 rotations, float32, with Llama 3's scaling where the config has it."""
-    freq = 1.0 / cfg.rope_theta ** (np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim)
+    """Returns the radians per position of the H/2 rotations, float32, with the config's scaling."""
+    freq = 1.0 / cfg.rope_theta ** (np.arange(0, cfg.head_dim, 2, dtype=np.float64) / cfg.head_dim) / cfg.rope_factor
     if (scaling := cfg.rope_scaling) is not None:
         wavelength = 2 * np.pi / freq
         # How far each wavelength lies between "slow, fully stretched" (0) and "fast, untouched" (1).

@@ -46,6 +46,7 @@ class LlamaConfig:
     d_ff: int  # F
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    rope_factor: float = 1.0  # what all positions are divided by ("linear" scaling)
     rms_eps: float = 1e-5
     tied: bool = False  # the head is the transposed embedding
     max_positions: int = 2048
@@ -64,6 +65,10 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"LlamaConfig.head_dim must be even for rotary positions, not {self.head_dim}")
+        if self.rope_factor < 1:
+            raise ValueError(f"LlamaConfig.rope_factor must be at least 1, not {self.rope_factor}")
+        if self.rope_factor != 1 and self.rope_scaling is not None:
+            raise ValueError("LlamaConfig.rope_factor and rope_scaling are two ways to scale positions; only one can be set")
         if self.no_rope_every < 0:
             raise ValueError(f"LlamaConfig.no_rope_every must be at least 0, not {self.no_rope_every}")
 

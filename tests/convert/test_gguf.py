@@ -78,6 +78,15 @@ def test_quantised_types_by_hand(tiny, tmp_path):
         assert gate.dtype == np.float32 and np.array_equal(gate.T, expected), name
 
 
+@pytest.mark.parametrize(
+    "fields", [{"rope.scaling.type": "linear", "rope.scaling.factor": 2.5}, {"rope.scaling.factor": 2.5}, {"rope.scale_linear": 2.5}]
+)
+def test_linear_scaling(tiny, tmp_path, fields):
+    cfg = tiny.config(rope_factor=2.5)
+    metadata = {f"llama.{key}": value for key, value in fields.items()}
+    assert _read(_write(tiny, tmp_path / "a.gguf", cfg, tiny.params(cfg), metadata))[0] == cfg
+
+
 def test_llama3_scaling_from_the_factors(tiny, tmp_path):
     scaling = RopeScaling(8.0, 1.0, 4.0, 8192)
     cfg = tiny.config(head_dim=16, rope_theta=500000.0, rope_scaling=scaling)
@@ -102,7 +111,7 @@ def test_llama3_scaling_from_the_factors(tiny, tmp_path):
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
         ({"llama.expert_count": 8}, "llama.expert_count is 8"),
         ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4"),
-                ({"llama.feed_forward_length": [14, 15]}, r"llama.feed_forward_length is \[14, 15\]"),
+        ({"llama.feed_forward_length": [14, 15]}, r"llama.feed_forward_length is \[14, 15\]"),
         ({"llama.attention.head_count_kv": 2}, "not a multiple of num_kv_heads"),
         ({"tokenizer.ggml.pre": "dbrx"}, "tokenizer.ggml.pre is 'dbrx'.*known: .*gpt-2"),
         ({"tokenizer.ggml.model": "t5"}, "tokenizer.ggml.model is 't5'"),

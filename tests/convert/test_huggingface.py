@@ -100,6 +100,14 @@ def test_both_spellings_of_rope(tiny, tmp_path):
     assert _read(tmp_path)[0] == cfg
     _change(tmp_path, rope_parameters={"rope_type": "default", "rope_theta": 7.0})
     assert _read(tmp_path)[0] == tiny.config(rope_theta=7.0)
+    _change(tmp_path, rope_parameters=None, rope_theta=12345.0, rope_scaling={"type": "linear", "factor": 4})
+    assert _read(tmp_path)[0] == tiny.config(rope_factor=4.0)
+    _change(tmp_path, rope_scaling={"type": "linear", "factor": 0.5})
+    with pytest.raises(UserError, match=r"config\.json: LlamaConfig\.rope_factor must be at least 1, not 0\.5"):
+        _read(tmp_path)
+    for begins, positions in ((None, 96), (64, 64)):  # up to where dynamic scaling begins nothing is scaled
+        _change(tmp_path, rope_scaling={"type": "dynamic", "factor": 4.0, "original_max_position_embeddings": begins})
+        assert _read(tmp_path)[0] == tiny.config(max_positions=positions)
 
 
 def test_defaults_of_absent_fields_are_transformers_own(tiny, tmp_path):
@@ -122,10 +130,10 @@ def test_defaults_of_absent_fields_are_transformers_own(tiny, tmp_path):
         ("quantization_config", {"quant_method": "gptq"}),
         ("architectures", ["MixtralForCausalLM"]),
         ("model_type", "mixtral"),
-        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("rope_scaling", {"type": "linear"}),
         ("rope_scaling", {"rope_type": "yarn", "factor": 2.0}),
         ("rope_scaling", {"rope_type": "llama3", "factor": 8.0}),
-        ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4}),
+        ("rope_parameters", {"rope_type": "longrope", "rope_theta": 1e4}),
         ("rope_theta", "many"),
         ("rope_parameters", {"rope_type": "default", "rope_theta": "many"}),
         ("hidden_size", None),

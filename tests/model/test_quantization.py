@@ -1,5 +1,6 @@
 """int8 weights: how a matrix is held, the products with it, and what they cost with real weights."""
 
+import dataclasses
 import functools
 import weakref
 from collections.abc import Mapping
@@ -45,10 +46,19 @@ def test_scales_are_split_as_the_outputs():
     assert isinstance(placed["final_norm"], jax.sharding.NamedSharding)
 
 
-@pytest.mark.parametrize("name", ["gqa_9_3_tied", "mha"])
+PRODUCTS = {
+    "gqa_9_3_tied": CASES["gqa_9_3_tied"],
+    "mha": CASES["mha"],
+    "qwen2": dataclasses.replace(CASES["mha"], qkv_bias=True),
+    "qwen3": dataclasses.replace(CASES["mha"], num_kv_heads=2, qk_norm=True),
+    "smollm3": dataclasses.replace(CASES["gqa_9_3_tied"], no_rope_every=2),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_products_are_those_of_the_rounded_weights(name):
     """Prefill and a step with int8 against the same with float32 weights of the values that int8 holds."""
-    cfg, params = CASES[name], make_params(name, CASES[name])
+    cfg, params = PRODUCTS[name], make_params(name, PRODUCTS[name])
     exact = llama.decoding_params(cfg, jax.tree.map(jnp.asarray, int8_cost.rounded(cfg, params)))
     int8 = quantization.quantize(llama.decoding_params(cfg, jax.tree.map(jnp.asarray, params)), jnp.float32)
     ids_BT, lengths_B = jnp.arange(24).reshape(2, 12), jnp.array([12, 5])

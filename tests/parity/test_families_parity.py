@@ -25,6 +25,8 @@ COMMON = {
 }  # fmt: skip
 # Family -> (class of the config, fields, longest sequence that is read).
 CASES = {
+    "llama_linear": ("LlamaConfig", {"head_dim": 10, "rope_theta": 777.0, "rope": {"rope_type": "linear", "factor": 2.5}}, 400),
+    "llama_dynamic": ("LlamaConfig", {"head_dim": 10, "rope_theta": 777.0, "rope": {"rope_type": "dynamic", "factor": 2.5}}, 400),
     "mistral": ("MistralConfig", {"head_dim": 10, "sliding_window": None, "rope_theta": 777.0}, 400),
     "mistral_window": ("MistralConfig", {"head_dim": 10, "sliding_window": 310, "rope_theta": 777.0}, 310),
     "qwen2": ("Qwen2Config", {"rope_theta": 12345.0, "use_sliding_window": False, "sliding_window": 7}, 400),
@@ -39,8 +41,8 @@ CASES = {
 def theirs(name):
     """The model by its own class, every number random, norms and biases among them."""
     kind, fields, _ = CASES[name]
-    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": fields["rope_theta"]}}
-    rest = {key: value for key, value in fields.items() if key != "rope_theta"}
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": fields["rope_theta"], **fields.get("rope", {})}}
+    rest = {key: value for key, value in fields.items() if key not in ("rope_theta", "rope")}
     config = getattr(transformers, kind)(**COMMON, **rest, **rope, pad_token_id=None, bos_token_id=None, eos_token_id=2)
     torch.manual_seed(len(name))
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(torch.float32).eval()

@@ -20,6 +20,7 @@ from humpback.convert import comparison, sources, tensorfiles
 from humpback.errors import UserError
 from humpback.model import llama
 from humpback.model.weights import LlamaConfig, RopeScaling, make_tree, stack_layers
+from humpback.models import folders
 from tests import hf_layout, tiny
 
 SCALING = RopeScaling(8.0, 1.0, 4.0, 64)
@@ -115,13 +116,23 @@ def test_the_first_llama_as_it_was_published(tmp_path, sentencepiece_model, shar
     assert opened.tokenizer.bos_id == 1 and ("tokenizer.model" in dict(sources.list_files(str(folder)))) is False
 
 
-def test_decapodas_spelling(tmp_path):
+def test_decapodas_spelling(tmp_path, sentencepiece_model):
     """LLaMAForCausalLM, frequencies of each layer in the files, names of special tokens that are empty."""
     cfg, params = model((4, 4))
     hf_layout.write_hf(tmp_path / "m", cfg, params, tiny.make_tokenizer())
     file = tmp_path / "m" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": ["LLaMAForCausalLM"]}))
-    same(sources.open_source(str(tmp_path / "m")).params(), params)
+    (tmp_path / "m" / "model.safetensors").unlink()
+    state = {name: torch.from_numpy(array) for name, array in hf_layout.hf_tensors(cfg, params).items()}
+    state |= {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.zeros(4) for i in range(cfg.num_layers)}
+    torch.save(state, tmp_path / "m" / "pytorch_model.bin")
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    (tmp_path / "m" / "tokenizer.model").write_bytes(sentencepiece_model)
+    (tmp_path / "m" / "tokenizer_config.json").write_text('{"bos_token": "", "eos_token": "", "unk_token": ""}')
+    (tmp_path / "m" / "special_tokens_map.json").write_text("{}")
+    opened = sources.open_source(str(tmp_path / "m"))
+    same(opened.params(), params)
+    assert (opened.tokenizer.bos_id, opened.tokenizer.eos_id) == (1, 2)
 
 
 def test_meta_llama_3(tmp_path):
@@ -227,6 +238,24 @@ def test_verify_by_transformers(tmp_path):
         results = [comparison.compare_outcomes(x, y, 1e-4) for x, y in zip(before, comparison.run_transformers(target, texts, 12))]
         assert all((result.apart <= 1e-4 and result.kl[1] < 1e-6 and result.greedy_differs is None) == is_same for result in results)
         assert all(len(result.top) == 10 for result in results)
+
+
+def test_verify_asks_autotokenizer(tmp_path):
+    """Ids of texts and of a chat, as transformers alone reads the folder."""
+    cfg, params = model()
+    folders.save_model(tmp_path / "m", folders.ModelInfo(cfg, "forward", "chatml"), params, tiny.make_tokenizer())
+    convert(str(tmp_path / "m"), str(tmp_path / "hf"), "huggingface")
+    source = sources.open_source(str(tmp_path / "m"))
+
+    def differences():
+        return list(comparison.compare_auto(source, sources.open_source(str(tmp_path / "hf")), ["How do I cut a mortise?"]))
+
+    assert differences() == []
+    file = tmp_path / "hf" / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "chat_template": config["chat_template"].replace("web", "net")}))
+    (line,) = differences()
+    assert line.startswith("the tokenizers differ from token") and "'chat: " in line and line.endswith("in transformers")
 
 
 def test_pickles_that_are_no_weights(tmp_path):
