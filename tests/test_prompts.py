@@ -1,13 +1,13 @@
 import json
 import pathlib
 import re
-import time
 
 import pytest
 
 from humpback import prompts
 from humpback.records import Example
 from humpback.stages import finetune
+from tests.timing import at_most
 
 
 def test_tags_are_the_papers_exact_strings():
@@ -116,10 +116,9 @@ def test_of_a_cut_text_a_rating_counts_that_more_text_follows(text, whole, ratin
     ["so, ", "score: ", "★ ", "(", "| ", ". ", "or ", "score (", "<", "[[", "~~", "a ", '{"a ', "\n> ", "based on ", " \n"],
 )
 def test_hostile_texts_take_no_time(piece):
-    start = time.monotonic()
-    for text in (piece * 1_000, "Score: " + piece * 1_000, "Score: 4 " + piece * 1_000):
-        prompts.parse_rating(text)
-    assert time.monotonic() - start < 1
+    with at_most(1):
+        for text in (piece * 1_000, "Score: " + piece * 1_000, "Score: 4 " + piece * 1_000):
+            prompts.parse_rating(text)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 import zlib
 
 import pytest
@@ -16,6 +15,7 @@ from humpback.corpus import warc
 from humpback.records import Page
 from tests.corpus import warcs
 from tests.corpus.warcs import HTML, chunked, encoded, http, record
+from tests.timing import at_most
 
 
 def read(data: bytes, folder: pathlib.Path) -> tuple[list[Page], list[str], list[str]]:
@@ -288,9 +288,8 @@ def test_hostile_headers_take_no_long_time(tmp_path: pathlib.Path) -> None:
     wrong = record(b"", length=10_000_000) * 5_000
     for data in (lines, wrong, b"WARC/1.0\nA\n" * 200_000, b"WARC/1.0\nWARC-A: a\n\n" + b"WARC-A: a\n\n" * 100_000):
         for tail in (b"", record(http())):
-            started = time.process_time()
-            read(data + tail, tmp_path)
-            assert time.process_time() - started < 4
+            with at_most(4):
+                read(data + tail, tmp_path)
 
 
 LARGE = """
@@ -321,7 +320,6 @@ def test_a_bomb_costs_nothing(tmp_path: pathlib.Path) -> None:
     compressor = zlib.compressobj(9, wbits=31)
     begin = compressor.compress(record(http()) + record(b"", length=10**15)[:-4]) + compressor.flush(zlib.Z_FULL_FLUSH)
     megabyte = compressor.compress(bytes(1 << 20)) + compressor.flush(zlib.Z_FULL_FLUSH)  # the same bytes each time
-    started = time.process_time()
-    pages, drops, warnings = read(begin + megabyte * 20_000, tmp_path)
-    assert time.process_time() - started < 5
+    with at_most(5):
+        pages, drops, warnings = read(begin + megabyte * 20_000, tmp_path)
     assert len(pages) == 1 and drops == ["too large"] and "too large after" in warnings[0]
