@@ -5,7 +5,6 @@
 Read the difference before you commit it: the figures follow from the few records of that run, and its tests work the small ones out.
 """
 
-import pathlib
 import tempfile
 
 from etils import epath
