@@ -163,7 +163,7 @@ def test_helpfull_lists_every_field_of_the_config(humpback):
     shown = " ".join(humpback("run", "--helpfull").stdout.split())
     for name, item, value in config.fields(config.Config()):
         assert f"--config.{name}={value} {item.metadata['reason']}" in shown
-    assert "--config.augment.top_p=0.9 the paper's (allowed: from 0 to 1) --config." in shown
+    assert "--config.augment.top_p=0.9 the paper's (allowed: above 0, at most 1) --config." in shown
 
 
 def test_version(humpback):
