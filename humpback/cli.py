@@ -105,6 +105,7 @@ _WAYS_OUT = {
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
     errno.EROFS: "nothing can be written there, as the file system is read-only; name another path",
+    errno.ENOENT: "no such file or folder, or none can be made there; name another path",
     errno.ENOTDIR: "a part of this path is a file and no folder; name another path",
     errno.EISDIR: "is a folder, where a file is meant; name another path",
     errno.ENAMETOOLONG: "the name is too long; name another path",
