@@ -126,7 +126,7 @@ def test_errors_of_the_file_system_are_told_with_their_place(number, monkeypatch
     monkeypatch.setattr(cli, "flags", SimpleNamespace(FLAGS={name: SimpleNamespace(value=None, present=0) for name in cli.PLACE_FLAGS}))
     monkeypatch.setattr(sys, "argv", ["humpback", "command"])
     with pytest.raises(UserError, match=r"^/x: .*; (name another path|free some space|give this user)"):
-        cli._run(Command, alone=False)
+        cli._run(Command, cli.Command("", "", ""))
 
 
 def test_who_closes_the_output_has_read_enough():
@@ -258,7 +258,7 @@ if {moment!r} == "while it works":
     work = types.ModuleType("work")
     work.define_flags = lambda: None
     work.main = lambda: (print("ready", flush=True), time.sleep(60))
-    cli.COMMANDS["work"] = cli.Command("work", "", "")
+    cli.COMMANDS["work"] = cli.COMMANDS["chat"]._replace(module="work")
     sys.modules["work"] = work
     start.use_huge_pages = lambda: None
 else:
@@ -272,6 +272,7 @@ start.main()
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and len(err.strip().splitlines()) == 1 and err.strip().startswith("humpback: Ctrl-C"), err
+    assert "continues" not in err, "chat saves nothing"
 
 
 def test_pages_whose_names_are_no_utf8(tmp_path, humpback):
