@@ -1,6 +1,5 @@
 """`humpback`: the flags that every command has, how it ends when it is stopped, and huge pages."""
 
-import errno
 import json
 import os
 import pathlib
