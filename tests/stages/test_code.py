@@ -55,7 +55,7 @@ def test_a_change_elsewhere_is_not(version):
 
 
 def test_the_text_of_a_module_is_written_out_here(version):
-    """Python 3.12 gives a function `type_params`, 3.13 leaves out of ast.dump what is empty, and a width in an f-string has had two forms."""
+    """Python 3.12 gives a function `type_params`, 3.13 leaves what is empty out of ast.dump; a width in an f-string has two forms."""
     version(humpback__other=b'def f(a, *, b=None) -> str:\n    return f"{a:<{b}} \xc3\xa9"\n')
     arguments = "args=arguments(args=[arg(arg='a')],kwonlyargs=[arg(arg='b')],kw_defaults=[Constant()])"
     width = "JoinedStr([Constant(value='<'),FormattedValue(value=Name(id='b',ctx=Load()),conversion=-1)])"
