@@ -32,12 +32,14 @@ from humpback.training.stopping import StopRequest, heed_preemption
 
 
 class Command(NamedTuple):
-    """Where a command's flags and main are, what it does, and a command line to begin with. alone: it waits for no other process."""
+    """Where a command's flags and main are, what it does, and a command line to begin with. alone: it waits for no other process.
+    resumes: what is done is saved meanwhile, and the same command goes on from it."""
 
     module: str
     does: str
     example: str
     alone: bool = False
+    resumes: bool = True
 
 
 _RUN = "--config=configs/demo.py --workdir=runs/demo"
@@ -66,7 +68,7 @@ COMMANDS = {
     ),
     "verify": Command(
         "humpback.commands.verify", "whether two models are the same, tensor by tensor and on texts",
-        "--source=runs/demo/forward-2 --target=humpback-135m",
+        "--source=runs/demo/forward-2 --target=humpback-135m", resumes=False,
     ),
     "generate": Command(
         "humpback.commands.generate", "a file of prompts through a model (resumable, any number of replicas)",
@@ -93,9 +95,9 @@ COMMANDS = {
     ),
     "doctor": Command(
         "humpback.commands.doctor", "whether JAX sees this machine's TPU; what is wrong, and the line that mends it", "--workdir=runs",
-        alone=True,
+        alone=True, resumes=False,
     ),
-    "chat": Command("humpback.commands.chat", "talk to a model", "--model=runs/demo/forward-2"),
+    "chat": Command("humpback.commands.chat", "talk to a model", "--model=runs/demo/forward-2", resumes=False),
 }  # fmt: skip
 EXIT_USER_ERROR = 2
 _NOBODY_READS = 141  # what a shell shows for SIGPIPE
@@ -109,6 +111,7 @@ _WAYS_OUT = {
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
     errno.EROFS: "nothing can be written there, as the file system is read-only; name another path",
+    errno.ENOENT: "no such file or folder, or none can be made there; name another path",
     errno.ENOTDIR: "a part of this path is a file and no folder; name another path",
     errno.EISDIR: "is a folder, where a file is meant; name another path",
     errno.ENAMETOOLONG: "the name is too long; name another path",
@@ -163,7 +166,7 @@ def _main() -> None:
         return
     try:
         sys.argv[2:] = with_config(sys.argv[2:], module)
-        app.run(lambda _: _run(module, COMMANDS[command].alone), argv=[f"humpback {command}", *sys.argv[2:]], flags_parser=_parse)
+        app.run(lambda _: _run(module, COMMANDS[command]), argv=[f"humpback {command}", *sys.argv[2:]], flags_parser=_parse)
     except distributed.PeersMissing as error:
         _fail(error, distributed.PEER_LOST)
     except UserError as error:
@@ -187,18 +190,18 @@ def _import(name: str):
     return module
 
 
-def _run(module, alone: bool) -> None:
+def _run(module, command: Command) -> None:
     logging.set_verbosity(logging.WARNING)
     os.environ |= place_variables({name: flags.FLAGS[name].value for name in PLACE_FLAGS})
     try:
-        with StopRequest() as stop:
+        with StopRequest(resumes=command.resumes) as stop:
             stop.nothing_to_save = True  # but what is published; a training says otherwise while it has more
             heed_preemption()
             given, configuration = _paths(), _configuration()
             credentials.refuse(configuration)  # before anything is written, or told to other processes
             paths.check(given)
             tpu_flags.set_flags(os.environ)
-            if not alone:
+            if not command.alone:
                 distributed.start(configuration)  # before anything asks JAX for its devices
             try:
                 module.main()

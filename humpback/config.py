@@ -18,7 +18,22 @@ from typing import Any
 
 from humpback import credentials, prompts
 from humpback.errors import UserError
-from humpback.rules import CHECKED, ENDPOINT, LANGUAGE, OPENED, SETS, SHARE, Rule, above, anything, at_least, below, one_of, within
+from humpback.rules import (
+    CHECKED,
+    ENDPOINT,
+    LANGUAGE,
+    OPENED,
+    SETS,
+    SHARE,
+    SOME_SHARE,
+    Rule,
+    above,
+    anything,
+    at_least,
+    below,
+    one_of,
+    within,
+)
 
 DEVICE = "device"  # what a field says whose type follows the devices at hand
 DTYPE = Rule(
@@ -35,7 +50,8 @@ MODES = (
 FOUND = 0  # what a field says that the run finds for itself, on the devices at hand
 AXIS = Rule(lambda value: value >= -1, f"at least 1, -1 for what is left over, or {FOUND}: found for the devices at hand")
 FOUND_REMAT = "found"
-MOST_EXAMPLES = 2_047  # of a step: dropout numbers tokens in 31 bits, of which an example has 20
+# Dropout numbers the tokens of a step in 31 bits, of which an example has 20.
+MOST_EXAMPLES, MOST_TOKENS = 2_047, 1 << 20
 
 
 def found_or_at_least(low: int) -> Rule:
@@ -120,7 +136,7 @@ class Segments(Node):
     repeat_ngram: int = setting(3, at_least(1), "words")
     repeat_jaccard: float = setting(0.5, SHARE, "between any two sentences of at least repeat_min_words")
     repeat_min_words: int = setting(5, at_least(1), "of a sentence that is compared")
-    near_jaccard: float = setting(0.8, SHARE, "word 5-grams in common that make two segments near-duplicates")
+    near_jaccard: float = setting(0.8, SOME_SHARE, "word 5-grams in common that make two segments near-duplicates")
     contamination: str = setting(
         "", OPENED, "files of evaluation prompts, comma-separated: a segment that shares 13 words in a row with one is dropped"
     )
@@ -159,7 +175,7 @@ class Finetune(Node):
     """One training from the base (section 3.1)."""
 
     length: int = setting(
-        2_048, at_least(8), "tokens of an example, and of the longest rows: shorter ones are taken where fewer places are idle so"
+        2_048, within(8, MOST_TOKENS), "tokens of an example, and of the longest rows; they are shorter where that leaves fewer places idle"
     )
     batch: int = setting(0, within(0, MOST_EXAMPLES), "examples in a step; 0 takes the paper's table by number of examples")
     steps: int = setting(0, at_least(0), "updates; 0 takes the epochs, or the paper's table by number of examples")
@@ -217,7 +233,7 @@ class Augment(Node):
     """The backward model writes one instruction per segment (section 2.1)."""
 
     temperature: float = setting(0.7, at_least(0), "the paper's")
-    top_p: float = setting(0.9, SHARE, "the paper's")
+    top_p: float = setting(0.9, SOME_SHARE, "the paper's")
     candidates: int = setting(1, at_least(1), "instructions for each segment, of which the best by the score counts; the paper's is one")
     echo_words: int = setting(8, at_least(0), "in a row, of the segment or the request: so many make an echo, which is not rated; 0: never")
     max_new_tokens: int = setting(256, at_least(1), "the paper is silent; its candidates are 352 ± 134 characters")
@@ -233,14 +249,14 @@ class Curate(Node):
     beside: str = setting("", one_of("", "expected", "likelihood"), "a further score that chooses nothing, for the report")
     samples: int = setting(1, at_least(1), "ratings of a candidate, whose mean counts")
     temperature: float = setting(0.7, at_least(0), "the paper is silent on ratings: the candidates'")
-    top_p: float = setting(0.9, SHARE, "the candidates', see temperature")
+    top_p: float = setting(0.9, SOME_SHARE, "the candidates', see temperature")
     max_new_tokens: int = setting(256, at_least(1), "of a rating: a brief reasoning and the line with the score")
     rubric_file: str = setting("", OPENED, "another rubric's text; empty: prompts.RUBRIC")
     judge: str = setting("", ENDPOINT, "who rates: empty, M_{t-1}, the paper's; or an OpenAI-compatible endpoint, https://HOST/v1")
     judge_model: str = setting("", CHECKED, "the endpoint's name of the model that rates")
     select: str = setting("threshold", one_of("threshold", "top_fraction"), "or `top_fraction`, for judges that are not calibrated")
     threshold: float = setting(4.5, within(1, 5), "A_5; 4.0 is A_4")
-    fraction: float = setting(0.0833, SHARE, "41,821 of 502,133, the paper's own")
+    fraction: float = setting(0.0833, SOME_SHARE, "41,821 of 502,133, the paper's own")
 
 
 @dataclass
@@ -251,7 +267,7 @@ class Rewrite(Node):
         "", one_of("", "base", "forward"), "who rewrites: M, where it is a chat model, or M_{t-1}; empty: nobody, the paper's"
     )
     temperature: float = setting(0.7, at_least(0), "the candidates'")
-    top_p: float = setting(0.9, SHARE, "the candidates', see temperature")
+    top_p: float = setting(0.9, SOME_SHARE, "the candidates', see temperature")
     max_new_tokens: int = setting(1_024, at_least(1), "more than the longest segment's; a rewriting that does not end is dropped")
 
 
@@ -297,7 +313,7 @@ class Decoding(Node):
 @dataclass
 class Mesh(Node):
     """How many devices share what in training. Nothing given: what is soonest done on TPUs; elsewhere, and beside what is given, 1, -1
-    and 1."""
+    and 1, or three times 1 beside a -1."""
 
     data: int = setting(FOUND, AXIS, "copies of the model, which share the rows of a batch", recorded=True)
     fsdp: int = setting(FOUND, AXIS, "devices that share the rows and the weights", recorded=True)
@@ -347,8 +363,9 @@ def is_given(mesh: Mesh) -> bool:
 
 
 def settled_mesh(mesh: Mesh) -> Mesh:
-    """Puts what it is where nothing is found in place of FOUND: one copy, all devices share the weights."""
-    return Mesh(data=mesh.data or 1, fsdp=mesh.fsdp or -1, tensor=mesh.tensor or 1)
+    """Puts what it is where nothing is found in place of FOUND: one copy, all devices that no other axis takes share the weights."""
+    left = 1 if -1 in (mesh.data, mesh.tensor) else -1
+    return Mesh(data=mesh.data or 1, fsdp=mesh.fsdp or left, tensor=mesh.tensor or 1)
 
 
 def settled_remat(remat: str) -> str:
@@ -460,6 +477,8 @@ def _check_together(config: Config) -> None:
         ft: Finetune = getattr(config, task)
         if ft.steps and ft.epochs:
             raise UserError(f"config field {task}.epochs: {ft.epochs:g} and {task}.steps={ft.steps} say different things; set one to 0")
+    if len(left := [f"mesh.{name}" for name, size in leaves(config.mesh) if size == -1]) > 1:
+        raise UserError(f"config field {left[0]}: -1 is what is left over, and {left[1]} is -1, too; only one of them can be")
     asked = {"augment": True, "curate": True, "rewrite": config.rewrite.by, "answers": config.answers.prompts}
     for name in (name for name, wanted in asked.items() if wanted):
         new, length = getattr(config, name).max_new_tokens, config.decoding.length

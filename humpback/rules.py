@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from humpback import languages
+
 
 class Rule(NamedTuple):
     """Says which values a field may have, to the code and, after "it must be", in an error."""
@@ -49,7 +51,8 @@ def _names_sources(given: str) -> bool:
 
 
 SHARE = within(0, 1)
-LANGUAGE = Rule(lambda v: 2 <= len(v) <= 7 and v.replace("-", "").isalpha() and v == v.lower(), "a code of ISO 639-1, such as en")
+SOME_SHARE = Rule(lambda value: 0 < value <= 1, "above 0, at most 1")
+LANGUAGE = Rule(languages.is_code, "a code of ISO 639-1, such as en, or of three letters that CLD2 finds, such as ceb")
 OPENED = anything("what cannot be opened is said when it is read")
 SETS = Rule(lambda value: _names_sources(value), "NAME=SOURCE,NAME=SOURCE, each name once and none of them held_out")
 CHECKED = anything("what differs from the file is said when it is read")

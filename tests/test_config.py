@@ -85,7 +85,11 @@ def test_finish_freezes_a_copy():
 @pytest.mark.parametrize(
     ("name", "value", "what"),
     [
-        ("augment.top_p", 1.5, "from 0 to 1"),
+        ("augment.top_p", 1.5, "above 0, at most 1"),
+        ("augment.top_p", 0.0, "above 0, at most 1"),
+        ("curate.top_p", 0.0, "above 0, at most 1"),
+        ("curate.fraction", 0.0, "above 0, at most 1"),
+        ("segments.near_jaccard", 0.0, "above 0, at most 1"),
         ("augment.top_p", "0.5", "not of type float"),
         ("wrapper", "jinja", "one of inst, chatml, plain"),
         ("iterations", 0, "at least 1"),
@@ -102,7 +106,8 @@ def test_finish_freezes_a_copy():
         ("mesh.fsdp", -2, "at least 1, -1 for what is left over, or 0"),
         ("segments.max_code_share", 70.0, "from 0 to 1"),
         ("forward.batch", 2_048, "from 0 to 2047"),
-        ("seed_pairs.language", "english language", "ISO 639-1"),
+        ("forward.length", 2**20 + 1, "from 8 to 1048576"),
+        ("seed_pairs.language", "english", "ISO 639-1"),
         ("forward.dev_every", 5, "needs seed_pairs.dev_source"),
         ("segments.min_chars", 5000, "above max_chars"),
         ("segments.max_code_share", 1.5, "from 0 to 1"),
@@ -133,9 +138,18 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name, value, what):
         config.finish(cfg)
 
 
-def test_the_largest_batch_is_the_most_that_dropout_can_number():
+def test_the_largest_batch_and_length_are_the_most_that_dropout_can_number():
     last = (config.MOST_EXAMPLES + 1) * placement.TOKEN_NUMBERS - 1  # of the last example's tokens, as make_rows numbers them
-    assert last == 2**31 - 1
+    assert last == 2**31 - 1 and config.MOST_TOKENS == placement.TOKEN_NUMBERS
+
+
+def test_one_axis_of_the_mesh_takes_what_is_left():
+    cfg = config.Config()
+    cfg.mesh.data = -1
+    assert config.settled_mesh(config.finish(cfg).mesh) == config.Mesh(data=-1, fsdp=1, tensor=1)
+    cfg.mesh.fsdp = -1
+    with pytest.raises(UserError, match=r"config field mesh\.data: -1 is what is left over, and mesh\.fsdp is -1, too"):
+        config.finish(cfg)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from humpback import digests, distributed, gcs, locks, records, storage
 from humpback.commands.convert import convert
 from humpback.convert import sources
+from humpback.corpus.readers import list_inputs
 from humpback.decoding import parts
 from humpback.errors import UserError
 from humpback.models import checksums, folders, weight_files
@@ -381,3 +382,12 @@ def test_what_is_compiled_is_kept_there(store):
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+
+
+def test_a_folder_of_pages_below_another_one_is_read_once(store):
+    warnings = []
+    for name in ("1.html", "sub/2.html", "sub/deep/4.html", "subs/3.html"):
+        (epath.Path("gs://bucket/pages") / name).write_bytes(b"<h1>x</h1>")
+    found = list_inputs("gs://bucket/pages,gs://bucket/pages/sub/", warnings.append)
+    assert [source for unit in found for source, _ in unit.files] == ["pages/1.html", "pages/subs/3.html", "sub/2.html", "sub/deep/4.html"]
+    assert len(warnings) == 1 and "pages: 1 folders are given themselves and are skipped, sub the first of them" in warnings[0]

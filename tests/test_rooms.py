@@ -9,8 +9,8 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "humpback"
 # A room is a folder or a module of the package's own. It uses rooms of the lines above its own, and no others.
 ORDER = """
-errors rounding machine metadata background rules
-internals extras credentials paths
+errors rounding machine metadata background languages
+internals extras credentials paths rules
 gcs tpu_flags
 storage prompts chips model
 digests

@@ -109,8 +109,7 @@ def convert(
                 origin.write(target, where)
         elif jax.process_index() == 0:
             export.write_folder(
-                target, model, wrapper=wrapper, direction=model.direction, card=card.model_card(model, wrapper, where, licence),
-                texts=where.texts,
+                target, model, export.Beside(wrapper, model.direction, card.model_card(model, wrapper, where, licence), where.texts),
                 file_bytes=file_bytes, progress=bar.advance, say=lambda note: say(f"{target}: {note}"),
             )  # fmt: skip
     distributed.barrier(f"convert {target} is complete")  # a process that has left would not be waited for long
@@ -128,9 +127,9 @@ def _write_peft(
     assert model.adapter is not None
     if model.adapter.type == "int8":
         say(f"{target}: its adapters were trained over weights rounded to int8; peft will put them beside weights that are not")
+    beside = export.Beside(wrapper, model.direction, card.model_card(model, wrapper, where, licence), where.texts)
     peft.write_folder(
-        target, model, model.adapter, model.path, wrapper=wrapper, direction=model.direction, base=where.name,
-        card=card.model_card(model, wrapper, where, licence), texts=where.texts, say=lambda note: say(f"{target}: {note}"),
+        target, model, model.adapter, model.path, beside, base=where.name, say=lambda note: say(f"{target}: {note}")
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from humpback import storage
 from humpback.convert import families, names, tensorfiles
@@ -27,25 +27,31 @@ _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
 
+class Beside(NamedTuple):
+    """What an exported folder says beside its weights: how the model is asked, its card (README.md; none if empty), and the texts of
+    licence and notice files."""
+
+    wrapper: str
+    direction: str
+    card: str = ""
+    texts: Mapping[str, bytes] = MappingProxyType({})
+
+
 def write_folder(
     path: str,
     model: LazyModel,
+    beside: Beside,
     *,
-    wrapper: str,
-    direction: str,
-    card: str = "",
-    texts: Mapping[str, bytes] = MappingProxyType({}),
     file_bytes: int = FILE_BYTES,
     progress: Callable[[int], None] = lambda size: None,
     say: Callable[[str], None] = lambda note: None,
 ) -> None:
     """Writes a folder that transformers loads, in the types of `model`, one tensor in memory at a time.
 
-    The chat template wraps the user's turn as the model of this `direction` was trained to be asked: with both tags for
+    The chat template wraps the user's turn as the model of `beside.direction` was trained to be asked: with both tags for
     a forward or base model, with the request for an instruction for a backward one. A base model with a template of its own keeps it,
     its ends and its way to be sampled. config.json is written last, so a folder without it is unfinished and the same call completes
-    it. card: README.md. texts: licence and notice files. progress: told of the bytes of each tensor that has been written. say: told of
-    what was changed.
+    it. progress: told of the bytes of each tensor that has been written. say: told of what was changed.
     Raises UserError when the target is complete or holds another conversion.
     """
     cfg = model.config
@@ -53,19 +59,19 @@ def write_folder(
     config_file = os.path.join(path, CONFIG)
     if os.path.exists(config_file):
         raise UserError(f"{path}: already holds a finished model; give another --target or remove the folder")
-    files = folder_files(model, wrapper, direction, say)
+    files = folder_files(model, beside.wrapper, beside.direction, say)
     _check_ids(model.tokenizer, files, path)
-    files |= texts
-    if card:
-        files[CARD] = card.encode()
+    files |= beside.texts
+    if beside.card:
+        files[CARD] = beside.card.encode()
     storage.clean(path)
     try:
         for name, data in files.items():
             storage.publish(os.path.join(path, name), data)
         _write_weights(path, model, file_bytes, progress)
-        note = {"direction": direction, "wrapper": wrapper}
-        dtype = model.dtype(("embedding",))
-        storage.publish(config_file, json_bytes({**_config(cfg, dtype, model.tokenizer, end_ids(model, direction)), "humpback": note}))
+        note = {"direction": beside.direction, "wrapper": beside.wrapper}
+        config = _config(cfg, model.dtype(("embedding",)), model.tokenizer, end_ids(model, beside.direction))
+        storage.publish(config_file, json_bytes({**config, "humpback": note}))
     except FileExistsError as error:
         begun = f"{path} was begun for another model or with another --file_gb"
         raise UserError(f"{error}; {begun}: remove it or give another --target") from error

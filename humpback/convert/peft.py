@@ -133,8 +133,7 @@ def _outside(leaf: names.Path, part: str) -> str:
 
 
 def write_folder(
-    path: str, model: LazyModel, adapter: Adapter, weights: str, *, wrapper: str, direction: str, base: str, card: str,
-    texts: Mapping[str, bytes], say: Callable[[str], None],
+    path: str, model: LazyModel, adapter: Adapter, weights: str, beside: export.Beside, *, base: str, say: Callable[[str], None]
 ) -> None:  # fmt: skip
     """Writes adapters as peft loads them, with the tokenizer's files. weights: the model folder's. base: its name, for peft to find it.
 
@@ -142,8 +141,9 @@ def write_folder(
     """
     if os.path.exists(os.path.join(path, ADAPTER)):
         raise UserError(f"{path}: already holds a finished adapter; give another --target or remove the folder")
-    files = export.folder_files(model, wrapper, direction, say)
-    files |= {export.CARD: card.encode(), PURPOSE: json_bytes({"direction": direction, "wrapper": wrapper}), **texts}
+    files = export.folder_files(model, beside.wrapper, beside.direction, say)
+    purpose = json_bytes({"direction": beside.direction, "wrapper": beside.wrapper})
+    files |= {export.CARD: beside.card.encode(), PURPOSE: purpose, **beside.texts}
     storage.clean(path)
     for name, data in files.items():
         storage.publish(os.path.join(path, name), data)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from humpback.config import Segments
 from humpback.corpus import wordlists
-from humpback.corpus.language import canonical
 from humpback.corpus.lists import ORDINAL
+from humpback.languages import canonical
 
 _PRICE = re.compile(wordlists.PRICE)
 _WORD = re.compile(r"\w+")

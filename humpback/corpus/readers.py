@@ -9,9 +9,7 @@ Each but Parquet may be compressed by gzip or zstd.
 import codecs
 import dataclasses
 import os
-import pathlib
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +17,7 @@ from absl import logging
 from etils import epath
 
 from humpback import storage
-from humpback.corpus import jsonl, parquet, warc
+from humpback.corpus import folders, jsonl, parquet, warc
 from humpback.corpus.boilerplate import words
 from humpback.corpus.charset import MAX_PAGE_BYTES, no_page
 from humpback.corpus.fields import NO_HEADINGS, USUAL, Keys, flat_names
@@ -93,13 +91,16 @@ def list_inputs(inputs: str, warn: Warn = logging.warning) -> list[Input]:
     roots = [epath.Path(item.strip()) for item in inputs.split(",") if item.strip()]
     if not roots:
         raise UserError(f"segments.input is empty: name at least one file or folder of {_NAMED}")
+    labels = _labels(roots)
+    if gone := next((root for root in roots if not root.exists()), None):
+        raise UserError(f"segments.input: {gone}: no such file or folder")
     units: list[Input] = []
-    for root, label in zip(roots, _labels(roots), strict=True):
-        if not root.exists():
-            raise UserError(f"segments.input: {root}: no such file or folder")
+    below = folders.list_files([root for root in roots if root.is_dir()])
+    for root, label in zip(roots, labels, strict=True):
         try:
-            in_folder = root.is_dir()
-            units += _units(_folder(root, label, warn) if in_folder else _given_file(root, label or root.name), given=not in_folder)
+            in_folder = root in below
+            units += _units(_folder(root, label, below[root], warn) if in_folder else _given_file(root, label or root.name),
+                            given=not in_folder)  # fmt: skip
         except OSError as error:
             raise UserError(f"segments.input: {root}: cannot be read ({error})") from error
     seen: dict[str, int] = {}
@@ -210,49 +211,21 @@ def _labels(roots: Sequence[epath.Path]) -> list[str]:
     return [printable(label(path)) for path in named]
 
 
-def _folder(root: epath.Path, label: str, warn: Warn) -> list[tuple[str, File]]:
-    skipped: dict[str, list[str]] = defaultdict(list)  # by what they are
+def _folder(root: epath.Path, label: str, below: folders.Below, warn: Warn) -> list[tuple[str, File]]:
     found = []
-    for source, below in sorted((printable(name), name) for name in _below(root, skipped)):
-        kind = _kind_of(root / below)
-        if kind in ("", "paths"):
-            skipped[f"files are no {_NAMED}"].append(source)
+    for source, name in sorted((printable(name), name) for name in below.names):
+        path = root / name
+        kind = _kind_of(path)
+        if kind not in ("", "paths"):
+            found.append((kind, (f"{label}/{source}" if label else source, path)))
+        elif "://" not in os.fspath(path) and not os.path.exists(path):
+            below.skipped["links lead nowhere"].append(source)
         else:
-            found.append((kind, (f"{label}/{source}" if label else source, root / below)))
-    for what, names in sorted(skipped.items()):
+            below.skipped[f"files are no {_NAMED}"].append(source)
+    for what, names in sorted(below.skipped.items()):
         first = printable(min(names))
         warn(f"segments.input: {printable(os.fspath(root))}: {len(names)} {what} and are skipped, {first} the first of them")
     return found
-
-
-def _below(root: epath.Path, skipped: dict[str, list[str]]) -> Iterator[str]:
-    """The paths of a folder's files, below it. Each folder is looked into once, by a link only when all others were, whatever loops
-    links make."""
-    if "://" in os.fspath(root):
-        top = ""
-        for folder, _, names in root.walk():
-            top = top or os.fspath(folder)  # the first is the root; etils leaves out the scheme of gs://
-            below = pathlib.PurePosixPath(os.path.relpath(folder, top))
-            yield from ((below / name).as_posix() for name in names)
-        return
-    seen: set[tuple[int, int]] = set()
-    folders, links = [""], list[str]()
-    while folders or links:
-        here = folders.pop() if folders else links.pop(links.index(min(links)))
-        status = os.stat(os.path.join(root, here))
-        if (status.st_dev, status.st_ino) in seen:
-            skipped["links lead to folders that are read already"].append(here)
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(os.path.join(root, here)) as entries:
-            for entry in entries:
-                name, link = f"{here}/{entry.name}" if here else entry.name, entry.is_symlink()
-                if os.path.isdir(entry.path) if link else entry.is_dir():
-                    (links if link else folders).append(name)
-                elif (link and not os.path.exists(entry.path)) or os.path.isfile(entry.path):  # one to nowhere is counted as unreadable
-                    yield name
-                else:
-                    skipped["are pipes, sockets or devices"].append(name)
 
 
 def _given_file(path: epath.Path, label: str) -> list[tuple[str, File]]:

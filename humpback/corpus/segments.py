@@ -23,6 +23,7 @@ from humpback.corpus.items import Block, Edge, Header, Item
 from humpback.corpus.lists import ORDINAL
 from humpback.corpus.own_lines import without_closing, without_own_lines
 from humpback.corpus.text import to_items
+from humpback.languages import canonical
 from humpback.records import Page, Segment, record_id
 
 _BLANK_LINE = "\n\n"
@@ -325,7 +326,7 @@ def choose(
         if not reason:
             code, share = language.detect(filters.without_code(text))
             if cfg.min_language_share and (
-                language.canonical(code) != language.canonical(cfg.language)
+                canonical(code) != canonical(cfg.language)
                 or share < cfg.min_language_share
                 or (tree.header and language.is_other(tree.header, cfg.language, tree.header_path))
             ):

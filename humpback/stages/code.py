@@ -56,7 +56,19 @@ def _parsed(name: str) -> tuple[str, list[str]]:
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
-    return ast.dump(tree), imported
+    return _text(tree), imported
+
+
+def _text(node: object) -> str:
+    """A tree as a text, without what is empty, so that Python 3.11 to 3.13 say the same, as they do not by ast.dump or ast.unparse."""
+    if isinstance(node, ast.JoinedStr):  # Python 3.12.1 ends a width within an f-string by an empty text
+        return f"JoinedStr({_text([part for part in node.values if getattr(part, 'value', None) != ''])})"
+    if isinstance(node, ast.AST):
+        fields = ",".join(f"{name}={_text(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+        return f"{type(node).__name__}({fields})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_text, node))}]"
+    return ascii(node)  # what repr shows of a letter changes with Unicode
 
 
 def _imported(node: ast.AST) -> Iterator[str]:

@@ -67,7 +67,7 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: Profile | None = 
     ft = saves.fitted(run, stage, field, ft, base.info.config, mesh, data.examples)
     base = folders.read_to(base, placement.unstacked_shardings(base.info.config, mesh))
     distributed.by_first(f"begin {stage.path}", stage.begin)
-    steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage)
+    steps = checkpoint.TrainingCheckpoints(stage.path / "steps", ft.checkpoint_keep, ft.checkpoint_keep_every, stage, saves_last=False)
     with contextlib.closing(events.Events(stage.path / "events")) as scalars:
 
         def metrics(row: dict) -> None:
@@ -81,7 +81,6 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: Profile | None = 
             trained = loop.train(
                 base, data.examples, loop.Training(ft, run.cfg.seed, name, of_steps),
                 mesh=mesh, dev=data.dev, checkpoints=steps, metrics=metrics, profile=profile,
-                saves_last=False,
             )  # fmt: skip
         finally:
             stage.publish_metrics()

@@ -150,13 +150,13 @@ def _train(run: Run, pool: Pool, arm: str, k: int, number: int) -> str:
         steps, _ = optimizer.schedule(len(data.examples) + k, ft)
         ft = dataclasses.replace(ft, steps=steps, epochs=0.0)
     distributed.by_first(f"begin {stage.path}", stage.begin)
-    saved = checkpoint.TrainingCheckpoints(stage.path / "steps", 1, 0, stage)
+    saved = checkpoint.TrainingCheckpoints(stage.path / "steps", 1, 0, stage, saves_last=False)
     if lost := (0 if arm in SEED_ONLY else k) - len(augmented):
         data.dropped["the next instruction is the own one"] = lost
     info = folders.ModelInfo(base.info.config, "forward", run.cfg.wrapper)
     try:
         training = loop.Training(ft, own_seed, "study", info)
-        trained = loop.train(base, data.examples, training, mesh=mesh, checkpoints=saved, metrics=stage.metrics, saves_last=False)
+        trained = loop.train(base, data.examples, training, mesh=mesh, checkpoints=saved, metrics=stage.metrics)
     finally:
         stage.publish_metrics()
         stage.background.join()

@@ -32,12 +32,16 @@ class TrainingCheckpoints:
     keep_last: how many of the newest whole steps stay; two, so that there is a step before a damaged one.
     keep_every: steps that are a multiple of it stay, too; 0 for none. So does the newest step that was saved as the best.
     maker: who saves, and what the training is made from, which each step says.
+    saves_last: False where the caller saves the weights at once: then the state after the last step is saved only if there is none of
+    the last keeper.LOST_SECONDS.
     """
 
-    def __init__(self, path: storage.PathLike, keep_last: int = 2, keep_every: int = 0, maker: Maker | None = None) -> None:
+    def __init__(
+        self, path: storage.PathLike, keep_last: int = 2, keep_every: int = 0, maker: Maker | None = None, *, saves_last: bool = True
+    ) -> None:
         if keep_last < 1 or keep_every < 0:
             raise ValueError(f"keep_last = {keep_last}, keep_every = {keep_every}: at least 1 and at least 0 are needed")
-        self.path = epath.Path(path)
+        self.path, self.saves_last = epath.Path(path), saves_last
         self._keep_last, self._keep_every, self._maker = keep_last, keep_every, maker or Anybody()
         self._damage: dict[int, str | None] = {}  # of the steps that were saved or looked at; None for a whole one
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")

@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from absl import logging
@@ -14,7 +15,7 @@ from humpback.config import Finetune
 from humpback.errors import Stopped
 from humpback.model import llama
 from humpback.tokens.examples import TokenExample
-from humpback.training import batches, evaluate, lora, update
+from humpback.training import evaluate, lora, update
 from humpback.training.checkpoint import TrainingCheckpoints
 from humpback.training.stopping import StopRequest
 
@@ -23,29 +24,54 @@ LOST_SECONDS = 180.0  # the most that the end of a process may cost
 AGREED_SECONDS = 5.0  # of the half minute between the notice of a preemption and the end
 
 
+class _Enough(Exception):
+    """A stop was asked for during a look."""
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """What a training looks at now and then, and what it needs for that. frozen: the weights beside adapters, in a list; [] without
+    adapters."""
+
+    cfg: llama.LlamaConfig
+    ft: Finetune
+    mesh: Mesh
+    examples: Sequence[TokenExample]
+    frozen: list[llama.Params]
+
+    def look(self, state: update.State, stop: StopRequest) -> float | None:
+        """Nats per target token under a state's weights; None when a stop was asked for meanwhile."""
+
+        def between() -> None:
+            if distributed.agree(stop.came):
+                raise _Enough
+
+        with contextlib.suppress(_Enough):
+            scores = evaluate.nll_of_stacked(
+                self.cfg, lora.whole(state["params"], self.frozen, lora.of(self.ft)), self.examples,
+                length=self.ft.length, mesh=self.mesh, compute_dtype=self.ft.compute_dtype, between=between,
+            )  # fmt: skip
+            return float(scores.nats.sum() / scores.tokens.sum())
+        return None
+
+
 class Keeper:
     """Looks at the dev set, saves, and stops, each when it is due."""
 
     def __init__(
         self,
-        cfg: llama.LlamaConfig,
         ft: Finetune,
-        plan: batches.Plan,
-        mesh: Mesh,
-        dev: Sequence[TokenExample],
+        steps: int,
+        done: int,
+        dev: DevSet | None,
         checkpoints: TrainingCheckpoints | None,
         meta: dict[str, Any],
         stop: StopRequest,
-        done: int,
-        saves_last: bool,
-        frozen: list[llama.Params],
     ):
-        """done: steps, before this object's first. saves_last: whether the state after the last step is saved whatever that costs.
-        frozen: the weights beside adapters, in a list; [] without adapters."""
-        self._frozen = frozen
-        self._cfg, self._ft, self._steps, self._mesh, self._dev = cfg, ft, plan.steps, mesh, dev
+        """steps: of the whole training, of which so many are done. meta: what each checkpoint says of it."""
+        self._ft, self._steps, self._dev = ft, steps, dev
         self._checkpoints, self._meta, self._stop, self._stopping = checkpoints, meta, stop, False
-        self._agreement, self._saves_last = Agreement(stop), saves_last
+        self._agreement = Agreement(stop)
         self._saves, self._next_save = False, _next_multiple(done, ft.checkpoint_every)
         self._saved, self._last_loss = time.monotonic(), math.inf
         before = checkpoints.best() if dev and checkpoints is not None else None
@@ -68,12 +94,12 @@ class Keeper:
 
     def looks_after(self, done: int) -> bool:
         """Whether the dev set is due after so many steps."""
-        return bool(self._dev) and (done == self._steps or _is_due(done, self._ft.dev_every))
+        return self._dev is not None and (done == self._steps or _is_due(done, self._ft.dev_every))
 
     def settle(self, done: int, state: update.State) -> dict[str, Any]:
         """Looks and saves after a step, where that is due or a stop is asked for; {dev_loss} of a look, {saved: True} of a save."""
-        if self.looks_after(done):
-            loss = self._look(state)
+        if self._dev is not None and self.looks_after(done):
+            loss = self._dev.look(state, self._stop)
             self._stopping = distributed.agree(self._stop.came)  # the look may have ended for it
         else:
             loss = None
@@ -92,7 +118,9 @@ class Keeper:
     def _saves_end(self) -> bool:
         """Whether the state after the last step is saved: also where the caller saves the weights, if a kill meanwhile would cost much."""
         late = time.monotonic() - self._saved > LOST_SECONDS
-        return self._saves_last or _is_due(self._steps, self._ft.checkpoint_keep_every) or distributed.agree(late)
+        if self._checkpoints is None:
+            return False
+        return self._checkpoints.saves_last or _is_due(self._steps, self._ft.checkpoint_keep_every) or distributed.agree(late)
 
     def stop_if_asked(self, done: int) -> None:
         """Raises Stopped when that was asked for by the last `settle`, what that saved being on disk."""
@@ -102,24 +130,6 @@ class Keeper:
             raise Stopped(f"stopped after step {done} of {self._steps}; nothing was saved", self._stop.code)
         self._checkpoints.wait()
         raise Stopped(f"stopped after step {done} of {self._steps}, which is saved; the same command continues", self._stop.code)
-
-    def _look(self, state: update.State) -> float | None:
-        """Nats per target token of the dev set; None when a stop was asked for meanwhile."""
-
-        class Enough(Exception):
-            pass
-
-        def between() -> None:
-            if distributed.agree(self._stop.came):
-                raise Enough
-
-        with contextlib.suppress(Enough):
-            scores = evaluate.nll_of_stacked(
-                self._cfg, lora.whole(state["params"], self._frozen, lora.of(self._ft)), self._dev,
-                length=self._ft.length, mesh=self._mesh, compute_dtype=self._ft.compute_dtype, between=between,
-            )  # fmt: skip
-            return float(scores.nats.sum() / scores.tokens.sum())
-        return None
 
     def choose(self, state: update.State, shapes: update.State) -> tuple[update.State, int]:
         """The state whose weights are the result, and after which step it was so: the last, or with a dev set that of the lowest loss."""

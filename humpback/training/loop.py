@@ -28,7 +28,7 @@ from humpback.tokens.examples import TokenExample
 from humpback.training import batches, flops, lora, placement, update
 from humpback.training import optimizer as optimizers
 from humpback.training.checkpoint import TrainingCheckpoints
-from humpback.training.keeper import DEV_LOSS, Keeper
+from humpback.training.keeper import DEV_LOSS, DevSet, Keeper
 from humpback.training.profile import Profile
 from humpback.training.stopping import StopRequest
 from humpback.watchdog import Watchdog
@@ -77,13 +77,10 @@ def train(
     checkpoints: TrainingCheckpoints | None = None,
     metrics: Metrics | None = None,
     profile: Profile | None = None,
-    saves_last: bool = True,
 ) -> Trained:
     """Finetunes `model` and returns its new weights; `model.params` is left as it is.
 
     checkpoints: where to save each ft.checkpoint_every steps and at the end, and what to continue from.
-    saves_last: False where the caller saves the weights at once: then the state after the last step is saved only if there is none of
-    the last keeper.LOST_SECONDS.
     dev: looked at each ft.dev_every steps and at the end, when that is not 0; then the weights with the lowest loss on it are
     returned, which needs checkpoints. Otherwise the last.
     metrics: called once a step with {step (from 1), loss (nats per target token), lr, grad_norm (before the clip), spike (true or
@@ -112,7 +109,8 @@ def train(
         frozen = [placement.place_params(cfg, model.params, mesh, adapted.base)] if adapted else []
         state, done, dev_loss = _start(model, training, optimizer, shapes, mesh, checkpoints, meta)
         compiled = stop.run_interruptibly(lambda: _compile(cfg, ft, optimizer, plan, done, shapes, mesh))
-        keeper = Keeper(cfg, ft, plan, mesh, dev, checkpoints, meta, stop, done, saves_last, frozen)
+        dev_set = DevSet(cfg, ft, mesh, dev, frozen) if dev else None
+        keeper = Keeper(ft, plan.steps, done, dev_set, checkpoints, meta, stop)
         if dev and dev_loss is None and keeper.looks_after(done):  # a stop came between the step and the look
             keeper.settle(done, state)
             keeper.stop_if_asked(done)

@@ -34,9 +34,12 @@ class StopRequest:
     A thread of its own acts on the signal: Python calls a handler only in the main thread, and not before C++ code there has
     returned, which for a compilation takes minutes. Outside the main thread, where Python takes no handlers, nothing happens
     and the signals stay what they were.
+
+    resumes: whether the same command goes on from what is saved, which is then said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, resumes: bool = True) -> None:
+        self._resumes = resumes
         self.came = False
         self.code = PREEMPTED  # of the process that ends for it; INTERRUPTED says that a user wished it
         self._nothing_to_save = False
@@ -51,7 +54,7 @@ class StopRequest:
     def nothing_to_save(self, value: bool) -> None:
         self._nothing_to_save = value
         if value and self.came:
-            _end_at_once(self.code)
+            self._end_at_once()
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
@@ -77,7 +80,8 @@ class StopRequest:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore.close()
         if self.came and kind is None:
-            raise Stopped(f"stopped by {_name(self.code)}; what was done by then is saved, and the same command continues", self.code)
+            goes_on = "; what was done by then is saved, and the same command continues" if self._resumes else ""
+            raise Stopped(f"stopped by {_name(self.code)}{goes_on}", self.code)
 
     def run_interruptibly(self, function: Callable[[], T]) -> T:
         """Returns function(), called with `nothing_to_save` set: a compilation, say, which ends at once on a signal."""
@@ -97,8 +101,14 @@ class StopRequest:
                     # In this order, so that of this thread and one that sets nothing_to_save one sees the other.
                     second, self.came = self.came, True
                     if second or self._nothing_to_save:
-                        _end_at_once(self.code)
+                        self._end_at_once()
                     say(f"{_name(self.code)}: saving as soon as this step is done; a second one ends at once")
+
+    def _end_at_once(self) -> NoReturn:
+        goes_on = "; the same command continues from what was saved" if self._resumes else ""
+        say(f"{_name(self.code)}: ending at once with exit code {self.code}{goes_on}")
+        locks.release_all(RELEASE_SECONDS)
+        os._exit(self.code)
 
 
 def heed_preemption() -> None:
@@ -122,12 +132,6 @@ def _wait_for_notice() -> None:
                     return
         except (OSError, http.client.HTTPException):  # the second: an answer that was cut off
             time.sleep(_NOTICE_RETRY_SECONDS)
-
-
-def _end_at_once(code: int) -> NoReturn:
-    say(f"{_name(code)}: ending at once with exit code {code}; the same command continues from what was saved")
-    locks.release_all(RELEASE_SECONDS)
-    os._exit(code)
 
 
 def _name(code: int) -> str:

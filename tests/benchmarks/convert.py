@@ -48,7 +48,7 @@ def make_folder(folder: pathlib.Path, cfg: LlamaConfig) -> int:
         return numbers[start : start + int(np.prod(sizes))].reshape(sizes)
 
     model = LazyModel(config=cfg, tokenizer=tiny.make_tokenizer(), read=read, dtype=lambda path: "bfloat16")
-    export.write_folder(str(folder), model, wrapper="chatml", direction="base")
+    export.write_folder(str(folder), model, export.Beside("chatml", "base"))
     return sum(path.stat().st_size for path in folder.iterdir())
 
 

@@ -88,7 +88,7 @@ def prepare(folder: pathlib.Path, count: int, smoke: bool) -> Inputs:
             raise UserError(f"{len(segments)} segments in Debian's {counts['pages']} pages are fewer than --segments={count}")
     opened = sources.open_source(source, sha256)
     target = folder / "huggingface"
-    export.write_folder(str(target), opened, wrapper="chatml", direction="base")
+    export.write_folder(str(target), opened, export.Beside("chatml", "base"))
     if not smoke:
         (target / GGUF).symlink_to(sources.resolve(source))
     model = folders.Model(folders.ModelInfo(opened.config, "base", "chatml"), opened.params(), opened.tokenizer)

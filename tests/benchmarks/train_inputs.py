@@ -74,7 +74,7 @@ def packed(folder: pathlib.Path, smoke: bool) -> tuple[Work, dict[str, Any]]:
         base, sha256, seed = str(tiny.make_base(folder / "tiny")), "", dataclasses.replace(demo.seed_pairs, limit=12)
     opened = sources.open_source(base, sha256)
     target = str(folder / "huggingface")  # one that both sides read
-    export.write_folder(target, opened, wrapper=demo.wrapper, direction="base")
+    export.write_folder(target, opened, export.Beside(demo.wrapper, "base"))
     held_out = read_pairs(sources.resolve(seed.held_out_source))[0] if seed.held_out_source else []
     pairs, _, _ = split_seed(read_pairs(sources.resolve(seed.source))[0], held_out, seed)
     examples, _ = tokenize(pairs, opened.tokenizer, "forward", demo.wrapper, PACKED_LENGTH)

@@ -15,6 +15,7 @@ from humpback.decoding.offline import Inputs, Unservable
 from humpback.errors import UserError
 from humpback.models import folders
 from tests import tiny
+from tests.convert import conftest as gguf_files
 
 TOKENIZER = tiny.make_tokenizer()
 
@@ -214,6 +215,20 @@ def test_a_hugging_face_folder_answers_as_the_model_folder_it_was_made_from(tmp_
     assert one == two
     named = humpback("generate", f"--model={tmp_path / 'run'}", f"--out={tmp_path / 'three'}", *flags)
     assert named.returncode == 2 and f"is a run; name one of its models: {tmp_path / 'run' / 'base'}" in named.stderr
+
+
+def test_a_gguf_file_answers_as_the_model_folder_that_is_made_from_it(tmp_path, humpback):
+    cfg = gguf_files.tiny_config()
+    tensors = gguf_files.gguf_tensors(cfg, gguf_files.tiny_params(cfg))
+    file = gguf_files.write_gguf(tmp_path / "tiny.gguf", tensors, gguf_files.gguf_metadata(cfg))
+    assert humpback("convert", f"--source={file}", f"--target={tmp_path / 'folder'}").returncode == 0
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello world"}\n')
+    flags = [f"--input={tmp_path / 'in.jsonl'}", "--max_new_tokens=8", "--length=64", "--slots=4", "--dtype=float32"]
+    for model, out in ((file, "one"), (tmp_path / "folder", "two")):
+        done = humpback("generate", f"--model={model}", f"--out={tmp_path / out}", *flags)
+        assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / out / "generated-00000-of-00001.jsonl").read_bytes() for out in ("one", "two"))
+    assert one == two and json.loads(one)["texts"]
 
 
 @pytest.mark.parametrize(

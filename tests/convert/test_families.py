@@ -32,7 +32,7 @@ def made(tiny, name, **more):
 def test_hugging_face_there_and_back(tiny, tmp_path, name):
     head_dim = {"d_model": 48} if name in ("qwen2", "smollm3") else {}  # whose classes have D / N alone
     cfg, params = made(tiny, name, **head_dim)
-    export.write_folder(str(tmp_path / "m"), from_params(cfg, params, tiny.tokenizer()), wrapper="chatml", direction="base")
+    export.write_folder(str(tmp_path / "m"), from_params(cfg, params, tiny.tokenizer()), export.Beside("chatml", "base"))
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     assert config["architectures"] == [families.FAMILIES[name].classes[0]] and config["model_type"] == name
     opened = sources.open_source(str(tmp_path / "m"))

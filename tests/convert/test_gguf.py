@@ -27,7 +27,7 @@ def _write(tiny, path, cfg, params, metadata=None, drop=(), tensors=None, **more
 def test_equals_the_hugging_face_route(tiny, tmp_path, N, K, tied):
     cfg = tiny.config(num_heads=N, num_kv_heads=K, tied=tied)
     params = tiny.params(cfg)
-    export.write_folder(str(tmp_path / "hf"), from_params(cfg, params, tiny.tokenizer()), wrapper="chatml", direction="base")
+    export.write_folder(str(tmp_path / "hf"), from_params(cfg, params, tiny.tokenizer()), export.Beside("chatml", "base"))
     opened = huggingface.read_folder(str(tmp_path / "hf"))
     cfg_hf, tokenizer_hf = opened.config, opened.tokenizer
     cfg_gguf, params_gguf, tokenizer = _read(_write(tiny, tmp_path / "a.gguf", cfg, params))

@@ -15,7 +15,7 @@ _LLAMA3 = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, ori
 
 
 def _write(tiny, path, cfg, params, **more):
-    export.write_folder(str(path), from_params(cfg, params, tiny.tokenizer()), wrapper="chatml", direction="forward", **more)
+    export.write_folder(str(path), from_params(cfg, params, tiny.tokenizer()), export.Beside("chatml", "forward"), **more)
 
 
 def _read(path):

@@ -242,7 +242,7 @@ def test_verify_finds_each_plant(tiny, tmp_path):
     source = sources.open_source(str(tmp_path / "m"))
     for name, (plant, message) in PLANTS.items():
         folder = tmp_path / name.replace(" ", "-")
-        export.write_folder(str(folder), source, wrapper="chatml", direction="forward")
+        export.write_folder(str(folder), source, export.Beside("chatml", "forward"))
         assert differences(source, folder) == [], name
         if plant is None:
             hf_layout.write_hf(tmp_path / "other", cfg, tiny.params(cfg, seed=1), tiny.tokenizer(), files=2)

@@ -43,7 +43,7 @@ def test_only_a_few_tensors_are_held_at_once(tmp_path):
     folders.save_streamed(tmp_path / "ours", info, made, lambda path: np.float32, model.tokenizer)
     assert 0 < most[0] <= 3 * largest
     most[0] = 0
-    export.write_folder(str(tmp_path / "hf"), model, wrapper="chatml", direction="base")
+    export.write_folder(str(tmp_path / "hf"), model, export.Beside("chatml", "base"))
     assert 0 < most[0] <= 3 * largest
     found = folders.load_model(tmp_path / "ours").params
     assert found["layers"]["11"]["down"].shape == (512, 256) and np.all(found["layers"]["11"]["down"] == len("layers/11/down"))
@@ -115,7 +115,7 @@ def test_each_process_of_a_pod_reads_its_own_part(tmp_path):
     rng = np.random.default_rng(0)
     params = make_tree(cfg, lambda path, weight: rng.normal(size=weight.sizes(cfg)).astype(np.float32))
     model = from_params(cfg, params, tiny.make_tokenizer())
-    export.write_folder(str(tmp_path / "hf"), model, wrapper="chatml", direction="base")
+    export.write_folder(str(tmp_path / "hf"), model, export.Beside("chatml", "base"))
     (tmp_path / "pod.py").write_text(POD)
     launcher = [sys.executable, "launch/local_pod.py", "--processes=2", "--devices=1", "--", "python"]
     kills.finish([*launcher, str(tmp_path / "pod.py"), str(tmp_path)])

@@ -3,8 +3,9 @@
 import pytest
 
 from humpback.config import Segments
-from humpback.corpus.language import canonical, detect, is_other
+from humpback.corpus.language import detect, is_other
 from humpback.corpus.segments import extract
+from humpback.languages import canonical
 from humpback.records import Page
 
 ENGLISH = "The miller carries the sacks of grain up to the stone floor, where they are emptied into the hopper above the stones. "
@@ -53,15 +54,6 @@ def test_a_header_in_another_language_is_seen() -> None:
     assert [is_other(swedish[1], "en", path) for path in ((), swedish)] == [False, True]
     assert not is_other("14.6.4. Managing a machine", "en", (swedish[0], "14.6.4. Managing a machine"))
     assert not is_other("5.12. 禁用 NIS", "zh")
-
-
-@pytest.mark.parametrize("code, named", [
-    ("en-US", "en"), ("eng-US", "en"), ("EN_gb", "en"), ("iw", "he"), ("he", "he"), ("nb-NO", "no"), ("no", "no"), ("zh-Hant", "zh"),
-    ("enm", "enm"), ("und", ""), ("%lang%", ""), ("{{ lang }}", ""), ("us", ""), ("gb", ""), ("x-default", ""), ("utf-8", ""), ("mul", ""),
-    ("zxx", ""), ("", ""),
-])  # fmt: skip
-def test_names_of_languages(code: str, named: str) -> None:
-    assert canonical(code) == named
 
 
 def test_languages_with_two_codes_are_found() -> None:

@@ -86,9 +86,34 @@ def test_each_folder_is_read_once_whatever_links_there_are(tmp_path: Path) -> No
     assert [source for source, _ in found.files] == ["0/3.html", "b/1.html", "c/2.html", "e.html", "z/4.html"]
     assert len(pages_of(found)[0]) == 5
     assert [text.partition("in: ")[2] for text in warnings] == [
-        "1 files are no HTML, WARC or WET, JSONL, Parquet, Markdown or plain text and are skipped, self the first of them",
+        "1 links lead nowhere and are skipped, self the first of them",
         "5 links lead to folders that are read already and are skipped, a the first of them",
     ]
+
+
+def test_of_several_inputs_each_folder_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link from one to another is not followed, nor is a folder of one read that is given itself."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/1.html", "a/sub/2.html", "a/sub/deep/3.html", "b/4.html", "b/below/5.html"):
+        put(tmp_path / name)
+    for place, target in (("a/sub/to_b", "b"), ("a/to_below", "b/below"), ("a/sub/loop", "a"), ("b/to_sub", "a/sub")):
+        os.symlink(tmp_path / target, tmp_path / place)
+    os.symlink("nowhere", tmp_path / "a/gone")
+
+    def listed(inputs: str) -> tuple[list[str], list[str]]:
+        warnings: list[str] = []
+        files = [source for unit in list_inputs(inputs, warnings.append) for source, _ in unit.files]
+        return files, [text.removeprefix("segments.input: ").partition(" and are skipped")[0] for text in warnings]
+
+    read_already = "links lead to folders that are read already"
+    for inputs in ("a,b", "b,a"):
+        files, warnings = listed(inputs)
+        assert sorted(files) == ["a/1.html", "a/sub/2.html", "a/sub/deep/3.html", "b/4.html", "b/below/5.html"]
+        assert sorted(warnings) == ["a: 1 links lead nowhere", f"a: 3 {read_already}", f"b: 1 {read_already}"]
+    for inputs in ("a,a/sub", "a/sub,a"):
+        files, warnings = listed(inputs)
+        assert len(files) == 5 and sorted(files)[:3] == ["a/1.html", "a/to_below/5.html", "sub/2.html"]
+        assert {"a: 1 folders are given themselves", f"a/sub: 3 {read_already}"} <= set(warnings)
 
 
 def test_what_would_be_waited_for_is_skipped(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_exported_config_means_the_same_to_transformers(tmp_path, N, K, scaling,
     cfg = _tiny(num_heads=N, num_kv_heads=K, rope_scaling=scaling, tied=tied)
     rng = np.random.default_rng(N)
     params = make_tree(cfg, lambda path, w: rng.normal(size=w.sizes(cfg)).astype(np.float32) / 4)
-    export.write_folder(str(tmp_path), from_params(cfg, params, tokenizer), wrapper="inst", direction="forward")
+    export.write_folder(str(tmp_path), from_params(cfg, params, tokenizer), export.Beside("inst", "forward"))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path)).eval()
     ids = rng.integers(0, 512, (2, 200))
     with torch.no_grad():

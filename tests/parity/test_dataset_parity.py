@@ -14,7 +14,7 @@ import jax
 from etils import epath
 
 from humpback.commands import export
-from humpback.convert.export import write_folder
+from humpback.convert.export import Beside, write_folder
 from humpback.model import llama
 from tests import tiny
 from tests.export import a_run
@@ -72,6 +72,6 @@ def test_trl_trains_a_step_on_the_folder(tmp_path, kind):
     source = a_run.make(tmp_path / "run") if kind == "pairs" else a_run.answers(tmp_path / "answers")
     facts = export.export(epath.Path(source), epath.Path(tmp_path / "out"), OPTIONS if kind == "pairs" else PLAIN, "", False)
     model = from_params(tiny.CONFIG, llama.init_params(tiny.CONFIG, jax.random.key(0)), tiny.make_tokenizer())
-    write_folder(str(tmp_path / "model"), model, wrapper="chatml", direction="forward")
+    write_folder(str(tmp_path / "model"), model, Beside("chatml", "forward"))
     told = run_offline(tmp_path, TRAIN, tmp_path / "out", tmp_path / "model", tmp_path / "trained")
     assert f"trained {facts['rows']}" in told and facts["rows"] > 2

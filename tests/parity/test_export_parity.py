@@ -31,7 +31,7 @@ def test_stories260k_writes_the_same_story(test_data, tmp_path):
     folder = test_data / "stories260k"
     cfg, params = stories260k.load(folder / "stories260K.bin")
     model = from_params(cfg, params, Tokenizer.load(folder / "tok512.model"))
-    export.write_folder(str(tmp_path), model, wrapper="plain", direction="base")
+    export.write_folder(str(tmp_path), model, export.Beside("plain", "base"))
     golden = json.loads((folder / "greedy.json").read_text())
     theirs = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path)).eval()
     prompt, wanted = torch.tensor([golden["prompt_ids"]]), golden["greedy_ids"]
@@ -108,7 +108,7 @@ def test_lm_eval_takes_an_exported_folder(tmp_path):
     tokenizer = tiny.make_tokenizer()
     rng = np.random.default_rng(0)
     params = make_tree(tiny.CONFIG, lambda path, w: (rng.normal(size=w.sizes(tiny.CONFIG)) / 2).astype(np.float32))
-    export.write_folder(str(tmp_path / "hf"), from_params(tiny.CONFIG, params, tokenizer), wrapper="chatml", direction="base")
+    export.write_folder(str(tmp_path / "hf"), from_params(tiny.CONFIG, params, tokenizer), export.Beside("chatml", "base"))
     rows = [{"question": f"What is {i} and {i}?", "choices": [" It is a tool", " Nobody knows it"], "answer": i % 2} for i in range(10)]
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tasks").mkdir()

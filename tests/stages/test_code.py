@@ -1,5 +1,9 @@
 """The version of the code that makes a stage."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from humpback.stages import code
@@ -48,6 +52,32 @@ def test_a_change_anywhere_on_the_way_is_another_version(version, name):
 
 def test_a_change_elsewhere_is_not(version):
     assert version(humpback__other=b"y = 2\n") == version()
+
+
+def test_the_text_of_a_module_is_written_out_here(version):
+    """Python 3.12 gives a function `type_params`, 3.13 leaves what is empty out of ast.dump; a width in an f-string has two forms."""
+    version(humpback__other=b'def f(a, *, b=None) -> str:\n    return f"{a:<{b}} \xc3\xa9"\n')
+    arguments = "args=arguments(args=[arg(arg='a')],kwonlyargs=[arg(arg='b')],kw_defaults=[Constant()])"
+    width = "JoinedStr([Constant(value='<'),FormattedValue(value=Name(id='b',ctx=Load()),conversion=-1)])"
+    shown = f"FormattedValue(value=Name(id='a',ctx=Load()),conversion=-1,format_spec={width})"
+    body = f"body=[Return(value=JoinedStr([{shown},Constant(value=' \\xe9')]))]"
+    assert code._parsed("humpback.other")[0] == f"Module(body=[FunctionDef(name='f',{arguments},{body},returns=Name(id='str',ctx=Load()))])"
+
+
+@pytest.mark.parametrize("other", ["python3.11", "python3.12", "python3.13"])
+def test_other_versions_of_python_say_the_same(other):
+    """Where this machine has them: of every module of the package."""
+    script = f"""
+import hashlib, importlib.util, sys
+spec = importlib.util.spec_from_file_location("code_", {code.__file__!r})
+code = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(code)
+print(hashlib.sha256("".join(code._parsed(name)[0] for name in sorted(code._SOURCES)).encode()).hexdigest())
+"""
+    if not shutil.which(other) or subprocess.run([other, "--version"], capture_output=True).returncode:
+        pytest.skip(f"there is no {other}")
+    ours, others = (subprocess.run([name, "-c", script], capture_output=True, text=True) for name in (sys.executable, other))
+    assert len(ours.stdout) == 65 and others.stdout == ours.stdout, others.stderr
 
 
 def test_the_real_modules_are_found():

@@ -1,6 +1,7 @@
 """The summary of a hand-made run: of all of it, of its beginning, and of many records."""
 
 import json
+import pathlib
 import random
 import tracemalloc
 
@@ -29,6 +30,8 @@ def example(made: Candidate) -> Example:
 
 CANDIDATES = [candidate(number, 20 + number, "echo" if number == 7 else "") for number in range(8)]
 SCORES = [4.5, 1.0, None, 3.0, 5.0, 2.0, 4.0, None]  # of candidate 2 no valid rating came, and 7 was not asked about
+FIELDS = {"evaluation__sets": "faq=pairs.jsonl"}
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "summary"
 STAGES = ("base", "seed", "segments", "backward", "candidates", "forward-0", "ratings-1", "curated-1", "forward-1", "ratings-2")
 
 
@@ -72,7 +75,7 @@ def upto(make_run):
     """upto(stage, …): a run that has come so far."""
 
     def make(last: str, held_out: bool = True) -> Run:
-        run = make_run(evaluation__sets="faq=pairs.jsonl")
+        run = make_run(**FIELDS)
         for name in STAGES[: STAGES.index(last) + 1]:
             put(run, name, held_out)
         return run
@@ -82,6 +85,19 @@ def upto(make_run):
 
 def read(run: Run, name: str) -> dict:
     return storage.read_json(run.workdir / name)
+
+
+def without_times(report: str) -> str:
+    """A report.md up to its last section."""
+    return report.partition("## Timing")[0]
+
+
+def test_the_whole_summary_and_report_are_the_golden_ones(upto):
+    """`python -m tests.golden.make_summary` writes them anew where something is meant to change."""
+    run = upto("ratings-2")
+    summarize(run)
+    assert (run.workdir / "summary.json").read_text() == (GOLDEN / "summary.json").read_text()
+    assert without_times((run.workdir / "report.md").read_text()) == (GOLDEN / "report.md").read_text()
 
 
 def test_the_figures_of_ratings(upto):

@@ -134,11 +134,11 @@ PROGRAMS = {}
 EIGHT = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
-def run(base, examples, ft, path=None, mesh=None, info=None, **options):
+def run(base, examples, ft, path=None, mesh=None, info=None, saves_last=True, **options):
     rows = []
     trained = train(
         base, examples, Training(ft, 1, "forward-1", info), mesh=mesh or one_device(), metrics=rows.append,
-        checkpoints=None if path is None else TrainingCheckpoints(path), **options,
+        checkpoints=None if path is None else TrainingCheckpoints(path, saves_last=saves_last), **options,
     )  # fmt: skip
     return trained.params, rows
 
@@ -465,7 +465,7 @@ def test_the_dev_set_chooses_the_checkpoint(tmp_path, base, examples, finetune, 
         gentle = dataclasses.replace(ft, lr=1e-4, end_lr=1e-4)
         trained = train(
             base, examples[:10], Training(gentle, 1, "forward-1"), mesh=one_device(), dev=examples[10:],
-            checkpoints=TrainingCheckpoints(tmp_path / "gentle"), saves_last=False,
+            checkpoints=TrainingCheckpoints(tmp_path / "gentle", saves_last=False),
         )  # fmt: skip
         assert trained.step == 9 and TrainingCheckpoints(tmp_path / "gentle").latest()[0] == 6
     with pytest.raises(ValueError, match="there are none"):

@@ -110,6 +110,18 @@ def test_with_nothing_to_save_the_first_one_ends_at_once(start, body, name):
     assert time.monotonic() - asked < 10
 
 
+def test_who_saves_nothing_does_not_say_that_it_goes_on(start):
+    script = start("""
+with StopRequest(resumes=False) as stop:
+    stop.nothing_to_save = True
+    say("ready")
+    time.sleep(60)
+""")
+    script.wait_for("ready")
+    script.process.send_signal(signal.SIGINT)
+    assert script.end() == (INTERRUPTED, "", "\nhumpback: Ctrl-C: ending at once with exit code 130\n")
+
+
 def test_what_a_process_holds_is_given_up_when_it_ends_at_once(start, tmp_path):
     script = start(f"""
 from humpback import locks
