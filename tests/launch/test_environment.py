@@ -317,6 +317,8 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     (repository / "tests" / "soak").mkdir(parents=True)
     (repository / "tests" / "soak" / "test_kill.py").touch()
     (repository / "tests" / "benchmarks").mkdir()
+    (repository / "tests" / "golden").mkdir()
+    (repository / "tests" / "golden" / "llama_cpp.py").touch()
     compiler = repository / "tests" / "benchmarks" / "tpu_compile.py"
     (repository / "tests" / "benchmarks" / "notebook.py").touch()
     compiler.write_text(f"print('installing')\nprint({str(repository / 'python')!r})\n")
