@@ -1,8 +1,10 @@
 """`humpback generate` as several processes: replicas with unequal work, one replica of two processes, and kills with -9."""
 
+import itertools
 import json
 import pathlib
 import random
+import shutil
 from dataclasses import dataclass
 
 import pytest
@@ -90,14 +92,19 @@ def test_fewer_records_than_slots(tmp_path, count):
 
 
 def test_kills(tmp_path):
-    """Two replicas, both killed; three, one of them killed; one does the rest: nothing tells it from the undisturbed run."""
+    """Two replicas, both killed; three, one of them killed; again until one hits work in progress; one does the rest: nothing tells it
+    from the undisturbed run."""
     job = kill_job(tmp_path)
     duration, _ = kills.finish(job.command(tmp_path / "expected", 2))
-    moments, hits = kills.moments(seed=5, count=2, duration=duration), []
-    for moment, processes, victim in zip(moments, (2, 3), (None, 1), strict=True):
+    hits: list[str] = []
+    for moment, (processes, victim) in zip(kills.moments(seed=5, count=8, duration=duration), itertools.cycle([(2, None), (3, 1)])):
+        if len(hits) >= 2 and any(hits):
+            break
+        if not kills.in_progress(tmp_path / "killed"):
+            shutil.rmtree(tmp_path / "killed", ignore_errors=True)  # each kill is uniform over a whole run unless one was half done
         killed = kills.kill_at(job.command(tmp_path / "killed", processes), moment, victim)
         hits.append(what_was_hit(tmp_path / "killed", killed))
         print(f"kill of {processes} replicas after {moment:.1f} s of {duration:.1f} hit: {hits[-1] or 'no work in progress'}")
     kills.finish(job.command(tmp_path / "killed", 1))
     assert compare.differences(tmp_path / "killed", tmp_path / "expected") == []
-    assert sum(map(bool, hits)) * 2 >= len(hits)
+    assert any(hits)
