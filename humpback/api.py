@@ -131,7 +131,6 @@ class LoadedModel:
             raise UserError(f"{self.path}: is a {self.info.direction} model; {method} needs {' or '.join(sorted(directions))}")
 
 
-
 def _ids(texts: Sequence[str]) -> list[str]:
     """16 hex digits of each text, and of how often it came before, so that a text that comes twice is answered twice."""
     seen: collections.Counter[str] = collections.Counter()

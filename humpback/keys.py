@@ -2,12 +2,14 @@
 
 import functools
 import zlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 _WORD = 2**32
+_AT_ONCE = 1 << 14  # keys of one call: calls of the same shape share a program
 
 
 def key_for(seed: int, purpose: str, *numbers: int | jax.Array) -> jax.Array:
@@ -43,6 +45,18 @@ def record_words(seed: int, purpose: str, record_ids: list[str]) -> np.ndarray:
     """A random word uint32 of each record, drawn by its key."""
     draw = jax.vmap(lambda data: jax.random.bits(jax.random.wrap_key_data(data, impl="threefry2x32"), (), "uint32"))
     return np.asarray(draw(record_keys(seed, purpose, record_ids)))
+
+
+def drawn(seed: int, purpose: str, ids: Sequence[int]) -> np.ndarray:
+    """The ids uint64 in an order of chance, which follows from seed, purpose and the ids alone."""
+    unique = np.unique(np.array(ids, np.uint64))
+    ranks = np.empty(len(unique), np.uint64)
+    for start in range(0, len(unique), _AT_ONCE):
+        part = unique[start : start + _AT_ONCE]
+        names = [f"{int(number):016x}" for number in part] + ["0" * 16] * (_AT_ONCE - len(part))
+        words = record_keys(seed, purpose, names)[: len(part)].astype(np.uint64)
+        ranks[start : start + _AT_ONCE] = (words[:, 0] << np.uint64(32)) | words[:, 1]
+    return unique[np.argsort(ranks, kind="stable")]
 
 
 def _fold_record(key: jax.Array, high: ArrayLike, low: ArrayLike, sample: ArrayLike) -> jax.Array:

@@ -3,23 +3,19 @@
 import functools
 import re
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
+_WORD = re.compile("[a-z]+")
 # Codes of ISO 639-1. What is none of these says nothing: "und", "us", "utf-8", "x-default", a template's "%lang%".
-_CODES = _words(
+_CODES = frozenset(_WORD.findall(
     "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo es et eu "
     "fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn "
     "ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nd ne ng nl no nr nv ny oc oj om or os pa pi "
     "pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug "
     "uk ur uz ve vi vo wa wo xh yi yo za zh zu"
-)
+))  # fmt: skip
 # Codes of three letters of languages that CLD2 finds.
-FOUND_CODES = _words("ceb chr crs haw hmn kha lif mfe nso sco syr tlh war zzp")
+FOUND_CODES = frozenset(_WORD.findall("ceb chr crs haw hmn kha lif mfe nso sco syr tlh war zzp"))
 # Codes of three letters that name no language; others that have none of two letters name themselves.
-_NO_CODES = _words("und mul zxx mis xxx utf lng lan var www all any")
+_NO_CODES = frozenset(_WORD.findall("und mul zxx mis xxx utf lng lan var www all any"))
 # Other names of them: older ones, ISO 639-2's, forms of one language, and the words that some pages write.
 NAMES = {
     "iw": "he", "in": "id", "ji": "yi", "jw": "jv", "mo": "ro", "nb": "no", "nn": "no", "sh": "sr", "fil": "tl", "eng": "en",

@@ -10,7 +10,7 @@ from absl import flags
 from etils import epath
 
 from humpback import config as configs
-from humpback import storage
+from humpback import keys, storage
 from humpback.commands import choose_answers, compare_answers
 from humpback.commands.generate import parse
 from humpback.commands.models import define_base
@@ -19,7 +19,6 @@ from humpback.datasets.multiple_choice import NAMES
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks, curation, diversity, scaling, winrate
 from humpback.progress import printable
-from humpback.report.numbers import drawn
 from humpback.stages.commandline import define_accept_code
 
 _PARSED = 2_000  # instructions whose verbs and nouns are looked for, at most: parsing takes long
@@ -236,7 +235,7 @@ def _diversity(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     words = diversity.trigrams(texts)
     found: dict[str, Any] = {"trigrams": words}
     lines = [f"{len(texts)} instructions: {words['unique']} unique of {words['all']} word trigrams"]
-    places = sorted(drawn(flags.FLAGS.seed, "verbs and nouns", range(len(texts))).tolist()[:_PARSED])
+    places = sorted(keys.drawn(flags.FLAGS.seed, "verbs and nouns", range(len(texts))).tolist()[:_PARSED])
     try:
         found["verb_nouns"] = parsed = diversity.verb_nouns([texts[place] for place in places]) | {"of": len(texts)}
     except UserError as error:

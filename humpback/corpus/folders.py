@@ -1,6 +1,7 @@
 """The files below folders, local or gs://, each folder once whatever links there are."""
 
 import dataclasses
+import heapq
 import os
 import pathlib
 from collections import defaultdict
@@ -54,7 +55,7 @@ def _look_on_disk(found: Mapping[epath.Path, Below]) -> None:
     folders, links = [(os.fspath(root), "", root) for root in found], list[tuple[str, str, epath.Path]]()
     while folders or links:
         linked = not folders
-        top, here, root = links.pop(links.index(min(links))) if linked else folders.pop()
+        top, here, root = heapq.heappop(links) if linked else folders.pop()
         try:
             identity, skipped = _identity(os.path.join(top, here)), found[root].skipped
             if identity in seen or (here and identity in given):
@@ -66,7 +67,10 @@ def _look_on_disk(found: Mapping[epath.Path, Below]) -> None:
                 for entry in entries:
                     name, link = f"{here}/{entry.name}" if here else entry.name, entry.is_symlink()
                     if os.path.isdir(entry.path) if link else entry.is_dir():
-                        (links if link else folders).append((top, name, root))
+                        if link:
+                            heapq.heappush(links, (top, name, root))
+                        else:
+                            folders.append((top, name, root))
                     elif (link and not os.path.exists(entry.path)) or os.path.isfile(entry.path):  # one to nowhere is counted
                         found[root].names.append(name)
                     else:

@@ -19,7 +19,6 @@ from humpback.report import figures, probes, texts
 
 _BIN = 200  # characters, of lengths
 _BINS = 17
-_KEYS_AT_ONCE = 1 << 14
 _SITES = 15
 
 
@@ -86,22 +85,10 @@ def collect(run: epath.Path) -> Found:
         "sites": sites,
         "time": {name: storage.read_json(run / name / "timing.json") for name in done if (run / name / "timing.json").exists()},
         "answers": texts.answers(run, done),
-        "trigrams": texts.trigrams(run, done, sets, lambda ids, purpose: drawn(seed, purpose, ids)),
+        "trigrams": texts.trigrams(run, done, sets, lambda ids, purpose: keys.drawn(seed, purpose, ids)),
     }
-    examples, dropped, about = texts.examples(run, done, sets, scored, lambda ids, purpose: drawn(seed, purpose, ids))
+    examples, dropped, about = texts.examples(run, done, sets, scored, lambda ids, purpose: keys.drawn(seed, purpose, ids))
     return Found({**numbers, "examples": about}, examples, dropped)
-
-
-def drawn(seed: int, purpose: str, ids: Sequence[int]) -> np.ndarray:
-    """The ids uint64 in an order of chance, which follows from seed, purpose and the ids alone."""
-    unique = np.unique(np.array(ids, np.uint64))
-    ranks = np.empty(len(unique), np.uint64)
-    for start in range(0, len(unique), _KEYS_AT_ONCE):
-        part = unique[start : start + _KEYS_AT_ONCE]
-        names = [f"{int(number):016x}" for number in part] + ["0" * 16] * (_KEYS_AT_ONCE - len(part))
-        words = keys.record_keys(seed, purpose, names)[: len(part)].astype(np.uint64)
-        ranks[start : start + _KEYS_AT_ONCE] = (words[:, 0] << np.uint64(32)) | words[:, 1]
-    return unique[np.argsort(ranks, kind="stable")]
 
 
 def _stages(run: epath.Path) -> list[epath.Path]:

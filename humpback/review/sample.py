@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-import numpy as np
 from etils import epath
 
 from humpback import keys, storage
@@ -164,5 +163,4 @@ def order(sample: Sample, reviewer: str) -> Iterator[Shown]:
 
 
 def _drawn(seed: int, purpose: str, ids: list[str], count: int) -> list[str]:
-    words: Any = keys.record_keys(seed, purpose, ids)
-    return [ids[place] for place in np.lexsort((np.array(ids), words[:, 1], words[:, 0]))[:count]]
+    return [f"{number:016x}" for number in keys.drawn(seed, purpose, [int(i, 16) for i in ids])[:count].tolist()]

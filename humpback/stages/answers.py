@@ -7,7 +7,7 @@ asked as at inference, the base too, and draw by the same keys, so that what dif
 import functools
 from collections.abc import Sequence
 
-from humpback import distributed, prompts
+from humpback import distributed, keys, prompts
 from humpback.decoding.answers import NAME, Generated, PromptLine, Writer, count_answers
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import TOO_LONG, Output, Task
@@ -18,7 +18,6 @@ from humpback.errors import UserError
 from humpback.models.folders import Model
 from humpback.progress import warn_of_many
 from humpback.records import Example, shard_paths, write_shards
-from humpback.report.numbers import drawn
 from humpback.report.texts import PROMPTS
 from humpback.stages import commandline, held_out
 from humpback.stages.directory import Run, Stage
@@ -65,7 +64,7 @@ def choose(run: Run) -> list[Example]:
     sets = held_out.read_sets(run.workdir, run.cfg.evaluation.sets)
     asked = {prompts.bare(pair.instruction): pair for pairs in sets.values() for pair in pairs}
     by_number = {number_of(pair.id): pair for pair in asked.values()}
-    order = drawn(run.cfg.seed, "answers prompts", list(by_number)).tolist()
+    order = keys.drawn(run.cfg.seed, "answers prompts", list(by_number)).tolist()
     return [by_number[number] for number in order[: run.cfg.answers.prompts]]
 
 

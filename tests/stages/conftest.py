@@ -4,7 +4,10 @@ import shutil
 import pytest
 
 from humpback import config
-from humpback.stages.directory import Run
+from humpback.models import folders
+from humpback.stages.base import convert_base
+from humpback.stages.directory import Run, Stage
+from humpback.stages.seed import seed
 from tests import tiny, tiny_config
 from tests.stages import hand_made
 
@@ -29,6 +32,22 @@ def make_run(inputs, tmp_path):
                 node = getattr(node, part)
             setattr(node, last, value)
         return Run(config.finish(cfg), workdir or tmp_path / "run")
+
+    return make
+
+
+@pytest.fixture
+def run_with_m0(make_run):
+    """run_with_m0(**fields): a run with its base and pairs, and with an M_0 whose weights are the base's."""
+
+    def make(**fields) -> Run:
+        run = make_run(**fields)
+        convert_base(run)
+        seed(run)
+        base = folders.load_model(run.workdir / "base")
+        folders.save_model(run.workdir / "forward-0", folders.ModelInfo(base.info.config, "forward", "chatml"), base.params, base.tokenizer)
+        Stage(run.workdir / "forward-0", {}, {}, {}).finish(counts={}, weights_sha256="m")
+        return run
 
     return make
 

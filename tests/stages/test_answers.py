@@ -6,37 +6,19 @@ import pytest
 
 from humpback.decoding.answers import Generated
 from humpback.errors import UserError
-from humpback.models import folders
 from humpback.records import Example, read_shards
 from humpback.report import texts
 from humpback.stages import commandline
 from humpback.stages.answers import answer, choose, main
-from humpback.stages.base import convert_base
-from humpback.stages.directory import Stage, read_manifest
+from humpback.stages.directory import read_manifest
 from humpback.stages.seed import seed
 
 
-@pytest.fixture
-def with_models(make_run):
-    """with_models(**fields): a run with its pairs, and with an M_0 whose weights are the base's."""
-
-    def make(**fields):
-        run = make_run(**fields)
-        convert_base(run)
-        seed(run)
-        base = folders.load_model(run.workdir / "base")
-        folders.save_model(run.workdir / "forward-0", folders.ModelInfo(base.info.config, "forward", "chatml"), base.params, base.tokenizer)
-        Stage(run.workdir / "forward-0", {}, {}, {}).finish(counts={}, weights_sha256="m")
-        return run
-
-    return make
-
-
-def test_models_of_the_same_weights_say_the_same(with_models, tmp_path):
+def test_models_of_the_same_weights_say_the_same(run_with_m0, tmp_path):
     """They are asked for the same, in the same way, and draw by the same keys. One prompt has no room."""
     (tmp_path / "long.jsonl").write_text(json.dumps({"instruction": "Tell me more. " * 99, "response": "No."}) + "\n")
     sets = f"long={tmp_path / 'long.jsonl'}"
-    run = with_models(answers__prompts=50, answers__temperature=1.0, decoding__length=256, evaluation__sets=sets)
+    run = run_with_m0(answers__prompts=50, answers__temperature=1.0, decoding__length=256, evaluation__sets=sets)
     pairs = choose(run)
     answer(run, 0)
     said = {}
@@ -68,9 +50,9 @@ def test_prompts_are_of_all_sets_each_once_and_train_nothing(make_run, tmp_path)
     assert choose(make_run(**fields, seed=1)) != chosen
 
 
-def test_nothing_is_asked_unless_asked_for_or_where_nothing_is_held_out(with_models, make_run, monkeypatch):
+def test_nothing_is_asked_unless_asked_for_or_where_nothing_is_held_out(run_with_m0, make_run, monkeypatch):
     """By the command, which asks all models that there are."""
-    run = with_models(answers__prompts=0, seed_pairs__held_out=0)
+    run = run_with_m0(answers__prompts=0, seed_pairs__held_out=0)
     monkeypatch.setattr(commandline, "open_run", lambda: run)
     answer(run, 0)
     assert not (run.workdir / "answers-base").exists()

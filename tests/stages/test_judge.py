@@ -6,9 +6,7 @@ from humpback import keys, prompts
 from humpback.models import folders
 from humpback.records import Example, Judged, Probe, read_shards
 from humpback.stages import held_out, judge, report
-from humpback.stages.base import convert_base
-from humpback.stages.directory import Run, Stage, read_manifest
-from humpback.stages.seed import seed
+from humpback.stages.directory import read_manifest
 from humpback.tokens.examples import build_example
 from humpback.training import evaluate
 
@@ -41,25 +39,9 @@ def test_partners_have_other_instructions_and_are_drawn_among_all_of_these():
     assert held_out.partners([("0" * 16, "a"), ("1" * 16, "a")], 7, "x") == [None, None] and held_out.partners([], 7, "x") == []
 
 
-@pytest.fixture
-def judged_run(make_run):
-    """judged_run(**fields): a run with M_0, the base by another name."""
-
-    def make(**fields) -> Run:
-        run = make_run(**fields)
-        convert_base(run)
-        seed(run)
-        base = folders.load_model(run.workdir / "base")
-        folders.save_model(run.workdir / "forward-0", folders.ModelInfo(base.info.config, "forward", "chatml"), base.params, base.tokenizer)
-        Stage(run.workdir / "forward-0", {}, {}, {}).finish(counts={}, weights_sha256="m")
-        return run
-
-    return make
-
-
-def test_a_judge_is_measured_by_the_held_out_pairs_of_every_set(judged_run, tmp_path):
+def test_a_judge_is_measured_by_the_held_out_pairs_of_every_set(run_with_m0, tmp_path):
     (tmp_path / "faq.jsonl").write_text("".join(f'{{"instruction": "Why {n}?", "response": "So {n}."}}\n' for n in range(3)))
-    run = judged_run(evaluation__sets=f"faq={tmp_path / 'faq.jsonl'}", decoding__length=256)
+    run = run_with_m0(evaluation__sets=f"faq={tmp_path / 'faq.jsonl'}", decoding__length=256)
     judge.diagnose(run, 1)
     folder = run.workdir / "judge-1"
     manifest = read_manifest(run.workdir, "judge-1")
@@ -82,8 +64,8 @@ def test_a_judge_is_measured_by_the_held_out_pairs_of_every_set(judged_run, tmp_
     assert "BLIND" in report._judged(seen) and "absurd rubric" in report._judge_text(seen)
 
 
-def test_without_pairs_to_swap_nothing_is_measured_and_no_model_is_opened(judged_run, monkeypatch):
-    run = judged_run(seed_pairs__held_out=1)
+def test_without_pairs_to_swap_nothing_is_measured_and_no_model_is_opened(run_with_m0, monkeypatch):
+    run = run_with_m0(seed_pairs__held_out=1)
     monkeypatch.setattr(judge, "serve", None)
     judge.diagnose(run, 1)
     manifest = read_manifest(run.workdir, "judge-1")
@@ -93,8 +75,8 @@ def test_without_pairs_to_swap_nothing_is_measured_and_no_model_is_opened(judged
     assert held_out.read_sets(run.workdir, "").keys() == {"held_out"}
 
 
-def test_the_likelihood_is_probed_as_well_where_it_is_measured(judged_run):
-    run = judged_run(curate__mode="likelihood", decoding__length=256)
+def test_the_likelihood_is_probed_as_well_where_it_is_measured(run_with_m0):
+    run = run_with_m0(curate__mode="likelihood", decoding__length=256)
     judge.diagnose(run, 1)
     made = list(read_shards(run.workdir / "judge-1" / "likelihood", "judged", Judged))
     assert not (run.workdir / "judge-1" / "rubric").exists() and len(made) == 12

@@ -9,9 +9,7 @@ from humpback.errors import UserError
 from humpback.models import folders
 from humpback.records import Example, Judged, Rewrite, read_shards, write_shards
 from humpback.stages import finetune, report, rewrite, summary
-from humpback.stages.base import convert_base
 from humpback.stages.directory import Stage, read_manifest
-from humpback.stages.seed import seed
 
 DRAFTS = {
     "Tea": "Warm the pot with a little water. Put one spoon of leaves into it for each cup, and wait for four minutes.",
@@ -26,16 +24,12 @@ ANSWERS = {
 
 
 @pytest.fixture
-def rewritten_run(make_run, monkeypatch):
+def rewritten_run(run_with_m0, monkeypatch):
     """rewritten_run(**fields): a run with curated examples, whose rewriter says ANSWERS."""
 
     def make(**fields):
-        run = make_run(iterations=1, **{"rewrite__by": "base", "rewrite__max_new_tokens": 64, "decoding__length": 512, **fields})
-        convert_base(run)
-        seed(run)
+        run = run_with_m0(iterations=1, **{"rewrite__by": "base", "rewrite__max_new_tokens": 64, "decoding__length": 512, **fields})
         base = folders.load_model(run.workdir / "base")
-        folders.save_model(run.workdir / "forward-0", folders.ModelInfo(base.info.config, "forward", "chatml"), base.params, base.tokenizer)
-        Stage(run.workdir / "forward-0", {}, {}, {}).finish(counts={}, weights_sha256="m")
         made = [Example(f"{n:016x}", f"Tell me of {name}.", text, "augmented", "") for n, (name, text) in enumerate(DRAFTS.items())]
         write_shards(run.workdir / "curated-1", "curated", made, len(made))
         Stage(run.workdir / "curated-1", {}, {}, {}).finish(counts={"selected": len(made)}, files=["curated-00000-of-00001.jsonl"])
