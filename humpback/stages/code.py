@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import gc
 import hashlib
 import importlib.metadata
 import pathlib
@@ -51,12 +52,27 @@ def reached(module: str) -> set[str]:
 @functools.cache
 def _parsed(name: str) -> tuple[str, list[str]]:
     """What a module says, and what it imports."""
-    tree = ast.parse(_SOURCES[name])
+    tree = _tree(_SOURCES[name])
     imported = [part for node in ast.walk(tree) for part in _imported(node)]
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return _text(tree), imported
+
+
+def _tree(source: bytes) -> ast.Module:
+    """A module's tree, made without a collection of garbage in between.
+
+    JAX runs Python code at every collection, in which another thread may begin to parse, too: a formatted traceback does. Python 3.11
+    counts one depth for both trees, and then refuses them (python/cpython issue 106905).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(source)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _text(node: object) -> str:

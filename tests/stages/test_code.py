@@ -1,8 +1,13 @@
 """The version of the code that makes a stage."""
 
+import ast
+import contextlib
+import gc
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -85,3 +90,29 @@ def test_the_real_modules_are_found():
     assert {"humpback.stages.seed", "humpback.datasets.pair_files", "humpback.datasets.oasst_seed", "humpback.storage"} < found
     assert not {"humpback.training.loop", "humpback.stages.finetune", "humpback.corpus.readers"} & found
     assert code.version("humpback.stages.seed").keys() == {"humpback", "jax", "jaxlib", "libtpu"}
+
+
+def test_another_thread_may_parse_while_garbage_is_collected():
+    """As JAX does, Python code runs at each collection, and so another thread's turn may come."""
+    sources, done = code._read(), threading.Event()
+
+    def parse() -> None:
+        while not done.is_set():
+            with contextlib.suppress(SystemError):  # its own tree is not what this is about
+                ast.parse(sources["humpback.config"])
+
+    def turn(*_: object) -> None:
+        time.sleep(0)
+
+    other, interval = threading.Thread(target=parse), sys.getswitchinterval()
+    gc.callbacks.append(turn)
+    sys.setswitchinterval(1e-6)
+    other.start()
+    try:
+        for source in sources.values():
+            assert isinstance(code._tree(source), ast.Module)
+    finally:
+        done.set()
+        other.join()
+        sys.setswitchinterval(interval)
+        gc.callbacks.remove(turn)
