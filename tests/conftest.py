@@ -1,5 +1,6 @@
 """Eight simulated CPU devices for every test, and the folder of real test data."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -88,6 +89,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return item.get_closest_marker("long") is None, files[item.path], item.get_closest_marker("optimized") is not None
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no collection of garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from absl import logging
 from jax.sharding import Mesh
 
@@ -108,6 +109,8 @@ class Keeper:
         if self._checkpoints is not None and (due or self._stopping):
             told["saved"] = True
             self._checkpoints.save(done, state, {**self._meta, DEV_LOSS: loss}, best=loss is not None and loss < self._lowest)
+            if jax.default_backend() == "cpu":  # what is written is no copy there: the next step would make a second state beside it
+                self._checkpoints.wait()
             self._saved = time.monotonic()
         elif loss is not None:
             self._last_loss = loss

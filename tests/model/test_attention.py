@@ -96,7 +96,6 @@ def test_blocks_of_other_segments_are_not_looked_at():
     np.testing.assert_array_equal(attention._first_seen(segments[0], 16), [0, 0, 2, 2])
 
 
-@pytest.mark.optimized
 @pytest.mark.parametrize("K", [2, 1])
 def test_every_device_has_its_rows_and_heads(K):
     """Nothing is sent, unless there are fewer key heads than devices that share them."""

@@ -42,7 +42,6 @@ def test_step_by_step_equals_the_full_forward_with_mixed_lengths(name):
         np.testing.assert_allclose(logits_BV, full_BSV[rows, positions_B], atol=1e-4, rtol=0)
 
 
-@pytest.mark.optimized
 def test_a_row_has_the_same_bits_whatever_its_neighbours():
     name = "gqa_9_3_tied"
     cfg, params = CASES[name], llama.decoding_params(CASES[name], make_params(name, CASES[name]))
@@ -78,7 +77,6 @@ def test_insert_puts_rows_into_slots_and_drops_those_past_the_end():
         assert float(k_BKHS.sum()) == float(v_BKSH.sum()) == 16 * cfg.num_kv_heads * cfg.head_dim
 
 
-@pytest.mark.optimized
 def test_the_donated_cache_is_updated_in_place():
     cfg = CASES["mha"]
     params = llama.decoding_params(cfg, jax.tree.map(jnp.asarray, make_params("mha", cfg)))

@@ -27,7 +27,6 @@ def rows(T, B=2):
     return ids_BT, jnp.broadcast_to(jnp.arange(T), (B, T))
 
 
-@pytest.mark.optimized
 @pytest.mark.parametrize("name", CASES)
 def test_logits_equal_the_golden_ones_of_transformers(name):
     cfg = CASES[name]
@@ -132,7 +131,6 @@ def test_dropout_differs_by_layer(stacked, monkeypatch):
     assert len(keys) == len(set(keys)) == 2 * CFG.num_layers
 
 
-@pytest.mark.optimized
 def test_remat_changes_memory_not_numbers(stacked):
     ids_BT, positions_BT = rows(150)
 

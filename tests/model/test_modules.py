@@ -58,7 +58,6 @@ def test_frugal_backward_has_only_parts_one_after_the_other():
     assert part in frugal and whole not in after and frugal.count("optimization_barrier") == modules.PARTS
 
 
-@pytest.mark.optimized
 def test_frugal_on_a_mesh():
     """The width is split over `tensor`: same numbers, and nothing of a matrix is sent."""
     arrays, mesh = given(2048), make_mesh(1, 2, 4)

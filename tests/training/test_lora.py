@@ -70,7 +70,6 @@ def test_moments_are_of_adapters_alone_and_nothing_decays():
     assert not any(jax.tree.leaves(optimizer.decay_mask(shapes["params"])))
 
 
-@pytest.mark.optimized  # bits
 def test_a_stopped_training_ends_with_the_same_bits(tmp_path):
     trained, losses = run(steps=5)
     path = tmp_path / "steps"
@@ -111,7 +110,6 @@ def reduced(text: str) -> list[int]:
 WIDE = dataclasses.replace(case.CONFIG, d_model=256, d_ff=512, head_dim=32, num_layers=1, vocab_size=2048)
 
 
-@pytest.mark.optimized  # text that XLA wrote
 def test_no_gradient_of_a_frozen_matrix_is_computed_or_sent():
     mesh, smallest = make_mesh(1, 8, 1), WIDE.d_model * WIDE.num_kv_heads * WIDE.head_dim // 8
     of_all, of_adapters = (compiled(mesh, cfg=WIDE, remat="full", lora_rank=rank).as_text() for rank in (0, 1))
@@ -120,7 +118,6 @@ def test_no_gradient_of_a_frozen_matrix_is_computed_or_sent():
     assert all(size < smallest for size in reduced(of_adapters)), max(reduced(of_adapters))
 
 
-@pytest.mark.optimized
 def test_a_step_of_adapters_leaves_out_the_products_that_give_weights_their_gradients():
     rows = 64  # so many that what the optimizer computes is little
     found = [compiled(one_device(), rows, WIDE, remat="dots", lora_rank=rank).cost_analysis()["flops"] for rank in (0, 1)]
