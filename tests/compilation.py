@@ -21,12 +21,8 @@ _get_options = compiler.get_compile_options
 _now_quick = False
 
 
-SHARED = "HUMPBACK_TEST_PROGRAMS"  # the variable that names the folder
-
-
 def share(folder: str) -> None:
     """This process, and those that it starts, keep in a folder what took long to compile, and read what is there."""
-    os.environ[SHARED] = folder
     values = {"compilation_cache_dir": folder, "persistent_cache_min_compile_time_secs": 0.1, "persistent_cache_enable_xla_caches": "none"}
     for name, value in values.items():
         os.environ[f"JAX_{name.upper()}"] = str(value)

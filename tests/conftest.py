@@ -62,8 +62,11 @@ AS_A_USERS = ("soak", "parity", "planning")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What any process of this run of the tests has compiled is read by all others: many tests need the same programs."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    """What any process of this run of the tests has compiled is read by all others: many tests need the same programs.
+
+    Not in a soak: what it kills compiles for itself, as a user's run does.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR") and "HUMPBACK_SOAK_SEED" not in os.environ:
         folder = tempfile.mkdtemp(prefix="humpback-programs-")
         config.add_cleanup(lambda: shutil.rmtree(folder))
         compilation.share(folder)
