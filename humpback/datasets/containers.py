@@ -40,7 +40,7 @@ _CELL = 1 << 30  # characters
 
 
 class Row(NamedTuple):
-    """A record: its value, or in `error` what is wrong with it.
+    """A record: its value; or in `error` what is wrong with it, and then its value may be a text that was not understood.
 
     number: the line where it begins, or its place from 1 in an array or a table. start, end: its bytes in (uncompressed) JSON lines,
     elsewhere number - 1 and number.
@@ -156,19 +156,20 @@ def _json_lines(path: epath.Path) -> Iterator[Row]:
             content = line.rstrip(b"\r\n")
             start, end = position, position + len(content)
             position += len(line)
-            value, error = None, ""
+            value: Any
+            error = ""
             try:
                 text = content.decode("utf-8-sig" if start == 0 else "utf-8")
                 if not text.strip():
                     continue
                 value = json.loads(text)
             except UnicodeDecodeError as wrong:
-                error = f"not UTF-8 ({wrong.reason} at byte {wrong.start} of the line)"
+                error, value = f"not UTF-8 ({wrong.reason} at byte {wrong.start} of the line)", content.decode(errors="replace")
             except json.JSONDecodeError as wrong:
                 what = "a comma follows the object" if text.rstrip().endswith("},") else f"{wrong.msg} at character {wrong.pos + 1}"
-                error = f"not JSON ({what}); every line must be one JSON object"
+                error, value = f"not JSON ({what}); every line must be one JSON object", text
             except (ValueError, RecursionError) as wrong:
-                error = str(wrong)
+                error, value = str(wrong), text
             yield Row(path, number, start, end, value, error)
 
 

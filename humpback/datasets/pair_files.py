@@ -1,5 +1,6 @@
 """Seed pairs from files, and what every reading of pairs counts, drops and says (the files: containers.py, the forms: forms.py)."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from humpback.datasets.oasst import Pair
 from humpback.errors import UserError
 from humpback.records import Example, record_id
 
+OnDrop = Callable[[str, str, str], None]
 _SHOWN = 3  # bad lines
 BAD_LINE = "bad line"
 # What a user can do about a reason.
@@ -35,12 +37,13 @@ class SeedPairs(NamedTuple):
 @dataclass
 class Reader:
     """One reading of a source: its rules, and what it counts. `say` hears of what was recognised, of the first bad lines, and of fields
-    that are not read."""
+    that are not read; `on_drop` of each record that is left out: reason, place, text."""
 
     single_reply: str = "drop"
     language: str = "en"
     strict: bool = False
     say: Callable[[str], None] = lambda _: None
+    on_drop: OnDrop = lambda reason, place, text: None
     counts: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
     turns: Counter[str] = field(default_factory=Counter)
@@ -60,18 +63,20 @@ class Reader:
         if isinstance(found, str):
             self.recognised[forms.TREE] += 1
             self.counts[found] += 1
+            self.on_drop(found, _place(where), _text(record["prompt"].get("text")))
             return None
         self.recognised[found.form] += 1
         self.turns.update(found.turns)
         self.unread.update([*(key for key in record if key not in found.read and key not in known), *found.unread])
         return found.pair
 
-    def bad(self, where: str, what: str) -> None:
+    def bad(self, where: str, what: str, record: Any) -> None:
         """Counts a line that gives no pair for its form, and shows the first ones. UserError when `strict`."""
         if self.strict:
             raise UserError(f"{where}: {what}")
         self.first_bad = self.first_bad or f"{where}: {what}"
         self.counts[BAD_LINE] += 1
+        self.on_drop(BAD_LINE, f"{_place(where)}: {what}", _text(record))
         if self.counts[BAD_LINE] <= _SHOWN:
             self.say(f"{where}: dropped, {what}")
 
@@ -81,6 +86,7 @@ class Reader:
         for example in examples:
             if distinct.setdefault(Pair(example.instruction, example.response), example) is not example:
                 self.counts["duplicate"] += 1
+                self.on_drop("duplicate", example.source, f"{example.instruction}\n\n{example.response}")
         self._say_what(source)
         if not distinct:
             raise UserError(f"{source}: no seed pair in it: {self._reasons()}")
@@ -132,7 +138,16 @@ def _from_file(path: epath.Path, reader: Reader) -> Iterator[Example]:
         except ValueError as error:
             row = row._replace(error=str(error))
         if row.error:
-            reader.bad(row.where, row.error)
+            reader.bad(row.where, row.error, row.value)
         elif pair:
             key = record_id(row.file.name, row.start, row.end, "\0".join(pair))
             yield Example(key, pair.instruction, pair.response, "seed", f"{row.file.name}:{row.number}")
+
+
+def _place(where: str) -> str:
+    """Where a record is, without the folders of this machine."""
+    return where.rpartition("/")[2]
+
+
+def _text(record: Any) -> str:
+    return record if isinstance(record, str) else json.dumps(record, ensure_ascii=False, default=str)

@@ -86,10 +86,22 @@ class _Judge(msgspec.Struct):
     suggested: _Suggested | None
 
 
+class _Faithful(msgspec.Struct):
+    kept: int
+    of: int
+    interval: tuple[float, float]
+
+
+class _Preferred(_Rate):
+    interval: tuple[float, float]
+
+
 class _Agreement(msgspec.Struct):
     labelled: int
     undecided: int = 0
     judges: dict[str, _Judge] = {}
+    faithful: _Faithful | None = None
+    win_rate: _Preferred | None = None
 
 
 TASKS: dict[str, type[Any]] = {"winrate": _WinRates, "benchmarks": _Benchmarks, "scaling": _Scaling, "diversity": _Diversity}
@@ -110,11 +122,11 @@ def read(run: epath.Path) -> dict[str, dict[str, Any]]:
 
 
 def labels(run: epath.Path) -> dict[str, dict[str, Any]]:
-    """Iteration → what people's labels of its candidates say of the judges."""
+    """Review → what people's labels say: of its candidates and the judges, of two models' answers, or of what a rewriter made."""
     found = {}
     for name in storage.list_files(run / "review"):
         review = name.removesuffix(".json").removeprefix("agreement-")
-        if name == f"agreement-{review}.json" and review.isdigit():
+        if name == f"agreement-{review}.json":
             found[review] = msgspec.to_builtins(_converted(run / "review" / name, _Agreement, "humpback review --agreement"))
     return found
 

@@ -92,6 +92,25 @@ def test_without_its_script_every_number_is_there(page):
     assert all(f"M_1: {told['2']:.2f}" in texts for told in found["examples"]["scores"].values() if told["2"] is not None)
 
 
+def test_what_was_dropped_is_shown_by_stage_with_three_of_each_reason(page):
+    """Of the seed, pages, candidates, judges and rewriters."""
+    section = page.partition('id="dropped"')[2].partition("</section>")[0]
+    groups = {Parsed(group).texts[0]: group for group in section.split('class="group">')[1:]}
+    assert [*groups] == ["seed: bad line", "segments: too short", "candidates: echo", "ratings-1: no valid rating",
+                         "rewritten-1: draft kept: new number"]  # fmt: skip
+    assert [group.count("<p") for group in groups.values()] == [3, 1, 1, 1, 3]
+    assert "s.jsonl:2: " in groups["seed: bad line"] and "s.jsonl:3: " not in groups["seed: bad line"]
+    assert "Score: None" in groups["ratings-1: no valid rating"] and groups["rewritten-1: draft kept: new number"].count(" 1234</div>") == 3
+
+
+def test_people_on_rewritten_responses(page):
+    found = numbers_of(page)["labels"]["rewrites-faithful-1"]["faithful"]
+    texts = " ".join(Parsed(page.partition("Rewritten responses</h2>")[2].partition("</section>")[0]).texts)
+    assert found["kept"] == found["of"] - 1 and f"rewrites-faithful-1 {found['kept']} of {found['of']}" in texts
+    assert " ".join(f"{share:.1%}" for share in (found["kept"] / found["of"], *found["interval"])) in texts
+    assert "draft kept: new number" in texts and "Not there yet" not in texts
+
+
 def test_hostile_text_is_text(page):
     found = Parsed(page)
     assert [tag for tag, _ in found.tags if tag in ("script", "img", "iframe", "object", "link", "base", "form")] == ["script"] * 2
@@ -138,7 +157,7 @@ def test_what_is_not_there_names_its_command(tmp_path):
         write(tmp_path)
     a_run.make(tmp_path)
     texts = " ".join(Parsed(write(tmp_path).read_text()).texts)
-    assert texts.count("Not there yet") == 15
+    assert texts.count("Not there yet") == 16
     for command in {missing.split()[1] for _, _, missing in (*views.VIEWS, *views.FURTHER)}:
         assert command in COMMANDS
     assert "humpback augment --config=CONFIG --workdir=RUN" in texts
