@@ -1,5 +1,6 @@
 """A run's folders as export and report see them, made of the demo's pages without any model."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -16,14 +17,19 @@ from humpback.review import agreement, labels, sample
 PAGES = pathlib.Path(__file__).parents[2] / "humpback" / "demo" / "pages"
 
 
-def cut(pages: pathlib.Path = PAGES) -> list[Segment]:
-    """The segments of all pages, by id."""
+def cut() -> list[Segment]:
+    """The segments of all embedded pages, by id."""
+    return list(_cut())
+
+
+@functools.cache
+def _cut() -> tuple[Segment, ...]:
     cfg = configs.finish(configs.Config()).segments
     found = {}
-    for unit in readers.list_inputs(str(pages)):
+    for unit in readers.list_inputs(str(PAGES)):
         for page in readers.read_pages(unit, lambda source, reason: None, lambda text: None):
             found |= {segment.id: segment for segment in segments.extract(page, cfg, lambda reason, tree: None)}
-    return [found[name] for name in sorted(found)]
+    return tuple(found[name] for name in sorted(found))
 
 
 def rated(segment: Segment, score: float, instruction: str = "", model: str = "m0") -> Rated:
@@ -95,9 +101,9 @@ def answers(folder: pathlib.Path) -> pathlib.Path:
 HOSTILE = "<script>alert(1)</script> </style> javascript:alert(2) \u202eright to left\u202c שלום \"'><img src=http://x/y.png>"
 
 
-def full(run: pathlib.Path) -> pathlib.Path:
+def full(run: pathlib.Path, count: int = 24) -> pathlib.Path:
     """A run with two rounds of ratings; one candidate is an echo, one has no rating, and of one all that a page says is hostile."""
-    found = cut()[:24]
+    found = cut()[:count]
     url = "javascript:alert(3)</script><b>"
     found[6] = Segment(found[6].id, HOSTILE + found[6].text, HOSTILE, (HOSTILE, "<b>h</b>"), url, HOSTILE, 0, 9)
     candidates = [Candidate(s.id, s, f"Tell me about {s.header}.", "echo" if n == 5 else "", "myx", 7) for n, s in enumerate(found)]

@@ -143,6 +143,12 @@ def test_every_field_of_a_run_may_be_hostile(tmp_path):
         assert any(what in shown and "<script>alert(1)</script>" in shown for shown in found.texts), what
 
 
+def test_a_page_of_the_demos_size_is_small(tmp_path):
+    """56 candidates rated twice, as `configs/demo.py` has; .ci/run looks at the page of the smaller demo that it has made."""
+    texts = write(a_run.full(tmp_path / "run", 56)).read_text()
+    assert "56 of 56 candidates: all of them" in texts and len(texts.encode()) <= 1_500_000
+
+
 def test_the_same_run_has_the_same_bytes_and_two_stand_side_by_side(run, page, tmp_path):
     assert write(run).read_text() == page
     other = a_run.make(tmp_path / "other").parent
