@@ -137,7 +137,7 @@ def unread_fields(path: storage.PathLike) -> dict[str, int]:
     """In how many lines of the input, whose form `parse` has checked, stands a field that is not read."""
     found: Counter[str] = Counter()
     for _, line in containers.numbered_records(path):
-        row = json.loads(line)
+        row = forms.named(json.loads(line))
         asked = "".join(name for name in _ASKS if name in row)
         if asked not in _ASKS or is_pair(row):
             found.update(row.keys() - {"id"} - forms.fields_of(row))
@@ -169,8 +169,13 @@ def parse(line: str, where: str) -> PromptLine:
         row = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})") from error
-    asked = [name for name in _ASKS if isinstance(row, dict) and name in row]
-    if len(asked) != 1 or is_pair(row):
+    try:
+        row = forms.named(row) if isinstance(row, dict) else row
+        asked = [name for name in _ASKS if isinstance(row, dict) and name in row]
+        pair = len(asked) != 1 or is_pair(row)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    if pair:
         try:
             row, asked = {**({"id": row["id"]} if "id" in row else {}), "instruction": forms.prompt_of(row)}, ["instruction"]
         except (TypeError, ValueError, KeyError) as error:
@@ -198,9 +203,7 @@ def parse(line: str, where: str) -> PromptLine:
 
 def is_pair(row: dict[str, Any]) -> bool:
     """Whether an object that asks is a record of human pairs: a tree, or a chat that has its last answer."""
-    turns = row.get("messages")
-    answered = isinstance(turns, list) and len(turns) > 1 and isinstance(turns[-1], dict) and turns[-1].get("role") == "assistant"
-    return answered or isinstance(row.get("prompt"), dict)
+    return forms.is_answered(row.get("messages")) or isinstance(row.get("prompt"), dict)
 
 
 def messages(turns: Any, where: str) -> tuple[Message, ...]:

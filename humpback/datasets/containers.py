@@ -9,6 +9,7 @@ import os
 import re
 import types
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ _FOREIGN = (
 )
 _SEPARATORS = (",", "\t", ";")
 _CSV_NAME = re.compile(r"\.(?:csv|tsv)(?:\.gz)?", re.IGNORECASE)
-_SPLIT = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.parquet")
+# A split, the file's number, of how many, and a hash of the contents, as the hub's converters and Spark name files.
+_SPLIT = re.compile(r"(.*?)(?:(?:^|[-_.])(\d+)(?:-of-(\d+))?(?:-[0-9a-f]{16})?)?\.parquet")
 _CELL = 1 << 30  # characters
 
 
@@ -135,9 +137,14 @@ def _folder(path: epath.Path) -> Container:
     folder = next((place for place in (path, path / "data") if any(n.endswith(".parquet") for n in storage.list_files(place))), None)
     if folder is None:
         raise UserError(f"{path}: a folder without Parquet files and no saved dataset; name a file. {_TAKES}")
-    splits_of = {name: match[1] for name in storage.list_files(folder) if (match := _SPLIT.fullmatch(name))}
-    split, notes = _train(path, sorted(set(splits_of.values())))
-    return Container("Parquet", [folder / name for name, own in splits_of.items() if own == split], [], notes)
+    parts = {name: match for name in storage.list_files(folder) if (match := _SPLIT.fullmatch(name))}
+    split, notes = _train(path, sorted({match[1] for match in parts.values()}))
+    own = {name: match for name, match in parts.items() if match[1] == split}
+    for total in {int(match[3]) for match in own.values() if match[3]}:
+        numbers = {int(match[2]) for match in own.values() if match[3] and int(match[3]) == total}
+        if lost := set(range(total)) - numbers:
+            raise UserError(f"{folder}: of {total} files of {split!r} number {min(lost)} is missing; fetch the folder again")
+    return Container("Parquet", [folder / name for name in own], [], notes)
 
 
 def _train(path: epath.Path, splits: list[str]) -> tuple[str, list[str]]:
@@ -162,7 +169,7 @@ def _json_lines(path: epath.Path) -> Iterator[Row]:
                 text = content.decode("utf-8-sig" if start == 0 else "utf-8")
                 if not text.strip():
                     continue
-                value = json.loads(text)
+                value = json.loads(text, object_pairs_hook=_object)
             except UnicodeDecodeError as wrong:
                 error, value = f"not UTF-8 ({wrong.reason} at byte {wrong.start} of the line)", content.decode(errors="replace")
             except json.JSONDecodeError as wrong:
@@ -173,11 +180,20 @@ def _json_lines(path: epath.Path) -> Iterator[Row]:
             yield Row(path, number, start, end, value, error)
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. ValueError for a name that is there twice, of which JSON does not say which counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the field {name!r} is there twice; leave out one")
+    return found
+
+
 def _json_array(path: epath.Path) -> Iterator[Row]:
     with opened(path) as file:
         data = file.read()
     try:
-        values = json.loads(data.decode("utf-8-sig"))
+        values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not a whole JSON array ({error.msg} at character {error.colno} of the line)") from error
     except (ValueError, RecursionError) as error:
@@ -200,6 +216,8 @@ def _csv(path: epath.Path) -> Iterator[Row]:
                 begins, line = line + 1, reader.line_num
                 if not columns:
                     columns = [cell.strip() for cell in cells]
+                    if twice := [name for name, count in Counter(filter(None, columns)).items() if count > 1]:
+                        raise UserError(f"{path}:1: several columns are named {twice[0]!r}; rename or remove all but one")
                     continue
                 error = "" if len(cells) == len(columns) else f"{len(cells)} cells for the {len(columns)} columns {', '.join(columns)}"
                 if any(map(half_surrogate, cells)):

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from humpback.datasets import forms
-from humpback.datasets.containers import open_container
-from humpback.datasets.oasst import Pair
+from humpback.datasets.containers import Row, open_container
+from humpback.datasets.oasst import Pair, is_message, tree_of
 from humpback.errors import UserError
 from humpback.records import Example, record_id
 
 OnDrop = Callable[[str, str, str], None]
-_SHOWN = 3  # bad lines
+_SHOWN, _FIELDS = 3, 20  # bad lines and fields that are named
 BAD_LINE = "bad line"
 # What a user can do about a reason.
 _WAYS_OUT = {
@@ -93,8 +93,10 @@ class Reader:
         if self.counts[BAD_LINE] > _SHOWN:
             self.say(f"{source}: {self.counts[BAD_LINE]} bad lines are dropped; --strict ends at the first")
         if self.unread:
-            fields = ", ".join(f"{key!r} ({count} records)" for key, count in sorted(self.unread.items()))
-            self.say(f"{source}: fields that are not read: {fields}")
+            rows = sorted(self.unread.items())
+            fields = ", ".join(f"{key!r} ({count} records)" for key, count in rows[:_FIELDS])
+            more = f" and {len(rows) - _FIELDS} more" if len(rows) > _FIELDS else ""
+            self.say(f"{source}: fields that are not read: {fields}{more}")
         counts = {**self.counts, "kept": len(distinct)}
         return SeedPairs(list(distinct.values()), dict(sorted(counts.items())), dict(sorted((self.unread + self.turns).items())))
 
@@ -130,7 +132,7 @@ def _from_file(path: epath.Path, reader: Reader) -> Iterator[Example]:
     reader.kind = container.kind
     for note in container.notes:
         reader.say(f"{path}: {note}")
-    for row in container.rows():
+    for row in _with_trees(container.rows()):
         pair = None
         try:
             if not row.error:
@@ -142,6 +144,29 @@ def _from_file(path: epath.Path, reader: Reader) -> Iterator[Example]:
         elif pair:
             key = record_id(row.file.name, row.start, row.end, "\0".join(pair))
             yield Example(key, pair.instruction, pair.response, "seed", f"{row.file.name}:{row.number}")
+
+
+def _with_trees(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows; messages of Open Assistant's as the trees that they make, in the place of the prompt, after all others."""
+    prompts: list[Row] = []
+    replies: dict[str, list[Row]] = {}  # by the message that they answer
+    known: set[str] = set()
+    for row in rows:
+        if row.error or not is_message(row.value):
+            yield row
+            continue
+        known.add(str(row.value["message_id"]))
+        if (parent := row.value["parent_id"]) is None:
+            prompts.append(row)
+        else:
+            replies.setdefault(str(parent), []).append(row)
+    for row in prompts:
+        try:
+            yield row._replace(value=tree_of(row.value, [reply.value for reply in replies.get(str(row.value["message_id"]), [])]))
+        except ValueError as error:
+            yield row._replace(error=str(error))
+    for parent in (parent for parent in replies if parent not in known):
+        yield from (row._replace(error=f"the message that it answers, {parent!r:.60}, is not there") for row in replies[parent])
 
 
 def _place(where: str) -> str:

@@ -127,8 +127,8 @@ class Serving:
         tokens = requests.tokens
         return StagePlan(
             slice_, stage, dict(replica.settings), text(slice_, replica), programs.fits, programs.needed, step.limit, step.memory,
-            step.traffic, self._flops(tokens, requests.prefix), self._replicas.step(slice_, stage, replica, answers), times.bound, 0.0, records * tokens, records,
-            records * times.seconds / replicas / 3600, notes=notes, kernels=step.kernels,
+            step.traffic, self._flops(tokens, requests.prefix), self._replicas.step(slice_, stage, replica, answers), times.bound, 0.0,
+            records * tokens, records, records * times.seconds / replicas / 3600, notes=notes, kernels=step.kernels,
             kernel_flops=self._kernel_flops(slice_, stage, replica),
             answers=tuple((f"{stage} {kind}", answer) for kind, answer in answers.items()),
         )  # fmt: skip

@@ -68,6 +68,28 @@ def test_a_folder_of_parquet_is_read_split_train_file_after_file(tmp_path):
         read(tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("names", "read_"),
+    [
+        (["train-00000-of-00002-a09b74b3ef9c3b56.parquet", "train-00001-of-00002-b1.parquet", "test-00000-of-00001.parquet"], None),
+        (["train-00000-of-00001-a09b74b3ef9c3b56.parquet", "test-00000-of-00001-a09b74b3ef9c3b56.parquet"], [0]),
+        (["0000.parquet", "0001.parquet"], [0, 1]),
+        (["part-00000.parquet", "part-00001.parquet"], [0, 1]),
+        (["train.parquet", "validation.parquet"], [0]),
+        (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], None),
+    ],
+)
+def test_names_of_parquet_files(tmp_path, names, read_):
+    """As the hub's converters and Spark give them; a number that is missing is told."""
+    for number, name in enumerate(names):
+        parquet(tmp_path / name, [{"instruction": f"Why {number}?", "response": "So."}])
+    if read_ is None:
+        with pytest.raises(UserError, match=r"of \d files of 'train' number 1 is missing; fetch the folder again"):
+            read(tmp_path)
+        return
+    assert [pair.instruction for pair in read(tmp_path)[0]] == [f"Why {number}?" for number in read_]
+
+
 def test_a_saved_dataset_of_several_files_and_splits(tmp_path):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
@@ -109,6 +131,7 @@ def test_csv(tmp_path, name, content, sources):
     [
         ("a.csv", b"title,body\na,b\n", "its fields are"),
         ("a.csv", b'instruction,response\na,"b\n', "a.csv:2: not CSV"),
+        ("a.csv", b"question,answer,question\na,b,c\n", "a.csv:1: several columns are named 'question'"),
         ("a.json", b'[{"instruction": "a",\n "response": "b"},\n', "a.json:3: not a whole JSON array"),
         ("a.json", b"[\xff]", "not a JSON array in UTF-8"),
         ("a.parquet", b"PAR1" + b"\0" * 60, "not a whole Parquet file"),
