@@ -18,7 +18,7 @@ from etils import epath
 from humpback import config as configs
 from humpback import distributed, prompts, records, storage
 from humpback.commands.models import OpenModel, define_base, open_model
-from humpback.datasets import containers, forms
+from humpback.datasets import containers, forms, pair_files
 from humpback.decoding import offline
 from humpback.decoding.answers import NAME, Message, PromptLine, Writer, count_answers
 from humpback.decoding.sampling import Sampler
@@ -101,7 +101,7 @@ def generate(stage: Stage, opened: OpenModel, length: int, wrap: bool) -> None:
     """Serves the prompts that the flags name."""
     values, info = flags.FLAGS, opened.info
     # before the model is loaded, as a line may be wrong
-    inputs = offline.Inputs([values.input], parse, any_id=True, read=containers.numbered_records)
+    inputs = offline.Inputs([values.input], parse, any_id=True, read=pair_files.numbered_records)
     template = _WRAPPED[info.direction] if wrap else None
     decoding = configs.Decoding(
         length=values.length or min(length, room_for(inputs, info, template, values.max_new_tokens)),
@@ -136,7 +136,7 @@ def generate(stage: Stage, opened: OpenModel, length: int, wrap: bool) -> None:
 def unread_fields(path: storage.PathLike) -> dict[str, int]:
     """In how many lines of the input, whose form `parse` has checked, stands a field that is not read."""
     found: Counter[str] = Counter()
-    for _, line in containers.numbered_records(path):
+    for _, line in pair_files.numbered_records(path):
         row = forms.named(json.loads(line))
         asked = "".join(name for name in _ASKS if name in row)
         if asked not in _ASKS or is_pair(row):
@@ -177,7 +177,7 @@ def parse(line: str, where: str) -> PromptLine:
         raise UserError(f"{where}: {error}") from error
     if pair:
         try:
-            row, asked = {**({"id": row["id"]} if "id" in row else {}), "instruction": forms.prompt_of(row)}, ["instruction"]
+            row, asked = {"instruction": forms.prompt_of(row), **({"id": row["id"]} if "id" in row else {})}, ["instruction"]
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"{where}: must be an object with one of {', '.join(map(repr, _ASKS))}, or a pair ({error})") from error
     [name] = asked

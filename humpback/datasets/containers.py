@@ -103,14 +103,6 @@ def list_files(path: str) -> list[tuple[str, str]]:
     return [(file.name, os.fspath(file)) for file in [*found.described_by, *found.files]]
 
 
-def numbered_records(path: storage.PathLike) -> Iterator[tuple[str, str]]:
-    """Yields ("file:number", JSON of the record). UserError for a row that is none."""
-    for row in open_container(epath.Path(path)).rows():
-        if row.error:
-            raise UserError(f"{row.where}: {row.error}")
-        yield row.where, json.dumps(row.value, default=str)
-
-
 @contextlib.contextmanager
 def opened(path: epath.Path) -> Iterator[Any]:
     """The file, unpacked where its name ends with .gz. UserError when it is damaged."""

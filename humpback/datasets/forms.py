@@ -34,7 +34,7 @@ EXPECTED = (
 )
 # Fields by which other forms are known.
 _OTHER_FORMS = (
-    (("message_id",), "one message of Open Assistant's export of messages, which is read as a file of pairs"),
+    (("message_id",), "a message of Open Assistant's export of messages, which are read together alone"),
     (("chosen", "rejected"), "a pair of answers, one chosen and one rejected"),
     (("text",), "one text with both turns in it"),
 )
@@ -105,9 +105,12 @@ def instruction_of(record: Mapping[str, Any], form: Fields = _PLAIN) -> str:
 
 
 def prompt_of(record: Any, language: str = "en") -> str:
-    """What a record of human pairs asks, whatever its answer. ValueError as `read_record`, or with the reason why there is no pair."""
-    if isinstance(record, Mapping) and "question" in (plain := named(record)) and "answer" not in plain:
+    """What a record of human pairs asks, whatever its answer: of a tree its first message. ValueError as `read_record`."""
+    plain = named(record) if isinstance(record, Mapping) else {}
+    if "question" in plain and "answer" not in plain:
         return instruction_of(plain, _TEXTS[-1])
+    if isinstance(plain.get("prompt"), Mapping) and (asked := _stripped(plain["prompt"], "text")):
+        return asked
     found = read_record(record, "reviewed", language)
     if isinstance(found, str):
         raise ValueError(found)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from humpback import storage
 from humpback.datasets import forms
-from humpback.datasets.containers import Row, open_container
+from humpback.datasets.containers import Container, Row, open_container
 from humpback.datasets.oasst import Pair, is_message, tree_of
 from humpback.errors import UserError
 from humpback.records import Example, record_id
@@ -132,7 +133,7 @@ def _from_file(path: epath.Path, reader: Reader) -> Iterator[Example]:
     reader.kind = container.kind
     for note in container.notes:
         reader.say(f"{path}: {note}")
-    for row in _with_trees(container.rows()):
+    for row in _with_trees(container):
         pair = None
         try:
             if not row.error:
@@ -146,12 +147,25 @@ def _from_file(path: epath.Path, reader: Reader) -> Iterator[Example]:
             yield Example(key, pair.instruction, pair.response, "seed", f"{row.file.name}:{row.number}")
 
 
-def _with_trees(rows: Iterable[Row]) -> Iterator[Row]:
+def read_rows(path: storage.PathLike) -> Iterator[Row]:
+    """The records of a file or folder of any kind, as `read_file` sees them. UserError for what cannot be read."""
+    return _with_trees(open_container(epath.Path(path)))
+
+
+def numbered_records(path: storage.PathLike) -> Iterator[tuple[str, str]]:
+    """Yields ("file:number", JSON of the record) of `read_rows`. UserError for a row that is none."""
+    for row in read_rows(path):
+        if row.error:
+            raise UserError(f"{row.where}: {row.error}")
+        yield row.where, json.dumps(row.value, default=str)
+
+
+def _with_trees(container: Container) -> Iterator[Row]:
     """The rows; messages of Open Assistant's as the trees that they make, in the place of the prompt, after all others."""
     prompts: list[Row] = []
     replies: dict[str, list[Row]] = {}  # by the message that they answer
     known: set[str] = set()
-    for row in rows:
+    for row in container.rows():
         if row.error or not is_message(row.value):
             yield row
             continue

@@ -9,7 +9,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
-from humpback.datasets import containers
+from humpback.datasets import pair_files
 from humpback.datasets.seed_pairs import list_files, read_pairs
 from humpback.errors import UserError
 
@@ -154,5 +154,5 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch):
 
 def test_records_as_numbered_lines(tmp_path):
     file = parquet(tmp_path / "a.parquet", ROWS)
-    lines = list(containers.numbered_records(file))
+    lines = list(pair_files.numbered_records(file))
     assert [(where, json.loads(line)) for where, line in lines] == [(f"{file}:{number}", row) for number, row in enumerate(ROWS, 1)]
