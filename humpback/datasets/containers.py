@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 from etils import epath
 
 from humpback import extras, storage
@@ -117,15 +118,13 @@ def _folder(path: epath.Path) -> Container:
     """A dataset saved with save_to_disk, or Parquet files right in it or in its data/. Of several splits it is `train`."""
     names = {child.name for child in path.iterdir()}
     if "dataset_dict.json" in names:
-        splits = storage.read_json(path / "dataset_dict.json").get("splits", [])
-        split, notes = _train(path, splits)
-        return _folder(path / split)._replace(notes=notes)
+        file = path / "dataset_dict.json"
+        split, notes = _train(path, _saved(file, _Splits).splits)
+        if not (path / split / "state.json").exists():
+            raise UserError(f"{path / split}: no saved dataset is there, which {file.name} names; the folder is not whole")
+        return _dataset(path / split, notes)
     if "state.json" in names:
-        try:
-            files = [path / entry["filename"] for entry in storage.read_json(path / "state.json")["_data_files"]]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path / 'state.json'}: not of a dataset saved with save_to_disk ({error!r})") from error
-        return Container("Arrow", files, [path / "state.json"], [])
+        return _dataset(path, [])
     folder = next((place for place in (path, path / "data") if any(n.endswith(".parquet") for n in storage.list_files(place))), None)
     if folder is None:
         raise UserError(f"{path}: a folder without Parquet files and no saved dataset; name a file. {_TAKES}")
@@ -137,6 +136,34 @@ def _folder(path: epath.Path) -> Container:
         if lost := set(range(total)) - numbers:
             raise UserError(f"{folder}: of {total} files of {split!r} number {min(lost)} is missing; fetch the folder again")
     return Container("Parquet", [folder / name for name in own], [], notes)
+
+
+def _dataset(path: epath.Path, notes: list[str]) -> Container:
+    """One split, saved with save_to_disk."""
+    state = _saved(path / "state.json", _State)
+    if state.indices:
+        raise UserError(f"{path}: was saved with an index of its rows; save it again with `flatten_indices()`")
+    return Container("Arrow", [path / file.filename for file in state.data], [path / "state.json"], notes)
+
+
+class _Splits(msgspec.Struct):
+    splits: list[str] = []
+
+
+class _File(msgspec.Struct):
+    filename: str
+
+
+class _State(msgspec.Struct):
+    data: list[_File] = msgspec.field(name="_data_files")
+    indices: list[_File] | None = msgspec.field(name="_indices_data_files", default=None)
+
+
+def _saved(file: epath.Path, kind: type[Any]) -> Any:
+    try:
+        return msgspec.convert(storage.read_json(file), kind)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{file}: not of a dataset saved with save_to_disk ({error})") from error
 
 
 def _train(path: epath.Path, splits: list[str]) -> tuple[str, list[str]]:

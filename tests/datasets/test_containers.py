@@ -109,6 +109,24 @@ def test_a_saved_dataset_of_several_files_and_splits(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dataset_dict.json", [], "dataset_dict.json: not of a dataset saved with save_to_disk"),
+        ("dataset_dict.json", {"splits": [3]}, "dataset_dict.json: not of a dataset saved with save_to_disk"),
+        ("dataset_dict.json", {"splits": ["train"]}, "train: no saved dataset is there, which dataset_dict.json names"),
+        ("dataset_dict.json", {"splits": ["a", "b"]}, "its splits are a, b, and none of them is train"),
+        ("state.json", {"_data_files": "a"}, "state.json: not of a dataset saved with save_to_disk"),
+        ("state.json", {"_data_files": [], "_indices_data_files": [{"filename": "i"}]}, "was saved with an index of its rows"),
+        ("state.json", {"_data_files": [{"filename": "x.arrow"}]}, "x.arrow: missing; the folder is not whole"),
+    ],
+)
+def test_a_saved_dataset_that_is_none(tmp_path, name, content, message):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("name", "content", "sources"),
     [
         ("a.csv", b'\xef\xbb\xbfinstruction,response\r\n"two\nlines, and ""more""",b\r\nc,d\r\n', ["a.csv:2", "a.csv:4"]),
