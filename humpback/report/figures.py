@@ -114,7 +114,7 @@ def read(run: epath.Path) -> dict[str, dict[str, Any]]:
         task, _, what = name.removesuffix(".json").partition("-")
         if task in TASKS and name.endswith(".json"):
             made_by = f"humpback evaluate --task={task}"
-            found[task][what] = msgspec.to_builtins(_converted(run / FOLDER / name, TASKS[task], made_by))
+            found[task][what] = msgspec.to_builtins(read_file(run / FOLDER / name, TASKS[task], made_by))
     for one in found["diversity"].values():
         if one["verb_nouns"]:
             del one["verb_nouns"]["pairs"][_PAIRS:]
@@ -127,11 +127,12 @@ def labels(run: epath.Path) -> dict[str, dict[str, Any]]:
     for name in storage.list_files(run / "review"):
         review = name.removesuffix(".json").removeprefix("agreement-")
         if name == f"agreement-{review}.json":
-            found[review] = msgspec.to_builtins(_converted(run / "review" / name, _Agreement, "humpback review --agreement"))
+            found[review] = msgspec.to_builtins(read_file(run / "review" / name, _Agreement, "humpback review --agreement"))
     return found
 
 
-def _converted(path: epath.Path, kind: type[Any], made_by: str) -> Any:
+def read_file(path: epath.Path, kind: Any, made_by: str) -> Any:
+    """A JSON file as a type. UserError for one that is not what `made_by` writes."""
     try:
         return msgspec.convert(storage.read_json(path), kind)
     except msgspec.ValidationError as error:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from humpback import storage
 from humpback.decoding.answers import NAME, Generated
 from humpback.decoding.parts import number_of
 from humpback.evaluation import diversity
 from humpback.records import Candidate, Example, Rated, Rewrite, read_shards
+from humpback.report import figures
 
 PROMPTS = "prompts"  # of the pairs whose instructions all models are asked
 _SAMPLE = 10_000  # pairs of a set, at most
@@ -135,7 +135,7 @@ def _samples(run: epath.Path, done: Mapping[str, Any]) -> Dropped:
     found: Dropped = {}
     for name in ("seed", "segments"):
         file = run / name / "samples.json"
-        rows_of = storage.read_json(file) if name in done and file.exists() else {}
+        rows_of = figures.read_file(file, Dropped, "humpback run") if name in done and file.exists() else {}
         found |= {f"{name}: {reason}": rows[:_OF_A_REASON] for reason, rows in rows_of.items()}
     return found
 

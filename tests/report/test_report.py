@@ -133,6 +133,8 @@ def test_every_field_of_a_run_may_be_hostile(tmp_path):
         if "review" not in file.parts and "metrics" not in file.parts and file.name != "config.json":
             rows = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
             file.write_text("".join(json.dumps(a_run.planted(json.loads(row))) + "\n" for row in rows))
+    for name, other in (("review/agreement-2", "review/agreement-<b>"), ("figures/scaling", "figures/scaling-<style><b>")):
+        (run / f"{other}.json").write_text((run / f"{name}.json").read_text())
     text = write(run).read_text()
     found = Parsed(text)
     assert not [tag for tag, _ in found.tags if tag in ("img", "b", "iframe", "object", "link", "base", "form")]
@@ -193,6 +195,32 @@ def test_figures_of_another_kind_are_refused(tmp_path):
     (tmp_path / "figures" / "winrate-x.json").write_text('{"all": 3}')
     with pytest.raises(UserError, match=r"winrate-x.json: not what `humpback evaluate --task=winrate` writes .*\$.all"):
         write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("config.json", '{"seed": "<b>"}', r"\$.seed"),
+        ("seed/manifest.json", '{"counts": {}}', "missing required field `dropped`"),
+        ("seed/manifest.json", '{"counts": {"read": "<b>"}, "dropped": {}}', r"\$.counts"),
+        ("seed/timing.json", '{"seconds": 1.0}', "missing required field `tokens`"),
+        ("seed/samples.json", "[1]", "Expected `object`, got `array`"),
+        ("seed/samples.json", "{", "Expecting property name"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, file, content, told):
+    a_run.make(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=rf"{file}: not .*{told}"):
+        write(tmp_path)
+
+
+def test_rounds_that_curated_nothing(tmp_path):
+    run = a_run.full(tmp_path / "run")
+    for t in (1, 2):
+        (run / f"curated-{t}" / "curated-00000-of-00001.jsonl").write_text("")
+    found = numbers_of(write(run).read_text())
+    assert found["churn"] == [{"sets": [1, 2], "stay": 0, "go": 0, "come": 0, "jaccard": None}]
 
 
 def test_charts_of_odd_numbers_are_drawn():
