@@ -169,6 +169,8 @@ def _texts(record: Mapping[str, Any], form: Fields) -> Found:
 
 def _chat(turns: Any, name: str) -> Found:
     """`messages`, ShareGPT's `conversations` of {from, value}, or LIMA's of texts, the user's first."""
+    if isinstance(turns, Mapping):
+        turns = _turns_of(turns) or turns
     if not isinstance(turns, Sequence) or isinstance(turns, str):
         raise ValueError(f"{name!r} is no list of turns: {turns!r:.40}")
     turns = [named(turn) if isinstance(turn, Mapping) else turn for turn in turns]
@@ -187,6 +189,13 @@ def _chat(turns: Any, name: str) -> Found:
     form = f"LIMA's {name}" if lima else f"ShareGPT's {name}" if "from" in keys else name
     others_read = frozenset(f"{name}.{key}" for key in keys.difference(_SPEAKERS, _SAID))
     return Found(Pair(*texts), form, frozenset([name]), +unread, others_read)
+
+
+def _turns_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Turns whose fields are lists of the same length, as `datasets` stores a Sequence; [] for anything else."""
+    if not all(isinstance(column, list) for column in columns.values()) or len(set(map(len, columns.values()))) != 1:
+        return []
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _role(turn: Any, name: str) -> str:

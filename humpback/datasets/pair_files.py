@@ -64,7 +64,7 @@ class Reader:
         if isinstance(found, str):
             self.recognised[forms.TREE] += 1
             self.counts[found] += 1
-            self.on_drop(found, _place(where), _text(record["prompt"].get("text")))
+            self.on_drop(found, _place(where), _text(forms.named(record)["prompt"].get("text")))
             return None
         self.recognised[found.form] += 1
         self.turns.update(found.turns)

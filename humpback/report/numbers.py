@@ -86,7 +86,7 @@ def collect(run: epath.Path) -> Found:
     scored = {t: _scored(run, t) for t in rounds}
     sets, reasons, sites = _sets(run, done)
     numbers = {
-        "run": run.name,
+        "run": run.name or "run",
         "stages": done,
         "funnel": _funnel(done, reasons, scored),
         "ratings": {str(t): _rating(one) for t, one in scored.items()},

@@ -148,6 +148,17 @@ def test_messages_of_open_assistants_give_what_their_trees_give(tmp_path: Path) 
     assert json.loads(Path(messages).read_text().splitlines()[int(b.pairs[1].source.rpartition(":")[2]) - 1])["role"] == "prompter"
 
 
+def test_what_is_left_out_is_told_with_its_place(tmp_path: Path) -> None:
+    """Of a tree what its prompt asks; names of fields may have capitals there, too."""
+    told: list[tuple[str, str, str]] = []
+    german = {"Prompt": {"text": "Warum?", "lang": "de"}}
+    read_pairs(write(tmp_path / "s.jsonl", PLAIN, german, PLAIN, [], b"{"), on_drop=lambda *what: told.append(what))
+    assert [(reason, place.partition(": ")[0], text) for reason, place, text in told] == [
+        ("prompt: other language", "s.jsonl:2", "Warum?"), ("duplicate", "s.jsonl:3", "Why?\n\nBecause."),
+        ("bad line", "s.jsonl:4", "[]"), ("bad line", "s.jsonl:5", "{"),
+    ]  # fmt: skip
+
+
 def test_messages_that_make_no_tree_are_told(tmp_path: Path) -> None:
     lost = {"message_id": "b", "parent_id": "a", "text": "A.", "role": "assistant", "rank": 0, **GOOD}
     texts = {"message_id": "c", "parent_id": None, "text": "Q?", "role": "prompter", "lang": "en", "deleted": "False"}
