@@ -40,7 +40,7 @@ def main() -> None:
     if values.fill != bool(values.input):
         raise UserError("--fill and --input go together: --fill --source=BY_REFERENCE --input=PAGES")
     if values.license and not _LICENSE.fullmatch(values.license):
-        raise UserError(f"--license={values.license!r:.100}: a name such as cc-by-4.0, at most 80 letters, digits, spaces and . , + ( ) - _")
+        raise UserError(f"--license={values.license!r:.100}: a name such as cc-by-4.0, at most 80 letters, digits, spaces, . , + ( ) - _")
     if values.fill:
         facts = fill.fill(source, ",".join(resolve(path.strip()) for path in values.input.split(",")), out)
     else:
