@@ -275,7 +275,8 @@ def _text(text: str | None) -> Html | None:
 
 def _about(header: str, url: str) -> Html:
     """Where something is from; an address is text, no link: a page may be named javascript:…"""
-    return tag("p", tag("bdi", header), " · " if url else None, tag("bdi", url) if url else None, class_="about")
+    parts = [tag("bdi", part) for part in (header, url) if part]
+    return tag("p", parts[:1], [(" · ", part) for part in parts[1:]], class_="about")
 
 
 def _mean_sd(value: Mapping[str, float | None]) -> str:
