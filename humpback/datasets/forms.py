@@ -26,8 +26,9 @@ TREE = "Open Assistant's tree"
 _SPEAKERS, _SAID = ("role", "from"), ("content", "value", "text")  # the fields of a turn
 _USERS, _SYSTEMS = {"user", "human", "prompter"}, {"system", "developer"}
 _ASSISTANTS = ("assistant", "gpt", "chatgpt", "bard", "bing", "claude", "gemini", "llama", "bot", "ai", "model")  # or gpt-4, …
-# Fields whose names may have capitals, as columns of a spreadsheet have them.
-_NAMED = {*(name for form in _TEXTS for name in (form.instruction, *form.responses, *form.contexts)), *_CHATS, *_SPEAKERS, *_SAID}
+# Fields whose names may have capitals, as columns of a spreadsheet have them: of a record, of a turn.
+_FIELDS = frozenset((*(name for form in _TEXTS for name in (form.instruction, *form.responses, *form.contexts)), *_CHATS))
+_TURN_FIELDS = frozenset((*_SPEAKERS, *_SAID))
 EXPECTED = (
     "expected the fields instruction and response (or output), prompt and completion or response, question and answer, messages, "
     "conversations, or Open Assistant's trees"
@@ -79,24 +80,24 @@ def read_record(record: Any, single_reply: str = "drop", language: str = "en") -
         raise ValueError("half of a surrogate pair, which no UTF-8 can hold")
     read, unread = (frozenset().union(*parts) for parts in zip(*((one.read, one.unread) for one in found), strict=True))
     turns = sum((Counter(one.turns) for one in found), Counter())
-    return first._replace(read=frozenset(key for key in given if _name(key) in read), turns=turns, unread=unread)
+    return first._replace(read=frozenset(key for key in given if _name(key, _FIELDS) in read), turns=turns, unread=unread)
 
 
-def named(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record, or a turn of a chat, with the names of its fields as they are known, without capitals. Ambiguous when two are the same
+def named(record: Mapping[str, Any], fields: frozenset[str] = _FIELDS) -> dict[str, Any]:
+    """A record, or with the fields of one a turn, with their names as they are known, without capitals. Ambiguous when two are the same
     field and differ."""
     found: dict[str, Any] = {}
     for key, value in record.items():
-        name = _name(key)
+        name = _name(key, fields)
         if name in found and found[name] != value:
             raise Ambiguous(f"{name!r} stands in it with and without capitals, and differs; leave out one")
         found[name] = value
     return found
 
 
-def _name(key: str) -> str:
+def _name(key: str, fields: frozenset[str]) -> str:
     plain = key.strip().lower()
-    return plain if plain in _NAMED else key
+    return plain if plain in fields else key
 
 
 def instruction_of(record: Mapping[str, Any], form: Fields = _PLAIN) -> str:
@@ -173,7 +174,7 @@ def _chat(turns: Any, name: str) -> Found:
         turns = _turns_of(turns) or turns
     if not isinstance(turns, Sequence) or isinstance(turns, str):
         raise ValueError(f"{name!r} is no list of turns: {turns!r:.40}")
-    turns = [named(turn) if isinstance(turn, Mapping) else turn for turn in turns]
+    turns = [named(turn, _TURN_FIELDS) if isinstance(turn, Mapping) else turn for turn in turns]
     lima = all(isinstance(turn, str) for turn in turns)
     roles = ["user" if number % 2 == 0 else "assistant" for number in range(len(turns))] if lima else [_role(turn, name) for turn in turns]
     asked = roles.index("user") if "user" in roles else len(roles)
@@ -187,7 +188,7 @@ def _chat(turns: Any, name: str) -> Found:
     unread = Counter({"system turns": systems, "later turns": len(others) - systems})
     keys = {key for turn in turns if isinstance(turn, Mapping) for key in turn}
     form = f"LIMA's {name}" if lima else f"ShareGPT's {name}" if "from" in keys else name
-    others_read = frozenset(f"{name}.{key}" for key in keys.difference(_SPEAKERS, _SAID))
+    others_read = frozenset(f"{name}.{key}" for key in keys - _TURN_FIELDS)
     return Found(Pair(*texts), form, frozenset([name]), +unread, others_read)
 
 
@@ -210,7 +211,7 @@ def _role(turn: Any, name: str) -> str:
 
 
 def _text_of_turn(turn: Any, name: str) -> str:
-    texts = [turn] if isinstance(turn, str) else [turn[field] for field in _SAID if turn.get(field) is not None]
+    texts = [turn] if isinstance(turn, str) else [_joined(turn[field]) for field in _SAID if turn.get(field) is not None]
     if wrong := [text for text in texts or [None] if not isinstance(text, str)]:
         raise ValueError(f"a turn of {name!r} is not a text: {wrong[0]!r:.40}")
     if len({text.strip() for text in texts}) > 1:
@@ -218,9 +219,17 @@ def _text_of_turn(turn: Any, name: str) -> str:
     return texts[0].strip()
 
 
+def _joined(content: Any) -> Any:
+    """A content that is a list of parts, all of text, as one text; anything else as it is."""
+    if not isinstance(content, list):
+        return content
+    texts = [part["text"] for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
+    return "\n\n".join(texts) if len(texts) == len(content) else content
+
+
 def is_answered(turns: Any) -> bool:
     """Whether a chat has its last answer. ValueError for a turn without a role."""
-    last = named(turns[-1]) if isinstance(turns, list) and len(turns) > 1 and isinstance(turns[-1], dict) else {}
+    last = named(turns[-1], _TURN_FIELDS) if isinstance(turns, list) and len(turns) > 1 and isinstance(turns[-1], dict) else {}
     return bool(last.keys() & {*_SPEAKERS}) and _role(last, "messages") == "assistant"
 
 
