@@ -133,8 +133,9 @@ def _folder(path: epath.Path) -> Container:
     own = {name: match for name, match in parts.items() if match[1] == split}
     for total in {int(match[3]) for match in own.values() if match[3]}:
         numbers = {int(match[2]) for match in own.values() if match[3] and int(match[3]) == total}
-        if lost := set(range(total)) - numbers:
-            raise UserError(f"{folder}: of {total} files of {split!r} number {min(lost)} is missing; fetch the folder again")
+        if len(numbers) < total:  # which some count from 1
+            lost = min(set(range(total)) - numbers)
+            raise UserError(f"{folder}: of {total} files of {split!r} number {lost} is missing; fetch the folder again")
     return Container("Parquet", [folder / name for name in own], [], notes)
 
 

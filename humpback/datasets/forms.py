@@ -35,7 +35,7 @@ EXPECTED = (
 )
 # Fields by which other forms are known.
 _OTHER_FORMS = (
-    (("message_id",), "a message of Open Assistant's export of messages, which are read together alone"),
+    (("message_id",), "a message of Open Assistant's, of which only a file with all of a tree is read"),
     (("chosen", "rejected"), "a pair of answers, one chosen and one rejected"),
     (("text",), "one text with both turns in it"),
 )

@@ -76,6 +76,8 @@ def test_a_folder_of_parquet_is_read_split_train_file_after_file(tmp_path):
         (["0000.parquet", "0001.parquet"], [0, 1]),
         (["part-00000.parquet", "part-00001.parquet"], [0, 1]),
         (["train.parquet", "validation.parquet"], [0]),
+        (["train-00001-of-00002.parquet", "train-00002-of-00002.parquet"], [0, 1]),
+        (["train-00000-of-00002.parquet"], None),
         (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], None),
     ],
 )
