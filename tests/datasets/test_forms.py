@@ -67,7 +67,7 @@ def test_pairs_of_plain_records(record: dict[str, Any], pair: Pair) -> None:
     ({"conversations": ["a", " "]}, "a turn is empty"),
     ({"conversation": []}, "in 'conversation' no assistant's turn follows the user's first; the roles are none"),
     ({"Instruction": "a"}, "'response' is empty or missing"),
-    ({"message_id": "a", "parent_id": None, "text": "b", "role": "prompter"}, "a message of Open Assistant's, of which only a file with all of a tree"),
+    ({"message_id": "a", "parent_id": None, "text": "b", "role": "prompter"}, "of which only a file with all of a tree"),
 ])  # fmt: skip
 def test_what_is_wrong_with_a_record(record: Any, part: str) -> None:
     with pytest.raises(ValueError, match=part):
