@@ -14,14 +14,15 @@ from humpback import keys, storage
 from humpback.commands import choose_answers, compare_answers
 from humpback.commands.generate import parse
 from humpback.commands.models import define_base
-from humpback.datasets import containers
+from humpback.datasets import pair_files
 from humpback.datasets.multiple_choice import NAMES
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks, curation, diversity, scaling, winrate
-from humpback.progress import printable
+from humpback.progress import printable, say
 from humpback.stages.commandline import define_accept_code
 
 _PARSED = 2_000  # instructions whose verbs and nouns are looked for, at most: parsing takes long
+_SHOWN = 3  # rows that are dropped
 _JUDGE, _BENCHMARKS = "judge", "benchmarks"
 _NO_LENGTH_CONTROL = (
     "no length-controlled rate: --difficulty names no file. AlpacaEval's difficulties are not ours to ship (CC BY-NC 4.0); "
@@ -134,16 +135,27 @@ def read_rows(path: str, kind: type[Any], flag: str = "input") -> list[Any]:
 
 
 def _instructions(path: str) -> list[str]:
-    """What the records of a file or folder ask, in all forms that `humpback generate` takes. UserError for one that asks with no text."""
+    """What the records of a file or folder ask, in all forms that `humpback generate` takes; those that ask nothing are dropped and told.
+    UserError when none asks."""
     if not epath.Path(path).exists():
         raise UserError(f"--input={path}: no such file")
-    found = []
-    for where, line in containers.numbered_records(path):
-        if not (turns := parse(line, where).turns):
-            raise UserError(f"{where}: asks with ids alone, where a text is needed")
-        found.append(turns[-1])
+    found, wrong = [], []
+    for row in pair_files.read_rows(path):
+        try:
+            if row.error:
+                raise UserError(f"{row.where}: {row.error}")
+            turns = parse(json.dumps(row.value, default=str), row.where).turns
+            if not turns:
+                raise UserError(f"{row.where}: asks with ids alone, where a text is needed")
+            found.append(turns[-1])
+        except UserError as error:
+            wrong.append(str(error))
     if not found:
-        raise UserError(f"--input={path}: no row is in it")
+        raise UserError(wrong[0] if wrong else f"--input={path}: no row is in it")
+    for told in wrong[:_SHOWN]:
+        say(f"evaluate: dropped, {told}")
+    if len(wrong) > _SHOWN:
+        say(f"evaluate: {len(wrong)} of {len(wrong) + len(found)} rows are dropped")
     return found
 
 

@@ -17,6 +17,7 @@ from humpback.export import card, dataset, fill, rows
 from humpback.stages.directory import read_manifest
 
 _CURATED = re.compile(r"curated-(\d+)")
+_LICENSE = re.compile(r"[\w.,+() -]{1,80}")
 
 
 def define_flags() -> None:
@@ -38,6 +39,8 @@ def main() -> None:
     source, out = epath.Path(values.source), epath.Path(values.out)
     if values.fill != bool(values.input):
         raise UserError("--fill and --input go together: --fill --source=BY_REFERENCE --input=PAGES")
+    if values.license and not _LICENSE.fullmatch(values.license):
+        raise UserError(f"--license={values.license!r:.100}: a name such as cc-by-4.0, at most 80 letters, digits, spaces, . , + ( ) - _")
     if values.fill:
         facts = fill.fill(source, ",".join(resolve(path.strip()) for path in values.input.split(",")), out)
     else:

@@ -18,7 +18,7 @@ from etils import epath
 from humpback import config as configs
 from humpback import distributed, prompts, records, storage
 from humpback.commands.models import OpenModel, define_base, open_model
-from humpback.datasets import containers, forms
+from humpback.datasets import containers, forms, pair_files
 from humpback.decoding import offline
 from humpback.decoding.answers import NAME, Message, PromptLine, Writer, count_answers
 from humpback.decoding.sampling import Sampler
@@ -101,7 +101,7 @@ def generate(stage: Stage, opened: OpenModel, length: int, wrap: bool) -> None:
     """Serves the prompts that the flags name."""
     values, info = flags.FLAGS, opened.info
     # before the model is loaded, as a line may be wrong
-    inputs = offline.Inputs([values.input], parse, any_id=True, read=containers.numbered_records)
+    inputs = offline.Inputs([values.input], parse, any_id=True, read=pair_files.numbered_records)
     template = _WRAPPED[info.direction] if wrap else None
     decoding = configs.Decoding(
         length=values.length or min(length, room_for(inputs, info, template, values.max_new_tokens)),
@@ -136,8 +136,8 @@ def generate(stage: Stage, opened: OpenModel, length: int, wrap: bool) -> None:
 def unread_fields(path: storage.PathLike) -> dict[str, int]:
     """In how many lines of the input, whose form `parse` has checked, stands a field that is not read."""
     found: Counter[str] = Counter()
-    for _, line in containers.numbered_records(path):
-        row = json.loads(line)
+    for _, line in pair_files.numbered_records(path):
+        row = forms.named(json.loads(line))
         asked = "".join(name for name in _ASKS if name in row)
         if asked not in _ASKS or is_pair(row):
             found.update(row.keys() - {"id"} - forms.fields_of(row))
@@ -169,10 +169,15 @@ def parse(line: str, where: str) -> PromptLine:
         row = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})") from error
-    asked = [name for name in _ASKS if isinstance(row, dict) and name in row]
-    if len(asked) != 1 or is_pair(row):
+    try:
+        row = forms.named(row) if isinstance(row, dict) else row
+        asked = [name for name in _ASKS if isinstance(row, dict) and name in row]
+        pair = len(asked) != 1 or is_pair(row)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    if pair:
         try:
-            row, asked = {**({"id": row["id"]} if "id" in row else {}), "instruction": forms.prompt_of(row)}, ["instruction"]
+            row, asked = {"instruction": forms.prompt_of(row), **({"id": row["id"]} if "id" in row else {})}, ["instruction"]
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"{where}: must be an object with one of {', '.join(map(repr, _ASKS))}, or a pair ({error})") from error
     [name] = asked
@@ -198,9 +203,7 @@ def parse(line: str, where: str) -> PromptLine:
 
 def is_pair(row: dict[str, Any]) -> bool:
     """Whether an object that asks is a record of human pairs: a tree, or a chat that has its last answer."""
-    turns = row.get("messages")
-    answered = isinstance(turns, list) and len(turns) > 1 and isinstance(turns[-1], dict) and turns[-1].get("role") == "assistant"
-    return answered or isinstance(row.get("prompt"), dict)
+    return forms.is_answered(row.get("messages")) or isinstance(row.get("prompt"), dict)
 
 
 def messages(turns: Any, where: str) -> tuple[Message, ...]:

@@ -31,7 +31,8 @@ from humpback.stages.contents import read_rubric
 _GIB = 2**30
 _APART = 2.0  # the compiler's time of a step, in units of the roofline's, that is warned of
 _IDLE = 0.5  # a slice that wastes more than this on a stage is not the right one for it
-STAGES = ("backward", "augment", "rate", "forward")
+STAGES = ("backward", "augment", "rate", "forward", "answers")  # the last one only where answers.prompts asks for it
+COMPILED = STAGES[:-1]  # `answers` has the programs of `augment`
 _HEAD = ("slice", "stage", "mesh; rows or slots", "fits", "GiB a chip", "args + temps", "left", "most", "bound", "step, s", "compiled, s",
          "idle", "tok/s/chip", "rec/s/chip", "hours", "chip-hours", "cost")  # fmt: skip
 
@@ -67,7 +68,7 @@ def main() -> None:
     prices = read_prices(values.price, slices)
     compiler = cache.Compiler(values.cache or cache.default_folder(), values.python, say)
     planner = Planner(cfg, compiler, values.quick, values.segments, values.characters_per_token)
-    compiler.expected = len(slices) * len(STAGES) * (1 if values.quick else 3)
+    compiler.expected = len(slices) * len(COMPILED) * (1 if values.quick else 3)
     plans = plan_all(planner, slices, values.jobs)
     if values.json:
         print(json.dumps(to_json(planner, plans, prices), indent=2))
@@ -125,7 +126,7 @@ class Planner:
         self.finetuning = finetuning.Finetuning(cfg, model, self.work, compiler, quick)
         rating = workload.rate_requests(cfg, self.work, read_rubric(cfg.curate.rubric_file))
         requests = {"augment": workload.augment_requests(cfg, self.work), "rate": rating}
-        self.serving = serving.Serving(cfg, model, requests, compiler, quick)
+        self.serving = serving.Serving(cfg, model, requests, compiler, quick, self.work.tokens(workload.SEED[0][0]))
 
     def not_wasted(self, generation: str) -> dict[str, int]:
         """Training stage -> chips of the largest slice of this generation that it keeps busy for more than half; nothing is compiled."""
@@ -198,7 +199,7 @@ def _details(plan: list[StagePlan], prices: dict[str, float]) -> list[str]:
 def advice(planner: Planner, plans: list[list[StagePlan]], prices: dict[str, float]) -> list[str]:
     """Which slice is the right one for each stage."""
     lines = []
-    for stage in STAGES:
+    for stage in (stage for stage in STAGES if any(each.stage == stage for each in plans[0])):
         fitting = [each for plan in plans for each in plan if each.stage == stage and each.fits]
         if not fitting:
             lines.append(f"{stage}: fits on none of these slices")

@@ -9,6 +9,7 @@ from typing import Any
 
 SAMPLES = 20  # of each reason
 SAMPLE_CHARS = 400
+SAMPLES_FILE = "samples.json"  # of a stage
 
 # Reasons that speak of a damaged or hostile input, not of what is written on a page: warnings, errors with --strict.
 DAMAGE = frozenset((

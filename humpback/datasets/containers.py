@@ -9,9 +9,11 @@ import os
 import re
 import types
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 from etils import epath
 
 from humpback import extras, storage
@@ -35,12 +37,13 @@ _FOREIGN = (
 )
 _SEPARATORS = (",", "\t", ";")
 _CSV_NAME = re.compile(r"\.(?:csv|tsv)(?:\.gz)?", re.IGNORECASE)
-_SPLIT = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.parquet")
+# A split, the file's number, of how many, and a hash of the contents, as the hub's converters and Spark name files.
+_SPLIT = re.compile(r"(.*?)(?:(?:^|[-_.])(\d+)(?:-of-(\d+))?(?:-[0-9a-f]{16})?)?\.parquet")
 _CELL = 1 << 30  # characters
 
 
 class Row(NamedTuple):
-    """A record: its value, or in `error` what is wrong with it.
+    """A record: its value; or in `error` what is wrong with it, and then its value may be a text that was not understood.
 
     number: the line where it begins, or its place from 1 in an array or a table. start, end: its bytes in (uncompressed) JSON lines,
     elsewhere number - 1 and number.
@@ -101,14 +104,6 @@ def list_files(path: str) -> list[tuple[str, str]]:
     return [(file.name, os.fspath(file)) for file in [*found.described_by, *found.files]]
 
 
-def numbered_records(path: storage.PathLike) -> Iterator[tuple[str, str]]:
-    """Yields ("file:number", JSON of the record). UserError for a row that is none."""
-    for row in open_container(epath.Path(path)).rows():
-        if row.error:
-            raise UserError(f"{row.where}: {row.error}")
-        yield row.where, json.dumps(row.value, default=str)
-
-
 @contextlib.contextmanager
 def opened(path: epath.Path) -> Iterator[Any]:
     """The file, unpacked where its name ends with .gz. UserError when it is damaged."""
@@ -123,21 +118,53 @@ def _folder(path: epath.Path) -> Container:
     """A dataset saved with save_to_disk, or Parquet files right in it or in its data/. Of several splits it is `train`."""
     names = {child.name for child in path.iterdir()}
     if "dataset_dict.json" in names:
-        splits = storage.read_json(path / "dataset_dict.json").get("splits", [])
-        split, notes = _train(path, splits)
-        return _folder(path / split)._replace(notes=notes)
+        file = path / "dataset_dict.json"
+        split, notes = _train(path, _saved(file, _Splits).splits)
+        if not (path / split / "state.json").exists():
+            raise UserError(f"{path / split}: no saved dataset is there, which {file.name} names; the folder is not whole")
+        return _dataset(path / split, notes)
     if "state.json" in names:
-        try:
-            files = [path / entry["filename"] for entry in storage.read_json(path / "state.json")["_data_files"]]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path / 'state.json'}: not of a dataset saved with save_to_disk ({error!r})") from error
-        return Container("Arrow", files, [path / "state.json"], [])
+        return _dataset(path, [])
     folder = next((place for place in (path, path / "data") if any(n.endswith(".parquet") for n in storage.list_files(place))), None)
     if folder is None:
         raise UserError(f"{path}: a folder without Parquet files and no saved dataset; name a file. {_TAKES}")
-    splits_of = {name: match[1] for name in storage.list_files(folder) if (match := _SPLIT.fullmatch(name))}
-    split, notes = _train(path, sorted(set(splits_of.values())))
-    return Container("Parquet", [folder / name for name, own in splits_of.items() if own == split], [], notes)
+    parts = {name: match for name in storage.list_files(folder) if (match := _SPLIT.fullmatch(name))}
+    split, notes = _train(path, sorted({match[1] for match in parts.values()}))
+    own = {name: match for name, match in parts.items() if match[1] == split}
+    for total in {int(match[3]) for match in own.values() if match[3]}:
+        numbers = {int(match[2]) for match in own.values() if match[3] and int(match[3]) == total}
+        if len(numbers) < total:  # which some count from 1
+            lost = min(set(range(total)) - numbers)
+            raise UserError(f"{folder}: of {total} files of {split!r} number {lost} is missing; fetch the folder again")
+    return Container("Parquet", [folder / name for name in own], [], notes)
+
+
+def _dataset(path: epath.Path, notes: list[str]) -> Container:
+    """One split, saved with save_to_disk."""
+    state = _saved(path / "state.json", _State)
+    if state.indices:
+        raise UserError(f"{path}: was saved with an index of its rows; save it again with `flatten_indices()`")
+    return Container("Arrow", [path / file.filename for file in state.data], [path / "state.json"], notes)
+
+
+class _Splits(msgspec.Struct):
+    splits: list[str] = []
+
+
+class _File(msgspec.Struct):
+    filename: str
+
+
+class _State(msgspec.Struct):
+    data: list[_File] = msgspec.field(name="_data_files")
+    indices: list[_File] | None = msgspec.field(name="_indices_data_files", default=None)
+
+
+def _saved(file: epath.Path, kind: type[Any]) -> Any:
+    try:
+        return msgspec.convert(storage.read_json(file), kind)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{file}: not of a dataset saved with save_to_disk ({error})") from error
 
 
 def _train(path: epath.Path, splits: list[str]) -> tuple[str, list[str]]:
@@ -156,27 +183,37 @@ def _json_lines(path: epath.Path) -> Iterator[Row]:
             content = line.rstrip(b"\r\n")
             start, end = position, position + len(content)
             position += len(line)
-            value, error = None, ""
+            value: Any
+            error = ""
             try:
                 text = content.decode("utf-8-sig" if start == 0 else "utf-8")
                 if not text.strip():
                     continue
-                value = json.loads(text)
+                value = json.loads(text, object_pairs_hook=_object)
             except UnicodeDecodeError as wrong:
-                error = f"not UTF-8 ({wrong.reason} at byte {wrong.start} of the line)"
+                error, value = f"not UTF-8 ({wrong.reason} at byte {wrong.start} of the line)", content.decode(errors="replace")
             except json.JSONDecodeError as wrong:
                 what = "a comma follows the object" if text.rstrip().endswith("},") else f"{wrong.msg} at character {wrong.pos + 1}"
-                error = f"not JSON ({what}); every line must be one JSON object"
+                error, value = f"not JSON ({what}); every line must be one JSON object", text
             except (ValueError, RecursionError) as wrong:
-                error = str(wrong)
+                error, value = str(wrong), text
             yield Row(path, number, start, end, value, error)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. ValueError for a name that is there twice, of which JSON does not say which counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the field {name!r} is there twice; leave out one")
+    return found
 
 
 def _json_array(path: epath.Path) -> Iterator[Row]:
     with opened(path) as file:
         data = file.read()
     try:
-        values = json.loads(data.decode("utf-8-sig"))
+        values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not a whole JSON array ({error.msg} at character {error.colno} of the line)") from error
     except (ValueError, RecursionError) as error:
@@ -199,6 +236,8 @@ def _csv(path: epath.Path) -> Iterator[Row]:
                 begins, line = line + 1, reader.line_num
                 if not columns:
                     columns = [cell.strip() for cell in cells]
+                    if twice := [name for name, count in Counter(filter(None, columns)).items() if count > 1]:
+                        raise UserError(f"{path}:1: several columns are named {twice[0]!r}; rename or remove all but one")
                     continue
                 error = "" if len(cells) == len(columns) else f"{len(cells)} cells for the {len(columns)} columns {', '.join(columns)}"
                 if any(map(half_surrogate, cells)):

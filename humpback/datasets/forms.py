@@ -21,17 +21,21 @@ CONTEXTS = ("input", "context")
 _PLAIN = Fields("instruction", ("response", "output"), CONTEXTS)
 _TEXTS = (_PLAIN, Fields("prompt", ("completion",)), Fields("prompt", ("response",)), Fields("question", ("answer",), ("context",)))
 _NAMES = {"instruction/input/output": "Alpaca", "instruction/output": "Alpaca", "instruction/context/response": "Dolly"}
-_CHATS = ("messages", "conversations")
+_CHATS = ("messages", "conversations", "conversation")
 TREE = "Open Assistant's tree"
-_TURN_FIELDS = {"role", "content", "from", "value"}
-_USERS, _ASSISTANTS, _SYSTEMS = {"user", "human", "prompter"}, {"assistant", "gpt", "chatgpt", "bot", "model"}, {"system", "developer"}
+_SPEAKERS, _SAID = ("role", "from"), ("content", "value", "text")  # the fields of a turn
+_USERS, _SYSTEMS = {"user", "human", "prompter"}, {"system", "developer"}
+_ASSISTANTS = ("assistant", "gpt", "chatgpt", "bard", "bing", "claude", "gemini", "llama", "bot", "ai", "model")  # or gpt-4, …
+# Fields whose names may have capitals, as columns of a spreadsheet have them: of a record, of a turn.
+_FIELDS = frozenset((*(name for form in _TEXTS for name in (form.instruction, *form.responses, *form.contexts)), *_CHATS))
+_TURN_FIELDS = frozenset((*_SPEAKERS, *_SAID))
 EXPECTED = (
     "expected the fields instruction and response (or output), prompt and completion or response, question and answer, messages, "
-    "conversations, or an Open Assistant tree"
+    "conversations, or Open Assistant's trees"
 )
 # Fields by which other forms are known.
 _OTHER_FORMS = (
-    (("message_id",), "a message of Open Assistant's export of messages, take the one of trees"),
+    (("message_id",), "a message of Open Assistant's, of which only a file with all of a tree is read"),
     (("chosen", "rejected"), "a pair of answers, one chosen and one rejected"),
     (("text",), "one text with both turns in it"),
 )
@@ -60,6 +64,7 @@ def read_record(record: Any, single_reply: str = "drop", language: str = "en") -
     """
     if not isinstance(record, Mapping):
         raise ValueError(EXPECTED)
+    given, record = record, named(record)
     if isinstance(record.get("prompt"), Mapping):
         pair = pair_of_tree(record, single_reply, language)
         found = [Found(pair, TREE, frozenset(record))] if isinstance(pair, Pair) else []
@@ -74,7 +79,25 @@ def read_record(record: Any, single_reply: str = "drop", language: str = "en") -
     if any(map(half_surrogate, first.pair)):
         raise ValueError("half of a surrogate pair, which no UTF-8 can hold")
     read, unread = (frozenset().union(*parts) for parts in zip(*((one.read, one.unread) for one in found), strict=True))
-    return first._replace(read=read, unread=unread)
+    turns = sum((Counter(one.turns) for one in found), Counter())
+    return first._replace(read=frozenset(key for key in given if _name(key, _FIELDS) in read), turns=turns, unread=unread)
+
+
+def named(record: Mapping[str, Any], fields: frozenset[str] = _FIELDS) -> dict[str, Any]:
+    """A record, or with the fields of one a turn, with their names as they are known, without capitals. Ambiguous when two are the same
+    field and differ."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        name = _name(key, fields)
+        if name in found and found[name] != value:
+            raise Ambiguous(f"{name!r} stands in it with and without capitals, and differs; leave out one")
+        found[name] = value
+    return found
+
+
+def _name(key: str, fields: frozenset[str]) -> str:
+    plain = key.strip().lower()
+    return plain if plain in fields else key
 
 
 def instruction_of(record: Mapping[str, Any], form: Fields = _PLAIN) -> str:
@@ -83,9 +106,12 @@ def instruction_of(record: Mapping[str, Any], form: Fields = _PLAIN) -> str:
 
 
 def prompt_of(record: Any, language: str = "en") -> str:
-    """What a record of human pairs asks, whatever its answer. ValueError as `read_record`, or with the reason why there is no pair."""
-    if isinstance(record, Mapping) and "question" in record and "answer" not in record:
-        return instruction_of(record, _TEXTS[-1])
+    """What a record of human pairs asks, whatever its answer: of a tree its first message. ValueError as `read_record`."""
+    plain = named(record) if isinstance(record, Mapping) else {}
+    if "question" in plain and "answer" not in plain:
+        return instruction_of(plain, _TEXTS[-1])
+    if isinstance(plain.get("prompt"), Mapping) and (asked := _stripped(plain["prompt"], "text")):
+        return asked
     found = read_record(record, "reviewed", language)
     if isinstance(found, str):
         raise ValueError(found)
@@ -93,7 +119,7 @@ def prompt_of(record: Any, language: str = "en") -> str:
 
 
 def fields_of(record: Mapping[str, Any]) -> frozenset[str]:
-    """The fields of a record that `prompt_of` takes, and those of its answer."""
+    """The fields of a record that `prompt_of` takes, and those of its answer, without capitals."""
     if "question" in record and "answer" not in record:
         return frozenset((_TEXTS[-1].instruction, *_TEXTS[-1].contexts))
     found = read_record(record, "reviewed", "en")
@@ -115,6 +141,8 @@ def _all_forms(record: Mapping[str, Any]) -> list[Found]:
         if name in record:
             try:
                 found.append(_chat(record[name], name))
+            except Ambiguous:
+                raise
             except ValueError as error:
                 wrong.append(error)
     if found:
@@ -142,8 +170,11 @@ def _texts(record: Mapping[str, Any], form: Fields) -> Found:
 
 def _chat(turns: Any, name: str) -> Found:
     """`messages`, ShareGPT's `conversations` of {from, value}, or LIMA's of texts, the user's first."""
+    if isinstance(turns, Mapping):
+        turns = _turns_of(turns) or turns
     if not isinstance(turns, Sequence) or isinstance(turns, str):
         raise ValueError(f"{name!r} is no list of turns: {turns!r:.40}")
+    turns = [named(turn, _TURN_FIELDS) if isinstance(turn, Mapping) else turn for turn in turns]
     lima = all(isinstance(turn, str) for turn in turns)
     roles = ["user" if number % 2 == 0 else "assistant" for number in range(len(turns))] if lima else [_role(turn, name) for turn in turns]
     asked = roles.index("user") if "user" in roles else len(roles)
@@ -156,25 +187,50 @@ def _chat(turns: Any, name: str) -> Found:
     systems = others.count("system")
     unread = Counter({"system turns": systems, "later turns": len(others) - systems})
     keys = {key for turn in turns if isinstance(turn, Mapping) for key in turn}
-    form = "LIMA's conversations" if lima else "ShareGPT's conversations" if "from" in keys else name
-    return Found(Pair(*texts), form, frozenset([name]), +unread, frozenset(f"{name}.{key}" for key in keys - _TURN_FIELDS))
+    form = f"LIMA's {name}" if lima else f"ShareGPT's {name}" if "from" in keys else name
+    others_read = frozenset(f"{name}.{key}" for key in keys - _TURN_FIELDS)
+    return Found(Pair(*texts), form, frozenset([name]), +unread, others_read)
+
+
+def _turns_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Turns whose fields are lists of the same length, as `datasets` stores a Sequence; [] for anything else."""
+    if not all(isinstance(column, list) for column in columns.values()) or len(set(map(len, columns.values()))) != 1:
+        return []
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _role(turn: Any, name: str) -> str:
-    role = (turn.get("role") or turn.get("from")) if isinstance(turn, Mapping) else None
-    for word, group in (("user", _USERS), ("assistant", _ASSISTANTS), ("system", _SYSTEMS)):
-        if isinstance(role, str) and role.lower() in group:
-            return word
-    if isinstance(role, str):
-        return role
-    raise ValueError(f"a turn of {name!r} has no role: {turn!r:.60}")
+    roles = [turn[field] for field in _SPEAKERS if isinstance(turn.get(field), str)] if isinstance(turn, Mapping) else []
+    if not roles:
+        raise ValueError(f"a turn of {name!r} has no role: {turn!r:.60}")
+    role = roles[0]
+    plain = role.strip().lower()
+    if plain.partition("-")[0] in _ASSISTANTS:
+        return "assistant"
+    return "user" if plain in _USERS else "system" if plain in _SYSTEMS else role
 
 
 def _text_of_turn(turn: Any, name: str) -> str:
-    text = turn if isinstance(turn, str) else turn.get("content", turn.get("value"))
-    if not isinstance(text, str):
-        raise ValueError(f"a turn of {name!r} is not a text: {text!r:.40}")
-    return text.strip()
+    texts = [turn] if isinstance(turn, str) else [_joined(turn[field]) for field in _SAID if turn.get(field) is not None]
+    if wrong := [text for text in texts or [None] if not isinstance(text, str)]:
+        raise ValueError(f"a turn of {name!r} is not a text: {wrong[0]!r:.40}")
+    if len({text.strip() for text in texts}) > 1:
+        raise Ambiguous(f"a turn of {name!r} has two texts that differ: {texts[0]!r:.60} and {texts[1]!r:.60}; leave out one")
+    return texts[0].strip()
+
+
+def _joined(content: Any) -> Any:
+    """A content that is a list of parts, all of text, as one text; anything else as it is."""
+    if not isinstance(content, list):
+        return content
+    texts = [part["text"] for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
+    return "\n\n".join(texts) if len(texts) == len(content) else content
+
+
+def is_answered(turns: Any) -> bool:
+    """Whether a chat has its last answer. ValueError for a turn without a role."""
+    last = named(turns[-1], _TURN_FIELDS) if isinstance(turns, list) and len(turns) > 1 and isinstance(turns[-1], dict) else {}
+    return bool(last.keys() & {*_SPEAKERS}) and _role(last, "messages") == "assistant"
 
 
 def _stripped(record: Mapping[str, Any], name: str) -> str:

@@ -1,6 +1,6 @@
 """The rule that takes a seed pair from an Open Assistant message tree (paper, section 3.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 # Why a tree gives no pair, in the order in which the rule looks.
@@ -43,6 +43,21 @@ def pair_of_tree(tree: Mapping[str, Any], single_reply: str = "drop", language: 
     if reason := _unusable(best, language):
         return f"best reply: {reason}"
     return Pair(_text(prompt, "prompt.text"), _text(best, "the best reply's text"))
+
+
+def is_message(record: Any) -> bool:
+    """Whether a record is of the export of messages, one a record, that name their parents."""
+    return isinstance(record, Mapping) and {"message_id", "parent_id", "text", "role"} <= record.keys()
+
+
+def tree_of(prompt: Mapping[str, Any], replies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A message without a parent and those that answer it, as the export of trees has them. ValueError for what a table of texts makes of
+    true, false and numbers."""
+    for message in (prompt, *replies):
+        for field in ("synthetic", "deleted", "review_result", "rank"):
+            if isinstance(message.get(field), str):
+                raise ValueError(f"{field!r} is a text, {message[field]!r:.20}; take the export as JSON lines or Parquet")
+    return {"prompt": {**prompt, "replies": list(replies)}}
 
 
 def _message(tree: Mapping[str, Any], field: str) -> dict[str, Any]:

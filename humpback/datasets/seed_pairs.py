@@ -8,7 +8,7 @@ from etils import epath
 
 from humpback import storage
 from humpback.datasets import containers
-from humpback.datasets.pair_files import Reader, SeedPairs, read_file
+from humpback.datasets.pair_files import OnDrop, Reader, SeedPairs, read_file
 from humpback.errors import UserError
 from humpback.records import Example, record_id
 
@@ -17,17 +17,18 @@ _TFDS_FIELDS = ("id", "source")
 
 
 def read_pairs(
-    source: str, single_reply: str = "drop", language: str = "en", *, strict: bool = False, say: Callable[[str], None] = lambda _: None
-) -> SeedPairs:
+    source: str, single_reply: str = "drop", language: str = "en", *, strict: bool = False, say: Callable[[str], None] = lambda _: None,
+    on_drop: OnDrop = lambda reason, place, text: None,
+) -> SeedPairs:  # fmt: skip
     """Reads the human pairs of a source, by the rules of oasst.py and forms.py.
 
     `source` is a file or folder that `read_file` reads, or `tfds:NAME[:SPLIT][?data_dir=DIR]`: a prepared dataset with the features
     `instruction` and `response` (and `id`, `source` if it has them); SPLIT is train by default, DIR the environment's TFDS_DATA_DIR or
     else tfds' own.
     A record that is malformed or without text is dropped and counted, or ends it when `strict`. `say` is told of the first of them, and
-    of fields that are not read. UserError as `read_file`.
+    of fields that are not read; `on_drop` of every record that is left out. UserError as `read_file`.
     """
-    reader = Reader(single_reply, language, strict, say)
+    reader = Reader(single_reply, language, strict, say, on_drop)
     if source.startswith(_TFDS):
         return reader.collect(source, _from_tfds(source, reader))
     if source:
@@ -76,7 +77,7 @@ def _from_tfds(source: str, reader: Reader) -> Iterator[Example]:
         try:
             pair = reader.pair(f"{source}: record {number}", row, _TFDS_FIELDS)
         except ValueError as error:
-            reader.bad(f"{source}: record {number}", str(error))
+            reader.bad(f"{source}: record {number}", str(error), row)
             continue
         if pair is None:
             continue

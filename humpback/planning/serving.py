@@ -13,6 +13,7 @@ from humpback.planning.replicas import LEAST, MOST, PREFILL_TOKENS, Replica, Rep
 from humpback.planning.stage import StagePlan
 from humpback.planning.tpu_slices import Slice
 from humpback.planning.workload import Requests
+from humpback.rounding import ceil_div
 from humpback.training.flops import layer_weights
 
 _TRIES = 6
@@ -48,14 +49,18 @@ class Programs:
 
 
 class Serving:
-    """Plans one slice's decoding. requests: of `augment`, whose programs have the longer rows, and `rate`."""
+    """Plans one slice's decoding. requests: of `augment`, whose programs have the longer rows, and `rate`; asked_tokens: of a prompt of
+    `answers`."""
 
-    def __init__(self, cfg: Config, model: LlamaConfig, requests: Mapping[str, Requests], compiler: Compiler, quick: bool):
+    def __init__(
+        self, cfg: Config, model: LlamaConfig, requests: Mapping[str, Requests], compiler: Compiler, quick: bool, asked_tokens: int = 0
+    ):
+        self._asked_tokens = asked_tokens
         self._cfg, self._model, self._compiler, self._quick, self._requests = cfg, model, compiler, quick, requests
         self._replicas = Replicas(cfg, model, requests)
 
     def plan(self, slice_: Slice) -> list[StagePlan]:
-        """Both stages, with the same replicas. What does not fit is tried otherwise."""
+        """Both stages, with the same replicas, and `answers` where it is on. What does not fit is tried otherwise."""
         replica = self._replicas.best(slice_, self._cfg.decoding.weights) or self._widest(slice_)
         answers = self._ask(slice_, "augment", replica)
         notes: list[str] = []
@@ -71,7 +76,18 @@ class Serving:
             chips = slice_.chips_a_host * replica.hosts
             plan = self._described(slice_, stage, replica, own, tuple(notes if stage == "augment" else ()))
             plans.append(dataclasses.replace(plan, most=replica.slots / chips if searched else None))
-        return plans
+        return [*plans, self._asked(slice_, replica, plans[0])] if self._cfg.answers.prompts else plans
+
+    def _asked(self, slice_: Slice, replica: Replica, augment: StagePlan) -> StagePlan:
+        """The held-out prompts to the base and every M_t, with the programs of `augment`. Mostly they are fewer than the slots, so what
+        counts is the steps of an answer."""
+        cfg, models = self._cfg.answers, self._cfg.iterations + 2
+        rounds = ceil_div(cfg.prompts, replica.slots * slice_.count * slice_.hosts_in_one // replica.hosts)
+        tokens, records = self._asked_tokens + cfg.max_new_tokens, models * cfg.prompts
+        return dataclasses.replace(
+            augment, stage="answers", flops=self._flops(tokens), tokens=records * tokens, records=records, most=None, notes=(), answers=(),
+            hours=models * rounds * cfg.max_new_tokens * augment.times.seconds / 3600,
+        )  # fmt: skip
 
     def _widest(self, slice_: Slice) -> Replica:
         """The fewest hosts that split a matrix as far as it can be, with the fewest slots; or what the config says."""
@@ -104,20 +120,24 @@ class Serving:
         step = answers.get("generate") or next(iter(answers.values()))
         repeats = self._cfg.iterations if stage == "rate" else 1
         records, replicas = requests.records * repeats, slice_.count * slice_.hosts_in_one // replica.hosts
-        m = self._model
         classes = self._replicas.classes(slice_, stage, replica)
         if programs.fits and len(classes) > 1:
             shown = ", ".join(f"{row.slots} slots of {row.length} tokens for {share:.0%}" for share, row in classes)
             notes = (*notes, f"classes of rows, in the same memory: {shown}")
-        weights, tokens = layer_weights(m) + m.d_model * m.vocab_size, requests.tokens
-        operations = 2 * weights * (tokens - requests.prefix) + 2 * m.num_layers * m.num_heads * m.head_dim * tokens**2
+        tokens = requests.tokens
         return StagePlan(
             slice_, stage, dict(replica.settings), text(slice_, replica), programs.fits, programs.needed, step.limit, step.memory,
-            step.traffic, operations, self._replicas.step(slice_, stage, replica, answers), times.bound, 0.0, records * tokens, records,
-            records * times.seconds / replicas / 3600, notes=notes, kernels=step.kernels,
+            step.traffic, self._flops(tokens, requests.prefix), self._replicas.step(slice_, stage, replica, answers), times.bound, 0.0,
+            records * tokens, records, records * times.seconds / replicas / 3600, notes=notes, kernels=step.kernels,
             kernel_flops=self._kernel_flops(slice_, stage, replica),
             answers=tuple((f"{stage} {kind}", answer) for kind, answer in answers.items()),
         )  # fmt: skip
+
+    def _flops(self, tokens: float, prefix: int = 0) -> float:
+        """Of a record of so many tokens, of which those of the prefix were read before."""
+        m = self._model
+        weights = layer_weights(m) + m.d_model * m.vocab_size
+        return 2 * weights * (tokens - prefix) + 2 * m.num_layers * m.num_heads * m.head_dim * tokens**2
 
     def _kernel_flops(self, slice_: Slice, stage: str, replica: Replica) -> float:
         """Of what a step, or the reading of the longest prompts, does in kernels; those that write multiply nothing."""

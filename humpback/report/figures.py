@@ -86,10 +86,22 @@ class _Judge(msgspec.Struct):
     suggested: _Suggested | None
 
 
+class _Faithful(msgspec.Struct):
+    kept: int
+    of: int
+    interval: tuple[float, float]
+
+
+class _Preferred(_Rate):
+    interval: tuple[float, float]
+
+
 class _Agreement(msgspec.Struct):
     labelled: int
     undecided: int = 0
     judges: dict[str, _Judge] = {}
+    faithful: _Faithful | None = None
+    win_rate: _Preferred | None = None
 
 
 TASKS: dict[str, type[Any]] = {"winrate": _WinRates, "benchmarks": _Benchmarks, "scaling": _Scaling, "diversity": _Diversity}
@@ -102,7 +114,7 @@ def read(run: epath.Path) -> dict[str, dict[str, Any]]:
         task, _, what = name.removesuffix(".json").partition("-")
         if task in TASKS and name.endswith(".json"):
             made_by = f"humpback evaluate --task={task}"
-            found[task][what] = msgspec.to_builtins(_converted(run / FOLDER / name, TASKS[task], made_by))
+            found[task][what] = msgspec.to_builtins(read_file(run / FOLDER / name, TASKS[task], made_by))
     for one in found["diversity"].values():
         if one["verb_nouns"]:
             del one["verb_nouns"]["pairs"][_PAIRS:]
@@ -110,16 +122,17 @@ def read(run: epath.Path) -> dict[str, dict[str, Any]]:
 
 
 def labels(run: epath.Path) -> dict[str, dict[str, Any]]:
-    """Iteration → what people's labels of its candidates say of the judges."""
+    """Review → what people's labels say: of its candidates and the judges, of two models' answers, or of what a rewriter made."""
     found = {}
     for name in storage.list_files(run / "review"):
         review = name.removesuffix(".json").removeprefix("agreement-")
-        if name == f"agreement-{review}.json" and review.isdigit():
-            found[review] = msgspec.to_builtins(_converted(run / "review" / name, _Agreement, "humpback review --agreement"))
+        if name == f"agreement-{review}.json":
+            found[review] = msgspec.to_builtins(read_file(run / "review" / name, _Agreement, "humpback review --agreement"))
     return found
 
 
-def _converted(path: epath.Path, kind: type[Any], made_by: str) -> Any:
+def read_file(path: epath.Path, kind: Any, made_by: str) -> Any:
+    """A JSON file as a type. UserError for one that is not what `made_by` writes."""
     try:
         return msgspec.convert(storage.read_json(path), kind)
     except msgspec.ValidationError as error:

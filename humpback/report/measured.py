@@ -8,6 +8,8 @@ from humpback.report.markup import Html, folded, join, number, percent, table, t
 
 Numbers = Mapping[str, Any]
 _LABELS = "humpback review --workdir=RUN --reviewer=NAME, then humpback review --workdir=RUN --agreement"
+_FAITHFUL = "humpback review --workdir=RUN --iteration=T --rewrites=faithful --reviewer=NAME, then the same with --agreement"
+_REWRITES = "rewrites-"  # reviews of what a rewriter made
 DIVERSITY = "humpback evaluate --task=diversity --input=PAIRS --out=RUN/figures/diversity-SET.json"
 BENCHMARKS = (
     "humpback evaluate --task=benchmarks --model=MODEL --input=FOLDER --out=OUT; cp OUT/report.json RUN/figures/benchmarks-MODEL.json"
@@ -19,7 +21,7 @@ SCALING = "humpback evaluate --task=scaling --input=POINTS --out=RUN/figures/sca
 def labels(n: Numbers) -> Html:
     """Each judge against people's labels; without any, the command that takes them."""
     parts: list[Html] = []
-    for t, found in n["labels"].items():
+    for t, found in n["labels"].items():  # of other reviews than a round's there is no judge
         for judge, one in found["judges"].items():
             name = f"M_{int(judge) - 1} against {found['labelled'] - found['undecided']:,} labels of iteration {t}"
             there = {part: [row for row in one["curve"] if row[part]] for part in ("precision", "recall")}
@@ -90,8 +92,45 @@ def verbs(n: Numbers) -> Html | None:
 
 
 def win_rates(n: Numbers) -> Html | None:
-    """Win rates with their errors."""
-    return _rates_table([(name or "answers", one["all"]) for name, one in n["figures"]["winrate"].items()], "answers")
+    """Win rates with their errors, by a judge and by people."""
+    rates = _rates_table([(name or "answers", one["all"]) for name, one in n["figures"]["winrate"].items()], "answers")
+    people = _preferred({name: one for name, one in n["labels"].items() if not name.startswith(_REWRITES)})
+    return join([rates, people]) if rates or people else None
+
+
+def _preferred(labels_: Numbers) -> Html | None:
+    """Two models' answers, or a rewriter's and the texts, side by side to people."""
+    rows = [
+        (name, number(rate["win_rate"]), *map(number, rate["interval"]), rate["wins"], rate["losses"], rate["draws"], one["undecided"])
+        for name, one in labels_.items() if (rate := one["win_rate"])
+    ]  # fmt: skip
+    header = ("review", "the model is preferred, %", "from", "to", "wins", "losses", "both alike", "no majority")
+    return table(header, rows, "By people; from and to: 95 %") if rows else None
+
+
+def rewrites(n: Numbers) -> Html | None:
+    """How many responses are rewritten, and what people say of them: whether they keep to their texts, and which is better."""
+    stages = {name: stage for name, stage in n["stages"].items() if name.startswith("rewritten-")}
+    if not stages:
+        return None
+    rows = [
+        (name, *(stage["counts"].get(count, 0) for count in ("in", "rewritten", "drafts kept")),
+         ", ".join(f"{reason} {count:,}" for reason, count in stage["dropped"].items() if count))
+        for name, stage in stages.items()
+    ]  # fmt: skip
+    labels_ = {name: one for name, one in n["labels"].items() if one["faithful"] or name.startswith(_REWRITES)}
+    kept = [
+        (name, f"{found['kept']:,} of {found['of']:,}", percent(found["kept"] / found["of"]), *map(percent, found["interval"]),
+         one["undecided"])
+        for name, one in labels_.items() if (found := one["faithful"])
+    ]  # fmt: skip
+    header = ("review", "keep to their text", "share", "from", "to", "no majority")
+    told = tag("p", "Not there yet, labels by people: ", tag("code", _FAITHFUL), class_="missing")
+    return join([
+        table(("stage", "pairs", "rewritten", "texts that stay", "why"), rows),
+        table(header, kept, "Rewritten responses by people's labels; from and to: 95 %") if kept else told,
+        _preferred({name: one for name, one in labels_.items() if name.startswith(_REWRITES)}),
+    ])  # fmt: skip
 
 
 def by_source(n: Numbers) -> Html | None:

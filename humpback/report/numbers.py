@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
 import numpy as np
 from etils import epath
 
@@ -20,6 +21,23 @@ from humpback.report import figures, probes, texts
 _BIN = 200  # characters, of lengths
 _BINS = 17
 _SITES = 15
+
+
+class _Manifest(msgspec.Struct):
+    counts: dict[str, int | float | dict[str, int]]
+    dropped: dict[str, int]
+
+
+class _Timing(msgspec.Struct):
+    seconds: float
+    tokens: int
+    tokens_per_second: float
+    devices: int
+    attempts: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Seeded(msgspec.Struct):
+    seed: int = 0
 
 
 class Texts(NamedTuple):
@@ -59,17 +77,17 @@ class Found(NamedTuple):
 
 def collect(run: epath.Path) -> Found:
     """Looks at a run's directory. UserError when no stage is complete."""
-    done = {path.name: storage.read_json(path / "manifest.json") for path in _stages(run)}
+    done = {path.name: _told(path / "manifest.json", _Manifest) for path in _stages(run)}
     if not done:
         raise UserError(f"{run}: no stage is complete; `humpback run` makes them all")
     seed_file = run / "config.json"
-    seed = storage.read_json(seed_file).get("seed", 0) if seed_file.exists() else 0
+    seed = _told(seed_file, _Seeded)["seed"] if seed_file.exists() else 0
     rounds = sorted(int(name.partition("-")[2]) for name in done if name.startswith("ratings-"))
     scored = {t: _scored(run, t) for t in rounds}
     sets, reasons, sites = _sets(run, done)
     numbers = {
-        "run": run.name,
-        "stages": {name: {"counts": manifest["counts"], "dropped": manifest["dropped"]} for name, manifest in done.items()},
+        "run": run.name or "run",
+        "stages": done,
         "funnel": _funnel(done, reasons, scored),
         "ratings": {str(t): _rating(one) for t, one in scored.items()},
         "threshold": {str(t): _threshold(one) for t, one in scored.items()},
@@ -83,12 +101,17 @@ def collect(run: epath.Path) -> Found:
         "figures": figures.read(run),
         "training": {name: _curve(run / name / "metrics") for name in done if name == "backward" or name.startswith("forward-")},
         "sites": sites,
-        "time": {name: storage.read_json(run / name / "timing.json") for name in done if (run / name / "timing.json").exists()},
+        "time": {name: _told(run / name / "timing.json", _Timing) for name in done if (run / name / "timing.json").exists()},
         "answers": texts.answers(run, done),
         "trigrams": texts.trigrams(run, done, sets, lambda ids, purpose: keys.drawn(seed, purpose, ids)),
     }
     examples, dropped, about = texts.examples(run, done, sets, scored, lambda ids, purpose: keys.drawn(seed, purpose, ids))
     return Found({**numbers, "examples": about}, examples, dropped)
+
+
+def _told(file: epath.Path, kind: Any) -> dict[str, Any]:
+    """What a stage has written of itself."""
+    return msgspec.to_builtins(figures.read_file(file, kind, "humpback run"))
 
 
 def _stages(run: epath.Path) -> list[epath.Path]:
@@ -202,7 +225,8 @@ def _churn(sets: Mapping[str, Texts]) -> list[dict[str, Any]]:
     for t in range(1, len(sets) + 1):
         if f"curated-{t}" in sets and f"curated-{t + 1}" in sets:
             a, b = (set(sets[f"curated-{n}"].ids) for n in (t, t + 1))
-            rows.append({"sets": [t, t + 1], "stay": len(a & b), "go": len(a - b), "come": len(b - a), "jaccard": len(a & b) / len(a | b)})
+            jaccard = len(a & b) / len(a | b) if a | b else None
+            rows.append({"sets": [t, t + 1], "stay": len(a & b), "go": len(a - b), "come": len(b - a), "jaccard": jaccard})
     return rows
 
 
@@ -259,8 +283,9 @@ def _curve(folder: epath.Path) -> list[list[float]]:
     found = {}
     for name in storage.list_files(folder):
         for row in read_rows(folder / name):
-            if "loss" in row and math.isfinite(row["loss"]):
-                found[row["step"]] = row["loss"]
+            step, loss = row.get("step"), row.get("loss")
+            if isinstance(step, int) and isinstance(loss, float) and math.isfinite(loss):
+                found[step] = loss
     return [[step, found[step]] for step in sorted(found)]
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from humpback import storage
 from humpback.decoding.answers import NAME, Generated
 from humpback.decoding.parts import number_of
 from humpback.evaluation import diversity
-from humpback.records import Candidate, Example, Rated, read_shards
+from humpback.records import Candidate, Example, Rated, Rewrite, read_shards
+from humpback.report import figures
 
 PROMPTS = "prompts"  # of the pairs whose instructions all models are asked
 _SAMPLE = 10_000  # pairs of a set, at most
@@ -21,6 +21,7 @@ _EXTREMES, _RANDOM, _OF_A_REASON, _FIRST_WORDS = 5, 10, 3, 10
 
 Draw = Callable[[Any, str], np.ndarray]
 Pair = tuple[str, str, str]  # id, instruction, response
+Dropped = dict[str, list[dict[str, Any]]]  # stage and reason → samples
 
 
 def trigrams(run: epath.Path, done: Mapping[str, Any], sets: Mapping[str, Any], draw: Draw) -> dict[str, Any] | None:
@@ -63,22 +64,20 @@ def examples(
     Shown are the five that the last judge rated best and worst, ten drawn by chance, and as many more, in the same order of chance, as
     find room: all of a small run.
     """
-    dropped = {f"segments: {reason}": rows[:_OF_A_REASON] for reason, rows in _samples(run).items()} if "segments" in done else {}
+    dropped = _samples(run, done)
     if "candidates" not in done:
         return [], dropped, None
     last = scored[max(scored)] if scored else None
     best, worst = (_first(last, sign) if last else [] for sign in (-1, 1))
     ids: list[int] = []
-    reasons: Counter[str] = Counter()
     for candidate in read_shards(run / "candidates", "candidates", Candidate):
         ids.append(number_of(candidate.id))
         if candidate.reason:
-            reasons[candidate.reason] += 1
-            if reasons[candidate.reason] <= _OF_A_REASON:
-                dropped.setdefault(f"candidates: {candidate.reason}", []).append(_of_candidate(candidate))
+            _add(dropped, f"candidates: {candidate.reason}", _of_candidate(candidate))
     shuffled = draw(ids, "report examples").tolist()
     wanted = list(dict.fromkeys([*best, *worst, *shuffled[: _SAMPLE]]))
-    found = _read(run, scored, set(wanted))
+    found = _read(run, scored, set(wanted), dropped)
+    _add_drafts(run, done, dropped)
     shown, room = [], _BYTES
     for number in wanted:
         row = found[number]
@@ -100,8 +99,8 @@ def _first(rated: Any, sign: int) -> list[int]:
     return [int(numbers[place]) for place in np.lexsort((numbers, sign * np.array(rated.scores)))[:_EXTREMES]]
 
 
-def _read(run: epath.Path, scored: Mapping[int, Any], wanted: set[int]) -> dict[int, dict[str, Any]]:
-    """The wanted candidates, with each iteration's score, rating text and reason."""
+def _read(run: epath.Path, scored: Mapping[int, Any], wanted: set[int], dropped: Dropped) -> dict[int, dict[str, Any]]:
+    """The wanted candidates, with each iteration's score, rating text and reason; adds to `dropped` what judges gave no score."""
     found = {
         number_of(candidate.id): _of_candidate(candidate)
         for candidate in read_shards(run / "candidates", "candidates", Candidate)
@@ -113,6 +112,8 @@ def _read(run: epath.Path, scored: Mapping[int, Any], wanted: set[int]) -> dict[
                 row["scores"][str(t)] = rated.score
                 row["texts"][str(t)] = "\n\n".join(rated.texts)
                 row["why"][str(t)] = rated.reason
+            if rated.reason and not rated.candidate.reason:
+                _add(dropped, f"ratings-{t}: {rated.reason}", _of_candidate(rated.candidate) | {"text": "\n\n".join(rated.texts)})
         if (run / f"curated-{t}" / "manifest.json").exists():
             for example in read_shards(run / f"curated-{t}", "curated", Example):
                 if (row := found.get(number_of(example.id))) is not None:
@@ -129,10 +130,30 @@ def _of_candidate(candidate: Candidate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _samples(run: epath.Path) -> dict[str, list[dict[str, Any]]]:
-    """What the segment stage kept of what it dropped, by reason."""
-    file = run / "segments" / "samples.json"
-    return storage.read_json(file) if file.exists() else {}
+def _samples(run: epath.Path, done: Mapping[str, Any]) -> Dropped:
+    """What the first stages kept of what they dropped, by stage and reason."""
+    found: Dropped = {}
+    for name in ("seed", "segments"):
+        file = run / name / "samples.json"
+        rows_of = figures.read_file(file, Dropped, "humpback run") if name in done and file.exists() else {}
+        found |= {f"{name}: {reason}": rows[:_OF_A_REASON] for reason, rows in rows_of.items()}
+    return found
+
+
+def _add_drafts(run: epath.Path, done: Mapping[str, Any], dropped: Dropped) -> None:
+    """Adds what rewriters wrote in vain: texts that stayed as they were, by stage and reason."""
+    for name in (name for name in done if name.partition("-")[0] == "rewritten"):
+        for made in read_shards(run / name, "rewrites", Rewrite):
+            if made.reason:
+                row = {"header": made.example.source, "instruction": made.example.instruction, "text": made.output or made.draft}
+                _add(dropped, f"{name}: draft kept: {made.reason}", row)
+
+
+def _add(dropped: Dropped, reason: str, row: dict[str, Any]) -> None:
+    """Adds a sample, unless there are enough. Records are in the order of their ids, which are hashes, so the first are by chance."""
+    rows = dropped.setdefault(reason, [])
+    if len(rows) < _OF_A_REASON:
+        rows.append(row)
 
 
 def answers(run: epath.Path, done: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ def funnel(n: Numbers) -> Html | None:
         return None
     stages = [(name, *map(_counts, (stage["counts"], stage["dropped"]))) for name, stage in n["stages"].items()]
     chart = charts.stripes("From pages to pairs", [(name, count) for name, count in n["funnel"]], "how many")
-    return join([chart, table(("stage", "counts", "dropped"), stages)])
+    samples = tag("p", tag("a", "Samples of what was dropped", href="#dropped"))
+    return join([chart, table(("stage", "counts", "dropped"), stages), samples])
 
 
 def ratings(n: Numbers) -> Html | None:
@@ -202,6 +203,7 @@ VIEWS = (
 # Behind the examples, which are the seventeenth.
 FURTHER = (
     ("What each judge sees", measured.judges, "humpback curate --config=CONFIG --workdir=RUN --iteration=1"),
+    ("Rewritten responses", measured.rewrites, f"{_RUN} --config.rewrite.by=forward"),
     ("The same prompts, model by model", answers, "humpback answer --config=CONFIG --workdir=RUN --config.answers.prompts=5"),
 )
 
@@ -273,7 +275,8 @@ def _text(text: str | None) -> Html | None:
 
 def _about(header: str, url: str) -> Html:
     """Where something is from; an address is text, no link: a page may be named javascript:…"""
-    return tag("p", tag("bdi", header), " · ", tag("bdi", url), class_="about")
+    parts = [tag("bdi", part) for part in (header, url) if part]
+    return tag("p", parts[:1], [(" · ", part) for part in parts[1:]], class_="about")
 
 
 def _mean_sd(value: Mapping[str, float | None]) -> str:

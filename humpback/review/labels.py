@@ -1,6 +1,8 @@
 """Labels, one file each: RUN/review/labels-REVIEW/REVIEWER/NAME.N.json, of which the highest N counts; nothing is ever overwritten."""
 
+import json
 import re
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -110,9 +112,17 @@ def reviewer_of(data: bytes, where: str) -> str:
 
 def _returned(data: bytes, where: str) -> _Returned:
     try:
-        return msgspec.json.decode(data, type=_Returned)
-    except (msgspec.DecodeError, UnicodeError) as error:
+        found = msgspec.json.decode(data, type=_Returned)
+        json.loads(data, object_pairs_hook=_once)
+    except (msgspec.DecodeError, ValueError) as error:
         raise UserError(f"{where}: not a file of labels from `humpback review --static` ({error})") from error
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """ValueError for a name that is there twice: nobody knows which label counts."""
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"{twice[0]!r:.80} is there twice")
 
 
 def _meant(shown: Shown, given: str) -> str:

@@ -2,6 +2,7 @@
 
 import hmac
 import http.server
+import re
 import secrets
 import urllib.parse
 from http import HTTPStatus
@@ -53,10 +54,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """A label, which is on disk before the answer goes out."""
         if self._path() is None:
             return
-        origin = urllib.parse.urlsplit(self.headers.get("Origin", ""))
         size = self.headers.get("Content-Length", "")
-        if origin.netloc != self.headers.get("Host") or not size.isdigit() or int(size) > _MOST:
+        if self.headers.get("Origin") != f"http://{self.headers.get('Host')}" or not re.fullmatch("[0-9]{1,9}", size):
             self._send(HTTPStatus.FORBIDDEN, "not from this page")
+            return
+        if int(size) > _MOST:
+            self._send(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no label is so long")
             return
         form = urllib.parse.parse_qs(self.rfile.read(int(size)).decode("utf-8", "replace"))
         name, label = (form.get(field, [""])[0] for field in ("item", "label"))
@@ -72,10 +75,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _path(self) -> str | None:
         """The query of a request with the token, to this machine by name; any other one is answered here."""
-        parts = urllib.parse.urlsplit(self.path)
+        path, _, query = self.path.partition("?")
         host = self.headers.get("Host", "").rpartition(":")[0]
-        if host in _HOSTS and hmac.compare_digest(parts.path.encode(), f"/{self.server.token}/".encode()):
-            return parts.query
+        if host in _HOSTS and hmac.compare_digest(path.encode(), f"/{self.server.token}/".encode()):
+            return query
         self._send(HTTPStatus.FORBIDDEN, "open the address that `humpback review` printed")
         return None
 

@@ -2,17 +2,18 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
-from humpback import distributed
+from humpback import distributed, storage
 from humpback.config import Config, Seed
 from humpback.convert.sources import resolve
 from humpback.corpus.contamination import REASON as CONTAMINATION
 from humpback.corpus.contamination import Contamination
 from humpback.corpus.duplicates import normalised
+from humpback.corpus.tally import SAMPLE_CHARS, SAMPLES_FILE, Tally
 from humpback.datasets.pair_files import BAD_LINE
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.errors import UserError
@@ -24,6 +25,7 @@ from humpback.stages import commandline, contents, held_out
 from humpback.stages.directory import Run, Stage
 
 STRICT = "strict"
+HELD_OUT, OVER_LIMIT = "instruction_held_out", "over_limit"  # why a pair does not train
 
 
 def define_flags() -> None:
@@ -49,10 +51,12 @@ def _deal(config: Config, stage: Stage, strict: bool) -> dict[str, Any]:
     cfg = config.seed_pairs
     tell = lambda text: say(f"seed: {text}")  # noqa: E731
     read = functools.partial(read_pairs, single_reply=cfg.single_reply, language=cfg.language, strict=strict, say=tell)
-    pairs, counts, unread = read(resolve(cfg.source))
+    samples = Samples()
+    pairs, counts, unread = read(resolve(cfg.source), on_drop=samples.drop)
     kept, dropped = counts.pop("kept"), dict(counts)
     if cfg.contamination:
-        clean = _clean(pairs, Contamination(",".join(path for _, path in contents.comma_separated(cfg.contamination))))
+        evaluated = Contamination(",".join(path for _, path in contents.comma_separated(cfg.contamination)))
+        clean = [pair for pair in pairs if not _holds(pair, evaluated, samples)]
         dropped[CONTAMINATION] = len(pairs) - len(clean)
         pairs = clean
     sets = [(held_out.shards_of(name), source) for name, source in contents.named_sources(config.evaluation.sets)]
@@ -60,39 +64,57 @@ def _deal(config: Config, stage: Stage, strict: bool) -> dict[str, Any]:
     measured: dict[str, list[Example]] = {name: [] for name in sources}
     for name, source in sources.items():
         if source:
-            measured[name], counts, _ = read(resolve(source))
+            measured[name], counts, _ = read(resolve(source), on_drop=functools.partial(samples.drop, of=f"{name}: "))
             dropped |= {f"{name}: {reason}": count for reason, count in counts.items() if reason != "kept"}
     stage.check_contents()
     others = [example for name, examples in measured.items() if name != paired.HELD_OUT for example in examples]
-    train, measured[paired.HELD_OUT], counts = split_seed(pairs, measured[paired.HELD_OUT], cfg, others)
+    train, measured[paired.HELD_OUT], counts = split_seed(pairs, measured[paired.HELD_OUT], cfg, others, samples.drop_pair)
     counts |= {name: len(measured[name]) for name, _ in sets}
     stage.begin()
     files = []
     for name, examples in {"seed": train, **measured}.items():
         files += write_shards(stage.path, name, sorted(examples, key=lambda example: example.id), len(examples))
-    dropped |= {name: counts.pop(name) for name in ("instruction_held_out", "over_limit")}
+    storage.publish_json(stage.path / SAMPLES_FILE, samples.tally.samples(), replace=True)
+    files.append(SAMPLES_FILE)
+    dropped |= {name: counts.pop(name) for name in (HELD_OUT, OVER_LIMIT)}
     return {"counts": {"read": kept, **counts}, "dropped": dropped, "files": files, "unread_fields": unread}
 
 
-def _clean(pairs: Sequence[Example], evaluated: Contamination) -> list[Example]:
-    """The pairs that hold no evaluation prompt."""
+class Samples:
+    """A few of what is left out, by reason, for a person to judge."""
 
-    def holds(pair: Example) -> bool:
-        instruction = bare(pair.instruction)
-        return evaluated.is_prompt(instruction) or any(map(evaluated.reason, (instruction, pair.response)))
+    def __init__(self) -> None:
+        self.tally = Tally()
 
-    return [pair for pair in pairs if not holds(pair)]
+    def drop(self, reason: str, place: str, text: str, *, of: str = "") -> None:
+        """Takes a record, or passes it over. of: what its reason begins with, of sets that measure."""
+        place, text = (part[:SAMPLE_CHARS].encode("utf-8", "replace").decode() for part in (place, text))
+        self.tally.drop(of + reason, {"header": place}, lambda: text)
+
+    def drop_pair(self, reason: str, pair: Example) -> None:
+        """The same of what is a pair already."""
+        self.drop(reason, pair.source, f"{pair.instruction}\n\n{pair.response}")
+
+
+def _holds(pair: Example, evaluated: Contamination, samples: Samples) -> bool:
+    """Whether a pair holds an evaluation prompt."""
+    instruction = bare(pair.instruction)
+    found = evaluated.is_prompt(instruction) or any(map(evaluated.reason, (instruction, pair.response)))
+    if found:
+        samples.drop_pair(CONTAMINATION, pair)
+    return found
 
 
 def split_seed(
-    examples: list[Example], held_out_examples: list[Example], cfg: Seed, others: Sequence[Example] = ()
-) -> tuple[list[Example], list[Example], dict[str, int]]:
+    examples: list[Example], held_out_examples: list[Example], cfg: Seed, others: Sequence[Example] = (),
+    on_drop: Callable[[str, Example], None] = lambda reason, pair: None,
+) -> tuple[list[Example], list[Example], dict[str, int]]:  # fmt: skip
     """Returns (training pairs, held-out pairs, counts), both in an order that follows from their texts alone.
 
     So neither the order of the source decides who is where, nor its name. Without a `held_out_source` the first `held_out` of `examples`
     in that order are held out; with one, the first `held_out` of `held_out_examples` (all for 0). Of the other `examples` the first `limit`
     train (all for 0), without those whose instruction is also a held-out one's or one of `others`, up to case, whitespace and punctuation.
-    UserError when nothing is left to train on or too few are there to hold out.
+    `on_drop` hears of these, and why. UserError when nothing is left to train on or too few are there to hold out.
     """
     rest = sorted(examples, key=_content)
     if cfg.held_out_source:
@@ -111,6 +133,11 @@ def split_seed(
     known = {normalised(example.instruction) for example in [*measured, *others]}
     free = [example for example in rest if normalised(example.instruction) not in known]
     train = free[: cfg.limit] if cfg.limit else free
+    for reason, left_out in (
+        (HELD_OUT, [pair for pair in rest if normalised(pair.instruction) in known]), (OVER_LIMIT, free[len(train) :])
+    ):  # fmt: skip
+        for pair in left_out:
+            on_drop(reason, pair)
     if not train:
         raise UserError(
             f"seed_pairs.source: {cfg.source}: of {len(examples)} pairs none is left to train on ({len(measured)} are held out); "
@@ -118,8 +145,8 @@ def split_seed(
         )
     counts = {
         "held_out": len(measured),
-        "instruction_held_out": len(rest) - len(free),
-        "over_limit": len(free) - len(train),
+        HELD_OUT: len(rest) - len(free),
+        OVER_LIMIT: len(free) - len(train),
         "train": len(train),
     }
     return train, measured, counts

@@ -177,10 +177,10 @@ def merge(jobs: list[Job], cfg: Segments, stage: Stage, engine: str, address: st
     warned = tally.warnings(dropped.items()) + sum(total.warnings.values())
     whole = {**counts, "dropped": dropped, "warnings": dict(sorted(total.warnings.items())), "sources": sources}
     storage.publish_json(out / "yield.json", whole, replace=True)
-    storage.publish_json(out / "samples.json", total.samples(), replace=True)
+    storage.publish_json(out / tally.SAMPLES_FILE, total.samples(), replace=True)
     say(tally.table({**counts, "over the limit": over, "warnings": warned}, dropped, len(jobs)))
     counts = {"pages": counts["pages"], "cut": counts["segments"], "segments": int(kept.sum()), "over_limit": over, "warnings": warned}
-    return {"counts": counts, "dropped": dropped, "files": [*files, "yield.json", "samples.json"]}
+    return {"counts": counts, "dropped": dropped, "files": [*files, "yield.json", tally.SAMPLES_FILE]}
 
 
 def _read_part(job: Job, stage: Stage) -> dict[str, Any]:

@@ -79,6 +79,13 @@ def test_the_other_tasks(evaluate):
     rows = [{"messages": turns}, {"question": asked}, {"conversations": [asked, "x"]}, {"prompt": asked}]
     code, said, _, figures = evaluate("diversity", [*rows, {"prompt": asked, "completion": "x"}])
     assert code == 0 and figures["trigrams"] == {"unique": 4, "all": 20}
+    tree = {"prompt": {"text": asked, "lang": "de", "synthetic": True, "replies": []}}
+    message = {"message_id": "a", "parent_id": None, "text": asked, "role": "prompter"}
+    reply = {"message_id": "b", "parent_id": "a", "text": "x", "role": "assistant"}
+    code, said, told, figures = evaluate("diversity", [tree, message, {"Prompt": asked}, {"ids": [1]}, None, reply, {"a": 1}, []])
+    assert code == 0 and figures["trigrams"] == {"unique": 4, "all": 12}
+    assert "in.jsonl:4: asks with ids alone" in told and "in.jsonl:5: must be an object with one of" in told
+    assert "in.jsonl:8" not in told and "evaluate: 4 of 7 rows are dropped" in told
     code, said, _, _ = evaluate("bias", [{"type": "age", "detected": True}, {"type": "age", "detected": False}])
     assert code == 0 and "accuracy of detecting, the higher the better: 50.00 % (1 of 2)" in said
 
@@ -91,7 +98,7 @@ def test_the_other_tasks(evaluate):
         ("winrate", '{"output_1": "a", "output_2": "b"}', "row 1: has neither preference nor raw_completion"),
         ("scaling", '{"examples": 1, "value": 2}\n{"examples": "x", "value": 2}', "row 2: Expected `float`, got `str`"),
         ("scaling", "\n", "no row is in it"),
-        ("diversity", '{"prompt": "a"}\n{"ids": [1]}', "in.jsonl:2: asks with ids alone"),
+        ("diversity", '{"ids": [1]}', "in.jsonl:1: asks with ids alone"),
         ("diversity", '{"a": 1}', "in.jsonl:1: must be an object with one of"),
         ("bias", '{"type": "age"}', "no row has detected or stereotype_likelier"),
     ],

@@ -81,6 +81,8 @@ def test_every_form_of_a_line_asks_the_same():
         {"messages": [{"role": "system", "content": "Be"}, {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
         {"instruction": "Why?", "messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
         {"prompt": {"text": "Why?", "lang": "en", "replies": [{"text": "So.", "lang": "en", "rank": 0}]}},
+        {"prompt": {"text": "Why?", "lang": "de", "synthetic": True, "replies": []}},
+        {"Question": "Why?", "Answer": "So."}, {"messages": [{"Role": "Human", "content": "Why?"}, {"role": "GPT", "content": "So."}]},
     ],
 )  # fmt: skip
 def test_of_a_pair_what_it_asks_is_the_prompt(row):

@@ -13,8 +13,9 @@ from tests.planning.compilers import Line
 SLICES = [tpu_slices.parse(name) for name in ("v5e-16", "v4-8")]
 
 
-def paper(architecture="llama_7b"):
+def paper(architecture="llama_7b", prompts=0):
     cfg = experiments.paper(architecture)
+    cfg.answers.prompts, cfg.answers.max_new_tokens = prompts, 300
     for task in (cfg.backward, cfg.forward_seed, cfg.forward):
         task.steps, task.batch = 8, 32
     return config.finish(cfg)
@@ -41,7 +42,7 @@ def test_the_table():
 def test_the_right_slice():
     planner, plans = planned()
     said = plan.advice(planner, plans, {})
-    for number, stage in enumerate(plan.STAGES):
+    for number, stage in enumerate(plan.COMPILED):
         least = min((each[number] for each in plans), key=lambda each: each.chip_hours)
         assert said[number].startswith(f"{stage}: fewest chip-hours on {least.slice.name}")
     assert any(line.startswith("v5e: the largest slices that finetuning keeps busy") for line in said)
@@ -53,6 +54,21 @@ def test_the_right_slice():
     told = plan.report(planner, nothing, {})
     assert "v5e-16: not the whole run, as this does not fit: backward, augment, rate, forward" in told and "yes" not in told
     assert plan.advice(planner, nothing, {})[0] == "backward: fits on none of these slices"
+
+
+def test_answers_to_held_out_prompts_are_counted_where_they_are_asked_for():
+    """All steps of an answer for each of M, M_0, M_1, M_2, as five prompts do not fill the slots; nothing more is compiled."""
+    planner = plan.Planner(paper(prompts=5), Line(limit=30.0, base=6.0, a_row=0.2), True, 10_000, 4.0)
+    plans = plan.plan_all(planner, SLICES, 1)
+    without = planned()[1]
+    for row, other in zip(plans, without, strict=True):
+        assert [each.stage for each in row] == [*plan.COMPILED, "answers"] and row[:4] == other
+        augment, asked = row[1], row[4]
+        assert asked.records == 20 and asked.hours * 3600 == pytest.approx(4 * 300 * augment.times.seconds)
+        assert asked.tokens == 20 * (37 + 300) and asked.settings == augment.settings
+    assert "answers: fewest chip-hours on" in plan.report(planner, plans, {})
+    whole = sum(each.chip_hours for each in plans[0])
+    assert f"v5e-16: the whole run {whole / 16:.1f} hours, {whole:.0f} chip-hours" in plan.report(planner, plans, {})
 
 
 def test_json_has_every_figure():

@@ -9,7 +9,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
-from humpback.datasets import containers
+from humpback.datasets import pair_files
 from humpback.datasets.seed_pairs import list_files, read_pairs
 from humpback.errors import UserError
 
@@ -68,6 +68,30 @@ def test_a_folder_of_parquet_is_read_split_train_file_after_file(tmp_path):
         read(tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("names", "read_"),
+    [
+        (["train-00000-of-00002-a09b74b3ef9c3b56.parquet", "train-00001-of-00002-b1.parquet", "test-00000-of-00001.parquet"], None),
+        (["train-00000-of-00001-a09b74b3ef9c3b56.parquet", "test-00000-of-00001-a09b74b3ef9c3b56.parquet"], [0]),
+        (["0000.parquet", "0001.parquet"], [0, 1]),
+        (["part-00000.parquet", "part-00001.parquet"], [0, 1]),
+        (["train.parquet", "validation.parquet"], [0]),
+        (["train-00001-of-00002.parquet", "train-00002-of-00002.parquet"], [0, 1]),
+        (["train-00000-of-00002.parquet"], None),
+        (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], None),
+    ],
+)
+def test_names_of_parquet_files(tmp_path, names, read_):
+    """As the hub's converters and Spark give them; a number that is missing is told."""
+    for number, name in enumerate(names):
+        parquet(tmp_path / name, [{"instruction": f"Why {number}?", "response": "So."}])
+    if read_ is None:
+        with pytest.raises(UserError, match=r"of \d files of 'train' number 1 is missing; fetch the folder again"):
+            read(tmp_path)
+        return
+    assert [pair.instruction for pair in read(tmp_path)[0]] == [f"Why {number}?" for number in read_]
+
+
 def test_a_saved_dataset_of_several_files_and_splits(tmp_path):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
@@ -83,6 +107,24 @@ def test_a_saved_dataset_of_several_files_and_splits(tmp_path):
     assert [name for name, _ in list_files(str(tmp_path / "test"))] == ["state.json", *names]
     (tmp_path / "train" / names[1]).unlink()
     with pytest.raises(UserError, match=f"{names[1]}: missing; the folder is not whole"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dataset_dict.json", [], "dataset_dict.json: not of a dataset saved with save_to_disk"),
+        ("dataset_dict.json", {"splits": [3]}, "dataset_dict.json: not of a dataset saved with save_to_disk"),
+        ("dataset_dict.json", {"splits": ["train"]}, "train: no saved dataset is there, which dataset_dict.json names"),
+        ("dataset_dict.json", {"splits": ["a", "b"]}, "its splits are a, b, and none of them is train"),
+        ("state.json", {"_data_files": "a"}, "state.json: not of a dataset saved with save_to_disk"),
+        ("state.json", {"_data_files": [], "_indices_data_files": [{"filename": "i"}]}, "was saved with an index of its rows"),
+        ("state.json", {"_data_files": [{"filename": "x.arrow"}]}, "x.arrow: missing; the folder is not whole"),
+    ],
+)
+def test_a_saved_dataset_that_is_none(tmp_path, name, content, message):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
         read(tmp_path)
 
 
@@ -109,6 +151,7 @@ def test_csv(tmp_path, name, content, sources):
     [
         ("a.csv", b"title,body\na,b\n", "its fields are"),
         ("a.csv", b'instruction,response\na,"b\n', "a.csv:2: not CSV"),
+        ("a.csv", b"question,answer,question\na,b,c\n", "a.csv:1: several columns are named 'question'"),
         ("a.json", b'[{"instruction": "a",\n "response": "b"},\n', "a.json:3: not a whole JSON array"),
         ("a.json", b"[\xff]", "not a JSON array in UTF-8"),
         ("a.parquet", b"PAR1" + b"\0" * 60, "not a whole Parquet file"),
@@ -131,5 +174,5 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch):
 
 def test_records_as_numbered_lines(tmp_path):
     file = parquet(tmp_path / "a.parquet", ROWS)
-    lines = list(containers.numbered_records(file))
+    lines = list(pair_files.numbered_records(file))
     assert [(where, json.loads(line)) for where, line in lines] == [(f"{file}:{number}", row) for number, row in enumerate(ROWS, 1)]

@@ -4,13 +4,16 @@ import gzip
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.errors import UserError
 from humpback.records import Example, record_id
+from tests.datasets.test_oasst import TABLE
 
 GOOD = {"lang": "en", "synthetic": False, "deleted": False, "review_result": True}
 TREE = {"prompt": {"text": "Q?", **GOOD, "replies": [{"text": "A.", "rank": 0, **GOOD}]}}
@@ -68,6 +71,7 @@ def test_the_language_of_trees_is_chosen(tmp_path: Path) -> None:
     (b"17", "expected"),
     (b"[" * 100_000, "recursion|not JSON"),
     (b'{"instruction": "a", "response": "half \\ud83d"}', "half of a surrogate pair"),
+    (b'{"instruction": "a", "response": "b", "response": "c"}', "the field 'response' is there twice"),
     ({"instruction": "a"}, "'response' is empty or missing"),
     ({"prompt": "a"}, "expected"),
 ])  # fmt: skip
@@ -94,6 +98,13 @@ def test_fields_that_are_not_read_are_counted_and_said(tmp_path: Path) -> None:
     assert said[1:] == [f"{source}: fields that are not read: 'category' (2 records), 'id' (1 records)"]
 
 
+def test_of_many_fields_that_are_not_read_twenty_are_named(tmp_path: Path) -> None:
+    said: list[str] = []
+    source = write(tmp_path / "s.jsonl", {**PLAIN, **{f"f{n:02}": n for n in range(23)}})
+    assert len(read_pairs(source, say=said.append).unread) == 23
+    assert said[1].endswith("'f19' (1 records) and 3 more") and "f20" not in said[1]
+
+
 def test_fields_of_turns_that_are_not_read_are_counted(tmp_path: Path) -> None:
     """A turn's `weight` of 0 says that it is not to be learned, which is not heeded."""
     turns = [{"role": "user", "content": "Why?", "name": "bob"}, {"role": "assistant", "content": "Because.", "weight": 0}]
@@ -111,6 +122,50 @@ def test_where_no_pair_is_left_the_reasons_are_shown(tmp_path: Path) -> None:
         f"{source}: no seed pair in it: 8 dropped: single reply, no rank (see seed_pairs.single_reply); "
         f"1 dropped: prompt: other language (see seed_pairs.language); 1 dropped: bad line ({source}:10: not JSON"
     )
+
+
+def flat(tree: dict, number: int) -> list[dict]:
+    """A tree as the export of messages has it, the replies in front of what they answer."""
+
+    def messages(message: dict, parent: str | None, name: str) -> Iterator[dict]:
+        for place, reply in enumerate(message.get("replies") or []):
+            yield from messages(reply, name, f"{name}.{place}")
+        yield {**message, "replies": None, "message_id": name, "parent_id": parent, "role": "assistant" if parent else "prompter"}
+
+    return list(messages(tree["prompt"], None, str(number)))
+
+
+def test_messages_of_open_assistants_give_what_their_trees_give(tmp_path: Path) -> None:
+    trees = [json.loads(json.dumps(tree).replace("Question?", f"Question {n}?")) for n, (tree, _, _) in enumerate(TABLE)]
+    nested = write(tmp_path / "trees.jsonl", *trees)
+    messages = write(tmp_path / "messages.jsonl", *[message for n, tree in enumerate(trees) for message in flat(tree, n)], PLAIN)
+    for reviewed in ("drop", "reviewed"):
+        a, b = read_pairs(nested, reviewed), read_pairs(messages, reviewed)
+        assert [pair[1:3] for pair in map(msgspec.structs.astuple, b.pairs)] == [
+            ("Why?", "Because."), *[pair[1:3] for pair in map(msgspec.structs.astuple, a.pairs)]
+        ]  # fmt: skip
+        assert b.counts == a.counts | {"kept": a.counts["kept"] + 1} and len(a.counts) > 9
+    assert json.loads(Path(messages).read_text().splitlines()[int(b.pairs[1].source.rpartition(":")[2]) - 1])["role"] == "prompter"
+
+
+def test_what_is_left_out_is_told_with_its_place(tmp_path: Path) -> None:
+    """Of a tree what its prompt asks; names of fields may have capitals there, too."""
+    told: list[tuple[str, str, str]] = []
+    german = {"Prompt": {"text": "Warum?", "lang": "de"}}
+    read_pairs(write(tmp_path / "s.jsonl", PLAIN, german, PLAIN, [], b"{"), on_drop=lambda *what: told.append(what))
+    assert [(reason, place.partition(": ")[0], text) for reason, place, text in told] == [
+        ("prompt: other language", "s.jsonl:2", "Warum?"), ("duplicate", "s.jsonl:3", "Why?\n\nBecause."),
+        ("bad line", "s.jsonl:4", "[]"), ("bad line", "s.jsonl:5", "{"),
+    ]  # fmt: skip
+
+
+def test_messages_that_make_no_tree_are_told(tmp_path: Path) -> None:
+    lost = {"message_id": "b", "parent_id": "a", "text": "A.", "role": "assistant", "rank": 0, **GOOD}
+    texts = {"message_id": "c", "parent_id": None, "text": "Q?", "role": "prompter", "lang": "en", "deleted": "False"}
+    said: list[str] = []
+    assert read_pairs(write(tmp_path / "s.jsonl", lost, texts, PLAIN), say=said.append).counts == {"kept": 1, "bad line": 2}
+    assert "s.jsonl:2: dropped, 'deleted' is a text, 'False'; take the export as JSON lines or Parquet" in said[0]
+    assert "s.jsonl:1: dropped, the message that it answers, 'a', is not there" in said[1]
 
 
 # What becomes of each file of other people's forms: how many pairs and what else is counted, or what the error says.
@@ -141,7 +196,7 @@ FORMS: dict[str, dict[str, int] | str] = {
     "nested_dict.jsonl": "is not a text",
     "no_newline_end.jsonl": {"kept": 4},
     "null_response.jsonl": {"kept": 4, "bad line": 1},
-    "oasst_flat.messages.jsonl": "export of messages, take the one of trees",
+    "oasst_flat.messages.jsonl": {"kept": 1},
     "oasst_guanaco.jsonl": "one text with both turns in it",
     "only_blank.jsonl": "it is empty",
     "plain.jsonl": {"kept": 4},

@@ -1,5 +1,6 @@
 """A run's folders as export and report see them, made of the demo's pages without any model."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -10,20 +11,25 @@ from etils import epath
 from humpback import config as configs
 from humpback.corpus import readers, segments
 from humpback.decoding.answers import Generated
-from humpback.records import Candidate, Example, Judged, Probe, Rated, Segment, write_shards
+from humpback.records import Candidate, Example, Judged, Probe, Rated, Rewrite, Segment, read_shards, write_shards
 from humpback.review import agreement, labels, sample
 
 PAGES = pathlib.Path(__file__).parents[2] / "humpback" / "demo" / "pages"
 
 
-def cut(pages: pathlib.Path = PAGES) -> list[Segment]:
-    """The segments of all pages, by id."""
+def cut() -> list[Segment]:
+    """The segments of all embedded pages, by id."""
+    return list(_cut())
+
+
+@functools.cache
+def _cut() -> tuple[Segment, ...]:
     cfg = configs.finish(configs.Config()).segments
     found = {}
-    for unit in readers.list_inputs(str(pages)):
+    for unit in readers.list_inputs(str(PAGES)):
         for page in readers.read_pages(unit, lambda source, reason: None, lambda text: None):
             found |= {segment.id: segment for segment in segments.extract(page, cfg, lambda reason, tree: None)}
-    return [found[name] for name in sorted(found)]
+    return tuple(found[name] for name in sorted(found))
 
 
 def rated(segment: Segment, score: float, instruction: str = "", model: str = "m0") -> Rated:
@@ -95,9 +101,9 @@ def answers(folder: pathlib.Path) -> pathlib.Path:
 HOSTILE = "<script>alert(1)</script> </style> javascript:alert(2) \u202eright to left\u202c שלום \"'><img src=http://x/y.png>"
 
 
-def full(run: pathlib.Path) -> pathlib.Path:
+def full(run: pathlib.Path, count: int = 24) -> pathlib.Path:
     """A run with two rounds of ratings; one candidate is an echo, one has no rating, and of one all that a page says is hostile."""
-    found = cut()[:24]
+    found = cut()[:count]
     url = "javascript:alert(3)</script><b>"
     found[6] = Segment(found[6].id, HOSTILE + found[6].text, HOSTILE, (HOSTILE, "<b>h</b>"), url, HOSTILE, 0, 9)
     candidates = [Candidate(s.id, s, f"Tell me about {s.header}.", "echo" if n == 5 else "", "myx", 7) for n, s in enumerate(found)]
@@ -114,7 +120,10 @@ def full(run: pathlib.Path) -> pathlib.Path:
         manifest(run / f"curated-{t}", {"selected": len(chosen)}, files=write_shards(run / f"curated-{t}", "curated", chosen, len(chosen)))
     manifest(run / "candidates", {"out": 24}, files=write_shards(run / "candidates", "candidates", candidates, len(candidates)))
     pairs = [Example(f"{n:016x}", f"What is the number {n}?", f"It is the number {n} of {n}.", "seed", f"s:{n}") for n in range(9)]
-    manifest(run / "seed", {"train": 9}, files=write_shards(run / "seed", "seed", pairs, len(pairs)))
+    files = write_shards(run / "seed", "seed", pairs, len(pairs))
+    manifest(run / "seed", {"train": 9}, files=files, dropped={"bad line": 5, "duplicate": 1})
+    samples = {"bad line": [{"header": f"s.jsonl:{n}: {HOSTILE}", "text": HOSTILE} for n in range(5)]}
+    (run / "seed" / "samples.json").write_text(json.dumps(samples))
     manifest(run / "segments", {"pages": 48, "segments": 24}, dropped={"too short": 3, "contaminated": 2})
     samples = {"too short": [{"header": HOSTILE, "text": HOSTILE, "url": HOSTILE, "source": "s", "start": 0, "end": 1}]}
     (run / "segments" / "samples.json").write_text(json.dumps(samples))
@@ -161,6 +170,7 @@ def _beside(run: pathlib.Path) -> None:
         for n, shown in enumerate(sorted(person.shown)):
             person.add(shown, "skip" if n == 1 else "yes" if n % every else "no")
     agreement.agreement(epath.Path(run), "2")
+    _rewritten(run)
     (run / "figures").mkdir()
     rate = {"win_rate": 61.5, "standard_error": 2.25, "discrete": 61.0, "wins": 61, "losses": 38, "draws": 1, "n": 100, "missing": 4}
     fit = {"alpha": 6.95, "standard_error": None, "per_doubling": 4.817, "constant": -1.5, "points": 2}
@@ -171,6 +181,24 @@ def _beside(run: pathlib.Path) -> None:
     }  # fmt: skip
     for name, content in files.items():
         (run / "figures" / f"{name}.json").write_text(json.dumps(content))
+
+
+def _rewritten(run: pathlib.Path) -> None:
+    """Responses of the first round rewritten, but for four, and one person's labels of them, whether they keep to their texts."""
+    made = []
+    for n, one in enumerate(read_shards(run / "curated-1", "curated", Example)):
+        reason = "" if n % 2 else "new number"
+        text = one.response if reason else f"Anew: {one.response}"
+        made.append(Rewrite(one.id, with_response(one, text), one.response, f"{HOSTILE} 1234", reason, "m0", 7))
+    counts = {"in": len(made), "rewritten": len(made) // 2, "drafts kept": (len(made) + 1) // 2}
+    files = write_shards(run / "rewritten-1", "rewrites", made, len(made))
+    manifest(run / "rewritten-1", counts, files=files, dropped={"draft kept: new number": counts["drafts kept"]})
+    answers_of = sample.rewrites(epath.Path(run), 1, compared=False)
+    drawn = sample.of_answers(epath.Path(run), "rewrites-faithful-1", answers_of, 9, 3, sample.REWRITES)
+    person = labels.Labels(epath.Path(run), "rewrites-faithful-1", "ann", drawn)
+    for n, shown in enumerate(sorted(person.shown)):
+        person.add(shown, "no" if n == 0 else "yes")
+    agreement.agreement(epath.Path(run), "rewrites-faithful-1")
 
 
 def planted(value: object, key: str = "") -> object:

@@ -209,6 +209,8 @@ def test_the_command(humpback, curated, tmp_path):
     code, text = said("--fill", f"--source={tmp_path / 'reference'}", f"--input={a_run.PAGES}", f"--out={tmp_path / 'filled'}")
     assert code == 0 and text.splitlines()[-1] == str(tmp_path / "filled") and len(table(tmp_path / "filled")) == 8
     assert "--fill and --input go together" in said("--fill", f"--source={tmp_path}", f"--out={tmp_path}")[1]
+    code, text = said(f"--source={curated}", f"--out={tmp_path / 'out'}", "--license=mit\n# `<b>`")
+    assert code == 2 and "--license='mit\\n# `<b>`': a name such as cc-by-4.0" in text and not (tmp_path / "out").exists()
 
 
 def test_a_card_says_that_the_model_learned_rewritings(curated, tmp_path):

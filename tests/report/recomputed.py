@@ -32,7 +32,7 @@ def numbers(run):
         "churn": [churn({row[0] for row in sets["curated-1"]}, {row[0] for row in sets["curated-2"]})],
         "lengths": [length(name, rows) for name, rows in (sets | {"control for curated-2": control(sets, scores[2], candidates)}).items()],
         "held_out": {task: [held_out(run, stage)] for task, stage in (("backward", "backward"), ("forward", "forward-0"))},
-        "judges": judges(run), "labels": {"2": labelled(run, scores)},
+        "judges": judges(run), "labels": {"2": labelled(run, scores), "rewrites-faithful-1": kept_to(run)},
         "training": {name: curve(run / name) for name in ("backward", "forward-0")}, "sites": sites(curated[2]),
         "time": {name: json.loads((run / name / "timing.json").read_text()) for name in ("backward", "forward-0")},
         "answers": answers(run), "trigrams": trigrams(sets, seed), "examples": examples(candidates, scores, seed),
@@ -40,9 +40,8 @@ def numbers(run):
 
 
 THRESHOLDS = [quarter / 4 for quarter in range(4, 21)]
-ROUND = ("ratings", "judge", "curated")
 FIRST = ("seed", "segments", "backward", "candidates", "forward-0", "answers-base", "answers-0")
-STAGES = (*FIRST, *(f"{kind}-{t}" for t in (1, 2) for kind in ROUND))
+STAGES = (*FIRST, "ratings-1", "judge-1", "curated-1", "rewritten-1", "ratings-2", "judge-2", "curated-2")
 
 
 def same(found, expected, place="numbers"):
@@ -244,7 +243,16 @@ def labelled(run, scores):
             f1 = 2 * sum(weights[i] for i in picked & good) / total
             rows.append({"threshold": threshold, "precision": ratio(picked & good, picked), "recall": ratio(picked & good, good), "f1": f1})
         judges[str(t)] = rows
-    return {"labelled": len(given), "undecided": len(given) - len(agreed), "judges": judges}
+    none = {"faithful": None, "win_rate": None}
+    return {"labelled": len(given), "undecided": len(given) - len(agreed), "judges": judges, **none}
+
+
+def kept_to(run):
+    """Of one person's labels of rewritten responses."""
+    files = (run / "review" / "labels-rewrites-faithful-1" / "ann").glob("????????????????.0.json")
+    given = [json.loads(file.read_text())["label"] for file in files]
+    faithful = {"kept": given.count("yes"), "of": len(given), "interval": wilson(given.count("yes"), len(given))}
+    return {"labelled": len(given), "undecided": 0, "judges": {}, "faithful": faithful, "win_rate": None}
 
 
 def curve(folder):

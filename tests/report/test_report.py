@@ -92,6 +92,25 @@ def test_without_its_script_every_number_is_there(page):
     assert all(f"M_1: {told['2']:.2f}" in texts for told in found["examples"]["scores"].values() if told["2"] is not None)
 
 
+def test_what_was_dropped_is_shown_by_stage_with_three_of_each_reason(page):
+    """Of the seed, pages, candidates, judges and rewriters."""
+    section = page.partition('id="dropped"')[2].partition("</section>")[0]
+    groups = {Parsed(group).texts[0]: group for group in section.split('class="group">')[1:]}
+    assert [*groups] == ["seed: bad line", "segments: too short", "candidates: echo", "ratings-1: no valid rating",
+                         "rewritten-1: draft kept: new number"]  # fmt: skip
+    assert [group.count("<p") for group in groups.values()] == [3, 1, 1, 1, 3]
+    assert "s.jsonl:2: " in groups["seed: bad line"] and "s.jsonl:3: " not in groups["seed: bad line"]
+    assert "Score: None" in groups["ratings-1: no valid rating"] and groups["rewritten-1: draft kept: new number"].count(" 1234</div>") == 3
+
+
+def test_people_on_rewritten_responses(page):
+    found = numbers_of(page)["labels"]["rewrites-faithful-1"]["faithful"]
+    texts = " ".join(Parsed(page.partition("Rewritten responses</h2>")[2].partition("</section>")[0]).texts)
+    assert found["kept"] == found["of"] - 1 and f"rewrites-faithful-1 {found['kept']} of {found['of']}" in texts
+    assert " ".join(f"{share:.1%}" for share in (found["kept"] / found["of"], *found["interval"])) in texts
+    assert "draft kept: new number" in texts and "Not there yet" not in texts
+
+
 def test_hostile_text_is_text(page):
     found = Parsed(page)
     assert [tag for tag, _ in found.tags if tag in ("script", "img", "iframe", "object", "link", "base", "form")] == ["script"] * 2
@@ -114,6 +133,8 @@ def test_every_field_of_a_run_may_be_hostile(tmp_path):
         if "review" not in file.parts and "metrics" not in file.parts and file.name != "config.json":
             rows = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
             file.write_text("".join(json.dumps(a_run.planted(json.loads(row))) + "\n" for row in rows))
+    for name, other in (("review/agreement-2", "review/agreement-<b>"), ("figures/scaling", "figures/scaling-<style><b>")):
+        (run / f"{other}.json").write_text((run / f"{name}.json").read_text())
     text = write(run).read_text()
     found = Parsed(text)
     assert not [tag for tag, _ in found.tags if tag in ("img", "b", "iframe", "object", "link", "base", "form")]
@@ -122,6 +143,12 @@ def test_every_field_of_a_run_may_be_hostile(tmp_path):
     assert text.count("<script") == 2 == text.count("</script>") and text.count("</style>") == 1 and "\u202e" not in text
     for what in ("too short", "koala", "verb0", "set 0", "Score: "):  # a reason, a source, a verb, a set, what a judge wrote
         assert any(what in shown and "<script>alert(1)</script>" in shown for shown in found.texts), what
+
+
+def test_a_page_of_the_demos_size_is_small(tmp_path):
+    """56 candidates rated twice, as `configs/demo.py` has; .ci/run looks at the page of the smaller demo that it has made."""
+    texts = write(a_run.full(tmp_path / "run", 56)).read_text()
+    assert "56 of 56 candidates: all of them" in texts and len(texts.encode()) <= 1_500_000
 
 
 def test_the_same_run_has_the_same_bytes_and_two_stand_side_by_side(run, page, tmp_path):
@@ -138,7 +165,7 @@ def test_what_is_not_there_names_its_command(tmp_path):
         write(tmp_path)
     a_run.make(tmp_path)
     texts = " ".join(Parsed(write(tmp_path).read_text()).texts)
-    assert texts.count("Not there yet") == 15
+    assert texts.count("Not there yet") == 16
     for command in {missing.split()[1] for _, _, missing in (*views.VIEWS, *views.FURTHER)}:
         assert command in COMMANDS
     assert "humpback augment --config=CONFIG --workdir=RUN" in texts
@@ -168,6 +195,32 @@ def test_figures_of_another_kind_are_refused(tmp_path):
     (tmp_path / "figures" / "winrate-x.json").write_text('{"all": 3}')
     with pytest.raises(UserError, match=r"winrate-x.json: not what `humpback evaluate --task=winrate` writes .*\$.all"):
         write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("config.json", '{"seed": "<b>"}', r"\$.seed"),
+        ("seed/manifest.json", '{"counts": {}}', "missing required field `dropped`"),
+        ("seed/manifest.json", '{"counts": {"read": "<b>"}, "dropped": {}}', r"\$.counts"),
+        ("seed/timing.json", '{"seconds": 1.0}', "missing required field `tokens`"),
+        ("seed/samples.json", "[1]", "Expected `object`, got `array`"),
+        ("seed/samples.json", "{", "Expecting property name"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, file, content, told):
+    a_run.make(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=rf"{file}: not .*{told}"):
+        write(tmp_path)
+
+
+def test_rounds_that_curated_nothing(tmp_path):
+    run = a_run.full(tmp_path / "run")
+    for t in (1, 2):
+        (run / f"curated-{t}" / "curated-00000-of-00001.jsonl").write_text("")
+    found = numbers_of(write(run).read_text())
+    assert found["churn"] == [{"sets": [1, 2], "stay": 0, "go": 0, "come": 0, "jaccard": None}]
 
 
 def test_charts_of_odd_numbers_are_drawn():

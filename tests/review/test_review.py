@@ -149,7 +149,11 @@ def test_who_may_ask(served):
     assert ask(served, "GET", Host=f"evil.example:{served.server_address[1]}")[0].status == 403  # a name that leads here
     for origin in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {}):
         assert ask(served, "POST", body=good, **origin)[0].status == 403
-    assert ask(served, "POST", "/", good, Origin=own)[0].status == 403
+    for origin in (f"{own}.evil.example", own.replace("http:", "https:"), "http://["):
+        assert ask(served, "POST", body=good, Origin=origin)[0].status == 403
+    assert ask(served, "POST", "/", good, Origin=own)[0].status == ask(served, "GET", "http://[/")[0].status == 403
+    for size, status in (("10001", 413), ("9" * 30, 403), ("-5", 403), ("\u00b2", 403)):
+        assert ask(served, "POST", body=good, Origin=own, **{"Content-Length": size})[0].status == status
     for body in ("item=x&label=yes", f"item={name}&label=great", ""):
         assert ask(served, "POST", body=body, Origin=own)[0].status == 400
     assert served.labels.read() == {}

@@ -80,6 +80,8 @@ def test_what_comes_back_is_of_this_review_alone(bob, tmp_path):
         (returned(bob, {}, reviewer="eve"), "holds labels of 'eve'"),
         (returned(bob, {"../../x": "tie"}), "'../../x' is no item of this review"),
         (returned(bob, {"f" * 16: "tie"}), "is no item of this review"),
+        (returned(bob, {name: "tie"}).replace(b"{", b'{"reviewer": "bob", ', 1), "'reviewer' is there twice"),
+        (returned(bob, {name: "tie"}).replace(b'"tie"', f'"tie", "{name}": "first"'.encode()), f"'{name}' is there twice"),
         (returned(bob, {name: "model"}), "'model' is no label, which is one of first, second, tie, skip"),
     ):
         with pytest.raises(UserError, match=error):

@@ -136,3 +136,31 @@ def test_what_is_dropped_or_not_read_stands_in_the_manifest_and_on_the_screen(ma
     told = capsys.readouterr().err
     assert f"seed: {tmp_path}/pairs.jsonl:5: dropped, not JSON" in told and "fields that are not read: 'category' (4 records)" in told
     assert "seed: 3 read, 1 held_out, 2 train; dropped: 1 bad line, 1 duplicate, " in told
+
+
+def test_samples_of_what_is_left_out_say_where_it_stood(make_run, tmp_path) -> None:
+    """By reason, of sets that measure as well; without a folder of this machine, and whatever the bytes are."""
+    row = '{"instruction": "%s", "response": "It is so."}\n'
+    bad = b'{"instruction": "cut o\n\xff\xfe?\n{"instruction": "half \\ud83d", "response": "b"}\n{"title": "x", "body": ["y"]}\n'
+    tree = {"prompt": {"text": "Warum?", "lang": "de", "replies": []}}
+    good = "".join(row % text for text in ("Why?", "Why?", "How?", "When?", "Where to?", "Who?"))
+    (tmp_path / "pairs.jsonl").write_bytes(good.encode() + bad + json.dumps(tree).encode() + b"\n")
+    (tmp_path / "faq.jsonl").write_text(row % "HOW" + "[]\n")
+    (tmp_path / "asked.txt").write_text("Who?\n")
+    run = make_run(
+        seed_pairs__source=str(tmp_path / "pairs.jsonl"), seed_pairs__limit=2, seed_pairs__held_out=0,
+        seed_pairs__contamination=str(tmp_path / "asked.txt"), evaluation__sets=f"faq={tmp_path / 'faq.jsonl'}",
+    )  # fmt: skip
+    seed(run)
+    manifest, text = read_manifest(run.workdir, "seed"), (run.workdir / "seed" / "samples.json").read_text()
+    samples = json.loads(text)
+    assert str(tmp_path) not in text and "samples.json" in manifest["files"]
+    assert {reason: len(rows) for reason, rows in samples.items()} == {name: n for name, n in manifest["dropped"].items() if n}
+    shown = {reason: [(row["header"].partition(":")[2].partition(" ")[0], row["text"]) for row in rows] for reason, rows in samples.items()}
+    assert sorted(shown["bad line"]) == [
+        ("10:", '{"title": "x", "body": ["y"]}'), ("7:", '{"instruction": "cut o'), ("8:", "��?"),
+        ("9:", '{"instruction": "half ?", "response": "b"}'),
+    ]  # fmt: skip
+    assert shown["duplicate"] == [("2", "Why?\n\nIt is so.")] and shown["prompt: other language"] == [("11", "Warum?")]
+    assert shown["contamination"] == [("6", "Who?\n\nIt is so.")] and shown["instruction_held_out"] == [("3", "How?\n\nIt is so.")]
+    assert [len(shown[reason]) for reason in ("over_limit", "set-faq: bad line")] == [1, 1]
