@@ -22,6 +22,7 @@ _PLAIN = Fields("instruction", ("response", "output"), CONTEXTS)
 _TEXTS = (_PLAIN, Fields("prompt", ("completion",)), Fields("prompt", ("response",)), Fields("question", ("answer",), ("context",)))
 _NAMES = {"instruction/input/output": "Alpaca", "instruction/output": "Alpaca", "instruction/context/response": "Dolly"}
 _CHATS = ("messages", "conversations", "conversation")
+_SPLIT_CHAT = ("prompt", "completion")  # TRL's, where both are lists of turns
 TREE = "Open Assistant's tree"
 _SPEAKERS, _SAID = ("role", "from"), ("content", "value", "text")  # the fields of a turn
 _USERS, _SYSTEMS = {"user", "human", "prompter"}, {"system", "developer"}
@@ -137,14 +138,16 @@ def _all_forms(record: Mapping[str, Any]) -> list[Found]:
                 raise
             except ValueError as error:
                 wrong.append(error)
-    for name in _CHATS:
-        if name in record:
-            try:
-                found.append(_chat(record[name], name))
-            except Ambiguous:
-                raise
-            except ValueError as error:
-                wrong.append(error)
+    chats = {name: record[name] for name in _CHATS if name in record}
+    if all(isinstance(record.get(name), list) for name in _SPLIT_CHAT):
+        chats["/".join(_SPLIT_CHAT)] = [turn for name in _SPLIT_CHAT for turn in record[name]]
+    for name, turns in chats.items():
+        try:
+            found.append(_chat(turns, name))
+        except Ambiguous:
+            raise
+        except ValueError as error:
+            wrong.append(error)
     if found:
         return found
     if wrong:
@@ -189,7 +192,7 @@ def _chat(turns: Any, name: str) -> Found:
     keys = {key for turn in turns if isinstance(turn, Mapping) for key in turn}
     form = f"LIMA's {name}" if lima else f"ShareGPT's {name}" if "from" in keys else name
     others_read = frozenset(f"{name}.{key}" for key in keys - _TURN_FIELDS)
-    return Found(Pair(*texts), form, frozenset([name]), +unread, others_read)
+    return Found(Pair(*texts), form, frozenset(name.split("/")), +unread, others_read)
 
 
 def _turns_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

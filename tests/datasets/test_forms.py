@@ -16,6 +16,7 @@ from humpback.datasets.oasst import Pair
     ({"instruction": "Who?", "context": "", "input": None, "response": "She."}, Pair("Who?", "She.")),
     ({"instruction": "Who?", "output": "She.", "response": "She. "}, Pair("Who?", "She.")),
     ({"prompt": "Who?", "completion": "She."}, Pair("Who?", "She.")),
+    ({"prompt": [{"role": "user", "content": "Who?"}], "completion": [{"role": "assistant", "content": "She."}]}, Pair("Who?", "She.")),
     ({"prompt": "Who?", "response": "She.", "prompt_id": 1}, Pair("Who?", "She.")),
     ({"question": "Who?", "context": "It was she.", "answer": "She."}, Pair("Who?\n\nIt was she.", "She.")),
     ({"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "She."}], "prompt": "Who?"}, Pair("Who?", "She.")),
