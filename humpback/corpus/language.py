@@ -36,8 +36,8 @@ def is_other(header: str, language: str, path: tuple[str, ...] = ()) -> bool:
         reliable, _, found = pycld2.detect(header)
         if not reliable:  # it may say so still with one of the words that hold a text of the other language together
             _, _, found = pycld2.detect(header, bestEffort=True)
-            telling = wordlists.STOP_WORDS.get(found[0][1], _NONE) - wordlists.STOP_WORDS.get(language, _NONE)
-            reliable = not telling.isdisjoint(header.lower().split())
+            theirs, ours = (wordlists.STOP_WORDS.get(code, _NONE) for code in (found[0][1], language))
+            reliable = any(word in theirs and word not in ours for word in header.lower().split())
             if not reliable and path and canonical(found[0][1]) != canonical(language):
                 reliable, _, around = pycld2.detect(" ".join(path))
                 found = around if reliable else found

@@ -29,6 +29,7 @@ _MAX_CAPITALS = 30  # characters of a label all in upper case
 _MAX_ITEM = 40  # characters of an item in a list of the page's own
 _MAX_SENTENCE = 300  # characters of an invitation
 _SET_APART = re.compile(rf"- |{ORDINAL}|: |\||>| |```")  # lists, definitions, tables, quotations, code
+_NO_LINES = ("- ", "```")  # but for who wrote a post
 _ENDS = (".", "?", "!", ":", ";", ",", "”", '"', ")", "…")
 _LINK, _LONG_LINK = 0.95, 20  # share and number of a paragraph's characters that are a link
 _MOST_LINKS = 0.7  # of a list's items
@@ -54,7 +55,7 @@ _COUNT = re.compile(
 )
 _DATED_BY = re.compile(r"\b(?:published|posted|updated)(?: on)?:? (?=\S)", re.IGNORECASE)
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z]{2,6}")
-_ENDED = re.compile(r"[.!?…][\"”’')\]]*\Z")
+_ENDED, _AFTER_END = (".", "!", "?", "…"), "\"”’')]"
 _KIND = re.compile(r" *\[[A-Z ]+\](?:\W*\Z|\|?)")  # "[VIDEO]" behind a link
 _INITIALS = re.compile(r"(?<=[.!?”\"’]) \([A-Z]{2,3}(?:/[A-Z]{2,3})*\)\Z")  # of who wrote it
 _TWEETED = re.compile(r" ?\b(?:https?://t\.co|pic\.twitter\.com)/\w+")
@@ -115,17 +116,18 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
             header, opened, named = item.text if isinstance(item, Header) else header, 0, False
             kept.append(item)
             continue
-        text = own.without_marks(item.text, _is_first(kept))
+        at_first = _is_first(kept)
+        text = own.without_marks(item.text, at_first)
         if item.text and not text:
             named = False
             continue
         if text != item.text:
             item = Block(text, item.tight, min(item.linked, len(text)))
-        if not text or len(text) > _MAX_AUTHOR:
+        if not text or len(text) > _MAX_AUTHOR or (text.startswith(_NO_LINES) and "(@" not in text):
             named = False
             kept.append(item)
             continue
-        first = opened < _MAX_OPENING and _is_first(kept) and _goes_on(items, position)
+        first = at_first and opened < _MAX_OPENING and _goes_on(items, position)
         if first and own.opens(text, header, sites, named) and (
             text == header or own.is_mark(text) or not _is_list_of_labels(items, position)
         ):
@@ -134,7 +136,7 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
             opened, named = opened + 1, False
         elif own.is_line(text) or own.is_origin(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
             named = own.announces_name(text)
-        elif own.is_credit(text) or (_is_first(kept) and own.is_author(text)):
+        elif own.is_credit(text) or (at_first and own.is_author(text)):
             named = False
         else:
             named = False
@@ -150,13 +152,23 @@ def without_closing(items: list[Item], language: str) -> list[Item]:
         item = items[position]
         if type(item) is Block and (not kept or type(kept[-1]) is not Block) and not _SET_APART.match(item.text):
             before = items[position - 1] if position else None
-            rest = "" if own.is_signed(item.text) else _INITIALS.sub("", own.without_invitations(item.text))
-            in_air = bool(_is_last_label(rest) or _ADDRESS.fullmatch(rest))
-            if not rest or own.is_origin(rest) or (in_air and type(before) is Block and _ENDED.search(before.text)):
+            rest = "" if own.is_signed(item.text) else own.without_invitations(item.text)
+            rest = _INITIALS.sub("", rest) if rest.endswith(")") else rest
+            if not rest or own.is_origin(rest) or (type(before) is Block and _has_ended(before.text) and _is_in_air(rest)):
                 continue
             item = item if rest == item.text else Block(rest, item.tight, min(item.linked, len(rest)))
         kept.append(item)
     return kept[::-1]
+
+
+def _has_ended(text: str) -> bool:
+    """Whether a paragraph ends as a sentence does."""
+    return text.rstrip(_AFTER_END).endswith(_ENDED)
+
+
+def _is_in_air(text: str) -> bool:
+    """Whether a last paragraph is a label of what is not there, or an address."""
+    return bool(_is_last_label(text) or _ADDRESS.fullmatch(text))
 
 
 def _is_label(text: str) -> bool:
@@ -171,8 +183,10 @@ def is_caption(text: str) -> bool:
 
 def _is_last_label(text: str) -> bool:
     """Whether a last paragraph is the title of what is not there: of few words, or all in capitals."""
+    if not _is_label(text) or _KEYS.search(text):
+        return False
     words = _WORD.findall(text)
-    return _is_label(text) and not _KEYS.search(text) and (len(words) <= _FEW_WORDS or all(w[0].isupper() for w in words if len(w) > 3))
+    return len(words) <= _FEW_WORDS or all(w[0].isupper() for w in words if len(w) > 3)
 
 
 def _is_heading_line(items: list[Item], position: int) -> bool:
@@ -181,7 +195,7 @@ def _is_heading_line(items: list[Item], position: int) -> bool:
         if type(item) is not Block or _SET_APART.match(item.text):
             return False
         if not _is_label(item.text):
-            return number > 0 and len(item.text) > _MAX_DATE and bool(_ENDED.search(item.text))
+            return number > 0 and len(item.text) > _MAX_DATE and _has_ended(item.text)
     return False
 
 
@@ -213,7 +227,7 @@ def _is_first(kept: list[Item]) -> bool:
 def _is_summary(items: list[Item], position: int) -> bool:
     """Whether a header is a sentence, right below a header of a higher level: what an article says of itself in short."""
     item, place = items[position], position - 1
-    if not isinstance(item, Header) or not _A_SENTENCE.fullmatch(item.text):
+    if not isinstance(item, Header) or not item.text.endswith(".") or not _A_SENTENCE.fullmatch(item.text):
         return False
     while place >= 0 and type(items[place]) is Edge:
         place -= 1
@@ -383,10 +397,10 @@ class _Patterns:
 
     def without_invitations(self, text: str) -> str:
         """A paragraph without the last sentences that invite to something, or say where the text comes from."""
-        lowered = text.lower()
         last = max(len(text) - _MAX_SENTENCE, 0)
-        if self._inviting and self._inviting.isdisjoint(_WORD.findall(lowered, last)):
+        if self._inviting and self._inviting.isdisjoint(_WORD.findall(text[last:].lower())):
             return text
+        lowered = text.lower()
         if len(lowered) != len(text) or not self._invites.search(lowered, last):
             return text
         ends = [0, *(found.end() for found in _SENTENCE.finditer(text)), len(text)]

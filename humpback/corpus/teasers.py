@@ -31,7 +31,7 @@ def without_teasers(items: list[Item]) -> list[Item]:
     for position, item in enumerate([*items, Block("", False)]):
         if type(item) is Header:
             run.append(position)
-        elif type(item) is Block:
+        elif type(item) is Block and run:
             gone.update(_teasers(items, run, position))
             run = []
     return [item for position, item in enumerate(items) if position not in gone] if gone else items

@@ -264,7 +264,7 @@ POINTING = [
 
 @pytest.mark.parametrize("text, points", POINTING)
 def test_a_text_that_leans_on_another_points_elsewhere(text: str, points: bool) -> None:
-    assert filters.pointing_reason(text, re.findall(r"\w+", text.casefold())) == ("points elsewhere" if points else "")
+    assert filters.pointing_reason(text, set(re.findall(r"\w+", text.casefold()))) == ("points elsewhere" if points else "")
 
 
 def test_a_text_that_leans_on_another_is_dropped() -> None:
@@ -348,7 +348,7 @@ def test_see_also(line: str, linked: int, leads_on: bool) -> None:
 
 
 def marks(text: str, **fields) -> str:
-    return filters.marks_reason(text, re.findall(r"\w+", text.casefold()), Segments(**fields))
+    return filters.marks_reason(text, set(re.findall(r"\w+", text.casefold())), Segments(**fields))
 
 
 def test_marks_are_counted_for_each_thousand_characters() -> None:
