@@ -8,11 +8,12 @@ import itertools
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 
 from humpback.config import Segments
 from humpback.corpus import wordlists
 from humpback.corpus.lists import ORDINAL
+from humpback.corpus.pointing import FIGURE, pointing_reason
 from humpback.languages import canonical
 
 _PRICE = re.compile(wordlists.PRICE)
@@ -32,23 +33,7 @@ _MARKS = [
     )
 ]
 _SPONSORED, _ADVERTS, _SHOP_MARKS = map(_by_word, (wordlists.SPONSORED, wordlists.ADVERTS, wordlists.SHOP_MARKS))
-_LOOKS_BACK, _REFERS_BACK, _SHOWS_BELOW = (
-    [(frozenset(words), re.compile(pattern)) for words, pattern in said.items()]
-    for said in (wordlists.LOOKS_BACK, wordlists.REFERS_BACK, wordlists.SHOWS_BELOW)
-)
-_CONTINUES = re.compile(wordlists.CONTINUES)
-_LOOKS_AHEAD = re.compile(wordlists.LOOKS_AHEAD)
-_THE_EXAMPLE = re.compile(wordlists.THE_EXAMPLE)
-_SHOWS_PICTURE = re.compile(wordlists.SHOWS_PICTURE)
-_NUMBERED_FIGURE = re.compile(wordlists.NUMBERED_FIGURE)
-_NO_WORD = re.compile(r"[\W_]*")
-_AHEAD_WORDS = frozenset(wordlists.AHEAD_WORDS)
-_POINTING_WORDS = _AHEAD_WORDS.union(*(words for said in (_LOOKS_BACK, _REFERS_BACK, _SHOWS_BELOW) for words, _ in said))
-_NEAR = 80  # characters to either side of such a word in which what is said with it is looked for
-_EXAMPLE_WORDS = frozenset(wordlists.EXAMPLE_WORDS)
-_PICTURE_WORDS = frozenset(wordlists.PICTURE_WORDS)
-_FIGURE = re.compile(r"(?:^|\n)[ >:]*(?:```|\|)")  # code or a table, of which a text may speak
-_SHOWN = re.compile(rf"^(?:[ >:]*(?:```|\||- |{ORDINAL}|: )|>)", re.MULTILINE)  # what can be shown below: that, a list, a term, a quotation
+_FORMULA = re.compile(r"\$[^$\n]+\$")
 _FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
 _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
 # An item or a row; these, or a term and what is said of it in a line.
@@ -151,13 +136,18 @@ def _phrases(language: str) -> tuple[re.Pattern, re.Pattern]:
 
 
 def place_reason(header_path: Sequence[str], url: str, text: str) -> str:
-    """Drops what leans on its place in a page: a part of a tutorial, which builds on those before it; and a text under "Example"
-    that opens with the example itself, so that it does not say of what it is one, and goes on with something else.
+    """Drops what leans on its place in a page: an offer in a list of such; a part of a tutorial, which builds on those before it; and a
+    text under "Example" that opens with the example itself, so that it does not say of what it is one, and goes on with something else.
     """
+    headers = " ".join(header_path).casefold()
+    if any(map(headers.__contains__, wordlists.ADVERTS)):
+        lowered = text.lower()
+        if sum(mark in headers or mark in lowered for mark in wordlists.ADVERTS) >= _ENOUGH_ADVERTS:
+            return "prices"
     around = " ".join((url, *header_path[:-1])).casefold()
     if len(header_path) > 1 and not wordlists.LESSONS.isdisjoint(_WORD.findall(around)):
         return "points elsewhere"
-    return "points elsewhere" if _only_words(header_path[-1]) in wordlists.EXAMPLES and _FIGURE.match(text) else ""
+    return "points elsewhere" if _only_words(header_path[-1]) in wordlists.EXAMPLES and FIGURE.match(text) else ""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -295,45 +285,6 @@ def marks_reason(text: str, words: Set[str], cfg: Segments) -> str:
     return "prices" if prices >= 2 * enough else ""
 
 
-def pointing_reason(text: str, words: Set[str]) -> str:
-    """Drops a text that leans on what is not in it, before or behind it on its page, or speaks of pictures: it cannot be read alone."""
-    text = text.lower()
-    present = _POINTING_WORDS & words
-    figure = _FIGURE.search(text) if "|" in text or "```" in text else None
-    before = text[: figure.start()] if figure else text
-    if (
-        ((start := _NO_WORD.match(before)) and _CONTINUES.match(before, start.end()))
-        or any(_said(_LOOKS_BACK, before, present))
-        or any(_said(_REFERS_BACK, text, present))
-        or any(not _SHOWN.search(text, found.end()) for found in _said(_SHOWS_BELOW, text, present))
-        or (not _AHEAD_WORDS.isdisjoint(present) and _looks_ahead(text[text.rstrip().rfind("\n") + 1 :]))
-    ):
-        return "points elsewhere"
-    if figure is None and not _EXAMPLE_WORDS.isdisjoint(words) and (found := _THE_EXAMPLE.search(text)) and found[1]:
-        return "points elsewhere"
-    if not _PICTURE_WORDS.isdisjoint(words) and (_NUMBERED_FIGURE.search(text) or (figure is None and _SHOWS_PICTURE.search(text))):
-        return "points elsewhere"
-    return ""
-
-
-def _looks_ahead(line: str) -> bool:
-    """Whether the last line of a text, in lower case, speaks of what follows."""
-    return any(map(line.__contains__, _AHEAD_WORDS)) and bool(_LOOKS_AHEAD.search(line))
-
-
-def _said(patterns: list[tuple[frozenset[str], re.Pattern]], text: str, present: frozenset[str]) -> Iterator[re.Match]:
-    """What patterns find in a text, looked for only around the words of which each of their matches has one, and which are `present`."""
-    for words, pattern in patterns:
-        for word in words & present:
-            at = text.find(word)
-            while at >= 0:
-                if not text[at - 1 : at].isalnum():
-                    end = text.find(" ", at + _NEAR)
-                    if found := pattern.search(text, max(at - _NEAR, 0), end if end >= 0 else len(text)):
-                        yield found
-                at = text.find(word, at + len(word))
-
-
 def words_reason(words: list[str], cfg: Segments) -> str:
     """Drops a text with too few words, case-folded, or too few of those that hold a language together: code, names, keywords."""
     if len(words) < cfg.min_words:
@@ -350,10 +301,12 @@ def count_emails(text: str) -> int:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text without their full stops: a line's end ends one, too. Code and table rows are not sentences."""
+    """The sentences of a text without their full stops: a line's end ends one, too. Code, rows and lines of formulas are none."""
     text = without_code(text)
     if "| " in text:
         text = "\n".join(line for line in text.split("\n") if not line.lstrip(" >:").startswith("| "))
+    if "$" in text:
+        text = "\n".join(line for line in text.split("\n") if 2 * sum(map(len, _FORMULA.findall(line))) <= len(line))
     return [sentence for sentence in _SENTENCE_END.split(text) if sentence]
 
 

@@ -10,7 +10,14 @@ import re
 from humpback.corpus.items import Block, Edge, Header, Item
 from humpback.corpus.lists import ORDINAL
 from humpback.corpus.own_words import CREDITS, OWN_LINES
-from humpback.corpus.teasers import without_pull_quotes, without_teasers
+from humpback.corpus.teasers import (
+    heads_video,
+    is_item_of_video,
+    is_title_of_video,
+    without_pull_quotes,
+    without_standfirsts,
+    without_teasers,
+)
 
 _MAX_LINE = 200  # characters; a longer paragraph is text
 _MAX_STRONG = 160  # of an invitation between paragraphs
@@ -23,7 +30,9 @@ _MAX_DATE = 80
 _MAX_AUTHOR = 400  # characters of what a page says of who wrote it, or of a picture
 _MAX_OPENING = 4  # lines below a header; more are a list
 _FEW_WORDS = 4  # of a label
+_LONG_TITLE = 8  # spaces in that of another page
 _A_SENTENCE = re.compile(r"(?:[^ ]* ){8,}[^ ]*[^ .]\.")  # of nine words or more
+_OF_SOMEBODY = re.compile(r"[A-Z]\w+ (?:by|with|from):")  # whose name is a picture
 _KEYS = re.compile(r"\w\+\w| - | [>→] ")  # keys and menus to choose
 _MAX_CAPITALS = 30  # characters of a label all in upper case
 _MAX_ITEM = 40  # characters of an item in a list of the page's own
@@ -34,12 +43,13 @@ _ENDS = (".", "?", "!", ":", ";", ",", "”", '"', ")", "…")
 _LINK, _LONG_LINK = 0.95, 20  # share and number of a paragraph's characters that are a link
 _MOST_LINKS = 0.7  # of a list's items
 _LABEL = re.compile(r"[^:.\n]{1,60}:\s+")
-_DAY_FIRST = re.compile(r"\d{1,2}\. [^\W\d]+ \d{4}\b")  # which begins as an item does
+_MAYBE_DATE = (": ", *"123456789")  # set apart: in a definition, or as its day is written as the number of an item
 _COUNTED = re.compile(r".{1,40} \([\d.,]+\)")  # "Recipes (12)"
 _WORD, _DIGIT = re.compile(r"[^\W\d_]+"), re.compile(r"\d")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[^\Wa-z\d_]|[“\"@])")
 _NAME = r"(?:[A-ZÀ-Þ][\w.’'-]*|(?:de|van|von|der|den|del|della|di|da|la|le|el|al|bin|ibn|ter)\b)"
 _NAMES = rf"{_NAME}(?:(?:,? (?:and|und|et|y|e|en|&) |, | ){_NAME}){{1,7}}"
+_OF_AGENCY = re.compile(rf"{_NAMES} ?/ ?[A-Z]{{2,}}[\w ]*")  # who took a picture
 _TITLED = r"(?:,? (?:PhD|Ph\.D\.|MD|M\.D\.|MSc|MPH|MBA|RD|RN|DO|Dr\.?))*"
 _MAIL = re.compile(r"(?:e-?mail|contact)?\s*:?\s*[\w.+-]+@[\w-]+\.[\w.]+", re.IGNORECASE)
 _ADDRESS = re.compile(  # which may be an example, so one goes only at a text's edges
@@ -47,6 +57,7 @@ _ADDRESS = re.compile(  # which may be an example, so one goes only at a text's 
     r"(?:(?:https?://|www\.)\S+|@\w+|\d[\d.,]*|\+?[\d ()/-]{7,}|(?:[\w-]+\.)+[a-z]{2,6})",
     re.IGNORECASE,
 )
+_BY_SOMEBODY = re.compile(r"(?<=[\w\d]) [Bb][Yy] [\w .,'’-]{2,40}\Z")  # behind a date
 _NUMBERS = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|\d{1,2}:\d\d")  # of a date or time
 _READING_TIME = re.compile(r"(?:\D{0,30}\b)?\d+(?:[–-]\d+)?[ -]?min(?:ute|uten|utos|uti)?s?\.?(?: \D{0,20})?", re.IGNORECASE)
 _COUNT = re.compile(
@@ -71,7 +82,7 @@ def without_own_lines(items: list[Item], language: str, title: str = "") -> tupl
     parts = [part.strip().casefold() for part in re.split(r"\s[|–—·»-]\s|\s?\|\s?", title)]
     sites = frozenset([*parts, *(part.partition(".")[0] for part in parts if _DOMAIN.fullmatch(part))])
     items_of_text = without_teasers(without_pull_quotes(_without_lists(items, own)))
-    kept = without_closing(_without_lines(items_of_text, own, sites), language)
+    kept = without_closing(without_standfirsts(_without_lines(items_of_text, own, sites)), language)
     return kept, _characters(items) - _characters(kept)
 
 
@@ -108,7 +119,7 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
     kept: list[Item] = []
     header, opened, named = "", 0, False  # the last header; lines cut below it; whether the last line says whose name follows
     for position, item in enumerate(items):
-        if type(item) is Header and own.is_no_header(item.text):
+        if type(item) is Header and (own.is_no_header(item.text) or heads_video(items, position)):
             continue
         if type(item) is Header and _is_summary(items, position):
             item = Block(item.text, False)
@@ -125,7 +136,8 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
             item = Block(text, item.tight, min(item.linked, len(text)))
         if not text or len(text) > _MAX_AUTHOR or (text.startswith(_NO_LINES) and "(@" not in text):
             named = False
-            kept.append(item)
+            if not is_item_of_video(text):
+                kept.append(item)
             continue
         first = at_first and opened < _MAX_OPENING and _goes_on(items, position)
         if first and own.opens(text, header, sites, named) and (
@@ -134,7 +146,13 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
             opened, named = opened + 1, True
         elif first and header and _is_heading_line(items, position) and not _is_list_of_labels(items, position):
             opened, named = opened + 1, False
-        elif own.is_line(text) or own.is_origin(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
+        elif (
+            own.is_line(text)
+            or (not text.endswith(_ENDS) and is_title_of_video(text))
+            or own.is_origin(text)
+            or (named and own.is_name(text.removeprefix(": ")))
+            or _leads_elsewhere(item, kept)
+        ):
             named = own.announces_name(text)
         elif own.is_credit(text) or (at_first and own.is_author(text)):
             named = False
@@ -167,8 +185,9 @@ def _has_ended(text: str) -> bool:
 
 
 def _is_in_air(text: str) -> bool:
-    """Whether a last paragraph is a label of what is not there, or an address."""
-    return bool(_is_last_label(text) or _ADDRESS.fullmatch(text))
+    """Whether a last paragraph is a label of what is not there ("Managed by:"), a title behind a label ("Memo: …"), or an address."""
+    leads_on = len(text) <= _MAX_LINE and text[-1:].isalnum() and text.count(" ") >= _LONG_TITLE and bool(_LABEL.match(text))
+    return bool(leads_on or _is_last_label(text) or _OF_SOMEBODY.fullmatch(text) or _ADDRESS.fullmatch(text))
 
 
 def _is_label(text: str) -> bool:
@@ -186,7 +205,7 @@ def _is_last_label(text: str) -> bool:
     if not _is_label(text) or _KEYS.search(text):
         return False
     words = _WORD.findall(text)
-    return len(words) <= _FEW_WORDS or all(w[0].isupper() for w in words if len(w) > 3)
+    return len(words) <= _FEW_WORDS or text.startswith("For ") or all(w[0].isupper() for w in words if len(w) > 3)
 
 
 def _is_heading_line(items: list[Item], position: int) -> bool:
@@ -294,7 +313,7 @@ class _Patterns:
         if ("(@" in text and _TWEETER.fullmatch(text)) or ("[/" in text and _SHORTCODE.fullmatch(text)):
             return True
         if _SET_APART.match(text):
-            return bool(_DAY_FIRST.match(text)) and len(text) <= _MAX_DATE and self._is_date(text)
+            return text.startswith(_MAYBE_DATE) and len(text) <= _MAX_DATE and self._is_date(text.removeprefix(": "))
         word = _WORD.match(text)
         if word and word[0].casefold() in self._first:
             if self._begins.match(text) and not (len(text) > _MAX_NOTED and text.endswith(".")):
@@ -322,6 +341,10 @@ class _Patterns:
             return True
         parts = said.split()
         if len(parts) > 1 and self._share.issuperset(parts):
+            return True
+        if text.endswith((" /", "|")) and text.count(text[-1]) == 1:  # a part of the site
+            return True
+        if "/" in text and _OF_AGENCY.fullmatch(text):
             return True
         dated = _DATED_BY.search(text)  # behind the name of a part of the site: "Crime Published On May 10, 2022"
         return bool(dated and self._is_date(text[dated.end() :]))
@@ -414,7 +437,7 @@ class _Patterns:
             return False
         if len(text) <= _MAX_DATE // 2 and _READING_TIME.fullmatch(text):
             return True
-        words = [word.casefold() for word in _WORD.findall(text)]
+        words = [word.casefold() for word in _WORD.findall(_BY_SOMEBODY.sub("", text))]
         digits = sum(map(str.isdigit, text))
         dated = any(len(word) > 1 for word in words) or bool(_NUMBERS.search(text))
         return digits >= least and dated and text[0] != "[" and all(word in self._dated for word in words)

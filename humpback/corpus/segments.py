@@ -312,6 +312,7 @@ def choose(
     segments: list[Segment] = []
     counts = Counter() if counts is None else counts
     covered = -1  # the items before this position are in a segment
+    sponsored = -1  # and those before this one in a text that somebody paid for
     counted = 0  # and in those before this one addresses are counted
     for tree in trees:
         if tree.start <= covered:
@@ -336,6 +337,10 @@ def choose(
         if not reason and tree.level:
             reason = filters.place_reason(tree.header_path, page.url, text)
         reason = reason or filters.text_reason(text, tree.linked, cfg)
+        if reason == "sponsored":
+            sponsored = max(sponsored, tree.end)
+        elif not reason and tree.start < sponsored:
+            reason = "sponsored"
         reason = reason or (contaminated(text) if contaminated else "")
         if not reason and (addresses := filters.count_emails(text)):
             counts["email_addresses"] += addresses if tree.start >= counted else 0
