@@ -187,9 +187,10 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
         or marks_reason(prose, present, cfg)
         or pointing_reason(text, present)
     )
-    if reason or not may_repeat(words, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words):
+    rule = cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words
+    if reason or not (repeated := may_repeat(words, *rule)):
         return reason
-    return "repetition" if repeats(prose, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words) else ""
+    return "repetition" if repeats(prose, *rule, repeated) else ""
 
 
 def _is_teaser(text: str) -> bool:
@@ -335,8 +336,9 @@ def without_code(text: str) -> str:
     return "\n".join(lines)
 
 
-def may_repeat(words: list[str], ngram: int, jaccard: float, min_words: int) -> bool:
-    """Whether `repeats` can be true of a text with these words, case-folded: so many n-grams are there twice, close to each other.
+def may_repeat(words: list[str], ngram: int, jaccard: float, min_words: int) -> set[tuple[str, ...]]:
+    """The n-grams that are twice in a text with these words, case-folded; none if `repeats` cannot be true of it, as they are too few, or
+    none stands close to another.
 
     Two such sentences of g n-grams and more have at least 2 j g / (1 + j) in common, and then there are two of them in the larger
     sentence that stand no farther apart than its n-grams divided by those.
@@ -344,30 +346,35 @@ def may_repeat(words: list[str], ngram: int, jaccard: float, min_words: int) -> 
     common = math.ceil(2 * jaccard / (1 + jaccard) * max(min_words - ngram + 1, 1))
     places: dict[tuple[str, ...], int] = {}  # of each n-gram the first
     again: list[int] = []  # those of others
-    repeated: set[int] = set()  # all of n-grams that are there twice
+    repeated: dict[int, tuple[str, ...]] = {}  # n-grams that are there twice, by the first
     for place, gram in enumerate(zip(*(words[i:] for i in range(ngram)), strict=False)):
         first = places.setdefault(gram, place)
         if first != place:
             again.append(place)
-            repeated.add(first)
+            repeated[first] = gram
     if len(again) < max(common, 1):
-        return False
-    if jaccard < 0.5 or common < 2:
-        return True
-    return any(b - a <= _APART for a, b in itertools.pairwise(sorted(repeated.union(again))))
+        return set()
+    apart = jaccard >= 0.5 and common >= 2 and all(b - a > _APART for a, b in itertools.pairwise(sorted({*again, *repeated})))
+    return set() if apart else set(repeated.values())
 
 
-def repeats(text: str, ngram: int, jaccard: float, min_words: int) -> bool:
-    """Whether two sentences of at least `min_words` words share a word n-gram and have a Jaccard similarity of at least `jaccard`."""
+def repeats(text: str, ngram: int, jaccard: float, min_words: int, repeated: Set[tuple[str, ...]] | None = None) -> bool:
+    """Whether two sentences of at least `min_words` words share a word n-gram and have a Jaccard similarity of at least `jaccard`.
+
+    `repeated`: all n-grams that are twice in the text, if they are known.
+    """
     grams = []
     for sentence in sentences(text.casefold()):
         words = _WORD.findall(sentence)
         if len(words) >= max(min_words, ngram):
             grams.append(set(zip(*(words[i:] for i in range(ngram)), strict=False)))
-    counts = Counter(itertools.chain.from_iterable(grams))
-    repeated = {gram for gram, count in counts.items() if count > 1}
+    if repeated is None:
+        counts = Counter(itertools.chain.from_iterable(grams))
+        repeated = {gram for gram, count in counts.items() if count > 1}
     # Of a sentence that is as similar as that to another, at least this share of its n-grams is elsewhere, too.
     similar = [found for found in grams if len(repeated & found) >= max(jaccard * len(found), 1)]
+    if len(similar) < 2:
+        return False
     holders = defaultdict(list)
     for number, found in enumerate(similar):
         for gram in found:

@@ -84,7 +84,7 @@ class _Tags(dict[str, Tag]):
     """Tags by their text, remembered: a site writes the same ones on all its pages."""
 
     def __missing__(self, head: str) -> Tag:
-        if head.startswith("a "):  # the commonest, and hardly one like another, but for its class
+        if head[:2] == "a ":  # the commonest, and hardly one like another, but for its class
             if _ADDRESS_PARTS.issuperset(head.split('"')[::2]):
                 return _LINK
             head = _ADDRESS.sub("", head)
@@ -146,6 +146,19 @@ class Markup:
                 return len(self.heads) - 1
             depth += [tag.name for tag in self.tags[begin:end]].count(name) - 1
         return end
+
+    def forget_between(self, begin: int, end: int) -> None:
+        """Makes the ends of the elements that begin between two tags, which are not read, ends of blocks."""
+        opened: list[bool] = []  # of the open elements: whether they began there
+        for position in range(begin + 1, len(self.heads)):
+            tag = self.tags[position]
+            if self.heads[position][:1] != "/":
+                if tag.name not in VOID:
+                    opened.append(position < end)
+            elif not opened:
+                return
+            elif opened.pop():
+                self.tags[position] = Tag(FLUSH, tag.name, {})
 
     def text(self, begin: int, end: int) -> str:
         """The plain text between two tags, whatever tags are between them."""

@@ -46,6 +46,7 @@ _LABEL = re.compile(r"[^:.\n]{1,60}:\s+")
 _MAYBE_DATE = (": ", *"123456789")  # set apart: in a definition, or as its day is written as the number of an item
 _COUNTED = re.compile(r".{1,40} \([\d.,]+\)")  # "Recipes (12)"
 _WORD, _DIGIT = re.compile(r"[^\W\d_]+"), re.compile(r"\d")
+_SPACED = {code: " " for code in range(128) if not chr(code).isalpha()}  # cuts ASCII into words, faster than _WORD
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[^\Wa-z\d_]|[“\"@])")
 _NAME = r"(?:[A-ZÀ-Þ][\w.’'-]*|(?:de|van|von|der|den|del|della|di|da|la|le|el|al|bin|ibn|ter)\b)"
 _NAMES = rf"{_NAME}(?:(?:,? (?:and|und|et|y|e|en|&) |, | ){_NAME}){{1,7}}"
@@ -128,7 +129,7 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
             kept.append(item)
             continue
         at_first = _is_first(kept)
-        text = own.without_marks(item.text, at_first)
+        text = own.without_marks(item.text, at_first) if at_first or "\n" in item.text or ".co" in item.text else item.text
         if item.text and not text:
             named = False
             continue
@@ -421,7 +422,8 @@ class _Patterns:
     def without_invitations(self, text: str) -> str:
         """A paragraph without the last sentences that invite to something, or say where the text comes from."""
         last = max(len(text) - _MAX_SENTENCE, 0)
-        if self._inviting and self._inviting.isdisjoint(_WORD.findall(text[last:].lower())):
+        ending = text[last:].lower()
+        if self._inviting and self._inviting.isdisjoint(ending.translate(_SPACED).split() if ending.isascii() else _WORD.findall(ending)):
             return text
         lowered = text.lower()
         if len(lowered) != len(text) or not self._invites.search(lowered, last):

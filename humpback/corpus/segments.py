@@ -63,7 +63,7 @@ class PageDropped(Exception):
     """The whole page is left out; the message is the reason."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Tree:
     """A header and what is below it: `items[start:end]`, without the navigation trees in it; or, of level 0, a page without headers.
     `length` is that of `text`, in characters.

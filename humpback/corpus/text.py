@@ -136,7 +136,10 @@ class _Walker:
         if self.articles:
             return position
         title = self.page.titles.get(position)
-        return self.page.end_of(position) if title is None else self.open_heading(self.page.tags[title], title)
+        if title is None:
+            return self.page.end_of(position)
+        self.page.forget_between(position, title)
+        return self.open_heading(self.page.tags[title], title)
 
     def open_form(self, _tag: Tag, position: int) -> int:
         self.flush()
