@@ -144,7 +144,9 @@ class Markup:
                 end = self.heads.index(closing, begin)
             except ValueError:
                 return len(self.heads) - 1
-            depth += [tag.name for tag in self.tags[begin:end]].count(name) - 1
+            depth -= 1
+            if end > begin:
+                depth += [tag.name for tag in self.tags[begin:end]].count(name)
         return end
 
     def forget_between(self, begin: int, end: int) -> None:
