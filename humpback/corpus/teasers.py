@@ -3,14 +3,14 @@ once more in the text, titles of other articles.
 """
 
 import re
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from humpback.corpus.filters import is_navigation
 from humpback.corpus.items import Block, Edge, Header, Item
 
 _VIDEO = re.compile(r"\b(?:videos?|slideshow|livestream)\b", re.IGNORECASE)
 _VIDEO_SIGNS = ("video", "caught on", "watch")
-_VIDEO_HEADER = re.compile(r"\bvideos? (?:shows?|captures?|reveals?)\b|\bcaught on (?:camera|video)\b|(?:watch|video) ?[:|]", re.IGNORECASE)
+_VIDEO_HEADER = re.compile(r"\bvideos? (?:shows?|captures?|reveals?)\b|\bcaught on (?:camera|video)\b|\A(?:watch|video) ?[:|]", re.I)
 _VIDEO_ITEM = re.compile(r"- (?:\w+ )?(?:video|slideshow|livestream)s?: ", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 _MAX_TITLE, _FEW_WORDS = 150, 4  # characters of a video's title; it has more words
@@ -46,7 +46,8 @@ def without_standfirsts(items: list[Item]) -> list[Item]:
 
 def _stands_again(items: list[Item], position: int) -> bool:
     first = items[position]
-    for item in items[position + 1 :]:
+    for place in range(position + 1, len(items)):
+        item = items[place]
         if type(item) is not Block:
             return False
         if type(first) is Block and len(first.text) < len(item.text) and first.text[:_FEW] in item.text and first.text in item.text:
@@ -66,7 +67,7 @@ def heads_video(items: list[Item], position: int) -> bool:
         return False
     if not _VIDEO_HEADER.search(header.text):
         return False
-    return any(isinstance(item, Header) and item.level < header.level for item in items[:position])
+    return any(isinstance(item, Header) and item.level < header.level for item in islice(items, position))
 
 
 def is_title_of_video(text: str) -> bool:
