@@ -31,7 +31,7 @@ def judge(page: Markup) -> None:
 
     Of a `<header>` outside of an article that holds the article's title, `page.titles` says where that is.
     """
-    telling = [position for position, tag in enumerate(page.tags) if tag.telling]
+    telling = [position for position in page.marked if page.tags[position].telling]
     if not telling:
         return
     boxes = _Boxes(page, telling)
@@ -133,6 +133,8 @@ class _Boxes:
     def _share(self, begin: int, end: int) -> float:
         """The share of the page's prose between two tags."""
         if self._long is None:
+            if self._asked < _MANY and max(map(len, self._page.texts[begin:end]), default=0) < _PROSE:
+                return 0.0
             self._long = [position for position, length in enumerate(map(len, self._page.texts)) if length >= _PROSE]
         first, last = bisect_left(self._long, begin), bisect_left(self._long, end)
         if first == last:

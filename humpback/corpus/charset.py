@@ -69,16 +69,17 @@ def decode(html: bytes, declared: str = "") -> str | None:
         if b"\0" in html[:_UTF16_BYTES]:  # markup is ASCII, which UTF-16 writes with NULs
             return _unless_broken(html.decode(label, "replace"))
         label = ""
-    if nuls := html.count(b"\0"):  # browsers drop them; a file with many is no page
-        if nuls > MAX_BROKEN_SHARE * len(html):
+    if b"\0" in html:  # browsers drop them; a file with many is no page
+        if html.count(b"\0") > MAX_BROKEN_SHARE * len(html):
             return None
         html = html.replace(b"\0", b"")
     try:
         text = html.decode("utf-8")
     except UnicodeDecodeError:
         return _unless_broken(html.decode(*_charset(html, label)))
-    jis = _declared_inside(html) if html.isascii() and _ISO_2022_JP.search(html) else ""
-    return _unless_broken(html.decode(jis, "replace") if jis == "iso-2022-jp" else text)
+    if html.isascii() and _ISO_2022_JP.search(html) and (jis := _declared_inside(html)) == "iso-2022-jp":
+        return _unless_broken(html.decode(jis, "replace"))
+    return _unless_broken(text, html)
 
 
 def _charset(html: bytes, label: str) -> tuple[str, str]:
@@ -119,9 +120,12 @@ def _detect(html: bytes) -> str:
     return _codec(chardetng_py.detect(sample, allow_utf8=False)) or "cp1252"
 
 
-def _unless_broken(text: str) -> str | None:
-    data = text.encode("utf-8", "surrogatepass")  # bytes are searched in a tenth of the time
-    broken = len(data) - len(data.translate(None, _BROKEN_BYTES)) + data.count(_REPLACEMENT)
+def _unless_broken(text: str, data: bytes | None = None) -> str | None:
+    """A text that is one; `data` is its UTF-8, if that is at hand."""
+    data = text.encode("utf-8", "surrogatepass") if data is None else data  # bytes are searched in a tenth of the time
+    broken = len(data) - len(data.translate(None, _BROKEN_BYTES))
+    if _REPLACEMENT[:1] in data:
+        broken += data.count(_REPLACEMENT)
     if b"\xc2" in data:
         broken += len(_C1_CONTROL.findall(data))
     return None if "\0" in text or broken > MAX_BROKEN_SHARE * len(text) else text

@@ -8,43 +8,37 @@ import itertools
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence, Set
 
 from humpback.config import Segments
 from humpback.corpus import wordlists
 from humpback.corpus.lists import ORDINAL
+from humpback.corpus.pointing import FIGURE, pointing_reason
 from humpback.languages import canonical
 
 _PRICE = re.compile(wordlists.PRICE)
 _WORD = re.compile(r"\w+")
-# A reason, how many times config.marks make it, the longest word of each mark (without one of these words there is none), the marks.
+
+
+def _by_word(marks: Sequence[str]) -> list[tuple[str, str]]:
+    """Marks behind the longest word of each, without which there is none."""
+    return [(max(_WORD.findall(mark), key=len), mark) for mark in marks]
+
+
+# A reason, how many times config.marks make it, the marks.
 _MARKS = [
-    (reason, many, frozenset(max(_WORD.findall(mark), key=len) for mark in marks), marks)
+    (reason, many, _by_word(marks))
     for reason, many, marks in (
         ("forum", 1, wordlists.FORUM_MARKS), ("legal", 1, wordlists.LEGAL_MARKS), ("points elsewhere", 1.5, wordlists.POINTERS)
     )
 ]
-_LOOKS_BACK, _REFERS_BACK, _SHOWS_BELOW = (
-    [(frozenset(words), re.compile(pattern)) for words, pattern in said.items()]
-    for said in (wordlists.LOOKS_BACK, wordlists.REFERS_BACK, wordlists.SHOWS_BELOW)
-)
-_CONTINUES = re.compile(wordlists.CONTINUES)
-_LOOKS_AHEAD = re.compile(wordlists.LOOKS_AHEAD)
-_THE_EXAMPLE = re.compile(wordlists.THE_EXAMPLE)
-_SHOWS_PICTURE = re.compile(wordlists.SHOWS_PICTURE)
-_NUMBERED_FIGURE = re.compile(wordlists.NUMBERED_FIGURE)
-_NO_WORD = re.compile(r"[\W_]*")
-_AHEAD_WORDS = frozenset(wordlists.AHEAD_WORDS)
-_POINTING_WORDS = _AHEAD_WORDS.union(*(words for said in (_LOOKS_BACK, _REFERS_BACK, _SHOWS_BELOW) for words, _ in said))
-_NEAR = 80  # characters to either side of such a word in which what is said with it is looked for
-_EXAMPLE_WORDS = frozenset(wordlists.EXAMPLE_WORDS)
-_PICTURE_WORDS = frozenset(wordlists.PICTURE_WORDS)
-_FIGURE = re.compile(r"(?:^|\n)[ >:]*(?:```|\|)")  # code or a table, of which a text may speak
-_SHOWN = re.compile(rf"^(?:[ >:]*(?:```|\||- |{ORDINAL}|: )|>)", re.MULTILINE)  # what can be shown below: that, a list, a term, a quotation
+_SPONSORED, _ADVERTS, _SHOP_MARKS = map(_by_word, (wordlists.SPONSORED, wordlists.ADVERTS, wordlists.SHOP_MARKS))
+_FORMULA = re.compile(r"\$[^$\n]+\$")
 _FENCE = re.compile(r"[\s>:-]*(?:\d+\.\s+)?(`{3,})")
 _SENTENCE_END = re.compile(r"[.!?…\n](?:(?<=\n)\n*|[\"'”’)\]]*\s+)")
-# An item, a row, or a term and what is said of it in a line.
-_LIST_LINE = re.compile(rf"^[ >]*(?:- |{ORDINAL}|: |\|).*|^[^\n]{{1,80}}(?=\n: [^\n]{{0,78}}$)", re.MULTILINE)
+# An item or a row; these, or a term and what is said of it in a line.
+_LIST_LINE = re.compile(rf"^[ >]*(?:- |{ORDINAL}|: |\|).*", re.MULTILINE)
+_TERM_LINE = re.compile(rf"{_LIST_LINE.pattern}|^[^\n]{{1,80}}(?=\n: [^\n]{{0,78}}$)", re.MULTILINE)
 _SEE_ALSO = re.compile(wordlists.SEE_ALSO, re.IGNORECASE)
 _ENOUGH_ADVERTS = 2
 _FEW_WORDS = 3  # of a header that may be a call to do something
@@ -64,17 +58,15 @@ _ANNOUNCEMENT = 60  # characters before the colon
 _BREAKS_OFF = re.compile(rf"(?:\A|\n\n)(?!- |{ORDINAL}|: |\||>| )[^\n]{{1,60}}(?:\.\.\.|…)(?=\n\n|\Z)")
 _SET_APART = re.compile(rf"- |{ORDINAL}|: |\||>| |```")
 # What is left of a sentence where a formula or a picture stood in it: "is , where", "to , .", "by .".
-_GAP = re.compile(r" [,.;](?=\s|\Z)")
+_GAP, _GAPS = re.compile(r" [,.;](?=\s|\Z)"), (" ,", " .", " ;")
 _BEFORE_GAP = re.compile(r"(?:,|[=≈<≤]|\b(?:is|are|of|by|the|a|an|as|with|let|where|that|to|for|in|if|than|from|between|and|or|at))\Z")
 _LONGEST_BEFORE = 10  # characters
 _TWICE_ENCODED = re.compile("â€|Ã[\xa0-\xba\xbc-\xbf¢]")  # UTF-8 that was read as Windows-1252, and encoded anew
 _UNFINISHED = re.compile(rf"\b(?:{'|'.join(wordlists.UNFINISHED)})\b")
 _EMAIL = re.compile(r"(?<![\w.+%/-])[\w.+%-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+[^\W\d_]{2,24}(?![\w@/]|:[^\s])")
 _APART = 3  # n-grams, of which at least half are somewhere else, and at least two
-# A line of no list, table or quote, and no term that a definition follows, that ends in no sign of punctuation; a label after another.
-_LINE_IN_THE_AIR = re.compile(
-    rf"^(?!- |{ORDINAL}|: |\||>| )[^\n]*[^\n.!?…:;,\"”’)](?=\n(?!: )|\Z)|^[^\n]{{1,30}}:(?=\n\n[^\n]{{1,30}}:\n)", re.MULTILINE
-)
+_PUNCTUATION = tuple(".!?…:;,\"”’)")
+_LABEL_ABOVE_LABEL = re.compile(r"^[^\n]{1,30}:(?=\n\n[^\n]{1,30}:\n)", re.MULTILINE)
 _DIGITS = b"0123456789"
 _LETTERS = bytes(c for c in range(256) if c >= 128 or bytes([c]).isalnum() or bytes([c]).isspace())
 
@@ -91,9 +83,10 @@ def header_reason(header: str, navigation: str = "", language: str = "en") -> st
     """
     if not _WORD.search(header):
         return "empty header"
-    letters = [char for char in header if char.isalpha()]
-    if len(letters) >= 2 and all(map(str.isupper, letters)):  # "URL の形" has letters without case
-        return "all upper case header"
+    if header.isupper():
+        letters = [char for char in header if char.isalpha()]
+        if len(letters) >= 2 and all(map(str.isupper, letters)):  # "URL の形" has letters without case
+            return "all upper case header"
     return "navigation header" if is_navigation(header, navigation, language) else ""
 
 
@@ -143,13 +136,18 @@ def _phrases(language: str) -> tuple[re.Pattern, re.Pattern]:
 
 
 def place_reason(header_path: Sequence[str], url: str, text: str) -> str:
-    """Drops what leans on its place in a page: a part of a tutorial, which builds on those before it; and a text under "Example"
-    that opens with the example itself, so that it does not say of what it is one, and goes on with something else.
+    """Drops what leans on its place in a page: an offer in a list of such; a part of a tutorial, which builds on those before it; and a
+    text under "Example" that opens with the example itself, so that it does not say of what it is one, and goes on with something else.
     """
+    headers = " ".join(header_path).casefold()
+    if any(map(headers.__contains__, wordlists.ADVERTS)):
+        lowered = text.lower()
+        if sum(mark in headers or mark in lowered for mark in wordlists.ADVERTS) >= _ENOUGH_ADVERTS:
+            return "prices"
     around = " ".join((url, *header_path[:-1])).casefold()
     if len(header_path) > 1 and not wordlists.LESSONS.isdisjoint(_WORD.findall(around)):
         return "points elsewhere"
-    return "points elsewhere" if _only_words(header_path[-1]) in wordlists.EXAMPLES and _FIGURE.match(text) else ""
+    return "points elsewhere" if _only_words(header_path[-1]) in wordlists.EXAMPLES and FIGURE.match(text) else ""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -171,24 +169,28 @@ def text_reason(text: str, linked: int, cfg: Segments) -> str:
     if linked > cfg.max_link_share * len(text):
         return "links"
     prose = without_code(text)
-    if any(_BEFORE_GAP.search(prose[max(gap.start() - _LONGEST_BEFORE, 0) : gap.start()]) for gap in _GAP.finditer(prose)):
+    if any(map(prose.__contains__, _GAPS)) and any(
+        _BEFORE_GAP.search(prose[max(gap.start() - _LONGEST_BEFORE, 0) : gap.start()]) for gap in _GAP.finditer(prose)
+    ):
         return "holes"
     if text.endswith(":") or _LAST_LABEL.search(text) or _is_teaser(text):  # of what is not there
         return "fragments"
     if len(text) - len(prose) > cfg.max_code_share * len(text):
         return "code"
     words = _WORD.findall(prose.casefold())
+    present = frozenset(words)
     reason = (
         words_reason(words, cfg)
         or characters_reason(prose, cfg)
         or structure_reason(text, cfg)
         or fragments_reason(prose, cfg)
-        or marks_reason(prose, words, cfg)
-        or pointing_reason(text, words)
+        or marks_reason(prose, present, cfg)
+        or pointing_reason(text, present)
     )
-    if reason or not may_repeat(words, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words):
+    rule = cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words
+    if reason or not (repeated := may_repeat(words, *rule)):
         return reason
-    return "repetition" if repeats(prose, cfg.repeat_ngram, cfg.repeat_jaccard, cfg.repeat_min_words) else ""
+    return "repetition" if repeats(prose, *rule, repeated) else ""
 
 
 def _is_teaser(text: str) -> bool:
@@ -206,7 +208,8 @@ def characters_reason(text: str, cfg: Segments) -> str:
 
 def structure_reason(text: str, cfg: Segments) -> str:
     """Drops a text that is little but table rows and short list items: an index, a menu, a sheet of data."""
-    lines = [line for line in _LIST_LINE.findall(text) if len(line) <= cfg.short_item or line.lstrip(" >").startswith("|")]
+    found = (_TERM_LINE if "\n: " in text else _LIST_LINE).findall(text)
+    lines = [line for line in found if len(line) <= cfg.short_item or line.lstrip(" >").startswith("|")]
     return "list" if sum(map(len, lines)) > cfg.max_list_share * len(text) else ""
 
 
@@ -215,7 +218,7 @@ def fragments_reason(text: str, cfg: Segments) -> str:
     which such lines are there twice, as a header and below its icon; that is a form; that promises or opens what is not
     there; or that its author has marked as unfinished.
     """
-    lines = [line for line in _LINE_IN_THE_AIR.findall(text) if len(line) <= cfg.short_item]
+    lines = [line for line in _lines_in_the_air(text) if len(line) <= cfg.short_item]
     if sum(map(len, lines)) > cfg.max_fragment_share * len(text):
         return "fragments"
     repeated = sum(count > 1 and not is_remark(line) for line, count in Counter(lines).items())
@@ -225,15 +228,29 @@ def fragments_reason(text: str, cfg: Segments) -> str:
     lowered = text.lower()
     if any(map(lowered.__contains__, wordlists.PAYWALLS)):
         return "fragments"
-    if ":\n\n" in text and any(
-        _SHOWN_HERE.search(lowered[max(found.start() - _ANNOUNCEMENT, 0) : found.start()]) for found in _ANNOUNCED.finditer(text)
+    if ":\n\n" in text and (
+        _PROMISE.search(text)
+        or any(_SHOWN_HERE.search(lowered[max(found.start() - _ANNOUNCEMENT, 0) : found.start()]) for found in _ANNOUNCED.finditer(text))
     ):
         return "fragments"
-    if _PROMISE.search(text) or (("..." in text or "…" in text) and _BREAKS_OFF.search(text)):
+    if ("..." in text or "…" in text) and _BREAKS_OFF.search(text):
         return "fragments"
     if any(map(text.__contains__, wordlists.UNFINISHED)) and _UNFINISHED.search(text):
         return "fragments"
     return ""
+
+
+def _lines_in_the_air(text: str) -> list[str]:
+    """The lines of no list, table or quote, and no terms that a definition follows, that end in no sign of punctuation; and labels before
+    another one.
+    """
+    lines = text.split("\n")
+    found = [
+        line
+        for line, after in zip(lines, [*lines[1:], ""], strict=True)
+        if line and not line.endswith(_PUNCTUATION) and not after.startswith(": ") and not _SET_APART.match(line)
+    ]
+    return found + _LABEL_ABOVE_LABEL.findall(text) if ":\n\n" in text else found
 
 
 def _is_form(text: str, cfg: Segments) -> bool:
@@ -248,7 +265,7 @@ def _is_form(text: str, cfg: Segments) -> bool:
     return count >= _MIN_LABELS and count >= _LABEL_SHARE * len(blocks) and sum(rest) < _SHORT_BLOCK * len(rest)
 
 
-def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
+def marks_reason(text: str, words: Set[str], cfg: Segments) -> str:
     """Drops what bears the marks of a forum or comments, of a price list, of a cookie, licence or legal notice, and what speaks of other
     parts of its page all the time.
 
@@ -256,51 +273,17 @@ def marks_reason(text: str, words: list[str], cfg: Segments) -> str:
     """
     enough = cfg.marks * max(1.0, len(text) / 1000)
     lowered = text.lower()
-    for reason, many, signs, marks in _MARKS:
-        if not signs.isdisjoint(words) and sum(map(lowered.count, marks)) >= many * enough:
+    for reason, many, marks in _MARKS:
+        if sum(lowered.count(mark) for word, mark in marks if word in words) >= many * enough:
             return reason
-    if any(map(lowered.__contains__, wordlists.SPONSORED)):
+    if any(mark in lowered for word, mark in _SPONSORED if word in words):
         return "sponsored"
-    if sum(map(lowered.__contains__, wordlists.ADVERTS)) >= _ENOUGH_ADVERTS:
+    if sum(mark in lowered for word, mark in _ADVERTS if word in words) >= _ENOUGH_ADVERTS:
         return "prices"
-    prices = sum(map(lowered.count, wordlists.SHOP_MARKS))
+    prices = sum(lowered.count(mark) for word, mark in _SHOP_MARKS if word in words)
     if any(map(lowered.__contains__, wordlists.CURRENCIES)):
         prices += len(_PRICE.findall(lowered))
     return "prices" if prices >= 2 * enough else ""
-
-
-def pointing_reason(text: str, words: list[str]) -> str:
-    """Drops a text that leans on what is not in it, before or behind it on its page, or speaks of pictures: it cannot be read alone."""
-    text = text.lower()
-    present = _POINTING_WORDS.intersection(words)
-    figure = _FIGURE.search(text)
-    before = text[: figure.start()] if figure else text
-    if (
-        ((start := _NO_WORD.match(before)) and _CONTINUES.match(before, start.end()))
-        or any(_said(_LOOKS_BACK, before, present))
-        or any(_said(_REFERS_BACK, text, present))
-        or any(not _SHOWN.search(text, found.end()) for found in _said(_SHOWS_BELOW, text, present))
-        or (not _AHEAD_WORDS.isdisjoint(present) and _LOOKS_AHEAD.search(text, text.rstrip().rfind("\n") + 1))
-    ):
-        return "points elsewhere"
-    if figure is None and not _EXAMPLE_WORDS.isdisjoint(words) and (found := _THE_EXAMPLE.search(text)) and found[1]:
-        return "points elsewhere"
-    if not _PICTURE_WORDS.isdisjoint(words) and (_NUMBERED_FIGURE.search(text) or (figure is None and _SHOWS_PICTURE.search(text))):
-        return "points elsewhere"
-    return ""
-
-
-def _said(patterns: list[tuple[frozenset[str], re.Pattern]], text: str, present: frozenset[str]) -> Iterator[re.Match]:
-    """What patterns find in a text, looked for only around the words of which each of their matches has one, and which are `present`."""
-    for words, pattern in patterns:
-        for word in words & present:
-            at = text.find(word)
-            while at >= 0:
-                if not text[at - 1 : at].isalnum():
-                    end = text.find(" ", at + _NEAR)
-                    if found := pattern.search(text, max(at - _NEAR, 0), end if end >= 0 else len(text)):
-                        yield found
-                at = text.find(word, at + len(word))
 
 
 def words_reason(words: list[str], cfg: Segments) -> str:
@@ -319,17 +302,21 @@ def count_emails(text: str) -> int:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text without their full stops: a line's end ends one, too. Code and table rows are not sentences."""
+    """The sentences of a text without their full stops: a line's end ends one, too. Code, rows and lines of formulas are none."""
     text = without_code(text)
     if "| " in text:
         text = "\n".join(line for line in text.split("\n") if not line.lstrip(" >:").startswith("| "))
+    if "$" in text:
+        text = "\n".join(line for line in text.split("\n") if 2 * sum(map(len, _FORMULA.findall(line))) <= len(line))
     return [sentence for sentence in _SENTENCE_END.split(text) if sentence]
 
 
 def unquoted(text: str) -> str:
     """A text that is one quotation, without the signs before its lines; any other text as it is."""
+    if not text.startswith(">"):
+        return text
     lines = text.split("\n")
-    quoted = text and all(line.startswith(">") or not line for line in lines)
+    quoted = all(line.startswith(">") or not line for line in lines)
     return "\n".join(line[2:] for line in lines).strip("\n") if quoted else text
 
 
@@ -349,39 +336,45 @@ def without_code(text: str) -> str:
     return "\n".join(lines)
 
 
-def may_repeat(words: list[str], ngram: int, jaccard: float, min_words: int) -> bool:
-    """Whether `repeats` can be true of a text with these words, case-folded: so many n-grams are there twice, close to each other.
+def may_repeat(words: list[str], ngram: int, jaccard: float, min_words: int) -> set[tuple[str, ...]]:
+    """The n-grams that are twice in a text with these words, case-folded; none if `repeats` cannot be true of it, as they are too few, or
+    none stands close to another.
 
     Two such sentences of g n-grams and more have at least 2 j g / (1 + j) in common, and then there are two of them in the larger
     sentence that stand no farther apart than its n-grams divided by those.
     """
-    every = list(zip(*(words[i:] for i in range(ngram)), strict=False))
     common = math.ceil(2 * jaccard / (1 + jaccard) * max(min_words - ngram + 1, 1))
-    if len(every) - len(set(every)) < max(common, 1):
-        return False
-    if jaccard < 0.5 or common < 2:
-        return True
-    last = -_APART - 1
-    repeated = {gram for gram, count in Counter(every).items() if count > 1}
-    for position, gram in enumerate(every):
-        if gram in repeated:
-            if position - last <= _APART:
-                return True
-            last = position
-    return False
+    places: dict[tuple[str, ...], int] = {}  # of each n-gram the first
+    again: list[int] = []  # those of others
+    repeated: dict[int, tuple[str, ...]] = {}  # n-grams that are there twice, by the first
+    for place, gram in enumerate(zip(*(words[i:] for i in range(ngram)), strict=False)):
+        first = places.setdefault(gram, place)
+        if first != place:
+            again.append(place)
+            repeated[first] = gram
+    if len(again) < max(common, 1):
+        return set()
+    apart = jaccard >= 0.5 and common >= 2 and all(b - a > _APART for a, b in itertools.pairwise(sorted({*again, *repeated})))
+    return set() if apart else set(repeated.values())
 
 
-def repeats(text: str, ngram: int, jaccard: float, min_words: int) -> bool:
-    """Whether two sentences of at least `min_words` words share a word n-gram and have a Jaccard similarity of at least `jaccard`."""
+def repeats(text: str, ngram: int, jaccard: float, min_words: int, repeated: Set[tuple[str, ...]] | None = None) -> bool:
+    """Whether two sentences of at least `min_words` words share a word n-gram and have a Jaccard similarity of at least `jaccard`.
+
+    `repeated`: all n-grams that are twice in the text, if they are known.
+    """
     grams = []
     for sentence in sentences(text.casefold()):
         words = _WORD.findall(sentence)
         if len(words) >= max(min_words, ngram):
             grams.append(set(zip(*(words[i:] for i in range(ngram)), strict=False)))
-    counts = Counter(itertools.chain.from_iterable(grams))
-    repeated = {gram for gram, count in counts.items() if count > 1}
+    if repeated is None:
+        counts = Counter(itertools.chain.from_iterable(grams))
+        repeated = {gram for gram, count in counts.items() if count > 1}
     # Of a sentence that is as similar as that to another, at least this share of its n-grams is elsewhere, too.
     similar = [found for found in grams if len(repeated & found) >= max(jaccard * len(found), 1)]
+    if len(similar) < 2:
+        return False
     holders = defaultdict(list)
     for number, found in enumerate(similar):
         for gram in found:

@@ -11,7 +11,8 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from humpback.corpus.boilerplate import words
 
-# A page has a formula when one of these is in its bytes; most have none of the first.
+# A page has a formula when one of these is in its bytes; most have none of the first, and then none of the others.
+_HINTS = (b"math", b"katex", b"data-")  # what MathJax draws has elements or classes of "math"
 _SIGNS = (
     b"<math", b"math/tex", b"mwe-math", b"data-math", b"mjx-container", b"MathJax", b"katex", b"data-tex", b"data-latex", b"data-expr",
     b"data-equation", b"data-formula",
@@ -52,7 +53,7 @@ _COMPOSED = words("msup msub msubsup mover munder munderover mfrac msqrt mroot m
 def write_out(parser: LexborHTMLParser) -> None:
     """Puts the text of each formula in its place."""
     raw = parser.raw_html or b""
-    if any(map(raw.__contains__, _SIGNS)):
+    if any(map(raw.__contains__, _HINTS)) and any(map(raw.__contains__, _SIGNS)):
         _write_marked(parser)
     if b"<img" in raw and _IMAGE_SIGN.search(b"".join(_IMAGE.findall(raw))):
         for node in parser.css("img"):

@@ -1,5 +1,6 @@
 """The language of a text, by CLD2, whose tables are in the package."""
 
+import functools
 import re
 
 import pycld2
@@ -33,14 +34,22 @@ def is_other(header: str, language: str, path: tuple[str, ...] = ()) -> bool:
     if language in _LATIN and _OTHER_SCRIPT.search(header):
         return True
     try:
-        reliable, _, found = pycld2.detect(header)
+        reliable, code = _of_header(header)
         if not reliable:  # it may say so still with one of the words that hold a text of the other language together
-            _, _, found = pycld2.detect(header, bestEffort=True)
-            telling = wordlists.STOP_WORDS.get(found[0][1], _NONE) - wordlists.STOP_WORDS.get(language, _NONE)
-            reliable = not telling.isdisjoint(header.lower().split())
-            if not reliable and path and canonical(found[0][1]) != canonical(language):
+            theirs, ours = (wordlists.STOP_WORDS.get(name, _NONE) for name in (code, language))
+            reliable = any(word in theirs and word not in ours for word in header.lower().split())
+            if not reliable and path and canonical(code) != canonical(language):
                 reliable, _, around = pycld2.detect(" ".join(path))
-                found = around if reliable else found
+                code = around[0][1] if reliable else code
     except pycld2.error:
         return False
-    return reliable and found[0][1] != "un" and canonical(found[0][1]) != canonical(language)
+    return reliable and code != "un" and canonical(code) != canonical(language)
+
+
+@functools.lru_cache(maxsize=4096)  # many pages have the same ones
+def _of_header(header: str) -> tuple[bool, str]:
+    """Whether a header's language is sure, and its code, or the likeliest one. Raises pycld2.error."""
+    reliable, _, found = pycld2.detect(header)
+    if not reliable:
+        _, _, found = pycld2.detect(header, bestEffort=True)
+    return reliable, found[0][1]

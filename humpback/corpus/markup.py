@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser
 
-from humpback.corpus.boilerplate import REMARK_WORDS, UNJUDGED_TAGS, may_have_notices, skipped, words
+from humpback.corpus.boilerplate import REMARK_WORDS, UNJUDGED_TAGS, skipped, words
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 VERBATIM = words("pre listing xmp plaintext")
@@ -35,9 +35,12 @@ _JOINED = "\u0600-\u07ff\u08a0-\u0dff\u1000-\u109f\ufb50-\ufdff\ufe70-\ufefc"
 _INVISIBLE = re.compile("[\x80-\x9f\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 _NO_JOINER = re.compile(f"(?<![{_JOINED}])\u200c|\u200c(?![{_JOINED}])")
 _ATTRIBUTE = re.compile(r'\s([^\s="]+)(?:="([^"]*)")?')
-_ADDRESS = re.compile(' (?:href|title|rel|name|target)="[^"]*"')
+_ADDRESSES = ("href", "title", "rel", "name", "target")
+_ADDRESS = re.compile(rf' (?:{"|".join(_ADDRESSES)})="[^"]*"')
+_ADDRESS_PARTS = frozenset(["", *(f"{before} {name}=" for before in ("a", "") for name in _ADDRESSES)])  # of such a link, without values
 # What decides about an element whose class and id do not count; and what says how many columns or which level.
 _TELLING = re.compile("(?:hidden|style|role|aria-level|colspan|rowspan)=")
+_TELLING_KINDS, _TELLING_NAMES = words("skip box landmark open_header open_role"), words("h1 main article hgroup")
 _MAX_REMEMBERED = 200  # characters of a tag …
 _MAX_REMEMBERED_TAGS = 20_000  # … and how many
 _MAX_ROLES = 12  # elements with the role of a header within each other; deeper ones are none
@@ -70,13 +73,30 @@ class Tag:
     name: str
     attributes: dict[str, str]
     remark: bool = False  # whether it opens a box of a remark
-    telling: bool = False  # whether it says where the article is, or may be left out for its name
+    telling: bool = False  # whether it says where the article is, may be left out for its name, or changes what its headers are
 
 
 _ROLE_END = Tag("close_heading", "", {})
 _LINK = Tag("open_mark", "a", {})
-_remembered: dict[str, Tag] = {}  # tags by their text: a site writes the same ones on all its pages
-_remarks: set[str] = set()  # those that open a box of a remark, longer ones, too
+
+
+class _Tags(dict[str, Tag]):
+    """Tags by their text, remembered: a site writes the same ones on all its pages."""
+
+    def __missing__(self, head: str) -> Tag:
+        if head[:2] == "a ":  # the commonest, and hardly one like another, but for its class
+            if _ADDRESS_PARTS.issuperset(head.split('"')[::2]):
+                return _LINK
+            head = _ADDRESS.sub("", head)
+            if head in self:
+                return self[head]
+        tag = _read_tag(head)
+        if len(head) <= _MAX_REMEMBERED:
+            self[head] = tag
+        return tag
+
+
+_remembered = _Tags()
 
 
 class Markup:
@@ -89,26 +109,23 @@ class Markup:
         parser.strip_tags(_RAW)
         written = (parser.body.html if parser.body is not None else "") or ""
         html = _without_comments(written, _COMMENT)
-        if html.count("<") != html.count(">"):
-            html = _without_stray_signs(_without_comments(written, _COMMENT_OR_TAG))
-        raw = parser.raw_html or b""
-        if b"&#" in raw or len(raw.translate(None, _CONTROL_BYTES)) < len(raw):
-            html = _CONTROLS.sub("", html)
-        self.titles: dict[int, int] = {}  # position of a `<header>` outside of an article → of the article's title in it
-        self.may_have_notices = may_have_notices(raw)
+        data = html.encode("utf-8", "replace")  # bytes are looked through in a fraction of the time
+        if len(data.translate(None, _CONTROL_BYTES)) < len(data):
+            written, html = _CONTROLS.sub("", written), _CONTROLS.sub("", html)
         pieces = html.replace(">", "<").split("<")
+        if 2 * html.count("<") != len(pieces) - 1:
+            html = _without_stray_signs(_without_comments(written, _COMMENT_OR_TAG))
+            pieces = html.replace(">", "<").split("<")
+        self.titles: dict[int, int] = {}  # position of a `<header>` outside of an article → of the article's title in it
         self.heads, self.texts = pieces[1::2], pieces[2::2]
-        if max(len(_remembered), len(_remarks)) >= _MAX_REMEMBERED_TAGS:
+        if len(_remembered) >= _MAX_REMEMBERED_TAGS:
             _remembered.clear()
-            _remarks.clear()
-        known = list(map(_remembered.get, self.heads))
-        self.tags: list[Tag] = [tag or _tag(head) for tag, head in zip(known, self.heads, strict=True)]
-        if "heading" in html:
-            self._close_roles()
-        if not _remarks.isdisjoint(self.heads):
-            self._demote_remarks()
-        if "<hgroup" in html:
-            self._demote_subtitles()
+        self.tags: list[Tag] = list(map(_remembered.__getitem__, self.heads))
+        marked = [position for position, tag in enumerate(self.tags) if tag.telling]
+        self._close_roles(marked)
+        self._demote_remarks(marked)
+        self._demote_subtitles(marked)
+        self.marked = marked  # positions of the tags that are `telling`, or were before they got their place
 
     @functools.cached_property
     def telling(self) -> list[int]:
@@ -117,28 +134,43 @@ class Markup:
 
     def end_of(self, position: int) -> int:
         """The position of the end tag of the element that starts at `position`; its own when it is void."""
-        heads, name = self.heads, self.tags[position].name
+        name = self.tags[position].name
         if name in VOID:
             return position
-        closing, opening, depth = f"/{name}", f"{name} ", 1
-        for index in range(position + 1, len(heads)):
-            head = heads[index]
-            if head == closing:
-                depth -= 1
-                if not depth:
-                    return index
-            elif head == name or head.startswith(opening):
-                depth += 1
-        return len(heads) - 1
+        closing, depth, end = f"/{name}", 1, position
+        while depth:
+            begin = end + 1
+            try:
+                end = self.heads.index(closing, begin)
+            except ValueError:
+                return len(self.heads) - 1
+            depth -= 1
+            if end > begin:
+                depth += [tag.name for tag in self.tags[begin:end]].count(name)
+        return end
+
+    def forget_between(self, begin: int, end: int) -> None:
+        """Makes the ends of the elements that begin between two tags, which are not read, ends of blocks."""
+        opened: list[bool] = []  # of the open elements: whether they began there
+        for position in range(begin + 1, len(self.heads)):
+            tag = self.tags[position]
+            if self.heads[position][:1] != "/":
+                if tag.name not in VOID:
+                    opened.append(position < end)
+            elif not opened:
+                return
+            elif opened.pop():
+                self.tags[position] = Tag(FLUSH, tag.name, {})
 
     def text(self, begin: int, end: int) -> str:
         """The plain text between two tags, whatever tags are between them."""
         return plain("".join(self.texts[begin:end]))
 
-    def _close_roles(self) -> None:
+    def _close_roles(self, marked: list[int]) -> None:
         """Marks the ends of elements that are headers by their role, whatever they are by their name."""
         ends: list[int] = []  # of those that are open
-        for position, tag in enumerate(self.tags):
+        for position in marked:
+            tag = self.tags[position]
             if tag.kind != "open_role":
                 continue
             while ends and ends[-1] < position:
@@ -150,41 +182,27 @@ class Markup:
                 self.tags[position] = Tag("open_heading", tag.name, tag.attributes)
                 self.tags[ends[-1]] = _ROLE_END
 
-    def _demote_remarks(self) -> None:
+    def _demote_remarks(self, marked: list[int]) -> None:
         """Makes the headers in boxes of remarks ("Note") lines of their text."""
         behind = 0  # what was looked at
-        for position in [position for position, tag in enumerate(self.tags) if tag.remark]:
-            if position >= behind:
+        for position in marked:
+            if position >= behind and self.tags[position].remark:
                 behind = self.end_of(position)
                 for inner in range(position, behind):
                     if self.tags[inner].name in HEADINGS:
                         self.tags[inner] = Tag(FLUSH, self.tags[inner].name, {})
 
-
-    def _demote_subtitles(self) -> None:
+    def _demote_subtitles(self, marked: list[int]) -> None:
         """Makes all headers of a group but its first one lines of the text."""
-        for position in [position for position, head in enumerate(self.heads) if head.split(" ", 1)[0] == "hgroup"]:
+        for position in [position for position in marked if self.tags[position].name == "hgroup"]:
             inner = [place for place in range(position, self.end_of(position)) if self.tags[place].name in HEADINGS]
             for place in inner[2:]:  # behind the first one's end
                 self.tags[place] = Tag(FLUSH, self.tags[place].name, {})
 
 
-def _tag(head: str) -> Tag:
-    """`_read_tag`, remembered."""
-    if head.startswith("a "):  # the commonest, and hardly one like another, but for its class
-        if head.startswith('a href="') and head.count('"') == 2:
-            return _LINK
-        head = _ADDRESS.sub("", head)
-    if (tag := _remembered.get(head)) is None:
-        tag = _read_tag(head)
-        if len(head) <= _MAX_REMEMBERED:
-            _remembered[head] = tag
-    return tag
-
-
 def _read_tag(head: str) -> Tag:
     tag = _read(head)
-    tag.telling = head[:1] != "/" and (tag.kind in ("skip", "box", "landmark", "open_header") or tag.name in ("h1", "main", "article"))
+    tag.telling = head[:1] != "/" and (tag.remark or tag.kind in _TELLING_KINDS or tag.name in _TELLING_NAMES)
     return tag
 
 
@@ -203,8 +221,6 @@ def _read(head: str) -> Tag:
     if name not in HEADINGS and attributes.get("role", "").lower() == "heading":
         return Tag("open_role", name, attributes)
     remark = name == "div" and not REMARK_WORDS.isdisjoint(attributes.get("class", "").split())
-    if remark:
-        _remarks.add(head)
     return Tag(OPENING.get(name, ""), name, attributes, remark)
 
 

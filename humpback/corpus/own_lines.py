@@ -10,7 +10,14 @@ import re
 from humpback.corpus.items import Block, Edge, Header, Item
 from humpback.corpus.lists import ORDINAL
 from humpback.corpus.own_words import CREDITS, OWN_LINES
-from humpback.corpus.teasers import without_pull_quotes, without_teasers
+from humpback.corpus.teasers import (
+    heads_video,
+    is_item_of_video,
+    is_title_of_video,
+    without_pull_quotes,
+    without_standfirsts,
+    without_teasers,
+)
 
 _MAX_LINE = 200  # characters; a longer paragraph is text
 _MAX_STRONG = 160  # of an invitation between paragraphs
@@ -23,22 +30,27 @@ _MAX_DATE = 80
 _MAX_AUTHOR = 400  # characters of what a page says of who wrote it, or of a picture
 _MAX_OPENING = 4  # lines below a header; more are a list
 _FEW_WORDS = 4  # of a label
+_LONG_TITLE = 8  # spaces in that of another page
 _A_SENTENCE = re.compile(r"(?:[^ ]* ){8,}[^ ]*[^ .]\.")  # of nine words or more
+_OF_SOMEBODY = re.compile(r"[A-Z]\w+ (?:by|with|from):")  # whose name is a picture
 _KEYS = re.compile(r"\w\+\w| - | [>→] ")  # keys and menus to choose
 _MAX_CAPITALS = 30  # characters of a label all in upper case
 _MAX_ITEM = 40  # characters of an item in a list of the page's own
 _MAX_SENTENCE = 300  # characters of an invitation
 _SET_APART = re.compile(rf"- |{ORDINAL}|: |\||>| |```")  # lists, definitions, tables, quotations, code
+_NO_LINES = ("- ", "```")  # but for who wrote a post
 _ENDS = (".", "?", "!", ":", ";", ",", "”", '"', ")", "…")
 _LINK, _LONG_LINK = 0.95, 20  # share and number of a paragraph's characters that are a link
 _MOST_LINKS = 0.7  # of a list's items
 _LABEL = re.compile(r"[^:.\n]{1,60}:\s+")
-_DAY_FIRST = re.compile(r"\d{1,2}\. [^\W\d]+ \d{4}\b")  # which begins as an item does
+_MAYBE_DATE = (": ", *"123456789")  # set apart: in a definition, or as its day is written as the number of an item
 _COUNTED = re.compile(r".{1,40} \([\d.,]+\)")  # "Recipes (12)"
 _WORD, _DIGIT = re.compile(r"[^\W\d_]+"), re.compile(r"\d")
+_SPACED = {code: " " for code in range(128) if not chr(code).isalpha()}  # cuts ASCII into words, faster than _WORD
 _SENTENCE = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[^\Wa-z\d_]|[“\"@])")
 _NAME = r"(?:[A-ZÀ-Þ][\w.’'-]*|(?:de|van|von|der|den|del|della|di|da|la|le|el|al|bin|ibn|ter)\b)"
 _NAMES = rf"{_NAME}(?:(?:,? (?:and|und|et|y|e|en|&) |, | ){_NAME}){{1,7}}"
+_OF_AGENCY = re.compile(rf"{_NAMES} ?/ ?[A-Z]{{2,}}[\w ]*")  # who took a picture
 _TITLED = r"(?:,? (?:PhD|Ph\.D\.|MD|M\.D\.|MSc|MPH|MBA|RD|RN|DO|Dr\.?))*"
 _MAIL = re.compile(r"(?:e-?mail|contact)?\s*:?\s*[\w.+-]+@[\w-]+\.[\w.]+", re.IGNORECASE)
 _ADDRESS = re.compile(  # which may be an example, so one goes only at a text's edges
@@ -46,6 +58,7 @@ _ADDRESS = re.compile(  # which may be an example, so one goes only at a text's 
     r"(?:(?:https?://|www\.)\S+|@\w+|\d[\d.,]*|\+?[\d ()/-]{7,}|(?:[\w-]+\.)+[a-z]{2,6})",
     re.IGNORECASE,
 )
+_BY_SOMEBODY = re.compile(r"(?<=[\w\d]) [Bb][Yy] [\w .,'’-]{2,40}\Z")  # behind a date
 _NUMBERS = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|\d{1,2}:\d\d")  # of a date or time
 _READING_TIME = re.compile(r"(?:\D{0,30}\b)?\d+(?:[–-]\d+)?[ -]?min(?:ute|uten|utos|uti)?s?\.?(?: \D{0,20})?", re.IGNORECASE)
 _COUNT = re.compile(
@@ -54,7 +67,7 @@ _COUNT = re.compile(
 )
 _DATED_BY = re.compile(r"\b(?:published|posted|updated)(?: on)?:? (?=\S)", re.IGNORECASE)
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+[a-z]{2,6}")
-_ENDED = re.compile(r"[.!?…][\"”’')\]]*\Z")
+_ENDED, _AFTER_END = (".", "!", "?", "…"), "\"”’')]"
 _KIND = re.compile(r" *\[[A-Z ]+\](?:\W*\Z|\|?)")  # "[VIDEO]" behind a link
 _INITIALS = re.compile(r"(?<=[.!?”\"’]) \([A-Z]{2,3}(?:/[A-Z]{2,3})*\)\Z")  # of who wrote it
 _TWEETED = re.compile(r" ?\b(?:https?://t\.co|pic\.twitter\.com)/\w+")
@@ -70,7 +83,7 @@ def without_own_lines(items: list[Item], language: str, title: str = "") -> tupl
     parts = [part.strip().casefold() for part in re.split(r"\s[|–—·»-]\s|\s?\|\s?", title)]
     sites = frozenset([*parts, *(part.partition(".")[0] for part in parts if _DOMAIN.fullmatch(part))])
     items_of_text = without_teasers(without_pull_quotes(_without_lists(items, own)))
-    kept = without_closing(_without_lines(items_of_text, own, sites), language)
+    kept = without_closing(without_standfirsts(_without_lines(items_of_text, own, sites)), language)
     return kept, _characters(items) - _characters(kept)
 
 
@@ -107,7 +120,7 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
     kept: list[Item] = []
     header, opened, named = "", 0, False  # the last header; lines cut below it; whether the last line says whose name follows
     for position, item in enumerate(items):
-        if type(item) is Header and own.is_no_header(item.text):
+        if type(item) is Header and (own.is_no_header(item.text) or heads_video(items, position)):
             continue
         if type(item) is Header and _is_summary(items, position):
             item = Block(item.text, False)
@@ -115,26 +128,34 @@ def _without_lines(items: list[Item], own: "_Patterns", sites: frozenset[str]) -
             header, opened, named = item.text if isinstance(item, Header) else header, 0, False
             kept.append(item)
             continue
-        text = own.without_marks(item.text, _is_first(kept))
+        at_first = _is_first(kept)
+        text = own.without_marks(item.text, at_first) if at_first or "\n" in item.text or ".co" in item.text else item.text
         if item.text and not text:
             named = False
             continue
         if text != item.text:
             item = Block(text, item.tight, min(item.linked, len(text)))
-        if not text or len(text) > _MAX_AUTHOR:
+        if not text or len(text) > _MAX_AUTHOR or (text.startswith(_NO_LINES) and "(@" not in text):
             named = False
-            kept.append(item)
+            if not is_item_of_video(text):
+                kept.append(item)
             continue
-        first = opened < _MAX_OPENING and _is_first(kept) and _goes_on(items, position)
+        first = at_first and opened < _MAX_OPENING and _goes_on(items, position)
         if first and own.opens(text, header, sites, named) and (
             text == header or own.is_mark(text) or not _is_list_of_labels(items, position)
         ):
             opened, named = opened + 1, True
         elif first and header and _is_heading_line(items, position) and not _is_list_of_labels(items, position):
             opened, named = opened + 1, False
-        elif own.is_line(text) or own.is_origin(text) or (named and own.is_name(text)) or _leads_elsewhere(item, kept):
+        elif (
+            own.is_line(text)
+            or (not text.endswith(_ENDS) and is_title_of_video(text))
+            or own.is_origin(text)
+            or (named and own.is_name(text.removeprefix(": ")))
+            or _leads_elsewhere(item, kept)
+        ):
             named = own.announces_name(text)
-        elif own.is_credit(text) or (_is_first(kept) and own.is_author(text)):
+        elif own.is_credit(text) or (at_first and own.is_author(text)):
             named = False
         else:
             named = False
@@ -150,13 +171,24 @@ def without_closing(items: list[Item], language: str) -> list[Item]:
         item = items[position]
         if type(item) is Block and (not kept or type(kept[-1]) is not Block) and not _SET_APART.match(item.text):
             before = items[position - 1] if position else None
-            rest = "" if own.is_signed(item.text) else _INITIALS.sub("", own.without_invitations(item.text))
-            in_air = bool(_is_last_label(rest) or _ADDRESS.fullmatch(rest))
-            if not rest or own.is_origin(rest) or (in_air and type(before) is Block and _ENDED.search(before.text)):
+            rest = "" if own.is_signed(item.text) else own.without_invitations(item.text)
+            rest = _INITIALS.sub("", rest) if rest.endswith(")") else rest
+            if not rest or own.is_origin(rest) or (type(before) is Block and _has_ended(before.text) and _is_in_air(rest)):
                 continue
             item = item if rest == item.text else Block(rest, item.tight, min(item.linked, len(rest)))
         kept.append(item)
     return kept[::-1]
+
+
+def _has_ended(text: str) -> bool:
+    """Whether a paragraph ends as a sentence does."""
+    return text.rstrip(_AFTER_END).endswith(_ENDED)
+
+
+def _is_in_air(text: str) -> bool:
+    """Whether a last paragraph is a label of what is not there ("Managed by:"), a title behind a label ("Memo: …"), or an address."""
+    leads_on = len(text) <= _MAX_LINE and text[-1:].isalnum() and text.count(" ") >= _LONG_TITLE and bool(_LABEL.match(text))
+    return bool(leads_on or _is_last_label(text) or _OF_SOMEBODY.fullmatch(text) or _ADDRESS.fullmatch(text))
 
 
 def _is_label(text: str) -> bool:
@@ -171,8 +203,10 @@ def is_caption(text: str) -> bool:
 
 def _is_last_label(text: str) -> bool:
     """Whether a last paragraph is the title of what is not there: of few words, or all in capitals."""
+    if not _is_label(text) or _KEYS.search(text):
+        return False
     words = _WORD.findall(text)
-    return _is_label(text) and not _KEYS.search(text) and (len(words) <= _FEW_WORDS or all(w[0].isupper() for w in words if len(w) > 3))
+    return len(words) <= _FEW_WORDS or text.startswith("For ") or all(w[0].isupper() for w in words if len(w) > 3)
 
 
 def _is_heading_line(items: list[Item], position: int) -> bool:
@@ -181,7 +215,7 @@ def _is_heading_line(items: list[Item], position: int) -> bool:
         if type(item) is not Block or _SET_APART.match(item.text):
             return False
         if not _is_label(item.text):
-            return number > 0 and len(item.text) > _MAX_DATE and bool(_ENDED.search(item.text))
+            return number > 0 and len(item.text) > _MAX_DATE and _has_ended(item.text)
     return False
 
 
@@ -213,7 +247,7 @@ def _is_first(kept: list[Item]) -> bool:
 def _is_summary(items: list[Item], position: int) -> bool:
     """Whether a header is a sentence, right below a header of a higher level: what an article says of itself in short."""
     item, place = items[position], position - 1
-    if not isinstance(item, Header) or not _A_SENTENCE.fullmatch(item.text):
+    if not isinstance(item, Header) or not item.text.endswith(".") or not _A_SENTENCE.fullmatch(item.text):
         return False
     while place >= 0 and type(items[place]) is Edge:
         place -= 1
@@ -280,7 +314,7 @@ class _Patterns:
         if ("(@" in text and _TWEETER.fullmatch(text)) or ("[/" in text and _SHORTCODE.fullmatch(text)):
             return True
         if _SET_APART.match(text):
-            return bool(_DAY_FIRST.match(text)) and len(text) <= _MAX_DATE and self._is_date(text)
+            return text.startswith(_MAYBE_DATE) and len(text) <= _MAX_DATE and self._is_date(text.removeprefix(": "))
         word = _WORD.match(text)
         if word and word[0].casefold() in self._first:
             if self._begins.match(text) and not (len(text) > _MAX_NOTED and text.endswith(".")):
@@ -308,6 +342,10 @@ class _Patterns:
             return True
         parts = said.split()
         if len(parts) > 1 and self._share.issuperset(parts):
+            return True
+        if text.endswith((" /", "|")) and text.count(text[-1]) == 1:  # a part of the site
+            return True
+        if "/" in text and _OF_AGENCY.fullmatch(text):
             return True
         dated = _DATED_BY.search(text)  # behind the name of a part of the site: "Crime Published On May 10, 2022"
         return bool(dated and self._is_date(text[dated.end() :]))
@@ -383,10 +421,11 @@ class _Patterns:
 
     def without_invitations(self, text: str) -> str:
         """A paragraph without the last sentences that invite to something, or say where the text comes from."""
-        lowered = text.lower()
         last = max(len(text) - _MAX_SENTENCE, 0)
-        if self._inviting and self._inviting.isdisjoint(_WORD.findall(lowered, last)):
+        ending = text[last:].lower()
+        if self._inviting and self._inviting.isdisjoint(ending.translate(_SPACED).split() if ending.isascii() else _WORD.findall(ending)):
             return text
+        lowered = text.lower()
         if len(lowered) != len(text) or not self._invites.search(lowered, last):
             return text
         ends = [0, *(found.end() for found in _SENTENCE.finditer(text)), len(text)]
@@ -400,7 +439,7 @@ class _Patterns:
             return False
         if len(text) <= _MAX_DATE // 2 and _READING_TIME.fullmatch(text):
             return True
-        words = [word.casefold() for word in _WORD.findall(text)]
+        words = [word.casefold() for word in _WORD.findall(_BY_SOMEBODY.sub("", text))]
         digits = sum(map(str.isdigit, text))
         dated = any(len(word) > 1 for word in words) or bool(_NUMBERS.search(text))
         return digits >= least and dated and text[0] != "[" and all(word in self._dated for word in words)

@@ -23,7 +23,8 @@ OWN_LINES: dict[str, dict[str, str]] = {
         "calls": "trending news, trending now, must watch, must see, must read, replay, play video, watch live",
         "origin": r"A version of this (?:article|story|post|piece|review)\b|This (?:article|story) (?:appears|appeared) in print|"
         r"(?:This (?:web)?site|We) uses? cookies\b|By continuing to (?:use|browse)\b",
-        "whole": "read now, watch here, shop now, now playing, from our sponsors, see all, don't miss, don’t miss, "
+        "whole": "more videos, related videos, recommended videos, related ads, related searches, ad feedback, publish date, "
+        "read now, watch here, shop now, now playing, from our sponsors, see all, don't miss, don’t miss, "
         "shutterstock, istock, alamy, flipboard, "
         "social share, advert, text size, order reprints, print article, enlarge image, view image, view this image, sharing is "
         "caring, exclusive, pocket, messenger, sms, rss, email the author, view author archive, get author rss feed, follow on "

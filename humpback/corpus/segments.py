@@ -41,15 +41,17 @@ _LONG_TITLE = 10  # characters
 _HEAD = 10_000  # characters in which a page says what it is
 _IS_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*|(?><!--.*?-->)\s*)*<(?:!doctype html|html|head|body)[\s>]", re.IGNORECASE | re.DOTALL)
 _OPEN = "never closed"  # a fence of Markdown, a comment
-_CONTENT_LANGUAGE = re.compile("content-language", re.IGNORECASE)
+_CONTENT_LANGUAGE = "content-language"
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 _NEVER_DEEP = words(
     "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup a "
     "colgroup html head body"
 )
+_OWN_ADDRESSES = ('link[rel="canonical"]', "href"), ('meta[property="og:url"]', "content")
 _ANY_HEADER = "h1, h2, h3, h4, h5, h6, [role=heading]"
 _FORMATTING = words("b big code em font i nobr s small strike strong tt u")
-_FORMATTING_TAG = re.compile(rf"<(?i:{'|'.join(sorted(_FORMATTING))})[\s>]")
+_EITHER_CASE = ["".join(f"[{letter}{letter.upper()}]" for letter in name) for name in sorted(_FORMATTING)]  # faster than (?i:…)
+_FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(_EITHER_CASE)})[\s>]")
 
 
 # What is counted of a page: headers; characters below navigation headers, and of the page's own lines; whether it has no headers and was
@@ -61,7 +63,7 @@ class PageDropped(Exception):
     """The whole page is left out; the message is the reason."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Tree:
     """A header and what is below it: `items[start:end]`, without the navigation trees in it; or, of level 0, a page without headers.
     `length` is that of `text`, in characters.
@@ -310,6 +312,7 @@ def choose(
     segments: list[Segment] = []
     counts = Counter() if counts is None else counts
     covered = -1  # the items before this position are in a segment
+    sponsored = -1  # and those before this one in a text that somebody paid for
     counted = 0  # and in those before this one addresses are counted
     for tree in trees:
         if tree.start <= covered:
@@ -334,6 +337,10 @@ def choose(
         if not reason and tree.level:
             reason = filters.place_reason(tree.header_path, page.url, text)
         reason = reason or filters.text_reason(text, tree.linked, cfg)
+        if reason == "sponsored":
+            sponsored = max(sponsored, tree.end)
+        elif not reason and tree.start < sponsored:
+            reason = "sponsored"
         reason = reason or (contaminated(text) if contaminated else "")
         if not reason and (addresses := filters.count_emails(text)):
             counts["email_addresses"] += addresses if tree.start >= counted else 0
@@ -379,8 +386,8 @@ def _declared_language(parser: LexborHTMLParser, html: str) -> str | None:
     attributes = parser.root.attributes if parser.root is not None else {}
     if declared := attributes.get("lang") or attributes.get("xml:lang"):
         return declared
-    for meta in parser.css("meta[http-equiv]") if _CONTENT_LANGUAGE.search(html, 0, _HEAD) else ():
-        if (meta.attributes.get("http-equiv") or "").lower() == "content-language":
+    for meta in parser.css("meta[http-equiv]") if _CONTENT_LANGUAGE in html[:_HEAD].lower() else ():
+        if (meta.attributes.get("http-equiv") or "").lower() == _CONTENT_LANGUAGE:
             return meta.attributes.get("content")
     return None
 
@@ -389,9 +396,9 @@ def _address(parser: LexborHTMLParser, page: Page) -> str:
     """The address under which the page was found; for a page that comes from a file, the one that it names itself, if any."""
     if page.url != page.source:
         return page.url
-    link = parser.css_first('link[rel="canonical"]')
-    meta = parser.css_first('meta[property="og:url"]')
-    for found in (link and link.attributes.get("href"), meta and meta.attributes.get("content")):
+    for selector, name in _OWN_ADDRESSES:
+        node = parser.css_first(selector)
+        found = node.attributes.get(name) if node is not None else None
         try:
             if found and urlsplit(found.strip()).scheme in ("http", "https"):
                 return found.strip()

@@ -136,7 +136,10 @@ class _Walker:
         if self.articles:
             return position
         title = self.page.titles.get(position)
-        return self.page.end_of(position) if title is None else self.open_heading(self.page.tags[title], title)
+        if title is None:
+            return self.page.end_of(position)
+        self.page.forget_between(position, title)
+        return self.open_heading(self.page.tags[title], title)
 
     def open_form(self, _tag: Tag, position: int) -> int:
         self.flush()
@@ -302,10 +305,10 @@ class _Walker:
             return
         pictured, self.pictured = self.pictured, False
         if self.heading is not None:
-            self._add_header(text, sum(map(_letters, links)) >= _letters(text) > 0)
+            self._add_header(text, bool(links) and sum(map(_letters, links)) >= _letters(text) > 0)
         elif pictured and is_caption(text):
             return
-        elif self.frames or not ((self.page.may_have_notices and notice(text)) or _only_links(text, links)):
+        elif self.frames or not (notice(text) or _only_links(text, links)):
             self._add_block(text, sum(map(len, links)) if links else 0)
 
     def finish_heading(self) -> None:
@@ -343,19 +346,25 @@ class _Walker:
         if not self.frames:
             self.items.append(Block(text, False, linked))
             return
-        outer = next((f for f in self.frames if f.tag in LISTS), None)
-        if outer is None and any(f.tag == "dd" for f in self.frames):
-            outer = next((f for f in self.frames if f.tag == "dl"), None)
-        tight = outer is not None and outer.emitted
-        lines = text.split("\n")
-        first, rest = "", ""
+        in_list = in_terms = None  # whether the outermost one of each has a block
+        first, rest, defines = "", "", False
         for frame in self.frames:
+            name = frame.tag
+            if name in LISTS:
+                in_list = frame.emitted if in_list is None else in_list
+            elif name == "dl":
+                in_terms = frame.emitted if in_terms is None else in_terms
             first += frame.first
             rest += frame.rest
             frame.emitted = True
-            if frame.tag in ("li", "dd"):
+            if name in ("li", "dd"):
+                defines = defines or name == "dd"
                 frame.first = frame.rest
-        self.items.append(Block("\n".join([first + lines[0], *((rest + line).rstrip() for line in lines[1:])]), tight, linked))
+        tight = in_list if in_list is not None else defines and bool(in_terms)
+        if "\n" in text:
+            line, *lines = text.split("\n")
+            text = "\n".join([line, *((rest + line).rstrip() for line in lines)])
+        self.items.append(Block(first + text, tight, linked))
 
     def verbatim(self, _tag: Tag, position: int) -> int:
         self.flush()

@@ -241,13 +241,20 @@ LOOKS_BACK = {
     ("our",): r"\bour (?:\w+ )?(?:examples?|samples?|script|module|function|code)\b",
     ("continuing", "far"): r"\bcontinuing (?:from|with|on|the)\b|\bso far,? we\b",
 }
+# One such remark in a long text that stands alone otherwise does not make it lean on what is said elsewhere.
+SMALL_REFERENCE = (
+    rf",? ?\(?\b(?:(?:see|as) above\b|(?:(?:as|that|which) )?(?:(?:we|i)(?:[’']ve| have)? )?(?:(?:already|previously) )?(?:{_TOLD})"
+    r" (?:above|earlier|before|previously)\b|(?:already|previously) (?:described|mentioned|discussed|explained|covered|introduced)\b)\)?"
+)
 REFERS_BACK = {
     ("previous", "preceding", "last", "earlier"): r"\b(?:in|from|of|followed) the"
     r" (?:(?:previous|preceding|earlier) (?:section|chapter|lesson)s?|last (?:section|lesson))\b|\bthe last paragraph\b"
     r"|\bearlier in this\b",
     ("below", "our"): r"\brecipe card(?: below)?\b|\bprintable recipe\b|\bsee (?:our|my|the) videos? (?:on|of|for|below|above)\b",
     ("saw", "seen"): r"\bas (?:we|you)(?: have|[’']ve)? (?:saw|seen)\b",
-    ("above", "earlier", "before", "previously"): r"\bwe (?:showed|saw|used|described|discussed|mentioned)"
+    ("before",): r"\bas before,",
+    ("video",): r"\b(?:watch|see) the video (?:in|at|above|below)\b",
+    ("above", "earlier", "before", "previously"): r"\b(?:we|i) (?:showed|saw|used|described|discussed|mentioned)"
     r" (?:above|earlier|before|previously)\b",
     ("article", "post"): r"\bin the (?:first|second|last|previous) (?:article|post)\b"
     r"|\b(?:second|third|fourth|fifth|last|next) (?:article|post) (?:in|of) (?:a|the|this|our|my) series\b",
@@ -275,7 +282,8 @@ LOOKS_AHEAD = (
 )
 AHEAD_WORDS = ("above", "below", "later", "next", "following", "return", "back", "here", "read", "about", "going", "started")
 CONTINUES = (
-    r"(?:now|go ahead|going back|another|additionally|alternatively|also|in addition(?=,)|if you followed|next(?=,)|the next|finally"
+    r"(?:these are (?:just|only) (?:a few|some)|now|go ahead|going back"
+    r"|another|additionally|alternatively|also|in addition(?=,)|if you followed|next(?=,)|the next|finally"
     r"|so far|as (?:we|you) (?:saw|have|can see|know)|we(?:'|’| ha)ve (?:seen|already|now|just|looked)"
     r"|we(?:'|’| a)re (?:getting|now|almost|ready)|let(?:'|’| u)?s (?:now|continue|go on)|that concludes|the above"
     r"|up (?:un)?till? now|until now|at this point,? you|by now,? you"
@@ -300,7 +308,9 @@ PICTURE_WORDS = ("right", "left", "figure", "figures", "picture", "pictures", "s
 ADVERTS = (
     "buy now", "shop now", "subject to change without notice", "promo code", "coupon code", "coupons may", "while supplies last",
     "limited-time offer", "limited time offer", "free shipping", "% off ", "affiliate links", "affiliate partnerships", "in stock now",
-    "order now", "add to cart",
+    "order now", "add to cart", "black friday", "cyber monday", "prime day", "daily deals", "deals are live", "price break", "all-time low",
+    "today’s deal", "today's deal", "going rate", "discount code", "free trial", "at no cost to you", "make a donation",
+    "financial support", "currently offering", "usually sells for", "usually selling for",
 )  # fmt: skip
 # One of these is enough: somebody paid for the text.
 SPONSORED = ("this sponsored ", "has been compensated by", "is a sponsored post", "post is sponsored by", "#ad\n")

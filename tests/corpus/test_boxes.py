@@ -66,6 +66,12 @@ def test_a_title_in_the_header_of_the_page_is_that_of_the_article() -> None:
     header = "<header><a href=/>The Crumb Diary</a><h1>Bread</h1><p>A loaf for beginners.</p></header>"
     assert read(f"{header}<article><p>{PROSE}</p></article>") == ["Bread", "A loaf for beginners.", PROSE]
     assert read(f"{header}<main><h1>Loaves</h1><p>{PROSE}</p></main>") == ["Loaves", PROSE]  # then it is the site's
+
+
+@pytest.mark.parametrize("around", ["<a href=/bread>{}</a>", "<ul><li>{}</li></ul>", "<article><div>{}</div></article>", "<sup>{}</sup>"])
+def test_a_title_in_a_box_in_the_header_of_the_page(around: str) -> None:
+    header = f"<header><p>The Crumb Diary</p>{around.format('<h1>Bread</h1>')}<p>A loaf for beginners.</p></header>"
+    assert read(f"{header}<div><ul><li>rye</li></ul><p>{PROSE}</p></div>") == ["Bread", "A loaf for beginners.", "- rye", PROSE]
     assert read(f"<h1>Bread <a href=/>at home</a></h1><p>{PROSE}</p>")[0] == "Bread at home"
     assert read(f"<h1><a href='#b'>Bread</a></h1><p>{PROSE}</p>")[0] == "Bread"
 

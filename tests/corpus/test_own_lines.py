@@ -18,7 +18,9 @@ OWN = {
         "— The Crumb (@thecrumb) May 19, 2020", "> — The Crumb (@thecrumb) May 19, 2020", "Do you want to be informed of our loaves?",
         "Crime Published On May 10, 2020 01:52 PM", "Share Tweet Submit", "Read now", "LoafMD Video: Now Playing", "STREAM: The Crumb",
         "Loaves From Our Sponsors", "Join our bakers' group.", '[button link="loaf/"]Send us your loaf[/button]',
-        "Learn more at The Crumb.",
+        "Learn more at The Crumb.", "More Videos ...", "CRUMB NATIONAL /", "Loafpress Online|", "Ann Miller/CRUMBMEDIA",
+        "5/19/2020 7:11 AM PST BY CRUMB STAFF", "'We Got It!' Video Shows Dramatic Rescue of Loaf",
+        "- Instructional video: This one shows a loaf.",
         "This website uses cookies so that the loaves that you like are shown to you first, and for a year after that as well, too.",
     ),
     "de": ("Foto: A. Müller", "Von Anna Müller", "19. Mai 2020, 9:15 Uhr", "Hauptartikel: Geschichte des Brotes", "Weiterlesen …"),
@@ -35,7 +37,9 @@ TEXT = (
     "Posted on walls all over the town, the notice asked every baker to bring one loaf of rye and two of wheat to the old market hall.",
     "In March 2020 the mill closed.", "```\nBy Ann Miller\n```", "| May | 2020 |", "Ann Miller baked here.",
     "[The Associated Press]", "[Reuters]", "Must the baker watch the oven?",
-    "Share and save", "The mill was updated on a whim",
+    "Share and save", "The mill was updated on a whim", "/usr/share/mill/", "a video of the loaf and of the old mill",
+    "The sum is |x| + |y|",
+    "- Videos and photos: hang them up", ": By the mill",
 )  # fmt: skip
 
 
@@ -189,3 +193,13 @@ def test_a_header_that_heads_nothing_goes(header: str) -> None:
 def test_a_paragraph_of_own_lines_alone_goes_whole() -> None:
     items = [Header("Bread", 1), Block("Share\nTweet", False), Block("Ann Miller", False), Block(PROSE, False)]
     assert [item.text for item in without_own_lines(items, "en")[0]] == ["Bread", PROSE]
+
+
+@pytest.mark.parametrize("end, goes", [
+    ("For popular recipes you can bake", True), ("Managed by:", True), ("Memo: Bakers wrote down what nobody had ever baked there", True),
+    ("Flour: rye, wheat and spelt in equal parts", False), ("It is managed by:", False),
+    ("Note: bakers wrote down what nobody had ever baked there.", False),
+])  # fmt: skip
+def test_labels_at_the_end_of_a_text(end: str, goes: bool) -> None:
+    kept, _ = without_own_lines([Header("Bread", 1), Block(PROSE, False), Block(end, False)], "en")
+    assert (kept[-1] == Block(PROSE, False)) is goes

@@ -270,6 +270,12 @@ def test_the_tree_of_the_title_is_the_page() -> None:
     assert kept == [("How to bake a loaf", len(words(10)) + len("\n\nRye\n\n") + len(words(5, 10)))] and drops == {"generic header": 1}
 
 
+def test_the_parts_of_a_text_that_somebody_paid_for_are_paid_for_too() -> None:
+    html = f"<h1>A</h1><p>This post is sponsored by a mill.</p>{words(9)}<h2>B</h2>{words(30, 90)}<h1>C</h1>{words(30, 300)}"
+    kept, drops = run(html, max_chars=200)
+    assert [header for header, _ in kept] == ["C"] and drops == {"sponsored": 2}
+
+
 def test_a_text_that_is_one_quotation_is_written_without_its_signs() -> None:
     html = f"<h1>A</h1><blockquote><p>{words(30)}</p><p>{words(30, 50)}</p></blockquote>"
     (segment,) = extract(page(html), Segments(min_chars=20, max_chars=100, **UNJUDGED), lambda *_: None)

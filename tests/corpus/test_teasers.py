@@ -51,3 +51,26 @@ def test_embedded_posts_go(name: str) -> None:
     post = f'<blockquote class="{name}"><p>View this post</p><p>A loaf, at last</p></blockquote>'
     items = to_items(LexborHTMLParser(f"<body>{TITLE}{P}{post}{P}</body>", scripting=True))
     assert [item.text for item in items] == ["Bread", PROSE, PROSE]
+
+
+STANDFIRST = "The mill has been bought by a baker from the town."
+
+
+@pytest.mark.parametrize("html, stands", [
+    (f"{TITLE}<p>{STANDFIRST}</p>{P}<p>On Monday it rained. {STANDFIRST} He is 40.</p>", False),
+    (f"{TITLE}<p>{STANDFIRST}</p>{P}<p>On Monday it rained.</p>", True),
+    (f"{TITLE}<p>{STANDFIRST}</p>{P}<h2>Rain</h2><p>{STANDFIRST} He is 40.</p>", True),  # of another text
+    (f"{TITLE}<p>{STANDFIRST} He is 40.</p>{P}<p>{STANDFIRST}</p>", True),
+])  # fmt: skip
+def test_what_stands_once_more_in_the_text_goes(html: str, stands: bool) -> None:
+    items = to_items(LexborHTMLParser(f"<body>{html}</body>", scripting=True))
+    assert items[1].text.startswith(STANDFIRST) is stands
+
+
+@pytest.mark.parametrize("header, kept", [
+    ("Video shows the mill at night", ["Bread"]), ("Watch: The mill at night", ["Bread"]), ("Mill caught on camera", ["Bread"]),
+    ("How to watch: a mill", ["Bread", "How to watch: a mill"]), ("Videos of mills", ["Bread", "Videos of mills"]),
+])  # fmt: skip
+def test_headers_of_videos_go(header: str, kept: list[str]) -> None:
+    assert headers_of(f"{TITLE}{P}<h2>{header}</h2>{P}") == kept
+    assert headers_of(f"<h1>{header}</h1>{P}") == [header]
