@@ -162,7 +162,7 @@ def step_traffic(job: Step) -> dict[str, tuple[int, int]]:
     if lora:  # of frozen weights no gradient is sent, and int8 is gathered as it lies
         matrices, reduced = _frozen_bytes(lora), job.parts * 4 * lora.count(model) / place.tensor
     if place.fsdp > 1:
-        gathered = job.parts * (matrices * gathers * W + 2 * 2 * outer)
+        gathered = job.parts * (matrices * gathers * W + 2 * outer)  # the head; of the embedding only rows are fetched
         sent["all-gather"] = (8 * model.num_layers * job.parts * gathers, round(gathered))
     times = 8 * model.num_layers * job.parts
     sent["all-reduce"] = (times + _activation_passes(job), round(reduced + _activation_bytes(job)))

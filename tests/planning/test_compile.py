@@ -297,9 +297,10 @@ def test_the_refusals_number_is_the_total():
 
 
 @needs_libtpu
-def test_a_7b_that_trains_and_decodes_on_sixteen_chips():
-    """The plan's own programs, a minute each: the state split over all chips, and the gathers and reductions that it takes."""
-    model, place = SIZES["llama_7b"], jobs.Place("v5e:4x4", 1, 16, 1)
+@pytest.mark.parametrize("size, layers", [("llama_7b", 32), ("qwen3_8b", 4)])
+def test_a_model_that_trains_and_decodes_on_sixteen_chips(size, layers):
+    """The plan's own programs, a minute each of 32 layers: the state split over all chips, and the gathers and reductions that it takes."""
+    model, place = dataclasses.replace(SIZES[size], num_layers=layers), jobs.Place("v5e:4x4", 1, 16, 1)
     step = jobs.Step.of(place, model, FULL, length=2048, rows=16, parts=1, targets=1024)
     decode = jobs.Decode(jobs.Place("v5e:2x2", 1, 1, 4), model, "generate", 40, 2048, 46, "bfloat16", 8, 4096, "compute", 0.7, 0.9)
     trained, decoded = (planning.compile_for(*jobs.build(job)) for job in (step, decode))
