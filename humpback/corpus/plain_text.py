@@ -1,5 +1,6 @@
 """Plain text to blocks: a paragraph a block; lines that somebody broke at a width become one again."""
 
+import itertools
 import re
 
 from humpback.corpus.items import Block, Item
@@ -9,11 +10,22 @@ from humpback.corpus.markup import visible
 _BULLET = re.compile(r"\A([ \t]*)[*•●▪◦‣·][ \t]+(?=\S)")
 _SET_APART = re.compile(rf"[ \t]*(?:- |{ORDINAL}|\(?\w{{1,3}}\) |: |\||>|```)")  # items, rows, quotations: never the rest of a line
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+# Directives, labels and roles of reStructuredText; blocks, anchors, includes and links of AsciiDoc.
+_OTHER_MARKUP = re.compile(
+    r"^[ \t]*\.\. (?:[\w-]+(?::[\w-]+)?::|_[^\n]+:[ \t]*$)|:[a-z]+(?::[a-z]+)?:`[^`\n]+`"
+    r"|^\[(?:source|verse|quote)[,\]]|^\[\[[\w-]+\]\][ \t]*$|^(?:include|ifdef|ifndef|endif)::|\b(?:link|linkgit|xref):[\w:./-]+\[", re.M
+)  # fmt: skip
+_MARKS = 2  # one may be spoken of
 _MAX_WIDTH = 110  # characters of the lines of a text that was broken at a width
 _MIN_WIDTH = 40
 _WRAPPED = 0.5  # of the lines that another one follows, that many go on in lower case
 _FULL = 0.6  # of the width that a line has which the next one goes on
 _WIDE = 0.02  # of the lines may be longer, such as addresses
+
+
+def is_other_markup(text: str) -> bool:
+    """Whether a text is written in reStructuredText or AsciiDoc: as plain text or Markdown its marks and code would come out mixed up."""
+    return len(list(itertools.islice(_OTHER_MARKUP.finditer(text), _MARKS))) == _MARKS
 
 
 def to_items(text: str) -> list[Item]:

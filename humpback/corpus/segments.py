@@ -121,6 +121,8 @@ def cut(page: Page, cfg: Segments, counts: Counter[str] | None = None) -> tuple[
     kind, is_open = page.kind, False
     if kind == "text":
         kind = "html" if _IS_HTML.match(text, 0, _HEAD) else "markdown" if markdown.is_markdown(text) else kind
+        if kind != "html" and plain_text.is_other_markup(text):
+            raise PageDropped("other markup")
     if kind == "text":
         return lambda: page.url, [_cut_text(page, text, cfg, counts)]
     if kind == "markdown":

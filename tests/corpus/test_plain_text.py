@@ -87,6 +87,21 @@ def test_texts_that_are_not_taken_whole() -> None:
         cut(page(PROSE, "de"), Segments())
 
 
+@pytest.mark.parametrize("text", [
+    f"Bread\n=====\n\n.. versionadded:: 3.2\n\n{PROSE} See :func:`print` for more.",
+    f".. _label:\n\nHow to bake ^^^\n\n.. code-block:: sh\n\n   # Mix\n   mix\n\n{PROSE}",
+    f"Bread\n-----\n[[crust]]\n{PROSE} See linkgit:git-log[1].",
+    f"[source,python]\n----\nbake()\n----\n\n{PROSE}\n\ninclude::more.txt[]",
+])  # fmt: skip
+def test_sources_in_another_markup_are_dropped_and_counted(text: str) -> None:
+    assert run(text)[:2] == ([], ["other markup"])
+
+
+def test_one_mark_of_another_markup_may_be_spoken_of() -> None:
+    assert len(run(f"{PROSE}\n\nSphinx has roles: :func:`print` is one, and they are many. [source] is none.")[0]) == 1
+    assert run(f"<html><h1>Bread</h1><p>.. note:: a :func:`b` and :func:`c`. {PROSE}")[1] != ["other markup"]
+
+
 def test_html_without_headers_may_be_taken_whole() -> None:
     data = f"<p>{PROSE}".encode()
     (segment,) = extract(Page("p", "p", 0, 9, data), Segments(min_chars=20, without_headers="whole", **UNJUDGED), lambda *_: None)
