@@ -20,7 +20,7 @@ import time
 
 import common
 
-MOST_RESIDENT_GB, MOST_DISK_GB, MOST_DISK_AFTERWARDS_GB = 7.0, 5.5, 3.8
+MOST_RESIDENT_GB, MOST_DISK_GB, MOST_DISK_AFTERWARDS_GB = 7.0, 5.6, 4.0
 
 
 def memory(pid: int) -> tuple[int, int]:
