@@ -332,8 +332,8 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
         "humpback run --config=configs/demo.py:ci --workdir=runs/demo-ci",
         "humpback summary --config=configs/demo.py:ci --workdir=runs/demo-ci --check",
         "reproduce --rehearse",
-        "pytest -q tests/parity",
-        "pytest -q tests/planning",
+        "pytest -q tests/parity --durations=5",
+        "pytest -q tests/planning --durations=5",
         "pytest -q -s tests/soak/test_kill.py",
     ]
     result, calls = launch(repository, "../.ci/run")
