@@ -338,6 +338,8 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     ]
     result, calls = launch(repository, "../.ci/run")
     assert result.returncode == 0, result.stderr
+    together = slice(6, 8)  # one beside the other
+    calls[together] = sorted(calls[together])
     assert calls == expected and "all passed" in result.stdout
     assert sum("--editable" in call for call in pip_calls(repository)) == 2  # .venv and .venv-parity, each once
     compiler.write_text("import sys\nsys.exit(3)\n")  # no Python for libtpu
@@ -345,7 +347,7 @@ def test_ci_does_everything_in_order_and_stops_at_a_failure(repository):
     assert result.returncode == 0 and calls == [*expected[:7], expected[8]] and "skipped" in result.stdout
     compiler.write_text("import sys\nsys.exit(1)\n")
     result, calls = launch(repository, "../.ci/run")
-    assert result.returncode == 1 and calls == expected[:7]
+    assert result.returncode == 1 and calls == expected[:6]
     result, calls = launch(repository, "../.ci/run", FAKE_RUN="fails")
     assert result.returncode == 1 and calls == expected[:1] and "FAILED" in result.stdout
 
