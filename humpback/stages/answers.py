@@ -42,12 +42,14 @@ def _answer(run: Run, name: str) -> None:
     if stage.complete:
         return
     pairs = choose(run)
-    files = distributed.by_first(f"prompts of {stage.path}", functools.partial(_write, stage, pairs))
+    write = functools.partial(distributed.by_first, f"prompts of {stage.path}", functools.partial(_write, stage, pairs))
     if not pairs:
-        stage.finish(counts={"in": 0}, files=files)
+        stage.finish(counts={"in": 0}, files=write())
         return
     direction = name.partition("-")[0]
     model, engine, decoding = open_engine(run, stage, name, {direction}, prompts.forward_prompt)
+    files = write()
+    stage.begin()  # in every process at this point, where all know what the engine was found to take
     inputs = inputs_of(shard_paths(stage.path, PROMPTS), Example, any_id=True)
     output = Output(stage.path, NAME, stage.name, stage.metrics, stage)
     done = serve(engine, _task(run, model), inputs, output, decoding)

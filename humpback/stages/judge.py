@@ -53,8 +53,11 @@ def diagnose(run: Run, iteration: int, judge: "curate.Judge | None" = None) -> N
     dropped = Counter({NO_OTHER: sum(map(len, sets.values())) - counts["pairs"]})
     tokens = 0
     if probes:
-        files += distributed.by_first(f"probes of {stage.path}", lambda: _write(stage, probes))
         judge = judge or curate.Judge(run, iteration)
+        if not cfg.curate.judge:
+            judge.open(stage)
+        files += distributed.by_first(f"probes of {stage.path}", lambda: _write(stage, probes))
+        stage.begin()  # in every process at this point, where all know what the engine was found to take
         asked = {RUBRIC: curate.rubric_mode(cfg.curate), LIKELIHOOD: curate.with_likelihood(cfg.curate)}
         scored = score_probes(run, iteration, stage, judge, [score for score, wanted in asked.items() if wanted])
         counts |= {"probes": len(probes), PROMPTS_CUT: scored.cut}

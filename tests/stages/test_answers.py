@@ -8,7 +8,7 @@ from humpback.decoding.answers import Generated
 from humpback.errors import UserError
 from humpback.records import Example, read_shards
 from humpback.report import texts
-from humpback.stages import commandline
+from humpback.stages import commandline, identity
 from humpback.stages.answers import answer, choose, main
 from humpback.stages.directory import read_manifest
 from humpback.stages.seed import seed
@@ -29,6 +29,7 @@ def test_models_of_the_same_weights_say_the_same(run_with_m0, tmp_path):
         manifest = read_manifest(run.workdir, f"answers-{name}")
         assert manifest["counts"].items() >= {"in": 5, "out": 4, "rejects": 1}.items()
         assert manifest["dropped"] == {"rejected: prompt too long": 1}
+        assert "decoding.slots" in identity.found_before(folder)[0]  # for a resume, which process ever was the first
     assert said["base"] == said["0"] and len({one.output for one in said["0"].values()}) > 1
     shown = texts.answers(run.workdir, {name: read_manifest(run.workdir, name) for name in ("answers-base", "answers-0")})
     assert [one["people"] for one in shown] == [pair.response for pair in pairs]

@@ -5,7 +5,7 @@ import pytest
 from humpback import keys, prompts
 from humpback.models import folders
 from humpback.records import Example, Judged, Probe, read_shards
-from humpback.stages import held_out, judge, report
+from humpback.stages import held_out, identity, judge, report
 from humpback.stages.directory import read_manifest
 from humpback.tokens.examples import build_example
 from humpback.training import evaluate
@@ -46,6 +46,7 @@ def test_a_judge_is_measured_by_the_held_out_pairs_of_every_set(run_with_m0, tmp
     folder = run.workdir / "judge-1"
     manifest = read_manifest(run.workdir, "judge-1")
     assert manifest["counts"] == {"pairs": 7, "probes": 21, "prompts cut": 4} and not (folder / "rubric" / "parts").exists()
+    assert "decoding.slots" in identity.found_before(folder)[0]
     assert set(manifest["files"]) >= {"probes-00000-of-00001.jsonl", "rubric/judged-00000-of-00001.jsonl"}
     made = list(read_shards(folder / "rubric", "judged", Judged))
     assert [record.probe for record in made] == list(read_shards(folder, "probes", Probe))
