@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -92,6 +93,16 @@ def sha256_json(value: Any) -> str:
 def publish_json(path: PathLike, value: Any, *, replace: bool = False) -> str:
     """`publish` for a JSON value in one canonical form (sorted keys, two spaces, UTF-8), so equal values are equal bytes."""
     return publish(path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n", replace=replace)
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for json.loads(…, object_pairs_hook=…). ValueError for a name that is there twice, of which JSON does not say which
+    counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the field {name!r:.80} is there twice; leave out one")
+    return found
 
 
 def read_json(path: PathLike) -> Any:

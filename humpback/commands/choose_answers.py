@@ -22,7 +22,7 @@ from humpback.decoding.branches import Target
 from humpback.errors import UserError
 from humpback.evaluation import benchmarks
 from humpback.models import folders
-from humpback.records import Record, read_shards, record_id, write_shards
+from humpback.records import Record, read_shards, record_id
 from humpback.stages.directory import Stage, check_shared
 
 _FLAGS = flags.FLAGS
@@ -109,14 +109,10 @@ def _asked(name: str, number: int, choices: Choices) -> Iterator[Question]:
 
 
 def _serve(stage: Stage, opened: OpenModel, questions: Sequence[Question], length: int) -> None:
-    def write() -> list[str]:
-        stage.begin()
-        return write_shards(stage.path, "questions", questions, len(questions))
-
     def task_of(model: folders.Model) -> offline.Task:
         return offline.Task(lambda question: targets(model, question, length), _answered, score=True, branched=True)
 
-    written = distributed.by_first("questions", write)
+    written = stage.hand_out("questions", questions)
     done = serve_shards(stage, opened, "questions", Question, length, "answered", task_of)
     stage.finish(counts=done.counts, dropped=done.rejected, files=[*written, *done.files], tokens=done.tokens)
 

@@ -25,7 +25,7 @@ from humpback.errors import UserError
 from humpback.evaluation import pairwise, winrate
 from humpback.evaluation.pairwise import Asked, Control, Judgement
 from humpback.models import folders
-from humpback.records import Record, read_shards, record_id, write_shards
+from humpback.records import Record, read_shards, record_id
 from humpback.stages import held_out
 from humpback.stages.curate import label_ids, label_mass, softmax
 from humpback.stages.directory import Stage, check_shared
@@ -123,7 +123,7 @@ def _serve(
     stage: Stage, opened: OpenModel, answers: Mapping[str, tuple[Answer, Answer]], controls: Sequence[Control], dropped: Mapping[str, int]
 ) -> None:
     comparisons, length = list(_both_orders(answers, controls)), _FLAGS.length
-    written = distributed.by_first("comparisons", lambda: _write(stage, comparisons))
+    written = stage.hand_out("comparisons", comparisons)
 
     def task_of(model: folders.Model) -> offline.Task:
         labels = label_ids(model.tokenizer, prompts.BETTER_LEAD, prompts.BETTER_LABELS, "--task=judge")
@@ -134,11 +134,6 @@ def _serve(
     )
     dropped = {**dropped, "equal answers, a draw": sum(a.output == b.output for a, b in answers.values())} | done.rejected
     stage.finish(counts=done.counts, dropped=dropped, files=[*written, *done.files], tokens=done.tokens)
-
-
-def _write(stage: Stage, comparisons: Sequence[Comparison]) -> list[str]:
-    stage.begin()
-    return write_shards(stage.path, "comparisons", comparisons, len(comparisons))
 
 
 def _encode(model: folders.Model, comparison: Comparison, length: int) -> np.ndarray | None:

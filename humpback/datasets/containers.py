@@ -189,7 +189,7 @@ def _json_lines(path: epath.Path) -> Iterator[Row]:
                 text = content.decode("utf-8-sig" if start == 0 else "utf-8")
                 if not text.strip():
                     continue
-                value = json.loads(text, object_pairs_hook=_object)
+                value = json.loads(text, object_pairs_hook=storage.object_of)
             except UnicodeDecodeError as wrong:
                 error, value = f"not UTF-8 ({wrong.reason} at byte {wrong.start} of the line)", content.decode(errors="replace")
             except json.JSONDecodeError as wrong:
@@ -200,20 +200,11 @@ def _json_lines(path: epath.Path) -> Iterator[Row]:
             yield Row(path, number, start, end, value, error)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. ValueError for a name that is there twice, of which JSON does not say which counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the field {name!r} is there twice; leave out one")
-    return found
-
-
 def _json_array(path: epath.Path) -> Iterator[Row]:
     with opened(path) as file:
         data = file.read()
     try:
-        values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
+        values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=storage.object_of)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not a whole JSON array ({error.msg} at character {error.colno} of the line)") from error
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,8 @@
 """What a record of human pairs is: the forms that are read, and the names of those that are not (the files: containers.py)."""
 
+import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from humpback.datasets.oasst import Pair, pair_of_tree
@@ -129,21 +130,18 @@ def fields_of(record: Mapping[str, Any]) -> frozenset[str]:
 
 def _all_forms(record: Mapping[str, Any]) -> list[Found]:
     """A record's pair in each form that it has whole. ValueError when there is none."""
-    found, wrong = [], []
-    for form in _TEXTS:
-        if form.instruction in record and (form is _PLAIN or any(name in record for name in form.responses)):
-            try:
-                found.append(_texts(record, form))
-            except Ambiguous:
-                raise
-            except ValueError as error:
-                wrong.append(error)
-    chats = {name: record[name] for name in _CHATS if name in record}
+    readings: list[Callable[[], Found]] = [
+        functools.partial(_texts, record, form)
+        for form in _TEXTS
+        if form.instruction in record and (form is _PLAIN or any(name in record for name in form.responses))
+    ]
+    readings += [functools.partial(_chat, record[name], (name,)) for name in _CHATS if name in record]
     if all(isinstance(record.get(name), list) for name in _SPLIT_CHAT):
-        chats["/".join(_SPLIT_CHAT)] = [turn for name in _SPLIT_CHAT for turn in record[name]]
-    for name, turns in chats.items():
+        readings.append(functools.partial(_chat, [turn for name in _SPLIT_CHAT for turn in record[name]], _SPLIT_CHAT))
+    found, wrong = [], []
+    for reading in readings:
         try:
-            found.append(_chat(turns, name))
+            found.append(reading())
         except Ambiguous:
             raise
         except ValueError as error:
@@ -171,8 +169,9 @@ def _texts(record: Mapping[str, Any], form: Fields) -> Found:
     return Found(Pair(instruction_of(record, form), responses.pop()), name, frozenset(read))
 
 
-def _chat(turns: Any, name: str) -> Found:
-    """`messages`, ShareGPT's `conversations` of {from, value}, or LIMA's of texts, the user's first."""
+def _chat(turns: Any, fields: tuple[str, ...]) -> Found:
+    """`messages`, ShareGPT's `conversations` of {from, value}, or LIMA's of texts, the user's first. fields: those that hold the turns."""
+    name = "/".join(fields)
     if isinstance(turns, Mapping):
         turns = _turns_of(turns) or turns
     if not isinstance(turns, Sequence) or isinstance(turns, str):
@@ -192,7 +191,7 @@ def _chat(turns: Any, name: str) -> Found:
     keys = {key for turn in turns if isinstance(turn, Mapping) for key in turn}
     form = f"LIMA's {name}" if lima else f"ShareGPT's {name}" if "from" in keys else name
     others_read = frozenset(f"{name}.{key}" for key in keys - _TURN_FIELDS)
-    return Found(Pair(*texts), form, frozenset(name.split("/")), +unread, others_read)
+    return Found(Pair(*texts), form, frozenset(fields), +unread, others_read)
 
 
 def _turns_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

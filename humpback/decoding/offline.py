@@ -18,7 +18,7 @@ import numpy as np
 from humpback import distributed, keys, storage
 from humpback.decoding.branches import Row, Target, pack
 from humpback.decoding.engine import Engine, NotFinite, Request, Result
-from humpback.decoding.parts import Inputs, Parts, Reject, Totals
+from humpback.decoding.parts import REJECTED, Inputs, Parts, Reject, Totals
 from humpback.decoding.sampling import Sampler
 from humpback.locks import Maker
 from humpback.progress import Bar
@@ -104,7 +104,7 @@ def run(engine: Engine, task: Task, inputs: Inputs, output: Output, *, replica: 
     progress.wait()
     files, made, rejects = parts.merge(output.folder, output.name)
     counts = {"in": len(inputs), "out": made, "rejects": sum(rejects.values())}
-    return Done(files, counts, {f"rejected: {reason}": count for reason, count in rejects.items()}, progress.tokens)
+    return Done(files, counts, {f"{REJECTED}{reason}": count for reason, count in rejects.items()}, progress.tokens)
 
 
 def expect(engine: Engine, task: Task, inputs: Inputs, limits: Sequence[int] | None = None) -> tuple[int, ...]:

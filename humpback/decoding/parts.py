@@ -34,6 +34,9 @@ _HEAD = f'{{"{MADE_FROM}"'.encode()
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
+REJECTED = "rejected: "  # what the reason begins with where a stage counts them
+
+
 class Reject(records.Record, frozen=True):
     """A record that could not be served: why, and where it stands, as file:line and as the number of the record in the input."""
 

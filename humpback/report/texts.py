@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from humpback import storage
+from humpback.corpus.tally import SAMPLES_FILE
 from humpback.decoding.answers import NAME, Generated
-from humpback.decoding.parts import number_of
+from humpback.decoding.parts import REJECTED, Reject, number_of
 from humpback.evaluation import diversity
-from humpback.records import Candidate, Example, Rated, Rewrite, read_shards
+from humpback.records import Candidate, Example, Rated, Rewrite, read_lines, read_shards
 from humpback.report import figures
+from humpback.report.probes import LIKELIHOOD, RUBRIC
 
 PROMPTS = "prompts"  # of the pairs whose instructions all models are asked
 _SAMPLE = 10_000  # pairs of a set, at most
@@ -78,6 +81,7 @@ def examples(
     wanted = list(dict.fromkeys([*best, *worst, *shuffled[: _SAMPLE]]))
     found = _read(run, scored, set(wanted), dropped)
     _add_drafts(run, done, dropped)
+    _add_rejects(run, done, dropped)
     shown, room = [], _BYTES
     for number in wanted:
         row = found[number]
@@ -134,7 +138,7 @@ def _samples(run: epath.Path, done: Mapping[str, Any]) -> Dropped:
     """What the first stages kept of what they dropped, by stage and reason."""
     found: Dropped = {}
     for name in ("seed", "segments"):
-        file = run / name / "samples.json"
+        file = run / name / SAMPLES_FILE
         rows_of = figures.read_file(file, Dropped, "humpback run") if name in done and file.exists() else {}
         found |= {f"{name}: {reason}": rows[:_OF_A_REASON] for reason, rows in rows_of.items()}
     return found
@@ -147,6 +151,16 @@ def _add_drafts(run: epath.Path, done: Mapping[str, Any], dropped: Dropped) -> N
             if made.reason:
                 row = {"header": made.example.source, "instruction": made.example.instruction, "text": made.output or made.draft}
                 _add(dropped, f"{name}: draft kept: {made.reason}", row)
+
+
+def _add_rejects(run: epath.Path, done: Mapping[str, Any], dropped: Dropped) -> None:
+    """Adds where those records stand that had no room: the file of an earlier stage, and the line."""
+    for name, stage in done.items():
+        if any(reason.startswith(REJECTED) and count for reason, count in stage["dropped"].items()):
+            for folder in (run / name, run / name / RUBRIC, run / name / LIKELIHOOD):  # the latter two of a judge
+                for file in (file for file in storage.list_files(folder) if file.startswith("rejects-")):
+                    for reject in read_lines(folder / file, Reject):
+                        _add(dropped, f"{name}: {REJECTED}{reject.reason}", {"header": reject.where.rpartition("/")[2], "text": ""})
 
 
 def _add(dropped: Dropped, reason: str, row: dict[str, Any]) -> None:

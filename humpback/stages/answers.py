@@ -5,22 +5,21 @@ asked as at inference, the base too, and draw by the same keys, so that what dif
 """
 
 import functools
-from collections.abc import Sequence
 
 from humpback import distributed, keys, prompts
 from humpback.decoding.answers import NAME, Generated, PromptLine, Writer, count_answers
 from humpback.decoding.engine import Result
 from humpback.decoding.offline import TOO_LONG, Output, Task
-from humpback.decoding.parts import number_of
+from humpback.decoding.parts import REJECTED, number_of
 from humpback.decoding.sampling import Sampler
 from humpback.decoding.serving import serve
 from humpback.errors import UserError
 from humpback.models.folders import Model
 from humpback.progress import warn_of_many
-from humpback.records import Example, shard_paths, write_shards
+from humpback.records import Example, shard_paths
 from humpback.report.texts import PROMPTS
 from humpback.stages import commandline, held_out
-from humpback.stages.directory import Run, Stage
+from humpback.stages.directory import Run
 from humpback.stages.identity import MANIFEST
 from humpback.stages.models import inputs_of, open_engine
 
@@ -42,14 +41,12 @@ def _answer(run: Run, name: str) -> None:
     if stage.complete:
         return
     pairs = choose(run)
-    write = functools.partial(distributed.by_first, f"prompts of {stage.path}", functools.partial(_write, stage, pairs))
     if not pairs:
-        stage.finish(counts={"in": 0}, files=write())
+        stage.finish(counts={"in": 0}, files=stage.hand_out(PROMPTS, pairs))
         return
     direction = name.partition("-")[0]
     model, engine, decoding = open_engine(run, stage, name, {direction}, prompts.forward_prompt)
-    files = write()
-    stage.begin()  # in every process at this point, where all know what the engine was found to take
+    files = stage.hand_out(PROMPTS, pairs)
     inputs = inputs_of(shard_paths(stage.path, PROMPTS), Example, any_id=True)
     output = Output(stage.path, NAME, stage.name, stage.metrics, stage)
     done = serve(engine, _task(run, model), inputs, output, decoding)
@@ -58,7 +55,7 @@ def _answer(run: Run, name: str) -> None:
     model_digest = f"sha256 {run.weights_digest(name)}"
     stage.finish(counts=counts, dropped=done.rejected, files=[*files, *done.files], tokens=done.tokens, model=model_digest)
     what = f"prompts are not asked, as decoding.length = {run.cfg.decoding.length} has no room for them and {cfg.max_new_tokens} tokens"
-    warn_of_many(stage.name, done.rejected.get(f"rejected: {TOO_LONG}", 0), done.counts["in"], what)
+    warn_of_many(stage.name, done.rejected.get(f"{REJECTED}{TOO_LONG}", 0), done.counts["in"], what)
 
 
 def choose(run: Run) -> list[Example]:
@@ -68,11 +65,6 @@ def choose(run: Run) -> list[Example]:
     by_number = {number_of(pair.id): pair for pair in asked.values()}
     order = keys.drawn(run.cfg.seed, "answers prompts", list(by_number)).tolist()
     return [by_number[number] for number in order[: run.cfg.answers.prompts]]
-
-
-def _write(stage: Stage, pairs: Sequence[Example]) -> list[str]:
-    stage.begin()
-    return write_shards(stage.path, PROMPTS, pairs, len(pairs))
 
 
 def _task(run: Run, model: Model) -> Task:

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from humpback.errors import UserError
 from humpback.locks import lock_of
 from humpback.model import sharding
 from humpback.progress import say
+from humpback.records import Record, write_shards
 from humpback.stages import code, contents, identity, resume
 from humpback.stages.contents import Contents
 
@@ -220,6 +221,18 @@ class Stage:
         """To be called before the first of what the stage makes is written; writes what it is made from. Any process may be the first."""
         with self._beginning:  # the background writes, too
             self._begin()
+
+    def hand_out(self, name: str, rows: Sequence[Record]) -> list[str]:
+        """Writes the records that the stage serves next, by the first process; the names of the files. It begins in every process at this
+        point, where all know the same of what was found: what is found later is of another engine."""
+
+        def write() -> list[str]:
+            self.begin()
+            return write_shards(self.path, name, rows, len(rows))
+
+        files = distributed.by_first(f"{name} of {self.path}", write)
+        self.begin()
+        return files
 
     def _begin(self) -> None:
         if self._begun:

@@ -19,7 +19,7 @@ import jax
 
 from humpback import credentials, distributed
 from humpback.decoding.offline import Done
-from humpback.decoding.parts import Inputs, Parts
+from humpback.decoding.parts import REJECTED, Inputs, Parts
 from humpback.errors import UserError
 from humpback.progress import Bar, say
 from humpback.prompts import Prompt
@@ -65,7 +65,7 @@ def serve(
     tokens = sum(parts.totals()[1:])
     merged = parts.merge(folder, name)
     counts = {"in": len(inputs), "out": merged.made, "rejects": sum(merged.rejects.values())}
-    return Done(merged.files, counts, {f"rejected: {reason}": count for reason, count in merged.rejects.items()}, tokens)
+    return Done(merged.files, counts, {f"{REJECTED}{reason}": count for reason, count in merged.rejects.items()}, tokens)
 
 
 def check() -> None:

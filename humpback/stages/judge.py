@@ -16,7 +16,7 @@ from humpback.decoding.parts import number_of
 from humpback.decoding.serving import serve
 from humpback.models.folders import Model
 from humpback.progress import warn_of_many
-from humpback.records import Candidate, Example, Judged, Probe, Segment, read_shards, record_id, shard_paths, write_shards
+from humpback.records import Candidate, Example, Judged, Probe, Segment, read_shards, record_id, shard_paths
 from humpback.report.probes import LIKELIHOOD, NONSENSE, RUBRIC, SWAPPED, TRUE, read_judge
 from humpback.stages import commandline, curate, endpoint, held_out, likelihood
 from humpback.stages.directory import Run, Stage
@@ -56,8 +56,7 @@ def diagnose(run: Run, iteration: int, judge: "curate.Judge | None" = None) -> N
         judge = judge or curate.Judge(run, iteration)
         if not cfg.curate.judge:
             judge.open(stage)
-        files += distributed.by_first(f"probes of {stage.path}", lambda: _write(stage, probes))
-        stage.begin()  # in every process at this point, where all know what the engine was found to take
+        files += stage.hand_out("probes", probes)
         asked = {RUBRIC: curate.rubric_mode(cfg.curate), LIKELIHOOD: curate.with_likelihood(cfg.curate)}
         scored = score_probes(run, iteration, stage, judge, [score for score, wanted in asked.items() if wanted])
         counts |= {"probes": len(probes), PROMPTS_CUT: scored.cut}
@@ -132,11 +131,6 @@ def read(run: Run, iteration: int) -> dict[str, dict[str, Any] | None]:
 
 def _count_cut(stage: Stage, score: str) -> int:
     return sum(judged.prompt_cut for judged in read_shards(stage.path / score, "judged", Judged))
-
-
-def _write(stage: Stage, probes: Sequence[Probe]) -> list[str]:
-    stage.begin()
-    return write_shards(stage.path, "probes", probes, len(probes))
 
 
 def _likelihood_task(model: Model, length: int) -> Task:

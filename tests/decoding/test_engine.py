@@ -338,6 +338,7 @@ def test_what_is_expected_is_not_measured_by_an_earlier_task(params):
     assert engine.fits(long, 4)
 
 
+@pytest.mark.optimized
 def test_rows_of_like_length_are_decoded_together_in_the_same_memory(params):
     """A class has the slots that fill the memory of the whole rows; a row's bits follow from its class, whatever came in which order."""
     requests = make_requests(20, seed=18, most=60)

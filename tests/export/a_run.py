@@ -11,6 +11,7 @@ from etils import epath
 from humpback import config as configs
 from humpback.corpus import readers, segments
 from humpback.decoding.answers import Generated
+from humpback.decoding.parts import Reject
 from humpback.records import Candidate, Example, Judged, Probe, Rated, Rewrite, Segment, read_shards, write_shards
 from humpback.review import agreement, labels, sample
 
@@ -153,15 +154,19 @@ def _beside(run: pathlib.Path) -> None:
             for n, (pair, end) in enumerate(zip(asked, ("stop", "length"), strict=True))
         ][: 2 if model == "base" else 1]  # of the second model one prompt had no room
         files = write_shards(run / f"answers-{model}", "prompts", asked, len(asked))
-        manifest(run / f"answers-{model}", {"in": 2}, files=[*files, *write_shards(run / f"answers-{model}", "generated", said, len(said))])
+        lost = [Reject(pair.id, "prompt too long", f"{run}/answers-0/prompts-00000-of-00001.jsonl:2", 1) for pair in asked[len(said) :]]
+        for name, rows in (("generated", said), ("rejects", lost)):
+            files += write_shards(run / f"answers-{model}", name, rows, len(rows))
+        manifest(run / f"answers-{model}", {"in": 2}, files=files, dropped={"rejected: prompt too long": len(lost)})
     probes = []
     for n in range(12):
         for kind, score in (("true", 3 + n % 3 / 2), ("swapped", 2 + n % 4 / 2), ("nonsense", 1 + n % 5 / 2)):
             probe = Probe(f"{len(probes):016x}", f"set {n % 2}", kind, f"{n:016x}", "Why?", "x" * (9 + n * n % 7))
             score = None if (n, kind) == (3, "swapped") else score
             probes.append(Judged(probe.id, probe, score, (0.1, 0.2, 0.3, 0.1, 0.3 + n / 100), 0.5 + n / 50))
-    manifest(run / "judge-1", {"pairs": 12})
+    manifest(run / "judge-1", {"pairs": 12}, dropped={"rejected: prompt too long": 1})
     (run / "judge-1" / "rubric").mkdir()
+    write_shards(run / "judge-1" / "rubric", "rejects", [Reject("00", "prompt too long", "probes-00000-of-00001.jsonl:7", 6)], 1)
     write_shards(run / "judge-1" / "rubric", "judged", probes, len(probes))
     manifest(run / "judge-2", {"pairs": 0})
     drawn = sample.of_candidates(epath.Path(run), 2, 20, 3)

@@ -42,6 +42,7 @@ def test_step_by_step_equals_the_full_forward_with_mixed_lengths(name):
         np.testing.assert_allclose(logits_BV, full_BSV[rows, positions_B], atol=1e-4, rtol=0)
 
 
+@pytest.mark.optimized
 def test_a_row_has_the_same_bits_whatever_its_neighbours():
     name = "gqa_9_3_tied"
     cfg, params = CASES[name], llama.decoding_params(CASES[name], make_params(name, CASES[name]))
