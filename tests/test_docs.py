@@ -188,7 +188,7 @@ REPLACED = {
     "stages/study.py": "`study.json` `study.md` `study.svg` `held_out.jsonl`", "review/agreement.py": "`agreement-*.json`",
     "stages/commandline.py": "`config.json`", "digests.py": "`digests.json`", "locks.py": "`lock`",
     "stages/directory.py": "`stage.json` `inputs.json` `timing.json`", "stages/finetune.py": "`held_out.jsonl`",
-    "stages/segment.py": "`yield.json` `samples.json`", "stages/seed.py": "`samples.json`",
+    "stages/segment.py": "`yield.json` `samples.json`", "stages/samples.py": "`samples.json`",
     "commands/compare_answers.py": "`annotations.json` `report.json`",
     "commands/choose_answers.py": "`report.json`", "models/checksums.py": "`checksums.json`", "training/checkpoint.py": "`meta.json`",
     "training/events.py": "events", "training/profile.py": "profiles", "planning/cache.py": "cache",

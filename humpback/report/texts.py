@@ -1,6 +1,8 @@
 """What a page shows of texts: unique trigrams and repeated instructions of samples of the same size, examples, what was dropped, and what
 the models say to the same prompts."""
 
+import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -9,11 +11,11 @@ import numpy as np
 from etils import epath
 
 from humpback import storage
-from humpback.corpus.tally import SAMPLES_FILE
+from humpback.corpus.tally import SAMPLE_CHARS, SAMPLES_FILE
 from humpback.decoding.answers import NAME, Generated
 from humpback.decoding.parts import REJECTED, Reject, number_of
 from humpback.evaluation import diversity
-from humpback.records import Candidate, Example, Rated, Rewrite, read_lines, read_shards
+from humpback.records import Candidate, Example, Rated, Rewrite, read_lines, read_rows, read_shards
 from humpback.report import figures
 from humpback.report.probes import LIKELIHOOD, RUBRIC
 
@@ -135,11 +137,11 @@ def _of_candidate(candidate: Candidate) -> dict[str, Any]:
 
 
 def _samples(run: epath.Path, done: Mapping[str, Any]) -> Dropped:
-    """What the first stages kept of what they dropped, by stage and reason."""
+    """What stages kept of what they dropped, by stage and reason."""
     found: Dropped = {}
-    for name in ("seed", "segments"):
+    for name in done:
         file = run / name / SAMPLES_FILE
-        rows_of = figures.read_file(file, Dropped, "humpback run") if name in done and file.exists() else {}
+        rows_of = figures.read_file(file, Dropped, "humpback run") if file.exists() else {}
         found |= {f"{name}: {reason}": rows[:_OF_A_REASON] for reason, rows in rows_of.items()}
     return found
 
@@ -154,13 +156,34 @@ def _add_drafts(run: epath.Path, done: Mapping[str, Any], dropped: Dropped) -> N
 
 
 def _add_rejects(run: epath.Path, done: Mapping[str, Any], dropped: Dropped) -> None:
-    """Adds where those records stand that had no room: the file of an earlier stage, and the line."""
+    """Adds those records that had no room, and where they stand: the file, which the stage or an earlier one has made, and the line."""
     for name, stage in done.items():
         if any(reason.startswith(REJECTED) and count for reason, count in stage["dropped"].items()):
             for folder in (run / name, run / name / RUBRIC, run / name / LIKELIHOOD):  # the latter two of a judge
                 for file in (file for file in storage.list_files(folder) if file.startswith("rejects-")):
                     for reject in read_lines(folder / file, Reject):
-                        _add(dropped, f"{name}: {REJECTED}{reject.reason}", {"header": reject.where.rpartition("/")[2], "text": ""})
+                        of_reason = f"{name}: {REJECTED}{reject.reason}"
+                        if len(dropped.get(of_reason, ())) < _OF_A_REASON:
+                            place = reject.where.rpartition("/")[2]
+                            _add(dropped, of_reason, {"header": place, "text": _read_text(run, done, reject.where)})
+
+
+def _read_text(run: epath.Path, done: Mapping[str, Any], where: str) -> str:
+    """What a record of a stage says, as far as a page shows it; it stands in WORKDIR/STAGE/FILE:LINE, wherever WORKDIR was then."""
+    found = re.search(r"([^/]+)/([^/]+):([1-9]\d*)$", where)
+    if found is None or found[1] not in done:
+        return ""
+    rows = read_rows(run / found[1] / found[2])
+    return "\n\n".join(_texts(next(itertools.islice(rows, int(found[3]) - 1, None), {})))[:SAMPLE_CHARS]
+
+
+def _texts(record: Mapping[str, Any]) -> Iterator[str]:
+    """Instructions and responses of a record, and of those that it holds."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _texts(value)
+        elif name in ("instruction", "response", "text") and value:
+            yield value
 
 
 def _add(dropped: Dropped, reason: str, row: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from humpback import config as configs
 from humpback import distributed, prompts, storage
+from humpback.corpus.tally import SAMPLES_FILE
 from humpback.errors import UserError
 from humpback.evaluation import paired
 from humpback.model import adapters
@@ -24,6 +25,7 @@ from humpback.progress import say, warn_of_many
 from humpback.records import Example, read_shards
 from humpback.stages import commandline, held_out, meshes, saves
 from humpback.stages.directory import Run, Stage
+from humpback.stages.samples import Samples
 from humpback.tokens.examples import PROMPTS_CUT, Drop, TokenExample, build_example
 from humpback.tokens.tokenizer import Tokenizer
 from humpback.training import checkpoint, evaluate, events, loop, lora, optimizer, placement
@@ -32,6 +34,7 @@ from humpback.training.profile import Profile
 TAGS = {"seed": prompts.SEED_TAG, "augmented": prompts.WEB_TAG}
 
 PairOf = Callable[[Example, str], tuple[prompts.Prompt, str]]  # pair, task → prompt, target
+OnDrop = Callable[[str, Example], None]  # hears of each pair that is left out, and why
 
 
 def define_flags() -> None:
@@ -95,12 +98,13 @@ def finetune(run: Run, task: str, iteration: int = 0, profile: Profile | None = 
         say(f"{name}: not measured, as no pair is held out (seed_pairs.held_out) or none fits into decoding.length = {length}")
     if distributed.is_first():
         storage.publish(stage.path / paired.FILE, "".join(json.dumps(row) + "\n" for row in measured), replace=True)
+        data.samples.publish(stage)
     digests = folders.weights_digest(trained.params) | ({"base": base_digest} if adapted else {})
     folders.verify(stage.path)  # with the stage's end the training's checkpoints go
     stage.finish(
         counts=data.counts,
         dropped=data.dropped,
-        files=[paired.FILE],
+        files=[paired.FILE, SAMPLES_FILE],
         tokens=trained.tokens,
         step=trained.step,
         weights=digests,
@@ -115,13 +119,14 @@ def _augmented(run: Run) -> str:
 
 class StageData(NamedTuple):
     """What trains, and what measures: the questions of held_out.py and the dev set's pairs; how many there are, of which kind and with a
-    cut prompt; and how many are left out, by reason."""
+    cut prompt; how many are left out, by reason; and a few of these."""
 
     examples: list[TokenExample]
     questions: list[tuple[held_out.Question, TokenExample]]
     dev: list[TokenExample]
     counts: dict[str, int]
     dropped: dict[str, int]
+    samples: Samples
 
 
 def _stage_data(run: Run, stage: Stage, field: str, task: str, iteration: int, tokenizer: Tokenizer) -> StageData:
@@ -130,7 +135,8 @@ def _stage_data(run: Run, stage: Stage, field: str, task: str, iteration: int, t
     pairs = {"seed": list(read_shards(run.workdir / "seed", "seed", Example))}
     if iteration:
         pairs["augmented"] = list(read_shards(run.workdir / f"{_augmented(run)}-{iteration}", _augmented(run), Example))
-    data = training_data(pairs, tokenizer, task, run.cfg.wrapper, ft.length)
+    samples = Samples()
+    data = training_data(pairs, tokenizer, task, run.cfg.wrapper, ft.length, samples.drop_pair)
     if not data.examples:
         number = sum(map(len, pairs.values()))
         raise UserError(f"{stage.path}: none of {number} examples fits into {field}.length = {ft.length} ({data.dropped})")
@@ -141,7 +147,7 @@ def _stage_data(run: Run, stage: Stage, field: str, task: str, iteration: int, t
     counts, dropped = Counter(data.counts), Counter(data.dropped | {"not trained on": unseen})
 
     def measured(kind: str, pairs: list[Example], field: str, pair_of: PairOf) -> list[TokenExample]:
-        found = _measured_data(stage, run, kind, pairs, task, tokenizer, field, pair_of)
+        found = _measured_data(stage, run, kind, pairs, task, tokenizer, field, pair_of, samples)
         counts.update({f"{kind} {what}": number for what, number in found.counts.items()})
         dropped.update({f"{kind}: {why}": number for why, number in found.dropped.items()})
         return found.examples
@@ -159,7 +165,7 @@ def _stage_data(run: Run, stage: Stage, field: str, task: str, iteration: int, t
         dev = measured("dev", list(read_shards(run.workdir / "seed", "dev", Example)), f"{field}.length", training_pair)
         if not dev:
             raise UserError(f"{stage.path}: no pair of the dev set fits into {field}.length = {ft.length} ({dict(dropped)})")
-    return StageData(data.examples, questions, dev, dict(counts), dict(dropped))
+    return StageData(data.examples, questions, dev, dict(counts), dict(dropped), samples)
 
 
 class TrainingData(NamedTuple):
@@ -170,13 +176,15 @@ class TrainingData(NamedTuple):
     dropped: dict[str, int]
 
 
-def training_data(pairs: Mapping[str, Sequence[Example]], tokenizer: Tokenizer, task: str, wrapper: str, length: int) -> TrainingData:
+def training_data(
+    pairs: Mapping[str, Sequence[Example]], tokenizer: Tokenizer, task: str, wrapper: str, length: int, on_drop: OnDrop = lambda *_: None
+) -> TrainingData:
     """The pairs of each kind, one kind after the other, as token examples of a task."""
     tokens: list[TokenExample] = []
     counts: dict[str, int] = {}
     dropped: Counter[str] = Counter()
     for kind, of_kind in pairs.items():
-        fitting, unfit = tokenize(of_kind, tokenizer, task, wrapper, length)
+        fitting, unfit = tokenize(of_kind, tokenizer, task, wrapper, length, on_drop=on_drop)
         tokens += fitting
         counts[f"{kind} pairs"] = len(fitting)
         dropped.update(unfit)
@@ -184,11 +192,13 @@ def training_data(pairs: Mapping[str, Sequence[Example]], tokenizer: Tokenizer, 
 
 
 def _measured_data(
-    stage: Stage, run: Run, kind: str, pairs: Sequence[Example], task: str, tokenizer: Tokenizer, field: str, pair_of: PairOf
-) -> TrainingData:
+    stage: Stage, run: Run, kind: str, pairs: Sequence[Example], task: str, tokenizer: Tokenizer, field: str, pair_of: PairOf,
+    samples: Samples,
+) -> TrainingData:  # fmt: skip
     """Pairs that measure, in the length that a config field says. Warns of many that are left out or cut."""
     length = run.place.now.values[field]
-    tokens, dropped = tokenize(pairs, tokenizer, task, run.cfg.wrapper, length, pair_of)
+    on_drop = functools.partial(samples.drop_pair, of=f"{kind}: ")
+    tokens, dropped = tokenize(pairs, tokenizer, task, run.cfg.wrapper, length, pair_of, on_drop)
     cut, room = _count_cut(tokens), f"{field} = {length}"
     what = f"{kind} pairs do not measure, as they do not fit into {room} or have no target"
     warn_of_many(stage.name, len(pairs) - len(tokens), len(pairs), what)
@@ -231,8 +241,9 @@ def measure(
 
 
 def tokenize(
-    pairs: Iterable[Example], tokenizer: Tokenizer, task: str, wrapper: str, length: int, pair_of: PairOf | None = None
-) -> tuple[list[TokenExample], dict[str, int]]:
+    pairs: Iterable[Example], tokenizer: Tokenizer, task: str, wrapper: str, length: int, pair_of: PairOf | None = None,
+    on_drop: OnDrop = lambda *_: None,
+) -> tuple[list[TokenExample], dict[str, int]]:  # fmt: skip
     """Pairs as token examples of a task, with the tag of each pair's kind, or as `pair_of` says; how many were dropped, by reason."""
     examples, dropped = [], {reason.value: 0 for reason in Drop}
     for pair in pairs:
@@ -240,6 +251,7 @@ def tokenize(
         example = build_example(tokenizer, pair.id, prompt, target, prompts.WRAPPERS[wrapper], length)
         if isinstance(example, Drop):
             dropped[example.value] += 1
+            on_drop(example.value, pair)
         else:
             examples.append(example)
     return examples, dropped

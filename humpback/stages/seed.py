@@ -7,13 +7,12 @@ from typing import Any
 
 from absl import flags
 
-from humpback import distributed, storage
+from humpback import distributed
 from humpback.config import Config, Seed
 from humpback.convert.sources import resolve
 from humpback.corpus.contamination import REASON as CONTAMINATION
 from humpback.corpus.contamination import Contamination
 from humpback.corpus.duplicates import normalised
-from humpback.corpus.tally import SAMPLE_CHARS, SAMPLES_FILE, Tally
 from humpback.datasets.pair_files import BAD_LINE
 from humpback.datasets.seed_pairs import read_pairs
 from humpback.errors import UserError
@@ -23,6 +22,7 @@ from humpback.prompts import bare
 from humpback.records import Example, write_shards
 from humpback.stages import commandline, contents, held_out
 from humpback.stages.directory import Run, Stage
+from humpback.stages.samples import Samples
 
 STRICT = "strict"
 HELD_OUT, OVER_LIMIT = "instruction_held_out", "over_limit"  # why a pair does not train
@@ -74,26 +74,9 @@ def _deal(config: Config, stage: Stage, strict: bool) -> dict[str, Any]:
     files = []
     for name, examples in {"seed": train, **measured}.items():
         files += write_shards(stage.path, name, sorted(examples, key=lambda example: example.id), len(examples))
-    storage.publish_json(stage.path / SAMPLES_FILE, samples.tally.samples(), replace=True)
-    files.append(SAMPLES_FILE)
+    files.append(samples.publish(stage))
     dropped |= {name: counts.pop(name) for name in (HELD_OUT, OVER_LIMIT)}
     return {"counts": {"read": kept, **counts}, "dropped": dropped, "files": files, "unread_fields": unread}
-
-
-class Samples:
-    """A few of what is left out, by reason, for a person to judge."""
-
-    def __init__(self) -> None:
-        self.tally = Tally()
-
-    def drop(self, reason: str, place: str, text: str, *, of: str = "") -> None:
-        """Takes a record, or passes it over. of: what its reason begins with, of sets that measure."""
-        place, text = (part[:SAMPLE_CHARS].encode("utf-8", "replace").decode() for part in (place, text))
-        self.tally.drop(of + reason, {"header": place}, lambda: text)
-
-    def drop_pair(self, reason: str, pair: Example) -> None:
-        """The same of what is a pair already."""
-        self.drop(reason, pair.source, f"{pair.instruction}\n\n{pair.response}")
 
 
 def _holds(pair: Example, evaluated: Contamination, samples: Samples) -> bool:

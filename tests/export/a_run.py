@@ -132,7 +132,8 @@ def full(run: pathlib.Path, count: int = 24) -> pathlib.Path:
         models = ["base", name]
         pairs_of = [(place, model, n) for place, model in enumerate(models) for n in range(4)]
         rows = [{"id": f"{n:016x}", "model": model, "nats": 10.0 + n - 2 * place, "tokens": 5 + n} for place, model, n in pairs_of]
-        manifest(run / name, {"examples": 9})
+        manifest(run / name, {"examples": 9}, dropped={"too_long": 1})
+        (run / name / "samples.json").write_text(json.dumps({"too_long": [{"header": HOSTILE, "text": f"Long for {name}. {HOSTILE}"}]}))
         (run / name / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (run / name / "metrics").mkdir()
         for part, steps in enumerate(((1, 2, 3), (3, 4))):  # step 3 was done again
@@ -161,12 +162,14 @@ def _beside(run: pathlib.Path) -> None:
     probes = []
     for n in range(12):
         for kind, score in (("true", 3 + n % 3 / 2), ("swapped", 2 + n % 4 / 2), ("nonsense", 1 + n % 5 / 2)):
-            probe = Probe(f"{len(probes):016x}", f"set {n % 2}", kind, f"{n:016x}", "Why?", "x" * (9 + n * n % 7))
+            probe = Probe(f"{len(probes):016x}", f"set {n % 2}", kind, f"{n:016x}", f"Why {len(probes)}?", "x" * (9 + n * n % 7))
             score = None if (n, kind) == (3, "swapped") else score
             probes.append(Judged(probe.id, probe, score, (0.1, 0.2, 0.3, 0.1, 0.3 + n / 100), 0.5 + n / 50))
+    write_shards(run / "judge-1", "probes", [judged.probe for judged in probes], len(probes))
     manifest(run / "judge-1", {"pairs": 12}, dropped={"rejected: prompt too long": 1})
     (run / "judge-1" / "rubric").mkdir()
-    write_shards(run / "judge-1" / "rubric", "rejects", [Reject("00", "prompt too long", "probes-00000-of-00001.jsonl:7", 6)], 1)
+    lost = [Reject(probes[6].probe.id, "prompt too long", "/before/judge-1/probes-00000-of-00001.jsonl:7", 6)]
+    write_shards(run / "judge-1" / "rubric", "rejects", lost, 1)
     write_shards(run / "judge-1" / "rubric", "judged", probes, len(probes))
     manifest(run / "judge-2", {"pairs": 0})
     drawn = sample.of_candidates(epath.Path(run), 2, 20, 3)

@@ -93,13 +93,16 @@ def test_without_its_script_every_number_is_there(page):
 
 
 def test_what_was_dropped_is_shown_by_stage_with_three_of_each_reason(page):
-    """Of the seed, pages, candidates, judges and rewriters; of what had no room the place."""
+    """Of the seed, pages, trainings, candidates, judges and rewriters; of what had no room the place, too."""
     section = page.partition('id="dropped"')[2].partition("</section>")[0]
     groups = {Parsed(group).texts[0]: group for group in section.split('class="group">')[1:]}
-    assert [*groups] == ["seed: bad line", "segments: too short", "candidates: echo", "ratings-1: no valid rating",
-                         "rewritten-1: draft kept: new number", "answers-0: rejected: prompt too long",
+    assert [*groups] == ["seed: bad line", "segments: too short", "backward: too_long", "forward-0: too_long", "candidates: echo",
+                         "ratings-1: no valid rating", "rewritten-1: draft kept: new number", "answers-0: rejected: prompt too long",
                          "judge-1: rejected: prompt too long"]  # fmt: skip
-    assert [group.count("<p") for group in groups.values()] == [3, 1, 1, 1, 3, 1, 1]
+    assert [group.count("<p") for group in groups.values()] == [3, 1, 1, 1, 1, 1, 3, 1, 1]
+    assert "Long for forward-0. " in groups["forward-0: too_long"]
+    assert "Which number is 91?" in groups["answers-0: rejected: prompt too long"] and "It is 91." in page
+    assert "Why 6?" in groups["judge-1: rejected: prompt too long"] and "/before/" not in page
     assert "prompts-00000-of-00001.jsonl:2" in page and "/answers-0/prompts" not in page
     assert "s.jsonl:2: " in groups["seed: bad line"] and "s.jsonl:3: " not in groups["seed: bad line"]
     assert "Score: None" in groups["ratings-1: no valid rating"] and groups["rewritten-1: draft kept: new number"].count(" 1234</div>") == 3

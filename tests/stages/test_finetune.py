@@ -29,7 +29,9 @@ def test_what_trains_is_counted_and_what_does_not_is_warned_of(capsys):
         "seed": [pair("0", "seed", "Why?", "Because."), pair("1", "seed", "Why so? " * 90, "Because.")],
         "augmented": [pair("2", "augmented", "Why?", "word " * 500), pair("3", "augmented", "Why?", "So.")],
     }
-    data = stage_module.training_data(pairs, tiny.make_tokenizer(), "forward", "chatml", 128)
+    left_out = []
+    data = stage_module.training_data(pairs, tiny.make_tokenizer(), "forward", "chatml", 128, lambda *of: left_out.append(of))
+    assert left_out == [("too_long", pairs["augmented"][0])]
     assert [example.id[0] for example in data.examples] == ["0", "1", "3"]
     assert [example.cut for example in data.examples] == [False, True, False]
     assert data.counts == {"examples": 3, "seed pairs": 2, "augmented pairs": 1, "prompts cut": 1}
@@ -82,6 +84,8 @@ def test_without_a_held_out_pair_that_fits_nothing_is_measured(make_run, capsys,
     lost = 4 if "decoding__length" in fields else 0  # is counted, on the stage's line, in the manifest, and warned of
     manifest = read_manifest(run.workdir, "forward-0")
     assert (manifest["counts"]["held_out pairs"], manifest["dropped"]["held_out: too_long"]) == (0, lost)
+    samples = json.loads((run.workdir / "forward-0" / "samples.json").read_text())
+    assert {reason: len(rows) for reason, rows in samples.items()} == ({"held_out: too_long": 4} if lost else {})
     assert ("WARNING: forward-0: 4 of 4 held_out pairs do not measure, as they do not fit into decoding.length = 32" in told) == bool(lost)
     assert ("4 held_out: too_long" in told) == bool(lost) and "; dropped: 12 not trained on" in told
     assert summarize(run) is None
