@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # An environment below the repository -> what is installed into it, and the file in launch/ that names the versions. The TPU's
 # compiler has pytest beside it, because tests/planning runs there, too.
 ENVIRONMENTS = {
-    ".venv-peers": (("torch", "transformers"), "constraints.txt"),
+    ".venv-peers": (("torch", "transformers", "peft"), "constraints.txt"),
     ".venv-tunix": (("google-tunix",), "constraints-bench.txt"),
     ".venv-llama": (("llama-cpp-python",), "constraints-bench.txt"),
     ".venv-trafilatura": (("trafilatura", "lxml_html_clean", "resiliparse"), "constraints-bench.txt"),

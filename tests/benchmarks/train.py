@@ -5,6 +5,7 @@
   packed  32 examples of a seed set as they are, 2,048 tokens a row, real weights; tokens/s without padding. Ours packs. The peer
           is transformers as a good user of it trains: the step's examples sorted by length, split into batches of so many tokens,
           each padded on the right to its longest, gradients added up; no loss on prompt and padding.
+  lora    as rows, but adapters of rank 16 of all matrices train; the peer is peft; what a step costs beside one of all weights.
 
 Ours is humpback.training.loop.train with the quickstart's settings, in bfloat16 and in float32 (`packed`: its first loss alone); OURS is
 the one that counts.
@@ -46,7 +47,8 @@ OURS = "bfloat16"  # the compute type that counts: the default on a CPU
 DTYPES = {"humpback float32": "float32", "humpback bfloat16": "bfloat16"}  # both of our sides; the first's loss is the measure
 COUNTS = f"humpback {OURS}"
 F32, BF16, AUTOCAST = "f32", "bf16", "bf16_autocast"
-ALL = ("rows", "packed")
+ALL = ("rows", "packed", "lora")
+LORA, LORA_RANK = f"humpback {OURS}, adapters", 16
 TURNS = {"rows": tuple(DTYPES), "packed": (COUNTS,)}  # in float32 a packed step takes 13 GB; its first loss is the measure all the same
 PACKED_ROUNDS = 3  # at most: a step is four times as long
 TRIAL = 16  # examples of a trial, at most: those in the middle of the lengths
@@ -104,13 +106,15 @@ FORMS = {
         "tunix f32": [Form(TUNIX, F32, 2048)],
         "tunix bf16": [Form(TUNIX, BF16, 2048)],
     },
+    "lora": {"peft": _transformers((F32, BF16, AUTOCAST), (0, 2048))},
     "packed": {"transformers": [*_transformers((F32,), (2048,)), *_transformers((BF16, AUTOCAST), (0, 2048, 4096))]},
 }
 
 
 def set_up(peers: Peers, form: Form, work: Work) -> None:
     """A new model and optimizer."""
-    peers.ask(form.script, "train_setup", name=form.dtype, model=work.cfg.to_dict(), folder=work.folder, optimizer=OPTIMIZER)
+    values = {"name": form.dtype, "model": work.cfg.to_dict(), "folder": work.folder, "optimizer": OPTIMIZER}
+    peers.ask(form.script, "train_setup", **values, **({"rank": work.lora_rank} if work.lora_rank else {}))
 
 
 def peer_step(peers: Peers, form: Form, examples: Sequence[TokenExample]) -> Step:
@@ -264,6 +268,28 @@ def measure_packed(rounds: int, smoke: bool, peers: Peers, folder: pathlib.Path)
     return {**measure("packed", work, min(rounds, PACKED_ROUNDS), peers), "data": about}
 
 
+def measure_lora(rounds: int, smoke: bool, peers: Peers) -> Result:
+    """The workload `lora`: steps of adapters, of all weights, and of the peer's adapters, in turns."""
+    works = {COUNTS: train_inputs.rows(rounds, smoke)}
+    works[LORA] = adapted = dataclasses.replace(works[COUNTS], lora_rank=LORA_RANK)
+    trials: dict[str, float] = {}
+    with contextlib.ExitStack() as running:
+        sides: dict[str, Side] = {}
+        for name, work in works.items():
+            training = running.enter_context(Ours(work, OURS, rounds + 1))
+            sides[name] = lambda _, training=training: training.step()
+            warm_up(name, sides[name], work, BF16, None)
+        [(label, forms)] = FORMS["lora"].items()
+        form = fastest(peers, forms, adapted, trials)
+        set_up(peers, form, adapted)
+        sides[label] = lambda number: peer_step(peers, form, adapted.of_step(number))
+        warm_up(form.name, sides[label], adapted, form.dtype, None)
+        rates = take_turns(sides, range(1, rounds + 1), lambda: None)
+    step, faster = rates[COUNTS] / rates[LORA], rates[LORA] / rates[label]
+    common.say(f"lora: a step of adapters takes {step:.2f} of one of all weights; {faster:.2f} times the tokens/s of {label}, {form.name}")
+    return {"rates": rates, "step_vs_full": step, "vs_peft": faster, "peer": form.name, "trials": trials}
+
+
 def flags(parser: argparse.ArgumentParser) -> None:
     """This benchmark's own flags."""
     parser.add_argument("--only", default=",".join(ALL), help=f"workloads, comma-separated (default {','.join(ALL)})")
@@ -276,13 +302,15 @@ def main() -> int:
     if unknown := set(only) - set(ALL):
         sys.exit(f"error: --only={','.join(sorted(unknown))}: no such workload; there are {', '.join(ALL)}")
     common.begin(f"training, {' and '.join(only)}, {values.rounds} rounds")
-    rows, packed = {}, {}
+    rows, packed, lora = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder, Peers(pathlib.Path(folder)) as peers:
         try:
             if "rows" in only:
                 rows = measure_rows(values.rounds, values.smoke, peers)
             if "packed" in only:
                 packed = measure_packed(values.rounds, values.smoke, peers, pathlib.Path(folder))
+            if "lora" in only:
+                lora = measure_lora(values.rounds, values.smoke, peers)
         except UserError as error:
             sys.exit(f"error: {error}")
         versions = peers.versions
@@ -292,9 +320,12 @@ def main() -> int:
         "train_tokens_per_second": rows["rates"][COUNTS] if rows else None,
         "matmul_share": rows["matmul_share"] if rows else None,
         "packed_vs_padded_transformers": packed["vs_best_peer"][COUNTS] if packed else None,
+        "lora_step_vs_full": lora["step_vs_full"] if lora else None,
+        "lora_vs_peft": lora["vs_peft"] if lora else None,
         "ours": OURS,
         "rows": rows,
         "packed": packed,
+        "lora": lora,
         "versions": {"jax": jax.__version__, **versions},
     }
     return common.finish(result, measured, FIGURES, values.smoke)

@@ -30,13 +30,15 @@ OPTIMIZER = {"lr": 1e-5, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "eps"
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One workload. Weights are those of `folder` (Hugging Face's format), random without one; `batch` examples make a step."""
+    """One workload. Weights are those of `folder` (Hugging Face's format), random without one; `batch` examples make a step; with a
+    `lora_rank` adapters of all matrices train."""
 
     cfg: llama.LlamaConfig
     folder: str
     examples: list[TokenExample]
     batch: int
     length: int  # tokens in a row of ours
+    lora_rank: int = 0
 
     def of_step(self, step: int) -> list[TokenExample]:
         """What the loop trains on in a step (from 0), so that the peers do the same."""
@@ -50,6 +52,7 @@ class Work:
     def finetune(self, dtype: str, steps: int) -> config.Finetune:
         """The quickstart's settings, but without dropout (transformers' LLaMA has none), with this workload's shapes and optimizer."""
         given = {"length": self.length, "batch": self.batch, "steps": steps, "compute_dtype": dtype, "dropout": 0.0}
+        given |= {"lora_rank": self.lora_rank, "lora_base": dtype}
         return dataclasses.replace(get_config().forward_seed, checkpoint_every=0, end_lr=OPTIMIZER["lr"], **given, **OPTIMIZER)
 
 

@@ -13,11 +13,15 @@ import peft
 import torch
 import transformers
 
+from humpback import config
 from humpback.commands.convert import convert
 from humpback.convert import sources
 from humpback.model import adapters, llama
 from humpback.model.adapters import Lora
+from humpback.model.sharding import make_mesh
 from humpback.models import folders
+from humpback.tokens.examples import TokenExample
+from humpback.training import batches, loop, lora
 from tests import tiny
 
 LORA = Lora(4, 8.0, adapters.NAMES, "float32")
@@ -31,12 +35,16 @@ def folder(tmp_path_factory):
     tiny.make_base(path / "base")
     base = folders.load_model(path / "base")
     made = adapters.init(tiny.CONFIG, LORA, jax.random.key(0))
-    made = jax.tree.map(lambda x: np.asarray(x + 0.02 * jax.random.normal(jax.random.key(x.size), x.shape)), made)
-    adapter = folders.adapter_beside(path / "forward", path / "base", LORA, folders.digest_of(folders.weights_digest(base.params)))
-    info = folders.ModelInfo(tiny.CONFIG, "forward", "chatml", adapter)
-    folders.save_model(path / "forward", info, jax.tree.map(np.asarray, adapters.unstack(tiny.CONFIG, made)), base.tokenizer)
+    save(path / "forward", base, jax.tree.map(lambda x: np.asarray(x + 0.02 * jax.random.normal(jax.random.key(x.size), x.shape)), made))
     convert(str(path / "base"), str(path / "hf"), "huggingface")
     return path
+
+
+def save(path, base, made):
+    """Adapters, as the stacked tree of a training, as a model folder beside base/."""
+    digest = folders.digest_of(folders.weights_digest(base.params))
+    info = folders.ModelInfo(tiny.CONFIG, "forward", "chatml", folders.adapter_beside(path, path.parent / "base", LORA, digest))
+    folders.save_model(path, info, jax.tree.map(np.asarray, adapters.unstack(tiny.CONFIG, made)), base.tokenizer)
 
 
 def logits_of(source):
@@ -80,6 +88,42 @@ def test_adapters_that_peft_has_saved_come_in(folder, tmp_path, targets):
     assert os.path.exists(tmp_path / "peft" / "adapter_model.safetensors")
     ours = logits_of(sources.open_source(str(tmp_path / "peft"), base=str(folder / "hf")))
     assert np.abs(theirs(made) - ours).max() < 1e-4
+
+
+def test_a_training_has_the_losses_of_peft(folder, tmp_path):
+    """From the same adapters, on the same batches, with the same rates: twelve steps, of which each follows from those before."""
+    steps, batch, rate = 12, 3, 3e-3
+    random = np.random.default_rng(1)
+    examples = [TokenExample(f"{n:016x}", random.integers(3, 512, 9 + n, np.int32), 2 + n % 5) for n in range(8)]
+    ft = config.Finetune(
+        length=32, batch=batch, steps=steps, lr=rate, end_lr=rate / 3, dropout=0.0, compute_dtype="float32", checkpoint_every=0,
+        lora_rank=LORA.rank, lora_alpha=LORA.alpha, lora_base=LORA.base,
+    )  # fmt: skip
+    mesh, base, ours = make_mesh(devices=jax.devices()[:1]), folders.load_model(folder / "base"), []
+    save(folder / "first", base, lora.first(tiny.CONFIG, mesh, LORA, 5, "forward-0"))
+    loop.train(base, examples, loop.Training(ft, 5, "forward-0"), mesh=mesh, metrics=lambda row: ours.append(row["loss"]))
+
+    convert(str(folder / "first"), str(tmp_path / "peft"), "peft")
+    model = peft.PeftModel.from_pretrained(plain(folder), str(tmp_path / "peft"), is_trainable=True).train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate, betas=(ft.beta1, ft.beta2), eps=ft.eps, weight_decay=0.0)
+    losses = []
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate + (ft.end_lr - rate) * step / (steps - 1)
+        chosen = [examples[i] for i in batches.step_examples(len(examples), batch, 5, "forward-0", step)]
+        targets, summed = sum(len(one.ids) - one.target_start for one in chosen), 0.0
+        for one in chosen:
+            ids = torch.tensor(one.ids[None], dtype=torch.int64)
+            labels = ids.masked_fill(torch.arange(ids.shape[1]) < one.target_start, -100)
+            loss = model(input_ids=ids, labels=labels, num_items_in_batch=targets).loss
+            loss.backward()
+            summed += loss.item()
+        torch.nn.utils.clip_grad_norm_(trained, ft.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(summed)
+    assert len(ours) == steps and losses[-1] < losses[0] - 0.05
+    assert np.abs(np.array(ours) - losses).max() <= 1e-3
 
 
 def test_rslora_that_peft_has_saved_is_refused(folder, tmp_path):

@@ -8,6 +8,7 @@ import os
 import time
 from typing import Any
 
+import peft
 import torch
 import transformers
 from answering import answer
@@ -54,21 +55,25 @@ def make_model(model: dict[str, Any], dtype: torch.dtype) -> LlamaForCausalLM:
 
 def versions() -> dict[str, Any]:
     """What is compared with."""
-    return {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
 
 
-def train_setup(name: str, model: dict[str, Any], folder: str, optimizer: dict[str, float]) -> dict[str, Any]:
+def train_setup(name: str, model: dict[str, Any], folder: str, optimizer: dict[str, float], rank: int = 0) -> dict[str, Any]:
     """A model and its AdamW under `name`: f32, bf16 (weights too) or bf16_autocast. Real weights of `folder`, random ones without it.
-    Norms do not decay.
+    With a `rank` adapters of all matrices train, in float32, as peft makes them. Neither they nor norms decay.
     """
     dtype = torch.bfloat16 if name == "bf16" else torch.float32
     if folder:
         made = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").train()
     else:
         made = make_model(model, dtype).train()
+    if rank:
+        lora = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        made = peft.get_peft_model(made, lora)
+    trained = [parameter for parameter in made.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in made.parameters() if p.ndim > 1], "weight_decay": optimizer["weight_decay"]},
-        {"params": [p for p in made.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.0 if rank else optimizer["weight_decay"]},
+        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
     ]
     betas = (optimizer["beta1"], optimizer["beta2"])
     # The fused update is the fastest that torch has on a CPU.
