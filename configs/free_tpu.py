@@ -4,7 +4,7 @@
     configs/free_tpu.py:8b     Llama-3 8B on eight v5e chips
     configs/free_tpu.py:int8   Llama-3.2-1B on one v5e chip, with frozen and decoded weights in int8, and a tenth of the segments
 
-Each stage is to take less than a session of nine hours; whether it does, `humpback plan` says, and docs/free_tpu.md what is known of it.
+Each stage is to take less than a session of nine hours; docs/free_tpu.md says which ones do, by `humpback plan`.
 Weights (`base.source`), pairs and pages are the user's to bring; until then the demo's few stand in for both.
 """
 
