@@ -22,4 +22,4 @@ if ! "$begin" -c "import sys, ensurepip, venv; sys.exit(not (3, $lowest) <= sys.
 fi
 export PYTHON=$begin
 environment .venv "$extras"
-say "$PY"
+printf '\n%s\n' "$PY" # a line of its own: pip, which a kernel tells to write in colours, leaves a line with a colour's code unended

@@ -98,12 +98,14 @@ def test_a_page_in_a_frame(tmp_path):
 
 @pytest.mark.parametrize(("tpu", "fit", "expected"), [(False, True, "demo"), (True, True, "demo,tpu"), (True, False, "demo,tpu")])
 def test_the_environment_beside_the_images(tmp_path, tpu, fit, expected):
-    """A Python of the image does where it is new enough and makes environments; otherwise uv brings one."""
+    """A Python of the image does where it is new enough and makes environments; otherwise uv brings one. What pip writes in colours is no
+    part of the path."""
     log, root = tmp_path / "log", tmp_path / "a folder"
     (root / "launch" / "notebook").mkdir(parents=True)
     (root / "launch" / "notebook" / "environment.sh").write_text((FOLDER / "environment.sh").read_text())
     (root / "launch" / "common.sh").write_text(
-        f'say() {{ printf "%s\\n" "$*"; }}\nenvironment() {{ echo "$PYTHON $*" >>"{log}"; PY=$HUMPBACK_VENV/bin/python; }}\n'
+        f'say() {{ printf "%s\\n" "$*"; }}\n'
+        f'environment() {{ echo "$PYTHON $*" >>"{log}"; PY=$HUMPBACK_VENV/bin/python; printf "\\033[0m"; }}\n'
     )
     for name, code in (("image", f"exit {0 if fit else 1}"), ("managed", "exit 0")):
         (tmp_path / name).write_text(
