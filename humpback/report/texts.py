@@ -182,7 +182,7 @@ def _texts(record: Mapping[str, Any]) -> Iterator[str]:
     for name, value in record.items():
         if isinstance(value, dict):
             yield from _texts(value)
-        elif name in ("instruction", "response", "text") and value:
+        elif name in ("instruction", "response", "text") and isinstance(value, str) and value:
             yield value
 
 
